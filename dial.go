@@ -1,0 +1,440 @@
+package wsproxy
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/textproto"
+	"net/url"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+const (
+	maxInformational   = 5        // 1xx answers before the final one
+	maxRefusalBody     = 64 << 10 // of an upstream's refusal, in bytes
+	refusalBodyTimeout = 10 * time.Second
+)
+
+// An upstreamConn is the upstream's side of a finished handshake.
+type upstreamConn struct {
+	conn        net.Conn
+	early       []byte      // what came behind the 101
+	header      http.Header // of the 101, for the client
+	subprotocol string      // for the client
+	extensions  string
+	rsvMessage  byte // the RSV bits that the extensions define; see scanner
+	rsvAny      byte
+	refusal     *upstreamRefusal // set: the upstream has refused, and all else is not
+}
+
+// An upstreamRefusal is an upstream's answer other than 101.
+type upstreamRefusal struct {
+	status int
+	header http.Header
+	body   []byte
+	cut    error // why body is not the whole of it; nil: it is
+}
+
+// hopByHop names the header fields that concern one connection only
+// (RFC 9110, 7.6.1), and those that only ever come with them.
+var hopByHop = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate",
+	"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Http2-Settings", "Content-Length", "Alt-Svc",
+}
+
+// stripHopByHop takes hop-by-hop fields out of h, and those that its
+// Connection field nominates. What a peer may not nominate away it keeps:
+// the fields that say who is asking, from where, and for what.
+func stripHopByHop(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
+			switch {
+			case name == "Authorization", name == "Cookie", name == "Origin",
+				strings.HasPrefix(name, "Sec-Websocket-"), forwarding(name):
+			default:
+				delete(h, name)
+			}
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// forwarding says whether a field, by its canonical name, is one by which
+// proxies tell of the client.
+func forwarding(name string) bool {
+	return strings.HasPrefix(name, "X-Forwarded-") || name == "Forwarded" || name == "X-Real-Ip"
+}
+
+// outgoing makes the upstream's request of the client's.
+func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Request, err error) {
+	out = r.Clone(ctx)
+	out.RequestURI, out.Body, out.Close = "", nil, false
+	joinTarget(out, c.target)
+	if c.host != "" {
+		out.Host = c.host
+	}
+	h := out.Header
+	stripHopByHop(h)
+	trusted := c.trustedPeer(r)
+	for name := range h {
+		// Many an application server can't tell X_Forwarded_For from
+		// X-Forwarded-For.
+		alias := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		switch {
+		case alias != name && (forwarding(alias) || strings.HasPrefix(alias, "Sec-Websocket-") || slices.Contains(hopByHop, alias)):
+			delete(h, name)
+		case forwarding(name) && !trusted:
+			delete(h, name)
+		}
+	}
+	c.setForwarding(r, h)
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = []string{""} // or net/http adds its own
+	}
+	if c.rewrite != nil {
+		if out, err = callRewrite(c.rewrite, r, out); err != nil {
+			return nil, err
+		}
+		h = out.Header
+		stripHopByHop(h)
+	}
+
+	// The handshake's own fields, written as the RFC writes them: some
+	// upstreams compare the case, though names have none.
+	for name, values := range h {
+		if after, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
+			delete(h, name)
+			if after == "Protocol" || after == "Extensions" {
+				h["Sec-WebSocket-"+after] = values
+			}
+		}
+	}
+	var key [16]byte
+	rand.Read(key[:])
+	h["Sec-WebSocket-Key"] = []string{base64.StdEncoding.EncodeToString(key[:])}
+	h["Sec-WebSocket-Version"] = []string{"13"}
+	h["Upgrade"] = []string{"websocket"}
+	h["Connection"] = []string{"Upgrade"}
+
+	out.Method, out.ContentLength, out.TransferEncoding, out.Trailer = http.MethodGet, 0, nil, nil
+	if out.Host == "" {
+		out.Host = targetHost(out.URL)
+	}
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return nil, fmt.Errorf("header field %q is not valid", name)
+		}
+	}
+	if !httpguts.ValidHostHeader(out.Host) || strings.Contains(out.URL.RawQuery, " ") {
+		return nil, errors.New("host or query is not valid")
+	}
+	return out, nil
+}
+
+// callRewrite calls the user's hook. A panic of its is an error of this
+// request.
+func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http.Request, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	pr := &httputil.ProxyRequest{In: in, Out: out}
+	f(pr)
+	if pr.Out == nil || pr.Out.URL == nil || pr.Out.Header == nil {
+		return nil, errors.New("no request, URL or header left")
+	}
+	return pr.Out, nil
+}
+
+// joinTarget joins the target's path and query to the request's, as
+// [httputil.ProxyRequest.SetURL] does; the Host stays the client's.
+func joinTarget(out *http.Request, target *url.URL) {
+	host := out.Host
+	(&httputil.ProxyRequest{Out: out}).SetURL(target)
+	out.Host = host
+}
+
+// setForwarding sets the fields that tell the upstream of the client.
+func (c *config) setForwarding(r *http.Request, h http.Header) {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	set := func(name, value string) {
+		if len(h[name]) == 0 {
+			h[name] = []string{value}
+		}
+	}
+	set("X-Forwarded-Host", r.Host)
+	set("X-Forwarded-Proto", scheme)
+	peer := peerAddr(r)
+	if !peer.IsValid() { // a unix socket has no address
+		return
+	}
+	h.Set("X-Forwarded-For", strings.Join(append(h["X-Forwarded-For"], peer.String()), ", "))
+	if f := h["Forwarded"]; len(f) > 0 { // RFC 7239, 4 and 6
+		node := peer.String()
+		if peer.Is6() {
+			node = `"[` + node + `]"`
+		}
+		h.Set("Forwarded", strings.Join(append(f, "for="+node), ", "))
+	}
+}
+
+// dial does the upstream's handshake for the client's request r. It returns
+// the upstream's answer, which may be a refusal, and the URL that was dialled.
+func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url.URL, *Error) {
+	// The whole of it has one budget, and ends when the client leaves.
+	limit, cancel := context.WithTimeout(ctx, c.handshakeTimeout)
+	defer cancel()
+	out, err := c.outgoing(limit, r)
+	if err != nil {
+		return nil, c.target, &Error{Op: "rewrite", Side: neither, Status: http.StatusInternalServerError, Err: err}
+	}
+	fail := func(op string, err error) (*upstreamConn, *url.URL, *Error) {
+		return nil, out.URL, dialError(ctx, limit, op, err)
+	}
+	network, address, err := dialAddress(out.URL)
+	if err != nil {
+		return fail("rewrite", err)
+	}
+	conn, err := c.dialContext(limit, network, address)
+	if err != nil {
+		return fail("dial", err)
+	}
+	if out.URL.Scheme == "https" || out.URL.Scheme == "wss" {
+		secure, err := clientTLS(limit, conn, c.tls, out.URL.Hostname())
+		if err != nil {
+			conn.Close()
+			return fail("tls", err)
+		}
+		conn = secure
+	}
+	// From here on the deadline stands for the context.
+	stop := context.AfterFunc(limit, func() { conn.SetDeadline(longAgo) })
+	up, err := handshake(conn, out, r.Header)
+	if err == nil && !stop() {
+		err = limit.Err()
+	}
+	if err != nil || up.refusal != nil {
+		stop()
+		conn.Close()
+	}
+	if err != nil {
+		return fail("answer", err)
+	}
+	conn.SetDeadline(time.Time{})
+	return up, out.URL, nil
+}
+
+var longAgo = time.Unix(1, 0)
+
+// dialAddress returns what to connect to for a URL.
+func dialAddress(u *url.URL) (network, address string, err error) {
+	if u.Host == "" {
+		return "", "", errors.New("no host")
+	}
+	port := u.Port()
+	switch u.Scheme {
+	case "unix":
+		return "unix", u.Host, nil
+	case "http", "ws":
+		port = cmp.Or(port, "80")
+	case "https", "wss":
+		port = cmp.Or(port, "443")
+	default:
+		return "", "", fmt.Errorf("unknown scheme %q", u.Scheme)
+	}
+	return "tcp", net.JoinHostPort(u.Hostname(), port), nil
+}
+
+// dialError says what the client is answered when the way to the upstream
+// failed.
+func dialError(ctx, limit context.Context, op string, err error) *Error {
+	e := &Error{Op: op, Side: Upstream, Status: http.StatusBadGateway, Err: err}
+	var timeout net.Error
+	switch {
+	case errors.Is(context.Cause(ctx), ErrShutdown):
+		e.Side, e.Status, e.Err = neither, http.StatusServiceUnavailable, ErrShutdown
+	case ctx.Err() != nil: // the client has left: nobody to answer
+		e.Side, e.Status, e.Err = Client, 0, context.Cause(ctx)
+	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
+		e.Status = http.StatusGatewayTimeout
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
+		// The fault is on this machine, not the upstream's, and passes.
+		e.Status = http.StatusServiceUnavailable
+	}
+	return e
+}
+
+// handshake sends the request and reads the answer.
+func handshake(conn net.Conn, out *http.Request, offered http.Header) (*upstreamConn, error) {
+	var b bytes.Buffer
+	if err := out.Write(&b); err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(b.Bytes()); err != nil {
+		return nil, err
+	}
+	limit := &io.LimitedReader{R: conn, N: maxHandshakeHeader}
+	br := bufio.NewReader(limit)
+	resp, err := readAnswer(br, out)
+	if err != nil {
+		if limit.N <= 0 {
+			err = fmt.Errorf("%w: header over 64 KiB", ErrBadAnswer)
+		}
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		limit.N = 2 * maxRefusalBody // chunked coding takes some
+		conn.SetDeadline(time.Now().Add(refusalBodyTimeout))
+		return &upstreamConn{refusal: readRefusal(resp)}, nil
+	}
+	up, err := checkAnswer(resp, out.Header, offered)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
+	}
+	if n := br.Buffered(); n > 0 {
+		peeked, _ := br.Peek(n) // buffered: can't fail
+		up.early = bytes.Clone(peeked)
+	}
+	up.conn = conn
+	return up, nil
+}
+
+// readAnswer reads the upstream's final answer, and passes over a few 1xx
+// ones before it (RFC 9110, 15.2).
+func readAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
+	for range maxInformational + 1 {
+		resp, err := http.ReadResponse(br, out)
+		var timeout net.Error
+		switch {
+		case err == nil && (resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols):
+			return resp, nil
+		case err == nil && resp.StatusCode >= 100:
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil, fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
+		case errors.As(err, &timeout):
+			return nil, err
+		default: // its text would quote the answer
+			return nil, fmt.Errorf("%w: not HTTP", ErrBadAnswer)
+		}
+	}
+	return nil, fmt.Errorf("%w: more than %d answers of 1xx", ErrBadAnswer, maxInformational)
+}
+
+// checkAnswer holds the upstream's 101 against RFC 6455, 4.1. sent is our
+// request's header, offered the client's.
+func checkAnswer(resp *http.Response, sent, offered http.Header) (*upstreamConn, error) {
+	h := resp.Header
+	switch accept := h["Sec-Websocket-Accept"]; {
+	case resp.ProtoMajor != 1 || resp.ProtoMinor != 1:
+		return nil, errors.New("101 in another version than HTTP/1.1")
+	case len(h["Upgrade"]) != 1 || !strings.EqualFold(h["Upgrade"][0], "websocket"):
+		return nil, errors.New("101 without Upgrade: websocket")
+	case !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
+		return nil, errors.New("101 without Connection: Upgrade")
+	case len(h["Content-Length"]) > 0, len(h["Transfer-Encoding"]) > 0, len(resp.TransferEncoding) > 0:
+		// RFC 9110, 8.6. Its body would be taken for frames.
+		return nil, errors.New("101 with a body")
+	case len(accept) != 1 || accept[0] != acceptKey(sent["Sec-WebSocket-Key"][0]):
+		return nil, errors.New("101 without the one right Sec-WebSocket-Accept")
+	}
+	up := &upstreamConn{}
+	chosen, err := parseTokens(h["Sec-Websocket-Protocol"])
+	if err != nil || len(chosen) > 1 {
+		return nil, errors.New("malformed Sec-WebSocket-Protocol")
+	}
+	if len(chosen) == 1 {
+		asked, _ := parseTokens(sent["Sec-WebSocket-Protocol"])
+		if !slices.Contains(asked, chosen[0]) {
+			return nil, errors.New("subprotocol that was not offered")
+		}
+		// A rewrite may offer one for itself; the client must not see it.
+		if asked, _ = parseTokens(offered["Sec-Websocket-Protocol"]); slices.Contains(asked, chosen[0]) {
+			up.subprotocol = chosen[0]
+		}
+	}
+	extensions, err := parseExtensions(h["Sec-Websocket-Extensions"])
+	if err != nil {
+		return nil, errors.New("malformed Sec-WebSocket-Extensions")
+	}
+	asked, _ := parseExtensions(sent["Sec-WebSocket-Extensions"])
+	askedByClient, _ := parseExtensions(offered["Sec-Websocket-Extensions"])
+	for i, name := range extensions {
+		if !slices.Contains(asked, name) || !slices.Contains(askedByClient, name) || slices.Contains(extensions[:i], name) {
+			return nil, errors.New("extension that was not offered")
+		}
+		if name == "permessage-deflate" {
+			up.rsvMessage |= rsv1Bit // RFC 7692, 6
+		} else {
+			up.rsvAny = rsvBits // it may have defined any of them
+		}
+	}
+	up.extensions = strings.Join(h["Sec-Websocket-Extensions"], ", ")
+	up.header = answerHeader(h)
+	return up, nil
+}
+
+// answerHeader returns what of an upstream's answer goes to the client.
+func answerHeader(h http.Header) http.Header {
+	stripHopByHop(h)
+	for name := range h {
+		if strings.HasPrefix(name, "Sec-Websocket-") && name != "Sec-Websocket-Version" {
+			delete(h, name)
+		}
+	}
+	return h
+}
+
+// readRefusal reads an answer that is not 101, as much of it as will be
+// relayed.
+func readRefusal(resp *http.Response) *upstreamRefusal {
+	f := &upstreamRefusal{status: resp.StatusCode, header: answerHeader(resp.Header)}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusalBody+1))
+	if len(body) > maxRefusalBody {
+		body, err = body[:maxRefusalBody], errors.New("over 64 KiB")
+	}
+	f.body, f.cut = body, err
+	return f
+}
+
+// relay answers the client with an upstream's refusal. A redirect is the
+// client's to follow, or not. What was cut short stays visibly so.
+func (f *upstreamRefusal) relay(w http.ResponseWriter) {
+	h := w.Header()
+	for name, values := range f.header {
+		h[name] = append(h[name], values...)
+	}
+	h["Connection"] = []string{"close"}
+	if f.status == http.StatusUpgradeRequired {
+		h["Connection"] = []string{"close", "Upgrade"}
+		h.Set("Upgrade", "websocket")
+	}
+	w.WriteHeader(f.status)
+	w.Write(f.body) // the client may have left
+	if f.cut != nil {
+		panic(http.ErrAbortHandler)
+	}
+}

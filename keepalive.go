@@ -1,0 +1,84 @@
+package wsproxy
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// A policy says how long a session's peers may be silent. It decides; it
+// holds no timer, and time is an argument: a duration since the session
+// began. A zero duration switches a rule off; write is never zero.
+type policy struct {
+	ping  time.Duration // a leg that was silent for so long is sent a Ping
+	pong  time.Duration // and is lost when nothing came from it so long after
+	idle  time.Duration // with no data frame either way for so long, the session ends
+	write time.Duration // a leg that takes no byte for so long is lost
+}
+
+// A life is what the relay knows of one leg's liveness.
+type life struct {
+	heard   time.Duration // when bytes last came from it
+	pinged  time.Duration // when our last Ping went out; before heard: answered
+	writing time.Duration // when the write under way last made progress; negative: none is
+}
+
+// A need is what a leg needs now.
+type need uint8
+
+const (
+	needNothing need = iota
+	needPing
+	needMoreTime // an unanswered Ping waits behind bytes that still move: count anew
+	needEndSilent
+	needEndStuck
+)
+
+// check says what the leg needs at now, and when to look again.
+//
+// Any byte from a peer proves it alive, not only a Pong: RFC 6455, 5.5.3
+// lets a peer answer just the latest of several Pings, and one that is in
+// the middle of a long frame can't answer at all.
+func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
+	if l.writing >= 0 && now-l.writing >= p.write {
+		return needEndStuck, now
+	}
+	again := now + p.write
+	if l.writing >= 0 {
+		again = l.writing + p.write
+	}
+	if p.ping == 0 {
+		return needNothing, again
+	}
+	if l.pinged > l.heard { // a Ping is unanswered
+		if now-l.pinged < p.pong {
+			return needNothing, min(again, l.pinged+p.pong)
+		}
+		if l.writing >= 0 {
+			return needMoreTime, min(again, now+p.pong)
+		}
+		return needEndSilent, now
+	}
+	if now-l.heard < p.ping {
+		return needNothing, min(again, l.heard+p.ping)
+	}
+	return needPing, min(again, now+p.pong)
+}
+
+// checkIdle says whether a session whose last data frame moved at data is
+// idle, and when to look again. Control frames are not data: pings, ours or
+// an application's, don't keep a session from being idle.
+func (p *policy) checkIdle(now, data time.Duration) (idle bool, again time.Duration) {
+	if p.idle == 0 {
+		return false, now + p.write
+	}
+	return now-data >= p.idle, data + p.idle
+}
+
+// jittered returns the policy for one session: with a ping interval up to a
+// tenth shorter, so that sessions that began together don't ping in step.
+func (p policy) jittered() policy {
+	if p.ping > 0 {
+		p.ping -= rand.N(p.ping/10 + 1)
+	}
+	return p
+}

@@ -1,0 +1,277 @@
+//go:build linux && (amd64 || arm64)
+
+package wsproxy
+
+import (
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"unsafe"
+)
+
+// Plain TCP and unix connections on Linux are read and written by raw system
+// calls inside the callbacks of their syscall.RawConn. The descriptors do
+// not block, so the scheduler need not be told of each call, which costs
+// more than the call; a session that waits holds no buffer; and what is left
+// of a long frame goes from socket to socket by splice(2).
+
+// rawLeg is what a leg has for that. Its fields but conn are guarded by the
+// leg's lock.
+type rawLeg struct {
+	conn     syscall.RawConn // nil: the leg is read and written as a net.Conn
+	writable func(fd uintptr) bool
+	out      []byte
+	err      error
+}
+
+// rawPump is what a pump has for that.
+type rawPump struct {
+	err    error
+	pipe   *pipe // what is being spliced through
+	inPipe int
+	drain  func(fd uintptr) bool
+}
+
+// initRaw makes the leg raw if its connection is one of the net package's
+// own. One that wraps such a connection is not: it may read ahead, or count.
+func (l *leg) initRaw() {
+	var err error
+	switch c := l.conn.(type) {
+	case *net.TCPConn:
+		l.raw.conn, err = c.SyscallConn()
+	case *net.UnixConn:
+		l.raw.conn, err = c.SyscallConn()
+	}
+	if err != nil {
+		l.raw.conn = nil
+	}
+	l.raw.writable = l.writable
+}
+
+// send writes all of b. lock is held.
+func (l *leg) send(b []byte) error {
+	if l.raw.conn == nil {
+		_, err := l.conn.Write(b)
+		return err
+	}
+	l.raw.out, l.raw.err = b, nil
+	err := l.raw.conn.Write(l.raw.writable)
+	if l.raw.err != nil {
+		err = l.raw.err
+	}
+	l.raw.out = nil
+	return err
+}
+
+// writable writes what is left of l.raw.out to the socket; false where it
+// takes no more for now.
+func (l *leg) writable(fd uintptr) (done bool) {
+	for {
+		n, errno := sendto(fd, l.raw.out)
+		switch {
+		case errno == 0:
+			if l.raw.out = l.raw.out[n:]; len(l.raw.out) == 0 {
+				return true
+			}
+			l.progress()
+		case errno == syscall.EAGAIN:
+			return false
+		case errno != syscall.EINTR:
+			l.raw.err = os.NewSyscallError("sendto", errno)
+			return true
+		}
+	}
+}
+
+// progress notes that the write under way moves.
+func (l *leg) progress() { l.writing.Store(int64(l.s.now())) }
+
+// receive reads the pump's side to its end and passes on what comes.
+func (p *pump) receive() error {
+	if p.from.raw.conn == nil {
+		return p.receivePlain()
+	}
+	p.raw.drain = p.drain
+	err := p.from.raw.conn.Read(p.readable)
+	if p.raw.err != nil {
+		err = p.raw.err
+	}
+	return err
+}
+
+// readable reads until the socket has no more for now (false) or the
+// stream's end (true). It is called again when the socket is readable.
+//
+// All reading happens in one call of RawConn.Read: the poller's edge could
+// come between two.
+func (p *pump) readable(fd uintptr) (done bool) {
+	for {
+		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil {
+			again, done := p.splice(fd)
+			if again {
+				continue
+			}
+			return done
+		}
+		again, done := p.read(fd)
+		if !again {
+			return done
+		}
+	}
+}
+
+func (p *pump) read(fd uintptr) (again, done bool) {
+	buf := chunks.Get().(*[chunkSize]byte)
+	defer chunks.Put(buf)
+	held := copy(buf[:], p.held)
+	n, errno := recvfrom(fd, buf[held:])
+	switch {
+	case errno == 0 && n > 0:
+		p.held = p.held[:0]
+		p.pass(buf[:held+n])
+		return true, false
+	case errno == 0:
+		p.raw.err = io.EOF
+		return false, true
+	case errno == syscall.EAGAIN:
+		return false, false
+	case errno == syscall.EINTR:
+		return true, false
+	}
+	p.raw.err = os.NewSyscallError("recvfrom", errno)
+	return false, true
+}
+
+const (
+	spliceFrom = 16 << 10 // a frame's rest that is worth a pipe
+	spliceSize = 1 << 20  // what a pipe is asked to hold
+)
+
+// splice moves what the socket has of the frame under way to the leg across.
+// A pipe is held only while there are bytes in it.
+func (p *pump) splice(fd uintptr) (again, done bool) {
+	pipe := getPipe()
+	if pipe == nil { // no descriptor to be had
+		return p.read(fd)
+	}
+	n, errno := splice(int(fd), pipe.w, int(min(p.mind.left, spliceSize)))
+	if n <= 0 {
+		pipes.Put(pipe)
+		switch {
+		case errno == syscall.EAGAIN:
+			return false, false
+		case errno == syscall.EINTR:
+			return true, false
+		case errno == 0:
+			p.raw.err = io.EOF
+		default:
+			p.raw.err = os.NewSyscallError("splice", errno)
+		}
+		return false, true
+	}
+	now := p.s.now()
+	p.from.heard.Store(int64(now))
+	if p.mind.data {
+		p.data.Store(int64(now))
+	}
+	p.mind.skip(n)
+
+	to := p.to
+	p.raw.pipe, p.raw.inPipe = pipe, int(n)
+	to.raw.err = nil
+	to.writing.Store(int64(now))
+	err := to.raw.conn.Write(p.raw.drain)
+	to.writing.Store(-1)
+	p.raw.pipe = nil
+	if p.raw.inPipe == 0 {
+		pipes.Put(pipe)
+	} else {
+		pipe.close()
+	}
+	if err != nil || to.raw.err != nil {
+		to.fail()
+	}
+	if p.mind.left == 0 || to.mute() {
+		p.owns = false
+		to.release()
+	}
+	return true, false
+}
+
+// drain empties the pipe into the socket.
+func (p *pump) drain(fd uintptr) (done bool) {
+	for p.raw.inPipe > 0 {
+		n, errno := splice(p.raw.pipe.r, int(fd), p.raw.inPipe)
+		switch {
+		case n > 0:
+			if p.raw.inPipe -= int(n); p.raw.inPipe > 0 {
+				p.to.progress()
+			}
+		case errno == syscall.EAGAIN:
+			return false
+		case errno != syscall.EINTR:
+			p.to.raw.err = os.NewSyscallError("splice", errno)
+			return true
+		}
+	}
+	return true
+}
+
+// A pipe is what splice needs between two sockets.
+type pipe struct {
+	r, w    int
+	cleanup runtime.Cleanup
+}
+
+var pipes sync.Pool // of empty pipes
+
+func getPipe() *pipe {
+	if p, ok := pipes.Get().(*pipe); ok {
+		return p
+	}
+	var fds [2]int
+	if syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK) != nil {
+		return nil
+	}
+	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // a wish
+	p := &pipe{r: fds[0], w: fds[1]}
+	p.cleanup = runtime.AddCleanup(p, func(fds [2]int) {
+		syscall.Close(fds[0])
+		syscall.Close(fds[1])
+	}, fds)
+	return p
+}
+
+func (p *pipe) close() {
+	p.cleanup.Stop()
+	syscall.Close(p.r)
+	syscall.Close(p.w)
+}
+
+const (
+	f_SETPIPE_SZ   = 1031
+	spliceMove     = 1
+	spliceNonblock = 2
+	sendFlags      = syscall.MSG_NOSIGNAL | syscall.MSG_DONTWAIT
+)
+
+func recvfrom(fd uintptr, b []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd,
+		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+	return int(n), errno
+}
+
+func sendto(fd uintptr, b []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd,
+		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), sendFlags, 0, 0)
+	return int(n), errno
+}
+
+func splice(from, to, n int) (int64, syscall.Errno) {
+	m, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(from), 0,
+		uintptr(to), 0, uintptr(n), spliceMove|spliceNonblock)
+	return int64(m), errno
+}

@@ -1,0 +1,276 @@
+package wsproxy
+
+import (
+	"encoding/binary"
+
+	"github.com/coder/websocket"
+)
+
+// This file is the relay's mind. It decides what happens to the bytes that a
+// peer sent and how a session comes to its end, and it does nothing: no I/O,
+// no clock, no goroutine. What moves the bytes is in session.go.
+
+// other returns the side across.
+func (s Side) other() Side { return s ^ 1 }
+
+// A direction follows the frames that come from one side. It is owned by
+// whoever reads that side.
+type direction struct {
+	scan  scanner
+	tag   [8]byte // how the Pongs to our own Pings to this side begin
+	left  uint64  // bytes of the frame being relayed that are still to come
+	data  bool    // that frame is a data frame
+	ended bool    // a Close or a violation was found: the rest counts for nothing
+	count counts
+}
+
+// counts is what a direction has relayed.
+type counts struct {
+	frames   uint64
+	messages uint64
+	bytes    uint64 // on the wire, headers included
+}
+
+// A verdict is what is to be done with one chunk: its first n bytes go on.
+type verdict struct {
+	n      int                  // bytes that go on
+	edge   int                  // the last frame boundary in these; -1: none
+	close  int                  // size of the valid Close frame that starts at n; 0: none
+	code   websocket.StatusCode // the Close frame's code
+	hold   int                  // bytes at the chunk's tail to present again before the next ones
+	data   bool                 // a data frame's bytes are among the n
+	broken error                // why the bytes behind n go nowhere
+}
+
+// walk looks at the next chunk of the direction's bytes: the bytes held back
+// last time, then what was read since. Where something in the middle is
+// absorbed, it moves the rest of p together.
+//
+// Held back are an incomplete header and an incomplete Close or Pong, at
+// most maxControlSize bytes: so nothing that breaks the protocol is ever
+// passed on, and the boundary stays free for a frame of our own. All else
+// goes on as it comes.
+func (d *direction) walk(p []byte) (v verdict) {
+	i := 0 // the next byte to look at; what goes on is p[:v.n]
+	v.edge = -1
+	for {
+		if d.left > 0 {
+			n := len(p) - i
+			if d.left < uint64(n) {
+				n = int(d.left)
+			}
+			v.data = v.data || d.data
+			v.n = keep(p, v.n, i, n)
+			i += n
+			if d.left -= uint64(n); d.left > 0 {
+				break
+			}
+		}
+		v.edge = v.n
+		if i == len(p) {
+			break
+		}
+		h, err := d.scan.next(p[i:])
+		if err != nil {
+			d.ended, v.broken = true, err
+			break
+		}
+		if h.size == 0 {
+			v.hold = len(p) - i
+			break
+		}
+		if h.opcode() == opClose || h.opcode() == opPong && h.length == pingBodySize {
+			size := h.size + int(h.length)
+			if len(p)-i < size {
+				v.hold = len(p) - i
+				break
+			}
+			var scratch [maxControlPayload]byte
+			body := scratch[:h.length]
+			unmask(body, p[i+h.size:i+size], h.key)
+			if h.opcode() == opClose {
+				d.ended = true
+				if v.code, v.broken = closeCode(body); v.broken == nil {
+					v.close = size
+					keep(p, v.n, i, size)
+				}
+				break
+			}
+			if [8]byte(body) == d.tag { // ours: absorbed
+				i += size
+				continue
+			}
+		}
+		d.data = !h.control()
+		if d.data {
+			v.data = true
+			if h.fin() {
+				d.count.messages++
+			}
+		}
+		d.count.frames++
+		v.n = keep(p, v.n, i, h.size)
+		i += h.size
+		d.left = h.length
+	}
+	d.count.bytes += uint64(v.n)
+	return v
+}
+
+// keep moves p[from:from+n] down to p[to:], and returns where it ends there.
+func keep(p []byte, to, from, n int) int {
+	if to != from {
+		copy(p[to:], p[from:from+n])
+	}
+	return to + n
+}
+
+// passClose counts a Close frame of that size that went on as it was.
+func (d *direction) passClose(size int) {
+	d.count.frames++
+	d.count.bytes += uint64(size)
+}
+
+// skip counts n payload bytes of the frame under way that went on unseen.
+func (d *direction) skip(n int64) {
+	d.left -= uint64(n)
+	d.count.bytes += uint64(n)
+}
+
+// pingBodySize is the size of our own Pings' body: a tag that the session
+// draws for each leg and a running number. By the tag, and its length, a
+// Pong to it is told from the Pong to an application's Ping.
+const pingBodySize = 8 + 4
+
+func pingBody(tag [8]byte, number uint32) []byte {
+	return binary.BigEndian.AppendUint32(tag[:], number)
+}
+
+// A cause is why a session ended, and by whom.
+type cause struct {
+	name string
+	by   Side
+	// What each side is told, by its index, if nothing better comes up; 0:
+	// its connection is closed with no Close frame.
+	owed [2]websocket.StatusCode
+}
+
+// upstreamLost is the code that tells a client of it. 1014 (bad gateway)
+// would say it better, but clients in use reject it.
+const upstreamLost = websocket.StatusInternalError
+
+const goingAway = websocket.StatusGoingAway
+
+// Causes that one side brought about, by its index.
+var (
+	causeClosed = [2]*cause{
+		{name: "closed", by: Client},
+		{name: "closed", by: Upstream},
+	}
+	causeLost = [2]*cause{
+		{name: "lost", by: Client, owed: [2]websocket.StatusCode{Upstream: goingAway}},
+		{name: "lost", by: Upstream, owed: [2]websocket.StatusCode{Client: upstreamLost}},
+	}
+	causeProtocol = [2]*cause{
+		{name: "protocol error", by: Client, owed: [2]websocket.StatusCode{websocket.StatusProtocolError, goingAway}},
+		{name: "protocol error", by: Upstream, owed: [2]websocket.StatusCode{upstreamLost, websocket.StatusProtocolError}},
+	}
+)
+
+// Causes that lie with the proxy: both sides are told at once.
+var (
+	causeIdle      = &cause{name: "idle", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
+	causeDrained   = &cause{name: "drained", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
+	causeCancelled = &cause{name: "cancelled", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
+	causePanic     = &cause{name: "panic", by: neither}
+	causeCut       = &cause{name: "cut", by: neither}
+)
+
+// Reasons that go with our own Close codes: short, fixed, ASCII. They must
+// not tell a peer more than the code does.
+func closeReason(c websocket.StatusCode) string {
+	switch c {
+	case websocket.StatusGoingAway:
+		return "going away"
+	case websocket.StatusProtocolError:
+		return "protocol error"
+	case websocket.StatusInternalError:
+		return "upstream lost"
+	}
+	return ""
+}
+
+// An ending is how a session comes to its end: what ended it, and which side
+// is to be told what. The first cause wins; whatever follows from it (a
+// reply, an EOF) changes only who still has to be told.
+type ending struct {
+	cause *cause
+	err   error                // what made it so, where something did
+	code  websocket.StatusCode // of the Close frame that came first, from a peer or from us
+	owed  [2]websocket.StatusCode
+	told  [2]bool // a Close was sent to it, or is about to be
+	ended [2]bool // nothing that comes from it will be passed on any more
+	heard [2]bool // its Close has come
+	over  [2]bool // its stream can't be read any further
+}
+
+// begin names the cause, if there is none yet.
+func (e *ending) begin(c *cause, err error) bool {
+	if e.cause != nil {
+		return false
+	}
+	e.cause, e.err, e.owed = c, err, c.owed
+	e.code = max(c.owed[Client], c.owed[Upstream])
+	return true
+}
+
+// tell returns the code of the Close frame that is to be sent to a side now;
+// 0: none.
+func (e *ending) tell(to Side) websocket.StatusCode {
+	if e.told[to] || e.owed[to] == 0 {
+		return 0
+	}
+	e.told[to] = true
+	return e.owed[to]
+}
+
+// closeFrom takes in a Close frame from a side. Either the frame goes on to
+// the other side as it is, or the other side is told a code of ours; 0: it
+// is told nothing.
+func (e *ending) closeFrom(from Side, code websocket.StatusCode) (verbatim bool, instead websocket.StatusCode) {
+	e.ended[from], e.heard[from] = true, true
+	to := from.other()
+	if e.begin(causeClosed[from], nil) {
+		// Its own code comes back to it should the other side not answer.
+		e.code, e.owed[from] = code, code
+	} else if e.cause != causeClosed[to] {
+		return false, e.tell(to)
+	}
+	if e.told[to] {
+		return false, 0
+	}
+	e.told[to] = true
+	return true, 0
+}
+
+// endFrom takes in that nothing more will be passed on from a side, for a
+// reason other than a Close frame. It returns what to tell the other side.
+func (e *ending) endFrom(from Side, c *cause, err error) websocket.StatusCode {
+	e.begin(c, err)
+	e.ended[from] = true
+	return e.tell(from.other())
+}
+
+// done says whether a side's connection may be closed: nothing more will be
+// read from it that matters and nothing more is to be written to it. closed
+// says that a Close frame has been written to it in full.
+//
+// The client's is closed by us first, the upstream's by the upstream
+// (RFC 6455, 7.1.1), so that the TIME_WAIT of a proxied session doesn't use
+// up our ports.
+func (e *ending) done(side Side, closed bool) bool {
+	if side == Client && e.heard[side] && closed {
+		return true
+	}
+	return e.over[side] && (closed || e.ended[side.other()])
+}

@@ -1,0 +1,341 @@
+package wsproxy
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// maxHandshakeHeader limits the header of both sides' handshakes, in bytes.
+const maxHandshakeHeader = 64 << 10
+
+// retryAfter is what clients are asked to wait, in seconds, when the proxy
+// takes no sessions for now (RFC 6455, 7.2.3 has clients wait up to five).
+const retryAfter = "5"
+
+// refusal makes the error of a client's handshake that is not in order. Its
+// text is fixed, for it goes to the client as well.
+func refusal(status int, text string) *Error {
+	return &Error{Op: "handshake", Side: Client, Status: status, Err: fmt.Errorf("%w: %s", ErrBadHandshake, text)}
+}
+
+// checkHandshake returns what is wrong with the client's handshake, nil if
+// nothing is. The rules are those of RFC 6455, 4.2.1, to the letter: whatever
+// the upstream might read in another way than we do could be used to smuggle
+// requests past us.
+func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
+	h := r.Header
+	switch {
+	case r.Method != http.MethodGet:
+		return refusal(http.StatusMethodNotAllowed, "method is not GET")
+	case r.ProtoMajor < 1 || r.ProtoMajor == 1 && r.ProtoMinor < 1:
+		// RFC 9110, 7.8: Upgrade is to be ignored in HTTP/1.0.
+		return refusal(http.StatusBadRequest, "HTTP version is below 1.1")
+	case r.ProtoMajor > 1 || !hijackable(w):
+		return &Error{Op: "hijack", Side: Client, Status: http.StatusNotImplemented, Err: http.ErrNotSupported}
+	case !httpguts.HeaderValuesContainsToken(h["Upgrade"], "websocket"),
+		!httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
+		return refusal(http.StatusUpgradeRequired, "not a request to upgrade to WebSocket")
+	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
+		// The body's bytes would be taken for frames.
+		return refusal(http.StatusBadRequest, "request has a body")
+	case len(h["Expect"]) > 0:
+		return refusal(http.StatusBadRequest, "request has an Expect field")
+	case r.URL.Path == "*" || r.URL.Opaque != "":
+		return refusal(http.StatusBadRequest, "request target is not a path")
+	case headerSize(h) > maxHandshakeHeader:
+		return refusal(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
+	case len(h["Sec-Websocket-Version"]) != 1:
+		return refusal(http.StatusBadRequest, "want one Sec-WebSocket-Version field")
+	case h["Sec-Websocket-Version"][0] != "13":
+		return refusal(http.StatusUpgradeRequired, "Sec-WebSocket-Version is not 13")
+	case len(h["Sec-Websocket-Key"]) != 1:
+		return refusal(http.StatusBadRequest, "want one Sec-WebSocket-Key field")
+	case !validKey(h["Sec-Websocket-Key"][0]):
+		return refusal(http.StatusBadRequest, "Sec-WebSocket-Key is not 16 bytes in base64")
+	case len(h["Origin"]) > 1:
+		return refusal(http.StatusBadRequest, "more than one Origin field")
+	case len(h["Sec-Websocket-Accept"]) > 0:
+		return refusal(http.StatusBadRequest, "request has a Sec-WebSocket-Accept field")
+	}
+	if _, err := parseTokens(h["Sec-Websocket-Protocol"]); err != nil {
+		return refusal(http.StatusBadRequest, "malformed Sec-WebSocket-Protocol")
+	}
+	if _, err := parseExtensions(h["Sec-Websocket-Extensions"]); err != nil {
+		return refusal(http.StatusBadRequest, "malformed Sec-WebSocket-Extensions")
+	}
+	return nil
+}
+
+// hijackable says whether the connection can be taken over, as far as can be
+// told without doing it. It looks where [http.ResponseController] does.
+func hijackable(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
+}
+
+func headerSize(h http.Header) (n int) {
+	for name, values := range h {
+		for _, v := range values {
+			n += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	return n
+}
+
+// validKey: RFC 6455, 4.2.1, 5.: "a base64-encoded value that, when decoded,
+// is 16 bytes in length".
+func validKey(key string) bool {
+	b, err := base64.StdEncoding.Strict().DecodeString(key)
+	return err == nil && len(b) == 16 && len(key) == 24
+}
+
+// acceptKey is the Sec-WebSocket-Accept that answers a key (RFC 6455, 4.2.2).
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+var errMalformed = errors.New("malformed")
+
+// parseTokens returns the elements of a subprotocol list: unique tokens
+// (RFC 6455, 4.1, 10.). A field that is there must name at least one.
+func parseTokens(values []string) (tokens []string, err error) {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			t = strings.Trim(t, " \t")
+			if !httpguts.ValidHeaderFieldName(t) { // a token
+				return nil, errMalformed
+			}
+			tokens = append(tokens, t)
+		}
+	}
+	return tokens, nil
+}
+
+// parseExtensions returns the names in an extension list (RFC 6455, 9.1),
+// in lower case. A parameter's value may be quoted, commas and all.
+func parseExtensions(values []string) (names []string, err error) {
+	for _, v := range values {
+		for v != "" {
+			name, rest, ok := cutToken(v)
+			if !ok {
+				return nil, errMalformed
+			}
+			names = append(names, strings.ToLower(name))
+			for strings.HasPrefix(rest, ";") {
+				if _, rest, ok = cutToken(rest[1:]); !ok {
+					return nil, errMalformed
+				}
+				if strings.HasPrefix(rest, "=") {
+					value := strings.TrimLeft(rest[1:], " \t")
+					if strings.HasPrefix(value, `"`) {
+						quoted, tail, found := strings.Cut(value[1:], `"`)
+						// RFC 6455, 9.1: unquoted, it must be a token again.
+						if !found || !httpguts.ValidHeaderFieldName(quoted) {
+							return nil, errMalformed
+						}
+						rest = strings.TrimLeft(tail, " \t")
+					} else if _, rest, ok = cutToken(value); !ok {
+						return nil, errMalformed
+					}
+				}
+			}
+			if rest == "" {
+				break
+			}
+			if rest[0] != ',' || strings.Trim(rest[1:], " \t") == "" {
+				return nil, errMalformed
+			}
+			v = rest[1:]
+		}
+	}
+	return names, nil
+}
+
+// cutToken cuts s behind the token that it starts with, and the white space
+// around that.
+func cutToken(s string) (token, rest string, ok bool) {
+	s = strings.TrimLeft(s, " \t")
+	n := 0
+	for n < len(s) && httpguts.IsTokenRune(rune(s[n])) {
+		n++
+	}
+	return s[:n], strings.TrimLeft(s[n:], " \t"), n > 0
+}
+
+// An originPattern is one of [WithOrigins].
+type originPattern struct {
+	scheme string // "": http or https
+	host   string // with the leading dot where names below it are meant
+	port   string // "": the scheme's own
+}
+
+func parseOriginPattern(p string) (o originPattern, err error) {
+	rest := p
+	if scheme, after, ok := strings.Cut(p, "://"); ok {
+		o.scheme, rest = strings.ToLower(scheme), after
+	}
+	below := strings.HasPrefix(rest, "*.")
+	u, err := url.Parse("//" + strings.TrimPrefix(rest, "*."))
+	if err != nil || u.Host != strings.TrimPrefix(rest, "*.") || u.Hostname() == "" || strings.Contains(u.Host, "*") {
+		return o, errors.New(`want "[scheme://]host[:port]", the host with "*." before it at most`)
+	}
+	o.host, o.port = strings.ToLower(u.Hostname()), u.Port()
+	if below {
+		o.host = "." + o.host
+	}
+	return o, nil
+}
+
+// checkOrigin refuses pages of other origins than the request's own and those
+// allowed: a browser sends the visitor's cookies with a WebSocket handshake
+// whoever's page opens it (RFC 6455, 10.2).
+func (c *config) checkOrigin(r *http.Request) *Error {
+	values := r.Header["Origin"]
+	if c.anyOrigin || len(values) == 0 {
+		return nil
+	}
+	scheme, host := c.publicOrigin(r)
+	o, err := url.Parse(values[0])
+	if err == nil && o.Scheme != "" && o.Host != "" && values[0] == o.Scheme+"://"+o.Host {
+		name, port := splitHost(o.Scheme, o.Host)
+		ownName, ownPort := splitHost(scheme, host)
+		if o.Scheme == scheme && name == ownName && port == ownPort {
+			return nil
+		}
+		for _, p := range c.origins {
+			if p.matches(o.Scheme, name, port) {
+				return nil
+			}
+		}
+	}
+	return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden,
+		Err: fmt.Errorf("%w: %.100q is not %q", ErrForbiddenOrigin, values[0], scheme+"://"+host)}
+}
+
+func (p originPattern) matches(scheme, name, port string) bool {
+	if p.scheme == "" && scheme != "http" && scheme != "https" || p.scheme != "" && p.scheme != scheme {
+		return false
+	}
+	if p.port != port && (p.port != "" || port != defaultPort(scheme)) {
+		return false
+	}
+	if strings.HasPrefix(p.host, ".") {
+		return strings.HasSuffix(name, p.host) && len(name) > len(p.host)
+	}
+	return name == p.host
+}
+
+// splitHost returns an authority's name in lower case and its port, the
+// scheme's own where it names none.
+func splitHost(scheme, host string) (name, port string) {
+	u := url.URL{Host: host}
+	if port = u.Port(); port == "" {
+		port = defaultPort(scheme)
+	}
+	return strings.ToLower(u.Hostname()), port
+}
+
+func defaultPort(scheme string) string {
+	switch scheme {
+	case "http":
+		return "80"
+	case "https":
+		return "443"
+	}
+	return ""
+}
+
+// accept takes the client's connection over and answers 101. Nothing can be
+// refused any more after that. early is what the client had sent behind its
+// handshake.
+func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {
+	header := w.Header().Clone() // what middleware has set
+	stripHopByHop(header)
+	conn, brw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		status := http.StatusInternalServerError
+		if errors.Is(err, http.ErrNotSupported) {
+			status = http.StatusNotImplemented
+		}
+		return nil, nil, &Error{Op: "hijack", Side: Client, Status: status, Err: err}
+	}
+	if n := brw.Reader.Buffered(); n > 0 {
+		peeked, _ := brw.Reader.Peek(n) // buffered: can't fail
+		early = bytes.Clone(peeked)
+	}
+	for name, values := range up.header {
+		header[name] = append(header[name], values...)
+	}
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+	fmt.Fprintf(&b, "Sec-WebSocket-Accept: %s\r\n", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+	if up.subprotocol != "" {
+		fmt.Fprintf(&b, "Sec-WebSocket-Protocol: %s\r\n", up.subprotocol)
+	}
+	if up.extensions != "" {
+		fmt.Fprintf(&b, "Sec-WebSocket-Extensions: %s\r\n", up.extensions)
+	}
+	header.Write(&b) // a bytes.Buffer takes all
+	b.WriteString("\r\n")
+
+	// The server's own read and write timeouts may still be set.
+	conn.SetDeadline(time.Time{})
+	conn.SetWriteDeadline(time.Now().Add(c.policy.write))
+	if _, err := conn.Write(b.Bytes()); err != nil {
+		conn.Close()
+		return nil, nil, &Error{Op: "answer", Side: Client, Err: err}
+	}
+	conn.SetWriteDeadline(time.Time{})
+	return conn, early, nil
+}
+
+// refuse answers a client whose handshake came to nothing. The connection is
+// closed after it, so that bytes behind the handshake, which the client may
+// have meant as frames, are never read as another request (RFC 9931).
+func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
+	if e.Status == 0 {
+		return
+	}
+	h := w.Header()
+	h["Connection"] = []string{"close"}
+	switch e.Status {
+	case http.StatusMethodNotAllowed:
+		h.Set("Allow", http.MethodGet)
+	case http.StatusUpgradeRequired: // RFC 9110, 15.5.22; RFC 6455, 4.4
+		h["Connection"] = []string{"close", "Upgrade"}
+		h.Set("Upgrade", "websocket")
+		h["Sec-WebSocket-Version"] = []string{"13"}
+	case http.StatusServiceUnavailable:
+		h.Set("Retry-After", retryAfter)
+	}
+	c.errorHandler(w, r, e)
+}
+
+// writeError is the default of [WithErrorHandler]. What was wrong with the
+// client's own handshake it says; of all else, nothing but the status.
+func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
+	text := http.StatusText(e.Status)
+	if errors.Is(e, ErrBadHandshake) {
+		text = e.Err.Error()
+	}
+	http.Error(w, text, e.Status)
+}
