@@ -1,0 +1,80 @@
+package wsproxy_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A session carries messages both ways, passes the Close handshake through,
+// and leaves one record.
+func TestSession(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		for _, detach := range []bool{false, true} {
+			var options []wsproxy.Option
+			if detach {
+				options = append(options, wsproxy.WithDetach())
+			}
+			r := newRig(t, k, options...)
+			client, upstream := r.open("", "")
+			if detach {
+				<-r.returned // before the session is over
+			}
+			big := strings.Repeat("0123456789abcdef", 20_000)
+			for _, s := range []string{"", "hello", big, "x"} {
+				client.sendLater(client.frame(text, s))
+				upstream.want(text, s)
+				upstream.sendLater(upstream.frame(text, s))
+				client.want(text, s)
+			}
+			client.sendClose(4000, "bye")
+			upstream.want(closing, closeBody(4000, "bye"))
+			upstream.sendClose(4000, "bye")
+			client.want(closing, closeBody(4000, "bye"))
+			client.wantEnd()
+			upstream.Close()
+			m := r.wantEnded("client", "closed")
+			for _, key := range []string{"from_client.messages", "from_upstream.messages"} {
+				if m[key] != uint64(4) {
+					t.Errorf("%s: got %v, want 4", key, m[key])
+				}
+			}
+			if m["code"] != int64(4000) {
+				t.Errorf("code: got %v, want 4000", m["code"])
+			}
+		}
+	})
+}
+
+// F26: a client that vanishes is found by a Ping that it doesn't answer.
+func TestPingTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory)
+		client, upstream := r.open("", "")
+		began := time.Now()
+		go func() { // the upstream answers
+			f, err := upstream.readFrame()
+			if err != nil || f.first != ping {
+				t.Errorf("upstream: got %v %v, want a Ping", f, err)
+			}
+			upstream.send(upstream.frame(pong, f.payload))
+			upstream.wantClose(1001)
+			upstream.Close()
+		}()
+		f, err := client.readFrame()
+		if err != nil || f.first != ping {
+			t.Fatalf("client: got %v %v, want a Ping", f, err)
+		}
+		if d := time.Since(began); d < 22*time.Second || d > 25*time.Second {
+			t.Errorf("first Ping after %v, want 22.5 s to 25 s", d)
+		}
+		client.wantEnd()
+		if d := time.Since(began); d < 32*time.Second || d > 35*time.Second {
+			t.Errorf("client given up after %v, want 10 s after the Ping", d)
+		}
+		r.wantEnded("client", "lost")
+	})
+}
