@@ -30,13 +30,17 @@ func TestSession(t *testing.T) {
 				upstream.sendLater(upstream.frame(text, s))
 				client.want(text, s)
 			}
-			client.sendClose(4000, "bye")
-			upstream.want(closing, closeBody(4000, "bye"))
-			upstream.sendClose(4000, "bye")
-			client.want(closing, closeBody(4000, "bye"))
+			first, second, by := client, upstream, "client"
+			if detach {
+				first, second, by = upstream, client, "upstream"
+			}
+			first.sendClose(4000, "bye")
+			second.want(closing, closeBody(4000, "bye"))
+			second.sendClose(4000, "bye")
+			first.want(closing, closeBody(4000, "bye"))
 			client.wantEnd()
 			upstream.Close()
-			m := r.wantEnded("client", "closed")
+			m := r.wantEnded(by, "closed")
 			for _, key := range []string{"from_client.messages", "from_upstream.messages"} {
 				if m[key] != uint64(4) {
 					t.Errorf("%s: got %v, want 4", key, m[key])

@@ -95,7 +95,15 @@ func (p *pump) receive() error {
 		return p.receivePlain()
 	}
 	p.raw.drain = p.drain
-	err := p.from.raw.conn.Read(p.readable)
+	p.from.reading.Store(true)
+	var err error = net.ErrClosed
+	if !p.from.shut.Load() {
+		err = p.from.raw.conn.Read(p.readable)
+	}
+	p.from.reading.Store(false)
+	if p.from.shut.Load() {
+		p.from.close()
+	}
 	if p.raw.err != nil {
 		err = p.raw.err
 	}
@@ -108,7 +116,7 @@ func (p *pump) receive() error {
 // All reading happens in one call of RawConn.Read: the poller's edge could
 // come between two.
 func (p *pump) readable(fd uintptr) (done bool) {
-	for {
+	for !p.from.shut.Load() {
 		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil {
 			again, done := p.splice(fd)
 			if again {
@@ -121,6 +129,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 			return done
 		}
 	}
+	return true
 }
 
 func (p *pump) read(fd uintptr) (again, done bool) {

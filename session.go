@@ -58,7 +58,9 @@ type leg struct {
 
 	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
 	closed  atomic.Bool   // a Close frame was written: nothing may follow it
-	shut    atomic.Bool   // conn is closed
+	shut    atomic.Bool   // conn is to be closed, or is
+	reading atomic.Bool   // its reader is inside a callback of raw.conn
+	hangUp  sync.Once     // for closing conn
 	heard   atomic.Int64  // see life
 	pinged  atomic.Int64
 	writing atomic.Int64
@@ -518,24 +520,29 @@ func (l *leg) writePending() {
 	}
 }
 
-// close closes the leg's connection, once.
-func (l *leg) close() {
-	if !l.shut.Swap(true) {
-		l.conn.Close()
+// close closes the leg's connection.
+func (l *leg) close() { l.end(l.conn) }
+
+// abort closes the leg's connection with no goodbye of its own: a TLS alert
+// would wait for a peer that may be gone.
+func (l *leg) abort() {
+	if c, ok := l.conn.(interface{ NetConn() net.Conn }); ok {
+		l.end(c.NetConn())
+		return
 	}
+	l.end(l.conn)
 }
 
-// abort closes the leg's connection, once, with no goodbye of its own: a TLS
-// alert would wait for a peer that may be gone.
-func (l *leg) abort() {
-	if l.shut.Swap(true) {
+// end closes the connection, once. Close on a connection of the net package
+// waits for callbacks of its RawConn to return, and this may run inside of
+// one: then the reader is woken, and closes it when it is out of there.
+func (l *leg) end(conn net.Conn) {
+	l.shut.Store(true)
+	if l.reading.Load() {
+		conn.SetDeadline(longAgo)
 		return
 	}
-	if c, ok := l.conn.(interface{ NetConn() net.Conn }); ok {
-		c.NetConn().Close()
-		return
-	}
-	l.conn.Close()
+	l.hangUp.Do(func() { conn.Close() })
 }
 
 // closeWrite sends a FIN, where the connection can.
