@@ -1,0 +1,293 @@
+package wsproxy
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// drive feeds a stream to a direction in chunks, as a driver does, and
+// returns what it let through. cut says how long the next chunk is.
+func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte, last verdict) {
+	t.Helper()
+	var held []byte
+	for len(stream) > 0 && !d.ended {
+		n := min(cut(), len(stream))
+		chunk := append(bytes.Clone(held), stream[:n]...)
+		stream = stream[n:]
+		last = d.walk(chunk)
+		switch {
+		case last.n < 0, last.n+last.hold > len(chunk), last.edge > last.n, last.hold > maxControlSize:
+			t.Fatalf("impossible verdict %+v on a chunk of %d", last, len(chunk))
+		case last.hold > 0 && d.left > 0:
+			t.Fatalf("verdict %+v holds bytes back inside a frame", last)
+		}
+		out = append(out, chunk[:last.n]...)
+		if last.close > 0 {
+			out = append(out, chunk[last.n:last.n+last.close]...)
+		}
+		held = append(held[:0], chunk[len(chunk)-last.hold:]...)
+	}
+	return out, last
+}
+
+// C18: however a stream is cut, the same bytes go on; all of them.
+func TestWalkEverySplit(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 50 {
+		masked := r.IntN(2) == 0
+		stream := randomFrames(r, 20, masked)
+		for _, most := range []int{1, 2, 3, 7, 100, 40_000} {
+			d := direction{scan: scanner{masked: masked}}
+			out, v := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
+			if v.broken != nil || !bytes.Equal(out, stream) {
+				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), v.broken)
+			}
+			if d.count.bytes != uint64(len(stream)) || d.count.frames != 20 {
+				t.Fatalf("counted %+v, want 20 frames, %d bytes", d.count, len(stream))
+			}
+		}
+	}
+}
+
+// F35: of Pongs, just those to our own Pings stay here.
+func TestWalkAbsorbs(t *testing.T) {
+	tag := [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
+	own := func() []byte { return appendControl(nil, opPong, true, pingBody(tag, 9)) }
+	keep := [][]byte{
+		appendFrame(nil, finBit|opText, true, 5),
+		appendControl(nil, opPong, true, []byte("theirs")),
+		appendControl(nil, opPong, true, pingBody([8]byte{8}, 9)),
+		appendControl(nil, opPing, true, pingBody(tag, 9)),
+		appendFrame(nil, finBit|opText, true, 300),
+	}
+	var stream, want []byte
+	for _, f := range keep {
+		stream = append(append(stream, own()...), f...)
+		want = append(want, f...)
+	}
+	stream = append(stream, own()...)
+	for size := 1; size <= len(stream); size++ {
+		d := direction{tag: tag, scan: scanner{masked: true}}
+		out, _ := drive(t, &d, stream, func() int { return size })
+		if !bytes.Equal(out, want) {
+			t.Fatalf("chunks of %d: got %x, want %x", size, out, want)
+		}
+		if d.count.frames != uint64(len(keep)) || d.count.messages != 2 {
+			t.Fatalf("counted %+v, want the %d frames that went on", d.count, len(keep))
+		}
+	}
+}
+
+// The verdict names the last boundary, so that somebody who waits for one
+// gets it in a stream of frames that never end with a chunk.
+func TestWalkEdge(t *testing.T) {
+	a := appendFrame(nil, finBit|opBinary, false, 10)
+	long := appendFrame(nil, finBit|opBinary, false, 1000)
+	d := direction{}
+	if v := d.walk(append(bytes.Clone(a), long[:500]...)); v.edge != len(a) || v.n != len(a)+500 || !v.data {
+		t.Errorf("got %+v, want the edge at %d", v, len(a))
+	}
+	if v := d.walk(bytes.Clone(long[500:600])); v.edge != -1 || !v.data {
+		t.Errorf("got %+v, want no edge", v)
+	}
+	if v := d.walk(append(bytes.Clone(long[600:]), a[:1]...)); v.edge != v.n || v.hold != 1 || !v.data {
+		t.Errorf("got %+v, want the edge at the end and one byte held", v)
+	}
+	if v := d.walk(appendControl(bytes.Clone(a[:1]), opPing, false, nil)[:1]); v.n != 0 || v.data {
+		t.Errorf("got %+v, want nothing yet", v)
+	}
+}
+
+// FuzzRelayStream: whatever bytes come, in whatever chunks, the direction
+// lets the same ones through: a legal stream whole, any other up to where it
+// goes wrong.
+func FuzzRelayStream(f *testing.F) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 5 {
+		f.Add(randomFrames(r, 5, true), true, byte(0), uint64(7))
+		f.Add(randomFrames(r, 5, false), false, byte(rsv1Bit), uint64(8))
+	}
+	f.Add(appendClose(nil, true, 1000, "bye"), true, byte(0), uint64(1))
+	f.Add(appendControl(nil, opPong, true, pingBody([8]byte{1}, 2)), true, byte(0), uint64(1))
+	f.Fuzz(func(t *testing.T, stream []byte, masked bool, rsv byte, seed uint64) {
+		made := direction{tag: [8]byte{1}, scan: scanner{masked: masked, rsvMessage: rsv & rsvBits}}
+		whole, cut := made, made
+		want, last := drive(t, &whole, stream, func() int { return len(stream) })
+		r := rand.New(rand.NewPCG(seed, 0))
+		got, lastCut := drive(t, &cut, stream, func() int { return 1 + r.IntN(9) })
+		if !bytes.Equal(got, want) || whole != cut {
+			t.Fatalf("whole: %d bytes, %+v; cut: %d bytes, %+v", len(want), whole, len(got), cut)
+		}
+		if (last.broken == nil) != (lastCut.broken == nil) || last.close != lastCut.close {
+			t.Fatalf("whole: %+v; cut: %+v", last, lastCut)
+		}
+		// What went on is a legal stream itself: it passes again, unchanged.
+		again := made
+		out, v := drive(t, &again, want, func() int { return 1 + len(want) })
+		if v.broken != nil || !bytes.Equal(out, want) {
+			t.Fatalf("%d of %d bytes pass a second time: %v", len(out), len(want), v.broken)
+		}
+	})
+}
+
+// No allocation per relayed frame: here in the walk; TestRelayAllocs has the
+// whole relay.
+func TestWalkAllocs(t *testing.T) {
+	stream := randomFrames(rand.New(rand.NewPCG(5, 6)), 30, true)
+	stream = append(stream, appendFrame(nil, finBit|opContinuation, true, 3)...)
+	d := direction{scan: scanner{masked: true}}
+	if n := testing.AllocsPerRun(100, func() {
+		d.scan.inMessage = false
+		if v := d.walk(stream); v.broken != nil && v.broken != errNothingToResume {
+			t.Fatal(v.broken)
+		}
+		d.ended = false
+	}); n != 0 {
+		t.Errorf("got %v allocations for 31 frames, want 0", n)
+	}
+}
+
+func BenchmarkWalk(b *testing.B) {
+	for name, frames := range map[string]int{"1": 1, "32": 32} {
+		b.Run("frames="+name, func(b *testing.B) {
+			var stream []byte
+			for range frames {
+				stream = appendFrame(stream, finBit|opBinary, true, 128)
+			}
+			d := direction{scan: scanner{masked: true}}
+			b.SetBytes(int64(len(stream)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if v := d.walk(stream); v.n != len(stream) {
+					b.Fatal(v)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(frames), "ns/frame")
+		})
+	}
+}
+
+// The rules of keeping alive, one by one.
+func TestPolicyCheck(t *testing.T) {
+	const s = time.Second
+	p := policy{ping: 25 * s, pong: 10 * s, write: 30 * s}
+	tests := []struct {
+		name  string
+		p     policy
+		now   time.Duration
+		l     life
+		want  need
+		again time.Duration
+	}{
+		{"just begun", p, 0, life{writing: -1}, needNothing, 25 * s},
+		{"heard lately", p, 20 * s, life{heard: 15 * s, writing: -1}, needNothing, 40 * s},
+		{"silent for long", p, 25 * s, life{writing: -1}, needPing, 35 * s},
+		{"pinged", p, 30 * s, life{pinged: 25 * s, writing: -1}, needNothing, 35 * s},
+		{"pinged, and not answered", p, 35 * s, life{pinged: 25 * s, writing: -1}, needEndSilent, 35 * s},
+		{"pinged, and heard since", p, 35 * s, life{heard: 26 * s, pinged: 25 * s, writing: -1}, needNothing, 51 * s},
+		{"heard and pinged in the same moment", p, 35 * s, life{heard: 25 * s, pinged: 25 * s, writing: -1}, needNothing, 50 * s},
+		{"not answered, but a write moves", p, 35 * s, life{pinged: 25 * s, writing: 34 * s}, needMoreTime, 45 * s},
+		{"a write without progress", p, 40 * s, life{heard: 40 * s, writing: 10 * s}, needEndStuck, 40 * s},
+		{"a write about to be stuck", p, 39 * s, life{heard: 39 * s, writing: 10 * s}, needNothing, 40 * s},
+		{"a write begun at 0", p, 30 * s, life{heard: 30 * s, writing: 0}, needEndStuck, 30 * s},
+		{"no pings", policy{write: 30 * s}, 99 * s, life{writing: -1}, needNothing, 129 * s},
+		{"no pings, writing", policy{write: 30 * s}, 99 * s, life{writing: 90 * s}, needNothing, 120 * s},
+	}
+	for _, tt := range tests {
+		got, again := tt.p.check(tt.now, tt.l)
+		if got != tt.want || again != tt.again {
+			t.Errorf("%s: got need %v, again at %v, want %v, %v", tt.name, got, again, tt.want, tt.again)
+		}
+	}
+	for _, tt := range []struct {
+		idle, now, data time.Duration
+		want            bool
+	}{
+		{0, 1e6 * s, 0, false},
+		{60 * s, 59 * s, 0, false},
+		{60 * s, 60 * s, 0, true},
+		{60 * s, 60 * s, 1 * s, false},
+	} {
+		p := policy{idle: tt.idle, write: 30 * s}
+		if got, _ := p.checkIdle(tt.now, tt.data); got != tt.want {
+			t.Errorf("idle %v at %v, data at %v: got %v, want %v", tt.idle, tt.now, tt.data, got, tt.want)
+		}
+	}
+}
+
+// C27: intervals of sessions differ, and are never longer than was asked.
+func TestPolicyJitter(t *testing.T) {
+	p := policy{ping: 25 * time.Second}
+	seen := make(map[time.Duration]bool)
+	for range 100 {
+		got := p.jittered().ping
+		if got < p.ping*9/10 || got > p.ping {
+			t.Fatalf("got %v, want 22.5 s to 25 s", got)
+		}
+		seen[got] = true
+	}
+	if len(seen) < 90 {
+		t.Errorf("got %d different intervals of 100", len(seen))
+	}
+	if got := (policy{}).jittered().ping; got != 0 {
+		t.Errorf("pings switched off: got an interval of %v", got)
+	}
+}
+
+// Every pair of events of a session's end: who is told what.
+func TestEnding(t *testing.T) {
+	const C, U = Client, Upstream
+	begin := func(c *cause) func(*ending) { return func(e *ending) { e.begin(c, nil); e.tell(C); e.tell(U) } }
+	var told [2]int // what each side was told; -1: the other's Close verbatim
+	closeFrom := func(s Side, code int) func(*ending) {
+		return func(e *ending) {
+			verbatim, instead := e.closeFrom(s, 4000)
+			if verbatim {
+				told[s.other()] = -1
+			} else if instead != 0 {
+				told[s.other()] = int(instead)
+			}
+		}
+	}
+	endFrom := func(s Side, c [2]*cause) func(*ending) {
+		return func(e *ending) {
+			e.over[s] = true
+			if !e.ended[s] {
+				if code := e.endFrom(s, c[s], nil); code != 0 {
+					told[s.other()] = int(code)
+				}
+			}
+		}
+	}
+	tests := []struct {
+		name   string
+		events []func(*ending)
+		want   [2]int
+		cause  *cause
+	}{
+		{"client closes, upstream answers", []func(*ending){closeFrom(C, 4000), closeFrom(U, 4000)}, [2]int{-1, -1}, causeClosed[C]},
+		{"upstream closes, client answers", []func(*ending){closeFrom(U, 4000), closeFrom(C, 4000)}, [2]int{-1, -1}, causeClosed[U]},
+		{"client closes, upstream goes", []func(*ending){closeFrom(C, 4000), endFrom(U, causeLost)}, [2]int{4000, -1}, causeClosed[C]},
+		{"upstream closes, client goes", []func(*ending){closeFrom(U, 4000), endFrom(C, causeLost)}, [2]int{-1, 4000}, causeClosed[U]},
+		{"client goes, upstream answers", []func(*ending){endFrom(C, causeLost), closeFrom(U, 1001)}, [2]int{0, 1001}, causeLost[C]},
+		{"upstream goes, client answers", []func(*ending){endFrom(U, causeLost), closeFrom(C, 1011)}, [2]int{1011, 0}, causeLost[U]},
+		{"client breaks, upstream answers", []func(*ending){endFrom(C, causeProtocol), closeFrom(U, 1001)}, [2]int{1002, 1001}, causeProtocol[C]},
+		{"upstream breaks, client answers", []func(*ending){endFrom(U, causeProtocol), closeFrom(C, 1011)}, [2]int{1011, 1002}, causeProtocol[U]},
+		{"client breaks, upstream breaks", []func(*ending){endFrom(C, causeProtocol), endFrom(U, causeProtocol)}, [2]int{1002, 1001}, causeProtocol[C]},
+		{"client breaks, upstream goes", []func(*ending){endFrom(C, causeProtocol), endFrom(U, causeLost)}, [2]int{1002, 1001}, causeProtocol[C]},
+		{"idle, both answer", []func(*ending){begin(causeIdle), closeFrom(C, 1001), closeFrom(U, 1001)}, [2]int{}, causeIdle},
+	}
+	for _, tt := range tests {
+		told = [2]int{}
+		var e ending
+		for _, f := range tt.events {
+			f(&e)
+		}
+		if told != tt.want || e.cause != tt.cause {
+			t.Errorf("%s: told %v for %q by the %v, want %v for %q by the %v", tt.name,
+				told, e.cause.name, e.cause.by, tt.want, tt.cause.name, tt.cause.by)
+		}
+	}
+}
