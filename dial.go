@@ -45,6 +45,7 @@ type upstreamConn struct {
 
 // An upstreamRefusal is an upstream's answer other than 101.
 type upstreamRefusal struct {
+	resp   *http.Response // its body is still to be read
 	status int
 	header http.Header
 	body   []byte
@@ -119,6 +120,18 @@ func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Reque
 		stripHopByHop(h)
 	}
 
+	// A hook may have set fields by names in another case than net/http's.
+	for name, values := range h {
+		canonical := textproto.CanonicalMIMEHeaderKey(name)
+		switch {
+		case name == canonical:
+		case slices.Contains(hopByHop, canonical), canonical == "Host":
+			delete(h, name)
+		case strings.HasPrefix(canonical, "Sec-Websocket-"):
+			delete(h, name)
+			h[canonical] = values
+		}
+	}
 	// The handshake's own fields, written as the RFC writes them: some
 	// upstreams compare the case, though names have none.
 	for name, values := range h {
@@ -147,6 +160,9 @@ func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Reque
 	}
 	if !httpguts.ValidHostHeader(out.Host) || strings.Contains(out.URL.RawQuery, " ") {
 		return nil, errors.New("host or query is not valid")
+	}
+	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
+		return nil, errors.New("no host, or a scheme that can't be dialled")
 	}
 	return out, nil
 }
@@ -192,7 +208,8 @@ func (c *config) setForwarding(r *http.Request, h http.Header) {
 	if !peer.IsValid() { // a unix socket has no address
 		return
 	}
-	h.Set("X-Forwarded-For", strings.Join(append(h["X-Forwarded-For"], peer.String()), ", "))
+	hops := slices.DeleteFunc(h["X-Forwarded-For"], func(v string) bool { return v == "" })
+	h.Set("X-Forwarded-For", strings.Join(append(hops, peer.String()), ", "))
 	if f := h["Forwarded"]; len(f) > 0 { // RFC 7239, 4 and 6
 		node := peer.String()
 		if peer.Is6() {
@@ -215,30 +232,27 @@ func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url
 	fail := func(op string, err error) (*upstreamConn, *url.URL, *Error) {
 		return nil, out.URL, dialError(ctx, limit, op, err)
 	}
-	network, address, err := dialAddress(out.URL)
+	conn, op, err := c.connect(limit, out.URL)
 	if err != nil {
-		return fail("rewrite", err)
-	}
-	conn, err := c.dialContext(limit, network, address)
-	if err != nil {
-		return fail("dial", err)
-	}
-	if out.URL.Scheme == "https" || out.URL.Scheme == "wss" {
-		secure, err := clientTLS(limit, conn, c.tls, out.URL.Hostname())
-		if err != nil {
-			conn.Close()
-			return fail("tls", err)
-		}
-		conn = secure
+		return fail(op, err)
 	}
 	// From here on the deadline stands for the context.
-	stop := context.AfterFunc(limit, func() { conn.SetDeadline(longAgo) })
-	up, err := handshake(conn, out, r.Header)
-	if err == nil && !stop() {
+	stop := interruptAt(limit, conn)
+	up, limited, err := handshake(conn, out, r.Header)
+	if !stop() && err == nil {
 		err = limit.Err()
 	}
-	if err != nil || up.refusal != nil {
+	if err == nil && up.refusal != nil {
+		// The answer has come in time; its body has a limit of its own.
+		limit, cancel := context.WithTimeout(ctx, refusalBodyTimeout)
+		defer cancel()
+		stop := interruptAt(limit, conn)
+		limited.N = 2 * maxRefusalBody // chunked coding takes some
+		up.refusal.read()
 		stop()
+		err = ctx.Err()
+	}
+	if err != nil || up.refusal != nil {
 		conn.Close()
 	}
 	if err != nil {
@@ -248,25 +262,64 @@ func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url
 	return up, out.URL, nil
 }
 
+// interruptAt makes what is done with conn fail once ctx has ended, until
+// stop is called.
+func interruptAt(ctx context.Context, conn net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		// A connection of the user's own may know no deadlines (a channel
+		// of an SSH connection has none).
+		if conn.SetDeadline(longAgo) != nil {
+			conn.Close()
+		}
+	})
+}
+
 var longAgo = time.Unix(1, 0)
 
-// dialAddress returns what to connect to for a URL.
-func dialAddress(u *url.URL) (network, address string, err error) {
-	if u.Host == "" {
-		return "", "", errors.New("no host")
+// errPanic: a user's hook panicked.
+var errPanic = errors.New("panic")
+
+// connect returns a connection over which u's host is to be spoken to in
+// HTTP, or what failed. A panic in a hook of the user's (WithDialContext, the
+// callbacks in a tls.Config) is an error of this handshake only.
+func (c *config) connect(ctx context.Context, u *url.URL) (conn net.Conn, op string, err error) {
+	op = "dial"
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
+		}
+		if err != nil && conn != nil {
+			conn.Close()
+		}
+	}()
+	network, address := dialAddress(u)
+	if conn, err = c.dialContext(ctx, network, address); err != nil {
+		return nil, op, err
 	}
-	port := u.Port()
+	if conn == nil {
+		return nil, op, errors.New("neither a connection nor an error")
+	}
+	if u.Scheme == "https" || u.Scheme == "wss" {
+		op = "tls"
+		secure, err := clientTLS(ctx, conn, c.tls, u.Hostname())
+		if err != nil {
+			return conn, op, err // to be closed
+		}
+		conn = secure
+	}
+	return conn, op, nil
+}
+
+// dialAddress returns what to connect to for a URL.
+func dialAddress(u *url.URL) (network, address string) {
+	port := "80"
 	switch u.Scheme {
 	case "unix":
-		return "unix", u.Host, nil
-	case "http", "ws":
-		port = cmp.Or(port, "80")
+		return "unix", u.Host
 	case "https", "wss":
-		port = cmp.Or(port, "443")
-	default:
-		return "", "", fmt.Errorf("unknown scheme %q", u.Scheme)
+		port = "443"
 	}
-	return "tcp", net.JoinHostPort(u.Hostname(), port), nil
+	return "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
 // dialError says what the client is answered when the way to the upstream
@@ -279,6 +332,8 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 		e.Side, e.Status, e.Err = neither, http.StatusServiceUnavailable, ErrShutdown
 	case ctx.Err() != nil: // the client has left: nobody to answer
 		e.Side, e.Status, e.Err = Client, 0, context.Cause(ctx)
+	case errors.Is(err, errPanic):
+		e.Side, e.Status = neither, http.StatusInternalServerError
 	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
 		e.Status = http.StatusGatewayTimeout
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -288,39 +343,38 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	return e
 }
 
-// handshake sends the request and reads the answer.
-func handshake(conn net.Conn, out *http.Request, offered http.Header) (*upstreamConn, error) {
+// handshake sends the request and reads the answer; of a refusal, all but
+// the body, for which limit can be raised.
+func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstreamConn, limit *io.LimitedReader, _ error) {
 	var b bytes.Buffer
 	if err := out.Write(&b); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := conn.Write(b.Bytes()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	limit := &io.LimitedReader{R: conn, N: maxHandshakeHeader}
+	limit = &io.LimitedReader{R: conn, N: maxHandshakeHeader}
 	br := bufio.NewReader(limit)
 	resp, err := readAnswer(br, out)
 	if err != nil {
 		if limit.N <= 0 {
 			err = fmt.Errorf("%w: header over 64 KiB", ErrBadAnswer)
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		limit.N = 2 * maxRefusalBody // chunked coding takes some
-		conn.SetDeadline(time.Now().Add(refusalBodyTimeout))
-		return &upstreamConn{refusal: readRefusal(resp)}, nil
+		return &upstreamConn{refusal: &upstreamRefusal{resp: resp}}, limit, nil
 	}
 	up, err := checkAnswer(resp, out.Header, offered)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	}
 	if n := br.Buffered(); n > 0 {
 		peeked, _ := br.Peek(n) // buffered: can't fail
 		up.early = bytes.Clone(peeked)
 	}
 	up.conn = conn
-	return up, nil
+	return up, limit, nil
 }
 
 // readAnswer reads the upstream's final answer, and passes over a few 1xx
@@ -408,16 +462,14 @@ func answerHeader(h http.Header) http.Header {
 	return h
 }
 
-// readRefusal reads an answer that is not 101, as much of it as will be
-// relayed.
-func readRefusal(resp *http.Response) *upstreamRefusal {
-	f := &upstreamRefusal{status: resp.StatusCode, header: answerHeader(resp.Header)}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusalBody+1))
+// read reads as much of the answer as will be relayed.
+func (f *upstreamRefusal) read() {
+	f.status, f.header = f.resp.StatusCode, answerHeader(f.resp.Header)
+	body, err := io.ReadAll(io.LimitReader(f.resp.Body, maxRefusalBody+1))
 	if len(body) > maxRefusalBody {
 		body, err = body[:maxRefusalBody], errors.New("over 64 KiB")
 	}
-	f.body, f.cut = body, err
-	return f
+	f.resp, f.body, f.cut = nil, body, err
 }
 
 // relay answers the client with an upstream's refusal. A redirect is the
@@ -435,6 +487,7 @@ func (f *upstreamRefusal) relay(w http.ResponseWriter) {
 	w.WriteHeader(f.status)
 	w.Write(f.body) // the client may have left
 	if f.cut != nil {
+		http.NewResponseController(w).Flush() // or nothing of it is sent
 		panic(http.ErrAbortHandler)
 	}
 }
