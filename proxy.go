@@ -117,7 +117,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 // forbidden origin, 501 where the connection can't be taken over, 503 after
 // [Proxy.Shutdown]. An upstream that can't be reached or answers nonsense
 // makes 502, one that doesn't answer in time 504. An answer other than 101
-// is relayed, its body up to 64 KiB. In every such case the client's
+// is relayed, its body up to 64 KiB and for up to 10 s. In every such case the client's
 // connection is closed after the answer.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, v, err := p.admit(r)
@@ -151,7 +151,6 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	client, early, err := p.accept(w, r, up)
 	if err != nil {
-		up.conn.Close()
 		p.fail(w, r, err)
 		return
 	}
@@ -370,7 +369,8 @@ func (c *config) clientAddr(r *http.Request) string {
 		if err != nil {
 			break
 		}
-		if addr = a.Unmap().String(); !c.trusts(a.Unmap()) {
+		a = a.Unmap().WithZone("")
+		if addr = a.String(); !c.trusts(a) {
 			break
 		}
 	}

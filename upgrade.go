@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
 		return refusal(http.StatusBadRequest, "request has an Expect field")
 	case r.URL.Path == "*" || r.URL.Opaque != "":
 		return refusal(http.StatusBadRequest, "request target is not a path")
-	case headerSize(h) > maxHandshakeHeader:
+	case len(r.RequestURI)+headerSize(h) > maxHandshakeHeader:
 		return refusal(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
 	case len(h["Sec-Websocket-Version"]) != 1:
 		return refusal(http.StatusBadRequest, "want one Sec-WebSocket-Version field")
@@ -127,6 +128,9 @@ func parseTokens(values []string) (tokens []string, err error) {
 			tokens = append(tokens, t)
 		}
 	}
+	if len(slices.Compact(slices.Sorted(slices.Values(tokens)))) != len(tokens) {
+		return nil, errMalformed
+	}
 	return tokens, nil
 }
 
@@ -195,6 +199,9 @@ func parseOriginPattern(p string) (o originPattern, err error) {
 	}
 	below := strings.HasPrefix(rest, "*.")
 	u, err := url.Parse("//" + strings.TrimPrefix(rest, "*."))
+	if o.scheme == "ws" || o.scheme == "wss" {
+		return o, errors.New("an origin is a page's, so http or https")
+	}
 	if err != nil || u.Host != strings.TrimPrefix(rest, "*.") || u.Hostname() == "" || strings.Contains(u.Host, "*") {
 		return o, errors.New(`want "[scheme://]host[:port]", the host with "*." before it at most`)
 	}
@@ -213,22 +220,32 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 	if c.anyOrigin || len(values) == 0 {
 		return nil
 	}
-	scheme, host := c.publicOrigin(r)
+	// What the log says of it names no header's value.
+	forbidden := func(text string) *Error {
+		return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden, Err: fmt.Errorf("%w: %s", ErrForbiddenOrigin, text)}
+	}
 	o, err := url.Parse(values[0])
-	if err == nil && o.Scheme != "" && o.Host != "" && values[0] == o.Scheme+"://"+o.Host {
-		name, port := splitHost(o.Scheme, o.Host)
-		ownName, ownPort := splitHost(scheme, host)
-		if o.Scheme == scheme && name == ownName && port == ownPort {
+	if err != nil || o.Scheme == "" || o.Host == "" || values[0] != o.Scheme+"://"+o.Host {
+		return forbidden("not a scheme and host")
+	}
+	scheme, host := c.publicOrigin(r)
+	name, port := splitHost(o.Scheme, o.Host)
+	ownName, ownPort := splitHost(scheme, host)
+	if o.Scheme == scheme && name == ownName && port == ownPort {
+		return nil
+	}
+	for _, p := range c.origins {
+		if p.matches(o.Scheme, name, port) {
 			return nil
 		}
-		for _, p := range c.origins {
-			if p.matches(o.Scheme, name, port) {
-				return nil
-			}
-		}
 	}
-	return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden,
-		Err: fmt.Errorf("%w: %.100q is not %q", ErrForbiddenOrigin, values[0], scheme+"://"+host)}
+	switch {
+	case name != ownName:
+		return forbidden("another host than the request's")
+	case o.Scheme != scheme:
+		return forbidden("another scheme than the request's")
+	}
+	return forbidden("another port than the request's")
 }
 
 func (p originPattern) matches(scheme, name, port string) bool {
@@ -266,10 +283,15 @@ func defaultPort(scheme string) string {
 
 // accept takes the client's connection over and answers 101. Nothing can be
 // refused any more after that. early is what the client had sent behind its
-// handshake.
+// handshake. Where it fails, the upstream's connection is closed.
 func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {
-	header := w.Header().Clone() // what middleware has set
-	stripHopByHop(header)
+	taken := false
+	defer func() { // whatever a ResponseWriter of the user's does
+		if !taken {
+			up.conn.Close()
+		}
+	}()
+	header := answerHeader(w.Header().Clone()) // what middleware has set
 	conn, brw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		status := http.StatusInternalServerError
@@ -305,6 +327,7 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 		return nil, nil, &Error{Op: "answer", Side: Client, Err: err}
 	}
 	conn.SetWriteDeadline(time.Time{})
+	taken = true
 	return conn, early, nil
 }
 
