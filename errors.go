@@ -68,7 +68,7 @@ type OptionError struct {
 	Reason string
 }
 
-// Error returns a text such as "wsproxy: WithPing: -1s: negative".
+// Error returns a text such as `wsproxy: WithIdleTimeout: "-1s": negative`.
 func (e *OptionError) Error() string {
 	return fmt.Sprintf("wsproxy: %s: %q: %s", e.Option, fmt.Sprint(e.Value), e.Reason)
 }

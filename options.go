@@ -198,8 +198,11 @@ func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 	return func(c *config) {
 		c.trusted = slices.Clone(prefixes)
 		for _, p := range prefixes {
-			if !p.IsValid() {
+			switch {
+			case !p.IsValid():
 				c.mistake("WithTrustedProxies", p, "not a valid prefix")
+			case p.Addr().Is4In6():
+				c.mistake("WithTrustedProxies", p, "IPv4 within IPv6 never matches: write it as IPv4")
 			}
 		}
 	}
@@ -303,12 +306,15 @@ func newConfig(target string, options []Option) (*config, error) {
 }
 
 // redactTarget cuts a target that can't be used down to what an error may
-// show: no user, no password, no query.
+// show: no user, no password, no query. A password that should have been
+// escaped may have a question mark, a slash or a number sign in it.
 func redactTarget(target string) string {
-	target, _, _ = strings.Cut(target, "?")
 	if i := strings.LastIndexByte(target, '@'); i >= 0 && !strings.HasPrefix(target, "unix:") {
 		scheme, _, _ := strings.Cut(target, ":")
 		target = scheme + "://…@" + target[i+1:]
+	}
+	if i := strings.IndexAny(target, "?#"); i >= 0 {
+		target = target[:i]
 	}
 	return target
 }
@@ -326,12 +332,9 @@ func parseTarget(target string) (*url.URL, error) {
 	}
 	u, err := url.Parse(target)
 	if err != nil {
-		// The parser's own error quotes the target, password included.
-		var e *url.Error
-		if errors.As(err, &e) {
-			err = e.Err
-		}
-		return nil, err
+		// The parser's own error quotes the target, or pieces of it that
+		// may be a password's.
+		return nil, errors.New("not a URL")
 	}
 	switch u.Scheme {
 	case "ws":
