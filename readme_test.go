@@ -1,0 +1,76 @@
+package wsproxy_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Every Go snippet in the README compiles: whole programs as they are,
+// fragments as the body of a function that has a server and a mux.
+func TestREADME(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	if len(snippets) < 4 {
+		t.Fatalf("found %d snippets, want at least 4", len(snippets))
+	}
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	args := []string{"build", "-o", os.DevNull, "-overlay", filepath.Join(t.TempDir(), "overlay.json")}
+	for i, s := range snippets {
+		program := s[1]
+		if !strings.HasPrefix(program, "package ") {
+			program = fragment(program)
+		}
+		file := filepath.Join(t.TempDir(), "main.go")
+		if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		dir := fmt.Sprintf("readme%d", i)
+		overlay.Replace[filepath.Join(root, dir, "main.go")] = file
+		args = append(args, "./"+dir)
+	}
+	b, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(args[4], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
+		t.Errorf("go build: %v\n%s", err, out)
+	}
+}
+
+// fragment makes a program of statements. What they declare may go unused.
+func fragment(statements string) string {
+	uses := ""
+	for _, name := range []string{"proxy", "err"} {
+		if regexp.MustCompile(`(?m)^[^\n/]*\b` + name + `\b[^\n]*:=`).MatchString(statements) {
+			uses += "_ = " + name + "\n"
+		}
+	}
+	proxy := ""
+	if !strings.Contains(statements, "proxy, err :=") {
+		proxy = "var proxy *wsproxy.Proxy\n"
+	}
+	imports := ""
+	for _, path := range []string{"context", "errors", "log", "net/http", "net/http/httputil", "net/netip", "time", "github.com/seed-ffb73231/wsproxy"} {
+		imports += fmt.Sprintf("%q\n", path)
+	}
+	return "package main\nimport (\n" + imports + ")\n" +
+		"var _ = []any{context.Background, errors.Join, log.Fatal, http.NewServeMux, httputil.NewSingleHostReverseProxy, netip.ParseAddr, time.Now, wsproxy.New}\n" +
+		"func main() {\nmux, server := http.NewServeMux(), new(http.Server)\n_, _ = mux, server\n" +
+		proxy + statements + uses + "}\n"
+}
