@@ -1,0 +1,190 @@
+package interop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/gobwas/httphead"
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsflate"
+	"github.com/gobwas/ws/wsutil"
+)
+
+// gobwas is github.com/gobwas/ws, which leaves a connection's life to its
+// users: reading, answering, compressing.
+type gobwas struct{}
+
+func (gobwas) name() string   { return "gobwas" }
+func (gobwas) traits() traits { return traits{fragments: true, pingPayload: true} }
+
+func (gobwas) dial(ctx context.Context, o offer) (*conn, error) {
+	d := ws.Dialer{Protocols: subprotocols, TLSConfig: o.tlsConfig()}
+	if o.deflate {
+		d.Extensions = []httphead.Option{wsflate.DefaultParameters.Option()}
+	}
+	c, early, hs, err := d.Dial(ctx, o.url)
+	if err != nil {
+		return nil, err
+	}
+	agreed := ""
+	for _, e := range hs.Extensions {
+		agreed += string(e.Name)
+	}
+	var source io.Reader = c
+	if early != nil {
+		source = early
+	}
+	l := newGobwasLink(c, source, ws.StateClientSide, agreed != "")
+	return &conn{l, l.in, hs.Protocol, agreed}, nil
+}
+
+func (gobwas) listen(t *testing.T, arrived func(string, *conn)) string {
+	return listenHTTP(t, func(w http.ResponseWriter, r *http.Request) (link, *inbox, string, error) {
+		deflate := wsflate.Extension{Parameters: wsflate.DefaultParameters}
+		u := ws.HTTPUpgrader{
+			Protocol:  func(p string) bool { return p == subprotocol },
+			Negotiate: deflate.Negotiate,
+		}
+		c, buffered, hs, err := u.Upgrade(r, w)
+		if err != nil {
+			return nil, nil, "", err
+		}
+		_, agreed := deflate.Accepted()
+		l := newGobwasLink(c, buffered, ws.StateServerSide, agreed)
+		return l, l.in, hs.Protocol, nil
+	}, arrived)
+}
+
+type gobwasLink struct {
+	conn    net.Conn
+	state   ws.State
+	deflate bool
+	in      *inbox
+	mu      sync.Mutex // held while frames are written
+}
+
+func newGobwasLink(c net.Conn, source io.Reader, state ws.State, deflate bool) *gobwasLink {
+	l := &gobwasLink{conn: c, state: state, deflate: deflate, in: newInbox()}
+	go l.read(source)
+	return l
+}
+
+// Write writes the answers of a wsutil.ControlHandler, a frame each.
+func (l *gobwasLink) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.conn.Write(p)
+}
+
+func (l *gobwasLink) read(source io.Reader) {
+	defer l.conn.Close()
+	err := l.readMessages(source)
+	end := wsutil.ClosedError{Code: abnormal, Reason: err.Error()}
+	errors.As(err, &end)
+	l.in.gotEnd(int(end.Code), end.Reason)
+}
+
+func (l *gobwasLink) readMessages(source io.Reader) error {
+	var compression wsflate.MessageState
+	r := &wsutil.Reader{
+		Source:         source,
+		State:          l.state | ws.StateExtended,
+		Extensions:     []wsutil.RecvExtension{&compression},
+		OnIntermediate: l.control,
+	}
+	for {
+		h, err := r.NextFrame()
+		if err != nil {
+			return err
+		}
+		if h.OpCode.IsControl() {
+			if err := l.control(h, r); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		if compression.IsCompressed() {
+			if data, err = wsflate.DefaultHelper.Decompress(data); err != nil {
+				return err
+			}
+		}
+		l.in.gotMessage(h.OpCode == ws.OpBinary, data)
+	}
+}
+
+// control takes in a control frame, whose payload r gives in the clear.
+func (l *gobwasLink) control(h ws.Header, r io.Reader) error {
+	payload, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	switch h.OpCode {
+	case ws.OpPing:
+		l.in.gotPing(string(payload))
+	case ws.OpPong:
+		l.in.gotPong(string(payload))
+	}
+	return wsutil.ControlHandler{
+		Src:                 bytes.NewReader(payload),
+		Dst:                 l,
+		State:               l.state,
+		DisableSrcCiphering: true,
+	}.Handle(h)
+}
+
+func (l *gobwasLink) send(m message, parts ...[]byte) error {
+	op := ws.OpText
+	if m.binary {
+		op = ws.OpBinary
+	}
+	if len(parts) == 0 {
+		parts = [][]byte{m.data}
+	}
+	if l.deflate {
+		// What is cut into frames is the compressed message.
+		data, err := wsflate.DefaultHelper.Compress(m.data)
+		if err != nil {
+			return err
+		}
+		step := len(data)/len(parts) + 1
+		parts = slices.Collect(slices.Chunk(data, step))
+	}
+	frames := make([]ws.Frame, len(parts))
+	for i, p := range parts {
+		frames[i] = ws.NewFrame(op, i == len(parts)-1, p)
+		frames[i].Header.Rsv = ws.Rsv(l.deflate && i == 0, false, false)
+		op = ws.OpContinuation
+	}
+	return l.write(frames...)
+}
+
+func (l *gobwasLink) ping(payload []byte) error { return l.write(ws.NewPingFrame(payload)) }
+
+func (l *gobwasLink) close(code int, reason string) error {
+	return l.write(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusCode(code), reason)))
+}
+
+func (l *gobwasLink) write(frames ...ws.Frame) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range frames {
+		if l.state.ClientSide() {
+			f = ws.MaskFrame(f)
+		}
+		if err := ws.WriteFrame(l.conn, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
