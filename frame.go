@@ -58,7 +58,7 @@ const (
 type header struct {
 	first  byte // FIN, RSV1-3 and the opcode, as on the wire
 	size   int  // bytes of the header itself; 0 while it is incomplete
-	key    [4]byte
+	key    uint32 // the masking key, as on the wire read in little-endian order
 	length uint64 // bytes of payload that follow
 }
 
@@ -122,7 +122,7 @@ func (s *scanner) next(p []byte) (h header, err error) {
 		if len(p) < size+4 {
 			return h, nil
 		}
-		h.key = [4]byte(p[size:])
+		h.key = binary.LittleEndian.Uint32(p[size:])
 		size += 4
 	}
 	h.size = size
@@ -189,9 +189,9 @@ func sendableCloseCode(c websocket.StatusCode) bool {
 
 // unmask copies the masked bytes of src to dst in the clear. It is for the
 // few bytes of a control frame; payloads are never unmasked.
-func unmask(dst, src []byte, key [4]byte) {
+func unmask(dst, src []byte, key uint32) {
 	for i, b := range src {
-		dst[i] = b ^ key[i&3]
+		dst[i] = b ^ byte(key>>(i&3*8))
 	}
 }
 

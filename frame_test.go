@@ -153,7 +153,7 @@ func TestCloseCode(t *testing.T) {
 
 // What we build, we can read.
 func TestAppendControl(t *testing.T) {
-	keys := make(map[[4]byte]bool)
+	keys := make(map[uint32]bool)
 	for i := range 1000 {
 		body := strings.Repeat("x", i%(maxControlPayload+1))
 		b := appendControl(nil, opPing, true, []byte(body))
