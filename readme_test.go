@@ -55,10 +55,10 @@ func TestREADME(t *testing.T) {
 
 // fragment makes a program of statements. What they declare may go unused.
 func fragment(statements string) string {
-	uses := ""
+	var uses strings.Builder
 	for _, name := range []string{"proxy", "err"} {
 		if regexp.MustCompile(`(?m)^[^\n/]*\b` + name + `\b[^\n]*:=`).MatchString(statements) {
-			uses += "_ = " + name + "\n"
+			uses.WriteString("_ = " + name + "\n")
 		}
 	}
 	proxy := ""
@@ -72,5 +72,5 @@ func fragment(statements string) string {
 	return "package main\nimport (\n" + imports + ")\n" +
 		"var _ = []any{context.Background, errors.Join, log.Fatal, http.NewServeMux, httputil.NewSingleHostReverseProxy, netip.ParseAddr, time.Now, wsproxy.New}\n" +
 		"func main() {\nmux, server := http.NewServeMux(), new(http.Server)\n_, _ = mux, server\n" +
-		proxy + statements + uses + "}\n"
+		proxy + statements + uses.String() + "}\n"
 }
