@@ -67,19 +67,25 @@ type rig struct {
 // test, by way of rig.upstream.
 func newRig(t *testing.T, k kind, options ...wsproxy.Option) *rig {
 	t.Helper()
-	r := &rig{t: t, kind: k, logs: new(logs), returned: make(chan struct{}, 100)}
-	r.front, r.back = listen(t, k), listen(t, k)
 	target := "http://upstream.test"
 	if k == tlsTCP {
 		target = "https://upstream.test"
 	}
+	return newRigTo(t, k, target, append([]wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, options...)...)
+}
+
+// newRigTo is newRig with another target, and without the default that every
+// origin may come in.
+func newRigTo(t *testing.T, k kind, target string, options ...wsproxy.Option) *rig {
+	t.Helper()
+	r := &rig{t: t, kind: k, logs: new(logs), returned: make(chan struct{}, 100)}
+	r.front, r.back = listen(t, k), listen(t, k)
 	options = append([]wsproxy.Option{
 		wsproxy.WithLogger(slog.New(r.logs)),
 		wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialListener(ctx, r.back)
 		}),
 		wsproxy.WithTLSConfig(&tls.Config{RootCAs: testCA().pool}),
-		wsproxy.WithInsecureAnyOrigin(),
 	}, options...)
 	p, err := wsproxy.New(target, options...)
 	if err != nil {
