@@ -19,6 +19,7 @@ func (coder) dial(ctx context.Context, o offer) (*conn, error) {
 	in := newInbox()
 	options := &websocket.DialOptions{
 		HTTPClient:     &http.Client{Transport: &http.Transport{TLSClientConfig: o.tlsConfig()}},
+		HTTPHeader:     http.Header{"Origin": {o.origin}},
 		Subprotocols:   subprotocols,
 		OnPingReceived: coderPing(in),
 		OnPongReceived: coderPong(in),

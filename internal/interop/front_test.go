@@ -15,6 +15,7 @@ import (
 // A front is a proxy on a port of its own, and what it has logged.
 type front struct {
 	url      string // ws or wss
+	origin   string // of its own pages
 	root     *x509.Certificate
 	sessions *sessionLog
 }
@@ -48,6 +49,7 @@ func newFront(t *testing.T, upstream string, secure bool, options ...wsproxy.Opt
 	})
 	return &front{
 		url:      "ws" + strings.TrimPrefix(server.URL, "http"),
+		origin:   server.URL,
 		root:     server.Certificate(),
 		sessions: log,
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -25,7 +26,11 @@ func (gobwas) name() string   { return "gobwas" }
 func (gobwas) traits() traits { return traits{fragments: true, pingPayload: true} }
 
 func (gobwas) dial(ctx context.Context, o offer) (*conn, error) {
-	d := ws.Dialer{Protocols: subprotocols, TLSConfig: o.tlsConfig()}
+	d := ws.Dialer{
+		Header:    ws.HandshakeHeaderHTTP{"Origin": {o.origin}},
+		Protocols: subprotocols,
+		TLSConfig: o.tlsConfig(),
+	}
 	if o.deflate {
 		d.Extensions = []httphead.Option{wsflate.DefaultParameters.Option()}
 	}
@@ -33,16 +38,16 @@ func (gobwas) dial(ctx context.Context, o offer) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	agreed := ""
+	var agreed []string
 	for _, e := range hs.Extensions {
-		agreed += string(e.Name)
+		agreed = append(agreed, string(e.Name))
 	}
 	var source io.Reader = c
 	if early != nil {
 		source = early
 	}
-	l := newGobwasLink(c, source, ws.StateClientSide, agreed != "")
-	return &conn{l, l.in, hs.Protocol, agreed}, nil
+	l := newGobwasLink(c, source, ws.StateClientSide, len(agreed) > 0)
+	return &conn{l, l.in, hs.Protocol, strings.Join(agreed, ", ")}, nil
 }
 
 func (gobwas) listen(t *testing.T, arrived func(string, *conn)) string {

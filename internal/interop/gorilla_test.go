@@ -27,7 +27,7 @@ func (gorilla) dial(ctx context.Context, o offer) (*conn, error) {
 		EnableCompression: o.deflate,
 		WriteBufferSize:   gorillaBuffer,
 	}
-	c, resp, err := d.DialContext(ctx, o.url, nil)
+	c, resp, err := d.DialContext(ctx, o.url, http.Header{"Origin": {o.origin}})
 	if err != nil {
 		return nil, err
 	}

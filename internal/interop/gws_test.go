@@ -20,9 +20,12 @@ func (gwsPeer) traits() traits { return traits{pingPayload: true} }
 
 func (gwsPeer) dial(_ context.Context, o offer) (*conn, error) {
 	c, resp, err := gws.NewClient(gwsEvents{}, &gws.ClientOption{
-		Addr:              o.url,
-		TlsConfig:         o.tlsConfig(),
-		RequestHeader:     http.Header{"Sec-Websocket-Protocol": {strings.Join(subprotocols, ", ")}},
+		Addr:      o.url,
+		TlsConfig: o.tlsConfig(),
+		RequestHeader: http.Header{
+			"Origin":                 {o.origin},
+			"Sec-Websocket-Protocol": {strings.Join(subprotocols, ", ")},
+		},
 		CheckUtf8Enabled:  true,
 		PermessageDeflate: gwsDeflate(o.deflate),
 	})

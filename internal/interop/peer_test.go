@@ -43,6 +43,7 @@ type traits struct {
 // An offer is what a client asks for.
 type offer struct {
 	url     string            // ws or wss
+	origin  string            // of the page that a browser would send it for
 	deflate bool              // offer permessage-deflate
 	root    *x509.Certificate // wss: whom to trust
 }

@@ -43,6 +43,7 @@ type command struct {
 	Conn string `json:"conn,omitempty"`
 
 	URL          string   `json:"url,omitempty"`
+	Origin       string   `json:"origin,omitempty"`
 	Subprotocols []string `json:"subprotocols,omitempty"`
 	Deflate      bool     `json:"deflate,omitempty"`
 	Root         string   `json:"root,omitempty"` // in PEM
@@ -162,8 +163,10 @@ func (p *process) take(r report, ready chan<- string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r.ID != 0 {
-		p.replies[r.ID] <- r
-		delete(p.replies, r.ID)
+		if reply := p.replies[r.ID]; reply != nil {
+			reply <- r
+			delete(p.replies, r.ID)
+		}
 		return
 	}
 	if r.Event == "ready" {
@@ -240,7 +243,7 @@ func (p *process) dial(ctx context.Context, o offer) (*conn, error) {
 	id := "c" + strconv.Itoa(p.last)
 	in := p.inboxLocked(id)
 	p.mu.Unlock()
-	c := command{Op: "dial", Conn: id, URL: o.url, Subprotocols: subprotocols, Deflate: o.deflate}
+	c := command{Op: "dial", Conn: id, URL: o.url, Origin: o.origin, Subprotocols: subprotocols, Deflate: o.deflate}
 	if o.root != nil {
 		c.Root = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: o.root.Raw}))
 	}

@@ -32,8 +32,8 @@ function watch(conn, ws) {
 }
 
 const commands = {
-  dial({ conn, url, subprotocols, deflate, root }, reply) {
-    const ws = new WebSocket(url, subprotocols, { perMessageDeflate: Boolean(deflate), ca: root });
+  dial({ conn, url, origin, subprotocols, deflate, root }, reply) {
+    const ws = new WebSocket(url, subprotocols, { origin, perMessageDeflate: Boolean(deflate), ca: root });
     let failed = (err) => reply({ error: err.message });
     watch(conn, ws);
     ws.on('error', (err) => failed(err));

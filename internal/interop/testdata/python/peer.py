@@ -85,9 +85,10 @@ async def accept(ws):
 COMMON = {"max_size": None, "ping_interval": None}
 
 
-async def dial(conn, url, subprotocols, deflate=False, root=None):
+async def dial(conn, url, origin, subprotocols, deflate=False, root=None):
     ws = await connect(
         url,
+        origin=origin,
         subprotocols=subprotocols,
         compression="deflate" if deflate else None,
         ssl=ssl.create_default_context(cadata=root) if root else None,
