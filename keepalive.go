@@ -20,6 +20,7 @@ type life struct {
 	heard   time.Duration // when bytes last came from it
 	pinged  time.Duration // when our last Ping went out; before heard: answered
 	writing time.Duration // when the write under way last made progress; negative: none is
+	unread  bool          // its reader waits for the leg across to take bytes
 }
 
 // A need is what a leg needs now.
@@ -29,6 +30,7 @@ const (
 	needNothing need = iota
 	needPing
 	needMoreTime // an unanswered Ping waits behind bytes that still move: count anew
+	needHearing  // nobody is reading it: its silence proves nothing, count it as heard
 	needEndSilent
 	needEndStuck
 )
@@ -48,6 +50,9 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	}
 	if p.ping == 0 {
 		return needNothing, again
+	}
+	if l.unread {
+		return needHearing, min(again, now+p.ping)
 	}
 	if l.pinged > l.heard { // a Ping is unanswered
 		if now-l.pinged < p.pong {

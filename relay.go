@@ -182,7 +182,7 @@ var (
 	causeIdle      = &cause{name: "idle", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
 	causeDrained   = &cause{name: "drained", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
 	causeCancelled = &cause{name: "cancelled", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
-	causePanic     = &cause{name: "panic", by: neither}
+	causePanic     = &cause{name: "panic", by: neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}}
 	causeCut       = &cause{name: "cut", by: neither}
 )
 

@@ -31,12 +31,12 @@ type session struct {
 	pumps        [2]pump // by the side they read from
 
 	mu       sync.Mutex
-	ending   ending        // guarded by mu
-	deadline time.Duration // guarded by mu; when all is cut, 0 before the end begins
-	suspect  Side          // guarded by mu; who is blamed if the deadline finds no cause
-	timer    *time.Timer   // guarded by mu
-	finished bool          // guarded by mu
-	ticks    sync.WaitGroup
+	ending   ending         // guarded by mu
+	deadline time.Duration  // guarded by mu; when all is cut, 0 before the end begins
+	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
+	timer    *time.Timer    // guarded by mu
+	finished bool           // guarded by mu
+	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 }
 
 // A leg is one side's connection, and what is needed to write whole frames
@@ -120,9 +120,9 @@ func (s *session) run() {
 	s.finished = true
 	s.timer.Stop()
 	s.mu.Unlock()
-	s.ticks.Wait()
 	s.legs[Client].close()
 	s.legs[Upstream].close()
+	s.helpers.Wait() // after the closing: one may be stuck in writing
 }
 
 // now is the time that the session's clocks show: monotonic, from 0.
@@ -156,7 +156,9 @@ func (p *pump) run() {
 // making) into the end of this one session.
 func (s *session) guard() {
 	if v := recover(); v != nil {
-		s.cut(causePanic, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+		s.mu.Lock()
+		s.ending.begin(causePanic, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+		s.sever()
 	}
 }
 
@@ -246,7 +248,12 @@ func (p *pump) forward(b []byte, edge int, closes bool, now time.Duration) {
 	}
 	to := p.to
 	if !p.owns {
-		to.lock <- struct{}{}
+		select {
+		case to.lock <- struct{}{}:
+		default: // an injected frame is being written
+			to.lock <- struct{}{}
+			now = p.s.now()
+		}
 		p.owns = true
 	}
 	if to.pending.Load() != 0 && edge >= 0 && edge < len(b) {
@@ -314,18 +321,19 @@ func (s *session) settle() {
 	}
 }
 
-// stop ends the session for a cause that lies with the proxy.
+// stop ends the session for a cause that lies with the proxy. It doesn't wait
+// for the Close frames to be written: a peer that takes no byte would hold up
+// the other one, or all sessions of a Shutdown.
 func (s *session) stop(c *cause, err error) {
 	s.mu.Lock()
-	if !s.ending.begin(c, err) {
-		s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.finished || !s.ending.begin(c, err) {
 		return
 	}
-	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
 	s.hasten(neither)
-	s.mu.Unlock()
 	for side := range s.legs {
-		s.legs[side].inject(uint32(tell[side]))
+		l, code := &s.legs[side], s.ending.tell(Side(side))
+		s.helpers.Go(func() { l.inject(uint32(code)) })
 	}
 }
 
@@ -349,20 +357,21 @@ func (s *session) firstTick() time.Duration {
 // arms the timer for when something may next be. It runs in a goroutine of
 // its own, and arms the timer first: a write that blocks holds up nothing.
 func (s *session) tick() {
-	defer s.guard()
 	s.mu.Lock()
 	if s.finished {
 		s.mu.Unlock()
 		return
 	}
-	s.ticks.Add(1)
-	defer s.ticks.Done()
+	s.helpers.Add(1)
+	defer s.helpers.Done()
+	defer s.guard()
 	now := s.now()
 	if s.deadline != 0 {
 		s.expire(now)
 		return
 	}
-	data := max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load())
+	data := max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load(),
+		s.legs[Client].writing.Load(), s.legs[Upstream].writing.Load())
 	idle, again := s.policy.checkIdle(now, time.Duration(data))
 	var needs [2]need
 	for side := range s.legs {
@@ -372,6 +381,7 @@ func (s *session) tick() {
 			heard:   time.Duration(l.heard.Load()),
 			pinged:  time.Duration(l.pinged.Load()),
 			writing: time.Duration(l.writing.Load()),
+			unread:  s.legs[side^1].writing.Load() >= 0,
 		})
 		again = min(again, at)
 	}
@@ -389,6 +399,8 @@ func (s *session) tick() {
 			l.inject(pingPending)
 		case needMoreTime:
 			l.pinged.Store(int64(now))
+		case needHearing:
+			l.heard.Store(int64(now))
 		case needEndSilent:
 			s.lose(l, errSilent)
 		case needEndStuck:
@@ -412,9 +424,8 @@ func (s *session) lose(l *leg, err error) {
 	l.abort()
 }
 
-// expire cuts a session whose end has taken too long. A side that has not
-// been told anything yet is told now, if that is possible without waiting.
-// s.mu is held, and released.
+// expire severs a session whose end has taken too long. s.mu is held, and
+// released.
 func (s *session) expire(now time.Duration) {
 	if now < s.deadline {
 		s.timer.Reset(s.deadline - now)
@@ -424,6 +435,12 @@ func (s *session) expire(now time.Duration) {
 	if s.suspect != neither {
 		s.ending.begin(causeLost[s.suspect], errLate)
 	}
+	s.sever()
+}
+
+// sever closes both connections, each with a last Close frame if one is still
+// owed and can be written without waiting. s.mu is held, and released.
+func (s *session) sever() {
 	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
 	s.mu.Unlock()
 	for side := range s.legs {
@@ -491,9 +508,17 @@ func (l *leg) flush() {
 		default:
 			return // its holder will write them
 		}
-		l.writePending()
-		<-l.lock
+		l.writeAlone()
 	}
+}
+
+// writeAlone writes the frames that wait for a boundary, outside of a pump.
+// lock is held, and released. It may run in anyone's goroutine: a panic of
+// the connection's must neither reach that one nor keep the lock.
+func (l *leg) writeAlone() {
+	defer l.s.guard()
+	defer func() { <-l.lock }()
+	l.writePending()
 }
 
 // writePending writes the frames that wait for a boundary. lock is held.

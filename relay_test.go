@@ -1,0 +1,524 @@
+package wsproxy_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// A way is a test's view of a session from the side that something is wrong
+// with: from has it, to is the side across.
+type way struct {
+	name      string
+	toldBad   int // the code for breaking the protocol
+	toldOther int // the code across, for that and for being lost
+}
+
+var ways = []way{{"client", 1002, 1001}, {"upstream", 1002, 1011}}
+
+func (w way) masked() bool { return w.name == "client" }
+
+func (w way) open(r *rig, requestLines, answerLines string) (from, to *wire) {
+	r.t.Helper()
+	from, to = r.open(requestLines, answerLines)
+	if w.name == "upstream" {
+		from, to = to, from
+	}
+	return from, to
+}
+
+// eachWay runs a test over every kind with either side as the one that
+// something is wrong with.
+func eachWay(t *testing.T, f func(t *testing.T, k kind, w way)) {
+	eachKind(t, func(t *testing.T, k kind) {
+		for _, w := range ways {
+			t.Run(w.name, func(t *testing.T) { f(t, k, w) })
+		}
+	})
+}
+
+// A11, C22: frames that come behind a handshake, from either side, arrive
+// after the 101, in order, all of them.
+func TestEarlyFrames(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		for name, stream := range map[string][]string{
+			"one frame":      {"early"},
+			"several frames": {"one", "", strings.Repeat("x", 300), "last"},
+		} {
+			var sent [2]string // as the client, the upstream sends them
+			for _, s := range stream {
+				sent[0] += rawFrame(text, true, s)
+				sent[1] += rawFrame(text, false, s)
+			}
+			// How much comes in the handshake's own write: all, a header cut
+			// short, a payload cut short.
+			for _, cut := range []int{len(sent[1]), 1, len(sent[1]) - 1} {
+				t.Run(fmt.Sprint(name, " cut at ", cut), func(t *testing.T) {
+					r := newRig(t, k)
+					client := r.client()
+					client.send(handshakeRequest("/", "") + sent[0][:cut])
+					upstream := r.upstream()
+					req := upstream.readRequest()
+					// Not before the 101: the request is all that has come.
+					if n := upstream.br.Buffered(); n > 0 {
+						t.Fatalf("%d bytes went to the upstream before its answer", n)
+					}
+					upstream.send(goodAnswer(req, "") + sent[1][:cut])
+					if got := client.readResponse().StatusCode; got != 101 {
+						t.Fatalf("answered %d, want 101", got)
+					}
+					client.send(sent[0][cut:])
+					upstream.send(sent[1][cut:])
+					for _, s := range stream {
+						upstream.want(text, s)
+						client.want(text, s)
+					}
+					client.sendClose(1000, "")
+					upstream.wantClose(1000)
+				})
+			}
+		}
+	})
+}
+
+// A breach is frames that break RFC 6455, and the good ones that it takes to
+// get there.
+type breach struct{ good, bad string }
+
+// breaches are what a side can do wrong, by the case's number and a name.
+func breaches(masked bool) map[string]breach {
+	f := func(first byte, payload string) string { return rawFrame(first, masked, payload) }
+	head := func(first, length byte, more ...byte) string {
+		if masked {
+			length |= 0x80
+		}
+		return string([]byte{first, length}) + string(more) + "KEY!payload"
+	}
+	b := map[string]breach{
+		"A45: top bit of a 64-bit length": {bad: head(data, 127, 0x80, 0, 0, 0, 0, 0, 0, 1)},
+		"A45: all bits of a length":       {bad: head(data, 127, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF)},
+		"A47: 125 in 16 bits":             {bad: head(data, 126, 0, 125)},
+		"A47: 0 in 64 bits":               {bad: head(data, 127, 0, 0, 0, 0, 0, 0, 0, 0)},
+		"A47: 65535 in 64 bits":           {bad: head(data, 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF)},
+		"A48: wrong masking":              {bad: rawFrame(text, !masked, "x")},
+		"A50: stray continuation":         {bad: f(0x80, "x")},
+		"A50: stray unfinished one":       {bad: f(0x00, "x")},
+		"A50: continuation after the end": {f(0x01, "x") + f(0x80, "y"), f(0x80, "z")},
+		"A50: text in a message":          {f(0x01, "x"), f(text, "y")},
+		"A50: fragment in a message":      {f(0x02, "x") + f(ping, "p"), f(0x02, "y")},
+		"A54: ping of 126 bytes":          {bad: f(ping, strings.Repeat("x", 126))},
+		"A54: pong of 64 KiB":             {bad: f(pong, strings.Repeat("x", 1<<16))[:20]},
+		"A50: close of 126 bytes":         {bad: f(closing, closeBody(1000, strings.Repeat("x", 124)))},
+		"A52: close of one byte":          {bad: f(closing, "\x03")},
+		"A52: reason not UTF-8":           {bad: f(closing, closeBody(1000, "ok\xC3\x28"))},
+		"A52: reason cut in a character":  {bad: f(closing, closeBody(1000, "\xE2\x82"))},
+	}
+	for _, rsv := range []byte{0x40, 0x20, 0x10, 0x70} {
+		for name, first := range map[string]byte{"data": text, "fragment": 0x01, "ping": ping, "close": closing} {
+			b[fmt.Sprintf("A50: RSV %#x on %s", rsv, name)] = breach{bad: f(first|rsv, "\x03\xE8")}
+		}
+	}
+	for _, op := range []byte{3, 4, 5, 6, 7, 11, 12, 13, 14, 15} {
+		b[fmt.Sprintf("A50: opcode %#x", op)] = breach{bad: f(0x80|op, "x")}
+	}
+	for name, first := range map[string]byte{"ping": 0x09, "pong": 0x0A, "close": 0x08} {
+		b["A50: fragmented "+name] = breach{bad: f(first, "")}
+	}
+	for _, code := range []int{999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535} {
+		b[fmt.Sprint("A52: code ", code)] = breach{bad: f(closing, closeBody(code, "no"))}
+	}
+	b["A52: code 0"] = breach{bad: f(closing, "\x00\x00")}
+	return b
+}
+
+// A45, A47, A48, A50, A52, A54: whoever breaks the protocol gets Close 1002,
+// and the other side the code that is for that. What came before goes on,
+// nothing after does. What the other side still has to say arrives before the
+// Close. It makes no difference how the bytes are cut.
+func TestBreaches(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r, n := newRig(t, k), 0
+		for name, b := range breaches(w.masked()) {
+			for _, bytewise := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s bytewise=%v", name, bytewise), func(t *testing.T) {
+					r.t = t
+					from, to := w.open(r, "", "")
+					wantBreach(r, n, w, from, to, b, bytewise)
+					n++
+				})
+			}
+		}
+	})
+}
+
+// A51: with permessage-deflate, RSV1 may be set on a message's first frame,
+// and on no other. The other bits stay forbidden.
+func TestBreachesWithDeflate(t *testing.T) {
+	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		f := func(first byte, payload string) string { return rawFrame(first, w.masked(), payload) }
+		r, n := newRig(t, k), 0
+		for name, b := range map[string]breach{
+			"continuation":       {f(0x41, "x"), f(0xC0, "y")},
+			"middle":             {f(0x42, "x"), f(0x40, "y")},
+			"ping":               {f(0xC1, "x"), f(0xC9, "y")},
+			"ping in a message":  {f(0x41, "x"), f(0xC9, "y")},
+			"close":              {f(0xC2, ""), f(0xC8, closeBody(1000, ""))},
+			"RSV2":               {f(0xC2, "x"), f(0xA2, "y")},
+			"RSV1 and RSV3":      {f(0xC2, "x"), f(0xD2, "y")},
+			"uncompressed, then": {f(text, "x"), f(0xCA, "y")},
+		} {
+			t.Run(name, func(t *testing.T) {
+				r.t = t
+				from, to := w.open(r, deflate, deflate)
+				wantBreach(r, n, w, from, to, b, false)
+				n++
+			})
+		}
+	})
+}
+
+// wantBreach has from send good frames, the bad one and more, and wants the
+// rig's n-th session to end as it should.
+func wantBreach(r *rig, n int, w way, from, to *wire, b breach, bytewise bool) {
+	r.t.Helper()
+	good := from.frame(text, "before") + b.good
+	stream := good + b.bad + from.frame(text, "after")
+	if bytewise {
+		for i := range len(stream) {
+			from.send(stream[i : i+1])
+		}
+	} else {
+		from.send(stream)
+	}
+	to.wantBytes(good)
+	to.sendText("last words")
+	to.wantClose(w.toldOther)
+	to.sendClose(w.toldOther, "")
+	from.want(text, "last words")
+	from.wantClose(w.toldBad)
+	from.wantEnd()
+	from.Close()
+	to.Close()
+	m := r.wantRecord(n, w.name, "protocol error")
+	if got := m["from_"+w.name+".bytes"]; got != uint64(len(good)) {
+		r.t.Errorf("counted %v bytes from the %s, want %d", got, w.name, len(good))
+	}
+}
+
+// wantBytes reads as many bytes as s has, and compares.
+func (w *wire) wantBytes(s string) {
+	w.t.Helper()
+	b := make([]byte, len(s))
+	n, err := io.ReadFull(w.br, b)
+	if string(b) == s {
+		return
+	}
+	at := 0
+	for at < n && b[at] == s[at] {
+		at++
+	}
+	w.t.Fatalf("%s: got %d of %d bytes, %v; they differ at %d: %.20x, want %.20x", w.who(), n, len(s), err, at, b[at:n], s[at:])
+}
+
+// wantRecord is wantEnded for the n-th session.
+func (r *rig) wantRecord(n int, by, reason string) map[string]any {
+	r.t.Helper()
+	m := r.logs.wait(r.t, n)
+	if m["msg"] != "wsproxy: session ended" || m["by"] != by || m["reason"] != reason {
+		r.t.Fatalf("logged %v, want a session ended by %q for %q", m, by, reason)
+	}
+	return m
+}
+
+// A46: a frame of the greatest legal length passes as it comes, in little
+// memory. It is cut short: no Close frame fits into it, the connection across
+// just ends.
+func TestEndlessFrame(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		h := []byte{data, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}
+		if w.masked() {
+			h = append(h, "KEY!"...)
+			h[1] |= 0x80
+		}
+		from.send(string(h))
+		to.wantBytes(string(h))
+		piece := make([]byte, 32<<10)
+		pass := func(n int) {
+			for range n {
+				sent := make(chan error, 1)
+				go func() {
+					_, err := from.Write(piece)
+					sent <- err
+				}()
+				_, err := io.CopyN(io.Discard, to.br, int64(len(piece)))
+				if err := errors.Join(err, <-sent); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		heap := func() int64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		pass(10)
+		before := heap()
+		pass(200) // 6 MB
+		if grown := heap() - before; grown > 300<<10 {
+			t.Errorf("the heap grew by %d KiB", grown>>10)
+		}
+		from.Close()
+		to.wantEnd()
+		to.Close()
+		r.wantEnded(w.name, "lost")
+	})
+}
+
+// A52, C15, F23: a Close frame that may be sent passes as it is, either way,
+// and so does the answer.
+func TestClosePasses(t *testing.T) {
+	bodies := []string{"", closeBody(1000, strings.Repeat("r", 123)), closeBody(1001, "grüße"), closeBody(4401, "token expired")}
+	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999} {
+		bodies = append(bodies, closeBody(code, ""))
+	}
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		for n, body := range bodies {
+			from, to := w.open(r, "", "")
+			from.send(from.frame(closing, body))
+			to.want(closing, body)
+			to.sendText("still here")
+			to.send(to.frame(closing, closeBody(1000, "and this is mine")))
+			from.want(text, "still here")
+			from.want(closing, closeBody(1000, "and this is mine"))
+			// RFC 6455, 7.1.1: the proxy closes the client's connection first,
+			// and waits for the upstream to close the other.
+			if w.masked() {
+				from.wantEnd()
+				to.Close()
+			} else {
+				to.wantEnd()
+				from.Close()
+			}
+			m := r.wantRecord(n, w.name, "closed")
+			want := int64(1005)
+			if body != "" {
+				want = int64(body[0])<<8 | int64(body[1])
+			}
+			if m["code"] != want {
+				t.Errorf("logged code %v, want %d", m["code"], want)
+			}
+		}
+	})
+}
+
+// Closes that cross: each side gets the other's.
+func TestCloseCrossing(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		from.sendClose(4001, "from")
+		to.sendClose(4002, "to")
+		to.want(closing, closeBody(4001, "from"))
+		from.want(closing, closeBody(4002, "to"))
+		from.Close()
+		to.Close()
+		if m := r.logs.wait(t, 0); m["reason"] != "closed" || m["error"] != nil {
+			t.Errorf("logged %v", m)
+		}
+	})
+}
+
+// A59: nothing that comes behind a Close frame goes on, in the same write or
+// later; not even another Close.
+func TestDataAfterClose(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		from.send(from.frame(closing, closeBody(4000, "")) + from.frame(text, "no"))
+		from.sendText("neither")
+		from.sendClose(4001, "nor this")
+		from.send("\xFF\xFF\xFF garbage")
+		to.wantClose(4000)
+		to.sendClose(4000, "")
+		from.wantClose(4000)
+		from.Close()
+		if w.masked() {
+			to.Close()
+		}
+		to.wantEnd()
+		m := r.wantEnded(w.name, "closed")
+		if got := m["from_"+w.name+".frames"]; got != uint64(1) {
+			t.Errorf("counted %v frames, want the Close only", got)
+		}
+	})
+}
+
+// One that sends a Close and at once closes its socket, with our bytes
+// unread: its last words still go to the other side, though writing to it
+// fails.
+func TestCloseOfOneThatIsGone(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		to.sendText("unread")
+		from.want(text, "unread") // what follows finds a closed socket
+		from.sendText("goodbye")
+		from.sendClose(4401, "token expired")
+		from.Close()
+		for range 20 {
+			if _, err := io.WriteString(to, to.frame(text, strings.Repeat("x", 1000))); err != nil {
+				break
+			}
+		}
+		to.want(text, "goodbye")
+		to.want(closing, closeBody(4401, "token expired"))
+		to.Close()
+		r.wantEnded(w.name, "closed")
+	})
+}
+
+// F21, F22, F24, F25, C25: a side that goes without a Close frame. The other
+// one is told so, if a frame boundary lets it; what the lost one had sent in
+// full arrives before.
+func TestLost(t *testing.T) {
+	tests := []struct {
+		name string
+		tail func(w *wire) string // how its stream ends
+		mid  bool                 // that is in the middle of what went on
+	}{
+		{"at a boundary", func(*wire) string { return "" }, false},
+		{"in a header", func(w *wire) string { return w.frame(data, strings.Repeat("x", 300))[:3] }, false},
+		{"in a Close", func(w *wire) string { return w.frame(closing, closeBody(1000, "x"))[:4] }, false},
+		{"in a payload", func(w *wire) string { return w.frame(data, "12345678")[:9] }, true},
+		{"in a long payload", func(w *wire) string { return w.frame(data, strings.Repeat("x", 100_000))[:50_000] }, true},
+		{"in a message", func(w *wire) string { return w.frame(0x01, "fragment") }, false},
+	}
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		for _, test := range tests {
+			for _, reset := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s reset=%v", test.name, reset), func(t *testing.T) {
+					r := newRig(t, k)
+					from, to := w.open(r, "", "")
+					sent := from.frame(text, "hello") + test.tail(from)
+					passed := sent
+					if !test.mid && test.name != "in a message" {
+						passed = from.frame(text, "hello")
+					}
+					if !reset {
+						from.send(sent)
+						from.closeWrite()
+						to.wantBytes(passed)
+					} else {
+						// A reset may overtake what was sent before it.
+						from.send(sent)
+						to.wantBytes(passed)
+						from.reset()
+					}
+					if !test.mid {
+						to.wantClose(w.toldOther)
+						to.sendClose(w.toldOther, "")
+						if w.masked() { // an upstream is to close first
+							to.Close()
+						}
+					}
+					to.wantEnd()
+					if !reset {
+						from.wantEnd()
+					}
+					r.wantEnded(w.name, "lost")
+					<-r.returned
+				})
+			}
+		}
+	})
+}
+
+// F29: a side that has sent a FIN still gets what the other one sends until
+// that one has answered the Close.
+func TestHalfClose(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		from.sendText("over to you")
+		from.closeWrite()
+		to.want(text, "over to you")
+		to.wantClose(w.toldOther)
+		big := strings.Repeat("bye", 100_000)
+		to.sendLater(to.frame(text, big) + to.frame(closing, closeBody(w.toldOther, "")))
+		from.want(text, big)
+		from.wantEnd()
+		to.Close()
+		r.wantEnded(w.name, "lost")
+	})
+}
+
+// F35: Pings and Pongs between the applications pass as they are, and so do
+// Pongs that look like answers to the proxy's own Pings but aren't.
+func TestForeignPingsPass(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		for _, f := range []frame{
+			{ping, ""}, {ping, "app"}, {ping, strings.Repeat("p", 125)}, {ping, "twelve bytes"},
+			{pong, ""}, {pong, "app"}, {pong, strings.Repeat("p", 125)}, {pong, "twelve bytes"},
+		} {
+			from.send(from.frame(f.first, f.payload))
+			to.want(f.first, f.payload)
+		}
+	})
+}
+
+// C23, C24, and the way through splice(2): payloads of all sizes, around
+// those where the relay does something else, arrive as they were sent, in one
+// frame or many, small ones between big ones.
+func TestPayloadSizes(t *testing.T) {
+	sizes := []int{0, 1, 125, 126, 127, 511, 512, 513, 48_000}
+	for _, base := range []int{16 << 10, 32 << 10, 64 << 10, 1 << 20} {
+		for d := -16; d <= 16; d += 4 {
+			sizes = append(sizes, base+d)
+		}
+	}
+	for range 20 {
+		sizes = append(sizes, rand.IntN(100_000))
+	}
+	sizes = append(sizes, 5_000_000, 16<<20, 5)
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		random := rand.NewChaCha8([32]byte{byte(len(sizes))})
+		var stream bytes.Buffer
+		for i, n := range sizes {
+			payload := make([]byte, n)
+			random.Read(payload)
+			if i%3 == 0 { // in two fragments, a Ping between
+				stream.WriteString(from.frame(0x02, string(payload[:n/2])))
+				stream.WriteString(from.frame(ping, "between"))
+				stream.WriteString(from.frame(0x80, string(payload[n/2:])))
+			} else {
+				stream.WriteString(from.frame(data, string(payload)))
+			}
+		}
+		from.sendLater(stream.String())
+		to.wantBytes(stream.String())
+		from.sendClose(1000, "")
+		to.wantClose(1000)
+		to.sendClose(1000, "")
+		from.wantClose(1000)
+		from.Close()
+		to.Close()
+		m := r.wantEnded(w.name, "closed")
+		if got, want := m["from_"+w.name+".messages"], uint64(len(sizes)); got != want {
+			t.Errorf("counted %v messages, want %d", got, want)
+		}
+	})
+}
