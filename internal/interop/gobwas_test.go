@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"io"
@@ -67,6 +68,15 @@ func (gobwas) listen(t *testing.T, arrived func(string, *conn)) string {
 	}, arrived)
 }
 
+// gobwasDeflate compresses for speed, as the other libraries do.
+var gobwasDeflate = wsflate.Helper{
+	Compressor: func(w io.Writer) wsflate.Compressor {
+		c, _ := flate.NewWriter(w, flate.BestSpeed) // errs on a bad level only
+		return c
+	},
+	Decompressor: func(r io.Reader) wsflate.Decompressor { return flate.NewReader(r) },
+}
+
 type gobwasLink struct {
 	conn    net.Conn
 	state   ws.State
@@ -120,7 +130,7 @@ func (l *gobwasLink) readMessages(source io.Reader) error {
 			return err
 		}
 		if compression.IsCompressed() {
-			if data, err = wsflate.DefaultHelper.Decompress(data); err != nil {
+			if data, err = gobwasDeflate.Decompress(data); err != nil {
 				return err
 			}
 		}
@@ -158,7 +168,7 @@ func (l *gobwasLink) send(m message, parts ...[]byte) error {
 	}
 	if l.deflate {
 		// What is cut into frames is the compressed message.
-		data, err := wsflate.DefaultHelper.Compress(m.data)
+		data, err := gobwasDeflate.Compress(m.data)
 		if err != nil {
 			return err
 		}
