@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -18,9 +19,10 @@ import (
 )
 
 // A process is an implementation in another language: a program that does
-// what it is told, by JSON lines on its standard input, and tells what
-// happens, by JSON lines on its standard output. It ends with its standard
-// input, and so with the test, however that ends.
+// what it is told on its standard input, and tells what happens on its
+// standard output: in lines of JSON, each with its payloads behind it, as
+// they are. It ends with its standard input, and so with the test, however
+// that ends.
 type process struct {
 	label   string
 	missing string // why it can't run; "": it can
@@ -49,7 +51,8 @@ type command struct {
 	Root         string   `json:"root,omitempty"` // in PEM
 
 	Binary bool     `json:"binary,omitempty"`
-	Parts  [][]byte `json:"parts,omitempty"` // of a message; of a Ping, its payload
+	Sizes  []int    `json:"sizes,omitempty"` // of parts
+	parts  [][]byte // payloads: of a message's frames, of a Ping
 	Code   int      `json:"code,omitempty"`
 	Reason string   `json:"reason,omitempty"`
 }
@@ -66,7 +69,8 @@ type report struct {
 	Subprotocol string `json:"subprotocol"`
 	Extensions  string `json:"extensions"`
 	Binary      bool   `json:"binary"`
-	Data        []byte `json:"data"`
+	Size        int    `json:"size"` // of data
+	data        []byte // payload
 	Code        int    `json:"code"`
 	Reason      string `json:"reason"`
 	Version     string `json:"version"`
@@ -137,15 +141,11 @@ func startProcess(t *testing.T, label, program string, args ...string) *process 
 // read takes in what the process reports. It closes ready, after the version
 // that the process says it is, if it says so.
 func (p *process) read(stdout io.Reader, ready chan<- string) {
-	lines := bufio.NewReader(stdout)
+	in := bufio.NewReaderSize(stdout, 64<<10)
 	var err error
 	for err == nil {
-		var line []byte
-		if line, err = lines.ReadBytes('\n'); err != nil {
-			break
-		}
 		var r report
-		if err = json.Unmarshal(line, &r); err == nil {
+		if r, err = readReport(in); err == nil {
 			p.take(r, ready)
 		}
 	}
@@ -157,6 +157,19 @@ func (p *process) read(stdout io.Reader, ready chan<- string) {
 		delete(p.replies, id)
 	}
 	close(ready)
+}
+
+func readReport(in *bufio.Reader) (r report, err error) {
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		return r, err
+	}
+	r.data = make([]byte, r.Size)
+	_, err = io.ReadFull(in, r.data)
+	return r, err
 }
 
 func (p *process) take(r report, ready chan<- string) {
@@ -178,11 +191,11 @@ func (p *process) take(r report, ready chan<- string) {
 	case "accept":
 		p.arrived(r.Path, &conn{processLink{p, r.Conn}, in, r.Subprotocol, r.Extensions})
 	case "message":
-		in.gotMessage(r.Binary, r.Data)
+		in.gotMessage(r.Binary, r.data)
 	case "ping":
-		in.gotPing(string(r.Data))
+		in.gotPing(string(r.data))
 	case "pong":
-		in.gotPong(string(r.Data))
+		in.gotPong(string(r.data))
 	case "end":
 		in.gotEnd(r.Code, r.Reason)
 		delete(p.inboxes, r.Conn)
@@ -213,12 +226,15 @@ func (p *process) do(ctx context.Context, c command) (r report, err error) {
 	p.replies[c.ID] = reply
 	p.mu.Unlock()
 
+	for _, part := range c.parts {
+		c.Sizes = append(c.Sizes, len(part))
+	}
 	line, err := json.Marshal(c)
 	if err != nil {
 		return r, err
 	}
 	p.writing.Lock()
-	_, err = p.stdin.Write(append(line, '\n'))
+	_, err = p.stdin.Write(slices.Concat(line, []byte("\n"), bytes.Join(c.parts, nil)))
 	p.writing.Unlock()
 	if err != nil {
 		return r, err
@@ -284,11 +300,11 @@ func (l processLink) send(m message, parts ...[]byte) error {
 	if len(parts) == 0 {
 		parts = [][]byte{m.data}
 	}
-	return l.do(command{Op: "send", Binary: m.binary, Parts: parts})
+	return l.do(command{Op: "send", Binary: m.binary, parts: parts})
 }
 
 func (l processLink) ping(payload []byte) error {
-	return l.do(command{Op: "ping", Parts: [][]byte{payload}})
+	return l.do(command{Op: "ping", parts: [][]byte{payload}})
 }
 
 func (l processLink) close(code int, reason string) error {

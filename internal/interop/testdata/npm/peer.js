@@ -1,8 +1,6 @@
 'use strict';
 // Runs the npm package ws for process_test.go, which says how the two talk.
 
-const readline = require('node:readline');
-
 let WebSocket, WebSocketServer;
 try {
   ({ WebSocket, WebSocketServer } = require('ws'));
@@ -15,16 +13,16 @@ try {
 const conns = new Map();
 let accepted = 0;
 
-function report(line) {
-  process.stdout.write(JSON.stringify(line) + '\n');
+function report(line, data = Buffer.alloc(0)) {
+  process.stdout.write(JSON.stringify({ ...line, size: data.length }) + '\n');
+  process.stdout.write(data);
 }
 
 function watch(conn, ws) {
   conns.set(conn, ws);
-  const base64 = (data) => data.toString('base64');
-  ws.on('message', (data, binary) => report({ event: 'message', conn, binary, data: base64(data) }));
-  ws.on('ping', (data) => report({ event: 'ping', conn, data: base64(data) }));
-  ws.on('pong', (data) => report({ event: 'pong', conn, data: base64(data) }));
+  ws.on('message', (data, binary) => report({ event: 'message', conn, binary }, data));
+  ws.on('ping', (data) => report({ event: 'ping', conn }, data));
+  ws.on('pong', (data) => report({ event: 'pong', conn }, data));
   ws.on('close', (code, reason) => {
     conns.delete(conn);
     report({ event: 'end', conn, code, reason: reason.toString() });
@@ -65,14 +63,14 @@ const commands = {
     const last = parts.length - 1;
     parts.forEach((part, i) => {
       const options = { binary: Boolean(binary), fin: i === last };
-      conns.get(conn).send(Buffer.from(part, 'base64'), options, (err) => {
+      conns.get(conn).send(part, options, (err) => {
         if (i === last) reply({ error: err?.message });
       });
     });
   },
 
   ping({ conn, parts }, reply) {
-    conns.get(conn).ping(Buffer.from(parts[0], 'base64'), undefined, (err) => reply({ error: err?.message }));
+    conns.get(conn).ping(parts[0], undefined, (err) => reply({ error: err?.message }));
   },
 
   close({ conn, code, reason }, reply) {
@@ -81,17 +79,33 @@ const commands = {
   },
 };
 
-readline
-  .createInterface({ input: process.stdin })
-  .on('line', (line) => {
-    const command = JSON.parse(line);
-    const reply = (fields) => report({ id: command.id, ...fields });
-    try {
-      commands[command.op](command, reply);
-    } catch (err) {
-      reply({ error: err.message });
-    }
+function run(command) {
+  const reply = (fields) => report({ id: command.id, ...fields });
+  try {
+    commands[command.op](command, reply);
+  } catch (err) {
+    reply({ error: err.message });
+  }
+}
+
+let input = Buffer.alloc(0);
+
+// next takes the next command out of the input; undefined: it isn't complete.
+function next() {
+  let end = input.indexOf('\n') + 1;
+  if (end === 0) return undefined;
+  const command = JSON.parse(input.subarray(0, end));
+  command.parts = (command.sizes ?? []).map((size) => input.subarray(end, (end += size)));
+  if (end > input.length) return undefined;
+  input = input.subarray(end);
+  return command;
+}
+
+process.stdin
+  .on('data', (chunk) => {
+    input = Buffer.concat([input, chunk]);
+    for (let command; (command = next()); ) run(command);
   })
-  .on('close', () => process.exit());
+  .on('end', () => process.exit());
 
 report({ event: 'ready', version: `ws ${require('ws/package.json').version}, node ${process.version}` });

@@ -1,7 +1,6 @@
 """Runs Python's websockets for process_test.go, which says how the two talk."""
 
 import asyncio
-import base64
 import functools
 import itertools
 import json
@@ -18,18 +17,15 @@ except ImportError as err:
     print(f"python3-websockets is not installed ({err}): run setup.sh", file=sys.stderr)
     sys.exit(3)
 
-MAX_LINE = 64 << 20
-
 conns = {}
 accepted = itertools.count(1)
 
 
-def report(**line):
-    print(json.dumps(line), flush=True)
-
-
-def encode(data):
-    return base64.b64encode(data).decode()
+def report(data=b"", **line):
+    out = sys.stdout.buffer
+    out.write(json.dumps({**line, "size": len(data)}).encode() + b"\n")
+    out.write(data)
+    out.flush()
 
 
 class Watched:
@@ -42,9 +38,9 @@ class Watched:
     async def read_frame(self, max_size):
         frame = await super().read_frame(max_size)
         if frame.opcode is Opcode.PING:
-            report(event="ping", conn=self.conn, data=encode(frame.data))
+            report(frame.data, event="ping", conn=self.conn)
         elif frame.opcode is Opcode.PONG:
-            report(event="pong", conn=self.conn, data=encode(frame.data))
+            report(frame.data, event="pong", conn=self.conn)
         return frame
 
 
@@ -61,7 +57,7 @@ async def watch(ws):
         async for message in ws:
             binary = isinstance(message, bytes)
             data = message if binary else message.encode()
-            report(event="message", conn=ws.conn, binary=binary, data=encode(data))
+            report(data, event="message", conn=ws.conn, binary=binary)
     except ConnectionClosed:
         pass
     await ws.wait_closed()
@@ -109,14 +105,13 @@ async def listen(subprotocols):
 
 
 async def send(conn, parts, binary=False):
-    parts = [base64.b64decode(p) for p in parts]
     if not binary:
         parts = [p.decode() for p in parts]
     await conns[conn].send(parts if len(parts) > 1 else parts[0])
 
 
 async def ping(conn, parts):
-    await conns[conn].ping(base64.b64decode(parts[0]))
+    await conns[conn].ping(parts[0])
 
 
 async def close(conn, code, reason=""):
@@ -145,12 +140,16 @@ def spawn(coroutine):
 
 async def main():
     report(event="ready", version=f"websockets {version}, python {sys.version.split()[0]}")
-    lines = asyncio.StreamReader(limit=MAX_LINE)
+    stdin = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+        lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin
     )
-    async for line in lines:
-        spawn(do(json.loads(line)))
+    async for line in stdin:
+        command = json.loads(line)
+        sizes = command.pop("sizes", None)
+        if sizes is not None:
+            command["parts"] = [await stdin.readexactly(n) for n in sizes]
+        spawn(do(command))
 
 
 asyncio.run(main())
