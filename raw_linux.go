@@ -192,7 +192,9 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	p.raw.pipe, p.raw.inPipe = pipe, int(n)
 	to.raw.err = nil
 	to.writing.Store(int64(now))
+	p.waits.Store(true)
 	err := to.raw.conn.Write(p.raw.drain)
+	p.waits.Store(false)
 	to.writing.Store(-1)
 	p.raw.pipe = nil
 	if p.raw.inPipe == 0 {

@@ -79,6 +79,7 @@ type pump struct {
 	finSent  bool
 	raw      rawPump
 	data     atomic.Int64 // when a data frame's bytes last passed
+	waits    atomic.Bool  // for the leg across, rather than for bytes
 }
 
 // newSession joins the connections of two finished handshakes. scans has what
@@ -247,6 +248,8 @@ func (p *pump) forward(b []byte, edge int, closes bool, now time.Duration) {
 		return
 	}
 	to := p.to
+	p.waits.Store(true)
+	defer p.waits.Store(false)
 	if !p.owns {
 		select {
 		case to.lock <- struct{}{}:
@@ -381,7 +384,7 @@ func (s *session) tick() {
 			heard:   time.Duration(l.heard.Load()),
 			pinged:  time.Duration(l.pinged.Load()),
 			writing: time.Duration(l.writing.Load()),
-			unread:  s.legs[side^1].writing.Load() >= 0,
+			unread:  s.pumps[side].waits.Load(),
 		})
 		again = min(again, at)
 	}
@@ -392,20 +395,32 @@ func (s *session) tick() {
 		s.stop(causeIdle, nil)
 		return
 	}
+	if needs[Client] != needNothing && needs[Upstream] != needNothing {
+		// A write that blocks is not to hold up the other leg's.
+		need := needs[Client]
+		s.helpers.Go(func() { s.meet(Client, need, now) })
+		needs[Client] = needNothing
+	}
 	for side, need := range needs {
-		l := &s.legs[side]
-		switch need {
-		case needPing:
-			l.inject(pingPending)
-		case needMoreTime:
-			l.pinged.Store(int64(now))
-		case needHearing:
-			l.heard.Store(int64(now))
-		case needEndSilent:
-			s.lose(l, errSilent)
-		case needEndStuck:
-			s.lose(l, errStuck)
-		}
+		s.meet(Side(side), need, now)
+	}
+}
+
+// meet does what a leg needs.
+func (s *session) meet(side Side, need need, now time.Duration) {
+	defer s.guard()
+	l := &s.legs[side]
+	switch need {
+	case needPing:
+		l.inject(pingPending)
+	case needMoreTime:
+		l.pinged.Store(int64(now))
+	case needHearing:
+		l.heard.Store(int64(now))
+	case needEndSilent:
+		s.lose(l, errSilent)
+	case needEndStuck:
+		s.lose(l, errStuck)
 	}
 }
 

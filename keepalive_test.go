@@ -1,0 +1,662 @@
+package wsproxy_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// What is about time runs on simulated time: hours cost nothing, and an
+// instant can be named.
+
+// eachWayInTime runs a test in a bubble, in memory, with either side as the
+// one that something is wrong with.
+func eachWayInTime(t *testing.T, f func(t *testing.T, w way)) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { f(t, w) })
+		})
+	}
+}
+
+// A watch keeps what comes to a wire, and when. It answers Pings, and Closes
+// as a well-behaved peer does.
+type watch struct {
+	frames []frame
+	times  []time.Duration // of the frames
+	end    time.Duration   // when the stream ended; 0: it hasn't
+}
+
+// watched starts a watch. Its fields may be read behind a synctest.Wait.
+func watched(w *wire) *watch { return startWatch(w, true) }
+
+// heardBy is watched for a side that says nothing, not even Pongs.
+func heardBy(w *wire) *watch { return startWatch(w, false) }
+
+func startWatch(w *wire, answer bool) *watch {
+	began, k := time.Now(), new(watch)
+	go func() {
+		for {
+			f, err := w.readFrame()
+			if err != nil {
+				k.end = time.Since(began)
+				w.Close()
+				return
+			}
+			k.frames, k.times = append(k.frames, f), append(k.times, time.Since(began))
+			switch {
+			case !answer:
+			case f.first == ping:
+				io.WriteString(w, w.frame(pong, f.payload))
+			case f.first == closing:
+				io.WriteString(w, w.frame(closing, f.payload))
+				if !w.mask { // RFC 6455, 7.1.1: an upstream closes first
+					w.Close()
+				}
+			}
+		}
+	}()
+	return k
+}
+
+// only is the frames that begin with first, and when they came.
+func (k *watch) only(first byte) (payloads []string, times []time.Duration) {
+	for i, f := range k.frames {
+		if f.first == first {
+			payloads, times = append(payloads, f.payload), append(times, k.times[i])
+		}
+	}
+	return payloads, times
+}
+
+// wantClosed wants the stream to have ended within a second of at, by a Close
+// with that code; 0: with no Close.
+func (k *watch) wantClosed(t *testing.T, code int, at time.Duration) {
+	t.Helper()
+	synctest.Wait()
+	got := 0
+	if bodies, _ := k.only(closing); len(bodies) == 1 {
+		got = int(bodies[0][0])<<8 | int(bodies[0][1])
+	}
+	if got != code || k.end < at || k.end > at+time.Second {
+		t.Errorf("ended after %v with Close %d, want %v and %d; got frames %.200v", k.end, got, at, code, k.frames)
+	}
+}
+
+// wantAt wants d to be the time since began.
+func wantAt(t *testing.T, began time.Time, d time.Duration) {
+	t.Helper()
+	if got := time.Since(began); got != d {
+		t.Errorf("%v have passed, want %v", got, d)
+	}
+}
+
+// A Ping is due when a leg was silent for pingLeast to pingMost.
+const (
+	pingLeast = 22500 * time.Millisecond
+	pingMost  = 25 * time.Second
+)
+
+// C27, F36: each leg is pinged on its own, only when nothing has come from it
+// for the interval; nobody sees the Pongs to the proxy's Pings.
+func TestPingSilentLegOnly(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory)
+		busy, silent := w.open(r, "", "")
+		toBusy, toSilent := watched(busy), watched(silent)
+		for range 60 {
+			time.Sleep(10 * time.Second)
+			busy.sendText("x")
+		}
+		synctest.Wait()
+		if len(toBusy.frames) > 0 {
+			t.Errorf("the busy side got %v, want nothing", toBusy.frames)
+		}
+		if _, pongs := toSilent.only(pong); pongs != nil {
+			t.Errorf("got Pongs at %v", pongs)
+		}
+		if texts, _ := toSilent.only(text); len(texts) != 60 {
+			t.Errorf("got %d messages, want 60", len(texts))
+		}
+		_, pings := toSilent.only(ping)
+		if len(pings) < 24 || len(pings) > 26 {
+			t.Fatalf("got %d Pings in 600 s", len(pings))
+		}
+		for i, at := range pings[1:] {
+			if gap := at - pings[i]; gap < pingLeast || gap > pingMost {
+				t.Errorf("Ping %v after the one before", gap)
+			}
+		}
+	})
+}
+
+// C27: sessions that began together don't ping in step, and each Ping's body
+// is its own.
+func TestPingJitter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory)
+		var legs []*watch
+		for range 30 {
+			client, upstream := r.open("", "")
+			legs = append(legs, watched(client), watched(upstream))
+		}
+		time.Sleep(40 * time.Second)
+		synctest.Wait()
+		times, bodies := make(map[time.Duration]int), make(map[string]bool)
+		least, most := time.Hour, time.Duration(0)
+		for _, k := range legs {
+			body, at := k.only(ping)
+			if len(at) != 1 || at[0] < pingLeast || at[0] > pingMost {
+				t.Fatalf("Pings at %v", at)
+			}
+			least, most = min(least, at[0]), max(most, at[0])
+			times[at[0]]++
+			bodies[body[0]] = true
+		}
+		if len(times) < 20 || most-least < time.Second {
+			t.Errorf("%d different times between %v and %v", len(times), least, most)
+		}
+		if len(bodies) != len(legs) {
+			t.Errorf("%d different bodies, want %d", len(bodies), len(legs))
+		}
+	})
+}
+
+// F26, F27: a side that vanishes without a word is found by the Ping that it
+// doesn't answer. It gets no Close: nobody is there.
+func TestVanished(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory)
+		from, to := w.open(r, "", "")
+		began := time.Now()
+		k := watched(to)
+		if f, err := from.readFrame(); err != nil || f.first != ping || len(f.payload) > 125 {
+			t.Fatalf("got %v %v, want a Ping", f, err)
+		}
+		pinged := time.Since(began)
+		from.wantEnd()
+		wantAt(t, began, pinged+10*time.Second)
+		k.wantClosed(t, w.toldOther, pinged+10*time.Second)
+		m := r.wantEnded(w.name, "lost")
+		if m["error"] != "no answer to a ping" {
+			t.Errorf("logged error %v", m["error"])
+		}
+	})
+}
+
+// F28, C27: every byte is a sign of life, even of a frame that never gets
+// complete, and so is a Pong with a wrong body, an old one, a late one.
+func TestSignsOfLife(t *testing.T) {
+	signs := map[string]func(w *wire, n int, ping string) string{
+		"drip in a header":   func(w *wire, n int, _ string) string { return w.frame(data, strings.Repeat("x", 70_000))[n%8:][:1] },
+		"drip in a Close":    func(w *wire, n int, _ string) string { return w.frame(closing, closeBody(1000, "reason"))[n:][:1] },
+		"drip in a payload":  func(w *wire, n int, _ string) string { return w.frame(data, strings.Repeat("x", 70_000))[8*n:][:8] },
+		"wrong Pong":         func(w *wire, _ int, _ string) string { return w.frame(pong, "wrong") },
+		"wrong Pong of 12":   func(w *wire, _ int, _ string) string { return w.frame(pong, "twelve bytes") },
+		"Pong to the first":  func(w *wire, _ int, first string) string { return w.frame(pong, first) },
+		"Ping of its own":    func(w *wire, _ int, _ string) string { return w.frame(ping, "") },
+		"start of a message": func(w *wire, n int, _ string) string { return w.frame(byte(min(n, 1)^1), "x") },
+	}
+	for name, sign := range signs {
+		t.Run(name, func(t *testing.T) {
+			eachWayInTime(t, func(t *testing.T, w way) {
+				r := newRig(t, memory)
+				from, to := w.open(r, "", "")
+				watched(to)
+				k := heardBy(from)
+				for n := range 8 {
+					time.Sleep(32 * time.Second) // past the Ping, short of its timeout
+					synctest.Wait()
+					pings, _ := k.only(ping)
+					if len(pings) != n+1 {
+						t.Fatalf("got %d Pings by sign %d", len(pings), n)
+					}
+					from.send(sign(from, n, pings[0]))
+				}
+				// With no further sign it is lost, after one Ping more.
+				time.Sleep(36 * time.Second)
+				synctest.Wait()
+				if pings, _ := k.only(ping); len(pings) != 9 || k.end == 0 {
+					t.Errorf("got %d Pings and an end at %v, want 9 and one", len(pings), k.end)
+				}
+				r.wantEnded(w.name, "lost")
+			})
+		})
+	}
+}
+
+// F30: a side that stalls in the middle of a frame. Nothing is written into
+// that frame, no Ping and no Close; the other direction goes on; in the end
+// it is lost, and the connection across just ends.
+func TestStallMidFrame(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory)
+		from, to := w.open(r, "", "")
+		part := from.frame(data, strings.Repeat("x", 1000))[:500]
+		from.send(part)
+		began := time.Now()
+		k := heardBy(from) // its Pongs would be payload
+		var ticking sync.WaitGroup
+		defer ticking.Wait()
+		ticking.Go(func() {
+			for range 6 {
+				time.Sleep(5 * time.Second)
+				to.sendText("tick")
+			}
+		})
+		to.wantBytes(part)
+		to.wantEnd()
+		if d := time.Since(began); d < pingLeast+10*time.Second || d > pingMost+10*time.Second {
+			t.Errorf("ended after %v", d)
+		}
+		k.wantClosed(t, 0, time.Since(began))
+		if ticks, _ := k.only(text); len(ticks) != 6 {
+			t.Errorf("the other direction carried %d messages", len(ticks))
+		}
+		r.wantEnded(w.name, "lost")
+	})
+}
+
+// F31: a stall in the middle of a header, or of a Close frame. That much was
+// held back, so Pings and the Close can still be written.
+func TestStallMidHeader(t *testing.T) {
+	for _, n := range []int{1, 2, 3} {
+		eachWayInTime(t, func(t *testing.T, w way) {
+			r := newRig(t, memory)
+			from, to := w.open(r, "", "")
+			began := time.Now()
+			if n == 3 {
+				from.send(from.frame(closing, closeBody(1000, "x"))[:5-1])
+			} else {
+				from.send(from.frame(data, strings.Repeat("x", 1000))[:n])
+			}
+			k, stalled := watched(to), heardBy(from)
+			<-r.returned
+			r.wantEnded(w.name, "lost")
+			at := time.Since(began)
+			if at < pingLeast+10*time.Second || at > pingMost+10*time.Second {
+				t.Errorf("ended after %v", at)
+			}
+			k.wantClosed(t, w.toldOther, at)
+			stalled.wantClosed(t, 0, at)
+			if _, pings := k.only(ping); len(pings) != 1 || len(k.frames) != 2 {
+				t.Errorf("got %v, want a Ping and a Close", k.frames)
+			}
+		})
+	}
+}
+
+// flood has the wire write messages, n bytes in all, for as long as they are
+// taken.
+func flood(w *wire, n int) {
+	go func() {
+		message := w.frame(data, strings.Repeat("x", 4000))
+		for ; n > 0; n -= len(message) {
+			if _, err := io.WriteString(w, message); err != nil {
+				return
+			}
+		}
+	}()
+}
+
+// F32, F28: a side that reads nothing. It ends the session when the write to
+// it made no progress for the write timeout, and not before; the other
+// direction works until then; and the side across, which nobody has read
+// meanwhile, isn't taken for silent, however long that was.
+func TestSlowReader(t *testing.T) {
+	for _, timeout := range []time.Duration{30 * time.Second, 3 * time.Minute} {
+		eachWayInTime(t, func(t *testing.T, w way) {
+			r := newRig(t, memory, wsproxy.WithWriteTimeout(timeout))
+			from, to := w.open(r, "", "")
+			began := time.Now()
+			flood(to, 10*memBuffer)
+			k := watched(to)
+			n := int(timeout/(9*time.Second)) - 1
+			for range n {
+				time.Sleep(9 * time.Second)
+				from.sendText("other way")
+			}
+			<-r.returned
+			wantAt(t, began, timeout)
+			if m := r.wantEnded(w.name, "lost"); m["error"] != "no progress in writing" {
+				t.Errorf("logged error %v", m["error"])
+			}
+			k.wantClosed(t, w.toldOther, timeout)
+			if texts, _ := k.only(text); len(texts) != n {
+				t.Errorf("the other direction carried %d messages, want %d", len(texts), n)
+			}
+		})
+	}
+}
+
+// F32: a Ping that gets stuck, because its peer has just so much unread that
+// there is no room, keeps neither the other side's Pings nor data waiting.
+// When the peer reads after all, the Ping is whole and in its place.
+func TestStuckPing(t *testing.T) {
+	for _, recovers := range []bool{false, true} {
+		eachWayInTime(t, func(t *testing.T, w way) {
+			r := newRig(t, memory)
+			from, to := w.open(r, "", "")
+			began := time.Now()
+			full := to.frame(data, strings.Repeat("x", memBuffer-len(to.frame(data, strings.Repeat("x", 1000)))+1000))
+			to.send(full)
+			k := watched(to)
+			time.Sleep(40 * time.Second)
+			from.sendText("other way")
+			if recovers {
+				to.sendText("after")
+				from.wantBytes(full)
+				if f, err := from.readFrame(); err != nil || f.first != ping {
+					t.Fatalf("got %v %v, want a Ping", f, err)
+				}
+				from.want(text, "after")
+				from.sendClose(1000, "")
+				if w.masked() {
+					from.want(closing, closeBody(1000, ""))
+				} else {
+					from.Close()
+				}
+			}
+			<-r.returned
+			synctest.Wait()
+			if texts, _ := k.only(text); len(texts) != 1 {
+				t.Errorf("the other side got %v, want a message", k.frames)
+			}
+			if recovers {
+				r.wantEnded(w.name, "closed")
+				return
+			}
+			r.wantEnded(w.name, "lost")
+			at := time.Since(began)
+			if at < pingLeast+30*time.Second || at > pingMost+30*time.Second {
+				t.Errorf("ended after %v, want the write timeout after the Ping", at)
+			}
+			k.wantClosed(t, w.toldOther, at)
+			if _, pings := k.only(ping); len(pings) != 2 {
+				t.Errorf("the other side got Pings at %v, want 2", pings)
+			}
+		})
+	}
+}
+
+// F33: both sides write and neither reads. That ends at the write timeout.
+func TestBothFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory)
+		client, upstream := r.open("", "")
+		began := time.Now()
+		flood(client, 10*memBuffer)
+		flood(upstream, 10*memBuffer)
+		<-r.returned
+		wantAt(t, began, 30*time.Second)
+		if m := r.logs.wait(t, 0); m["reason"] != "lost" || m["error"] != "no progress in writing" {
+			t.Errorf("logged %v", m)
+		}
+		for _, w := range []*wire{client, upstream} {
+			if _, err := io.Copy(io.Discard, w.br); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// F34: a frame that takes hours, and goes on all the time, is not disturbed:
+// the Ping that its silent receiver is due waits for the frame's end.
+func TestLongFrame(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory)
+		from, to := w.open(r, "", "")
+		began := time.Now()
+		k := watched(from)
+		long := from.frame(data, strings.Repeat("x", 2<<20))
+		go func() {
+			for b := long; len(b) > 0; b = b[min(len(b), 4000):] {
+				time.Sleep(20 * time.Second)
+				from.send(b[:min(len(b), 4000)])
+			}
+		}()
+		to.wantBytes(long)
+		if time.Since(began) < time.Hour {
+			t.Fatal("that was no long frame")
+		}
+		f, err := to.readFrame()
+		if err != nil || f.first != ping {
+			t.Fatalf("got %v %v, want a Ping", f, err)
+		}
+		to.send(to.frame(pong, f.payload))
+		to.sendText("thanks")
+		synctest.Wait()
+		if len(k.frames) != 1 || k.frames[0] != (frame{text, "thanks"}) {
+			t.Errorf("the sender got %v", k.frames)
+		}
+	})
+}
+
+// F37, C28: with no data frame in either direction for the idle timeout, both
+// sides get Close 1001, at that instant. Pings and Pongs are not data,
+// whosever they are; a data frame is, from either side.
+func TestIdle(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		say  func(w *wire) string // at 50 s
+		end  time.Duration
+	}{
+		{"nothing", func(*wire) string { return "" }, 60 * time.Second},
+		{"a Ping", func(w *wire) string { return w.frame(ping, "app") }, 60 * time.Second},
+		{"a Pong", func(w *wire) string { return w.frame(pong, "app") }, 60 * time.Second},
+		{"half a header", func(w *wire) string { return w.frame(text, "x")[:1] }, 60 * time.Second},
+		{"an empty message", func(w *wire) string { return w.frame(text, "") }, 110 * time.Second},
+		{"a fragment", func(w *wire) string { return w.frame(0x01, "x") }, 110 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			eachWayInTime(t, func(t *testing.T, w way) {
+				r := newRig(t, memory, wsproxy.WithIdleTimeout(60*time.Second))
+				from, to := w.open(r, "", "")
+				k, l := watched(from), watched(to)
+				time.Sleep(50 * time.Second)
+				from.send(test.say(from))
+				<-r.returned
+				k.wantClosed(t, 1001, test.end)
+				l.wantClosed(t, 1001, test.end)
+				if _, pings := l.only(ping); len(pings) < 2 {
+					t.Errorf("Pings at %v: want the keepalive's as well", pings)
+				}
+				if m := r.wantEnded("proxy", "idle"); m["code"] != int64(1001) {
+					t.Errorf("logged %v", m)
+				}
+			})
+		})
+	}
+}
+
+// F37, F39: an end that comes while a frame is part-written waits for that
+// frame's end with its Close; if it doesn't come, all is cut at the close
+// timeout.
+func TestEndMidFrame(t *testing.T) {
+	ends := map[string]struct {
+		option wsproxy.Option
+		begin  func(t *testing.T, r *rig)
+	}{
+		"idle": {wsproxy.WithIdleTimeout(10 * time.Second), func(*testing.T, *rig) { time.Sleep(10 * time.Second) }},
+		"drained": {wsproxy.WithIdleTimeout(0), func(t *testing.T, r *rig) {
+			go func() {
+				if err := r.proxy.Shutdown(t.Context()); err != nil {
+					t.Errorf("Shutdown: %v", err)
+				}
+			}()
+		}},
+	}
+	for reason, end := range ends {
+		for _, finishes := range []bool{true, false} {
+			eachWayInTime(t, func(t *testing.T, w way) {
+				r := newRig(t, memory, end.option)
+				from, to := w.open(r, "", "")
+				whole := from.frame(data, strings.Repeat("x", 1000))
+				from.send(whole[:500])
+				to.wantBytes(whole[:500])
+				end.begin(t, r)
+				from.wantClose(1001)
+				began := time.Now()
+				time.Sleep(4 * time.Second)
+				if finishes {
+					from.send(whole[500:] + from.frame(text, "too late") + from.frame(closing, closeBody(1001, "")))
+					to.wantBytes(whole[500:])
+					to.wantClose(1001)
+					wantAt(t, began, 4*time.Second)
+					to.sendClose(1001, "")
+					from.Close()
+					to.Close()
+				}
+				to.wantEnd()
+				from.wantEnd()
+				<-r.returned
+				if !finishes {
+					wantAt(t, began, 5*time.Second)
+				}
+				r.wantEnded("proxy", reason)
+			})
+		}
+	}
+}
+
+// The close handshake has a limit: a side that has sent a Close and gets no
+// answer has its own code back then; one that closed its connection instead
+// of answering is not waited for.
+func TestCloseUnanswered(t *testing.T) {
+	for _, code := range []int{0, 1000, 4401} {
+		for _, leaves := range []bool{false, true} {
+			eachWayInTime(t, func(t *testing.T, w way) {
+				r := newRig(t, memory)
+				from, to := w.open(r, "", "")
+				began := time.Now()
+				from.sendClose(code, "")
+				to.wantClose(code)
+				want := 5 * time.Second
+				if leaves {
+					want = 0
+					to.Close()
+				}
+				from.wantClose(code)
+				wantAt(t, began, want)
+				if !leaves || w.masked() {
+					from.wantEnd()
+				}
+				from.Close()
+				<-r.returned
+				wantAt(t, began, want)
+				to.wantEnd()
+				r.wantEnded(w.name, "closed")
+			})
+		}
+	}
+}
+
+// F23: when both sides have sent their Close, the client's connection is
+// closed at once; the upstream is to close its own, and has the close timeout
+// for that.
+func TestWhoClosesFirst(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory)
+		from, to := w.open(r, "", "")
+		began := time.Now()
+		from.sendClose(1000, "")
+		to.wantClose(1000)
+		to.sendClose(1000, "")
+		from.wantClose(1000)
+		client, upstream := from, to
+		if !w.masked() {
+			client, upstream = to, from
+		}
+		client.wantEnd()
+		wantAt(t, began, 0)
+		upstream.wantEnd()
+		wantAt(t, began, 5*time.Second)
+		<-r.returned
+		r.wantEnded(w.name, "closed")
+	})
+}
+
+// F42: every other end is bounded by the close timeout, too, if the peers do
+// nothing about it; each is told all the same.
+func TestEndsUnanswered(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory, wsproxy.WithCloseTimeout(7*time.Second))
+		for n, test := range []struct {
+			do      func(from *wire)
+			reason  string
+			toldBad int
+		}{
+			{func(from *wire) { from.send("ÿÿ") }, "protocol error", w.toldBad},
+			{func(from *wire) { from.closeWrite() }, "lost", 0},
+			{func(from *wire) { from.Close() }, "lost", 0},
+		} {
+			from, to := w.open(r, "", "")
+			began := time.Now()
+			test.do(from)
+			to.wantClose(w.toldOther)
+			wantAt(t, began, 0)
+			if test.toldBad != 0 {
+				from.wantClose(test.toldBad) // last, for to might have had words for it
+			}
+			from.wantEnd()
+			to.wantEnd()
+			<-r.returned
+			wantAt(t, began, 7*time.Second)
+			r.wantRecord(n, w.name, test.reason)
+		}
+	})
+}
+
+// One that sends without end behind its Close, or behind a breach, doesn't
+// keep the session.
+func TestFloodAfterEnd(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		for _, last := range []string{closeBody(1000, ""), "\x00"} {
+			r := newRig(t, memory)
+			from, to := w.open(r, "", "")
+			began := time.Now()
+			from.send(from.frame(closing, last))
+			var flooding sync.WaitGroup
+			defer flooding.Wait()
+			flooding.Go(func() {
+				for time.Since(began) < time.Minute {
+					if _, err := io.WriteString(from, strings.Repeat("x", 1000)); err != nil {
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+			<-r.returned
+			wantAt(t, began, 5*time.Second)
+			if _, err := io.Copy(io.Discard, to.br); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// F43: the server's own timeouts are for the handshake. They don't cut a
+// session.
+func TestServerTimeouts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory)
+		r.front = listen(t, memory)
+		s := &http.Server{Handler: r.proxy, ReadTimeout: time.Second, WriteTimeout: time.Second, IdleTimeout: time.Second}
+		go s.Serve(r.front)
+		defer s.Close()
+		client, upstream := r.open("", "")
+		for range 5 {
+			time.Sleep(2 * time.Second)
+			client.sendText("up")
+			upstream.want(text, "up")
+			upstream.sendText("down")
+			client.want(text, "down")
+		}
+	})
+}
