@@ -56,7 +56,7 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	}
 	if l.pinged > l.heard { // a Ping is unanswered
 		if now-l.pinged < p.pong {
-			return needNothing, min(again, l.pinged+p.pong)
+			return needNothing, min(again, l.pinged+p.pong, now+p.ping)
 		}
 		if l.writing >= 0 {
 			return needMoreTime, min(again, now+p.pong)
@@ -66,7 +66,7 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	if now-l.heard < p.ping {
 		return needNothing, min(again, l.heard+p.ping)
 	}
-	return needPing, min(again, now+p.pong)
+	return needPing, min(again, now+p.pong, now+p.ping)
 }
 
 // checkIdle says whether a session whose last data frame moved at data is

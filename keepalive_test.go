@@ -168,6 +168,28 @@ func TestPingJitter(t *testing.T) {
 	})
 }
 
+// A timeout longer than the interval doesn't stretch the interval.
+func TestPingLongTimeout(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory, wsproxy.WithPing(20*time.Second, time.Minute))
+		from, to := w.open(r, "", "")
+		k := watched(from)
+		heardBy(to)
+		time.Sleep(58 * time.Second)
+		synctest.Wait()
+		_, pings := k.only(ping)
+		if len(pings) < 2 {
+			t.Fatalf("Pings at %v, want one every 18 s to 20 s", pings)
+		}
+		for i, at := range pings[1:] {
+			if gap := at - pings[i]; gap < 18*time.Second || gap > 20*time.Second {
+				t.Errorf("Ping %v after the one before", gap)
+			}
+		}
+		from.Close()
+	})
+}
+
 // F26, F27: a side that vanishes without a word is found by the Ping that it
 // doesn't answer. It gets no Close: nobody is there.
 func TestVanished(t *testing.T) {

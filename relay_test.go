@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -8,7 +9,13 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
 )
 
 // A way is a test's view of a session from the side that something is wrong
@@ -521,4 +528,138 @@ func TestPayloadSizes(t *testing.T) {
 			t.Errorf("counted %v messages, want %d", got, want)
 		}
 	})
+}
+
+// C18, C19, C20, C21: while Pings are injected all the time, what arrives at
+// each end is what was sent, byte for byte, but for the Pings, which stand on
+// frame boundaries, within fragmented messages, too, and the Pongs to them,
+// which are gone. The Pings to an upstream are masked, each with a key of its
+// own; those to a client aren't.
+func TestInjection(t *testing.T) {
+	talk := func(t *testing.T, k kind, many int32, client, upstream bool, pause func()) {
+		r := newRig(t, k, wsproxy.WithPing(time.Millisecond, time.Minute))
+		a, b := r.open("", "")
+		ends := [2]*talker{{w: a, talks: client, many: many}, {w: b, talks: upstream, many: many}}
+		ends[0].peer, ends[1].peer = ends[1], ends[0]
+		var writing, reading sync.WaitGroup
+		for i, e := range ends {
+			e.pongs = make(chan string, 1000)
+			writing.Go(func() { e.write(rand.New(rand.NewPCG(uint64(i), rand.Uint64())), pause) })
+			reading.Go(e.read)
+		}
+		writing.Wait()
+		a.sendClose(1000, "")
+		reading.Wait()
+		for _, e := range ends {
+			want := e.peer.sent
+			want.WriteString(rawFrame(closing, e.peer.w.mask, closeBody(1000, "")))
+			if !bytes.Equal(e.got.Bytes(), want.Bytes()) {
+				t.Errorf("%s: got %d bytes but for the Pings, not the %d that were sent", e.w.who(), e.got.Len(), want.Len())
+			}
+		}
+		if up := ends[1]; len(up.keys) != int(up.pings.Load()) {
+			t.Errorf("%d masking keys in %d Pings", len(up.keys), up.pings.Load())
+		}
+	}
+	for name, talks := range map[string][2]bool{"client talks": {true, false}, "upstream talks": {false, true}} {
+		t.Run(name, func(t *testing.T) {
+			eachKind(t, func(t *testing.T, k kind) { talk(t, k, 20, talks[0], talks[1], func() {}) })
+		})
+	}
+	t.Run("both talk", func(t *testing.T) {
+		for range 5 {
+			synctest.Test(t, func(t *testing.T) {
+				talk(t, memory, 150, true, true, func() { time.Sleep(rand.N(3 * time.Millisecond)) })
+			})
+		}
+	})
+}
+
+// A talker sends random frames and checks what comes, in TestInjection.
+type talker struct {
+	w     *wire
+	peer  *talker
+	talks bool
+	many  int32        // Pings that make an end
+	sent  bytes.Buffer // without Pongs to the proxy's Pings; owned by write
+	got   bytes.Buffer // without the proxy's Pings; owned by read
+	keys  map[string]bool
+	pings atomic.Int32 // of the proxy's, so far
+	pongs chan string  // due, to these
+}
+
+// write sends frames, in pieces, until many Pings have gone between the frames
+// of whoever talks.
+func (e *talker) write(r *rand.Rand, pause func()) {
+	inMessage := false
+	for e.talks && e.peer.pings.Load() < e.many || e.peer.talks && e.pings.Load() < e.many {
+		select {
+		case body := <-e.pongs:
+			e.w.send(e.w.frame(pong, body))
+			continue
+		default:
+		}
+		if !e.talks {
+			e.w.send(e.w.frame(pong, <-e.pongs))
+			continue
+		}
+		size := r.IntN(200)
+		if r.IntN(20) == 0 {
+			size = r.IntN(50_000)
+		}
+		first := byte(r.IntN(2) << 7)
+		switch control := r.IntN(5) == 0; {
+		case control:
+			first, size = ping+byte(r.IntN(2)), 13+r.IntN(100) // the proxy's have 12 bytes
+		case inMessage:
+			inMessage = first == 0
+		default:
+			inMessage = first == 0
+			first |= byte(1 + r.IntN(2))
+		}
+		b := e.w.frame(first, strings.Repeat(string(rune('a'+r.IntN(26))), size))
+		e.sent.WriteString(b)
+		for len(b) > 0 {
+			n := 1
+			if r.IntN(3) == 0 || len(b) > 1000 {
+				n += r.IntN(len(b))
+			}
+			e.w.send(b[:n])
+			b = b[n:]
+			pause()
+		}
+	}
+}
+
+// read parses all that comes and sorts out the proxy's Pings.
+func (e *talker) read() {
+	e.keys = make(map[string]bool)
+	var whole bytes.Buffer
+	e.w.br = bufio.NewReader(io.TeeReader(e.w.Conn, &whole))
+	for {
+		f, err := e.w.readFrame()
+		if err != nil {
+			e.w.t.Errorf("%s: got %v, want a Close", e.w.who(), err)
+			return
+		}
+		// What the reader has read ahead stays in whole.
+		size := whole.Len() - e.w.br.Buffered()
+		raw := whole.Next(size)
+		if f.first == ping && len(f.payload) == 12 {
+			if !e.w.mask {
+				e.keys[string(raw[2:6])] = true
+			}
+			e.pings.Add(1)
+			e.pongs <- f.payload
+			continue
+		}
+		e.got.Write(raw)
+		if f.first == closing {
+			if !e.w.mask {
+				e.w.send(e.w.frame(closing, f.payload))
+				e.w.Close()
+			}
+			return
+		}
+	}
 }
