@@ -89,7 +89,7 @@ func forwarding(name string) bool {
 // outgoing makes the upstream's request of the client's.
 func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Request, err error) {
 	out = r.Clone(ctx)
-	out.RequestURI, out.Body, out.Close = "", nil, false
+	out.RequestURI, out.Body = "", nil
 	joinTarget(out, c.target)
 	if c.host != "" {
 		out.Host = c.host
@@ -149,7 +149,7 @@ func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Reque
 	h["Upgrade"] = []string{"websocket"}
 	h["Connection"] = []string{"Upgrade"}
 
-	out.Method, out.ContentLength, out.TransferEncoding, out.Trailer = http.MethodGet, 0, nil, nil
+	out.Method, out.Body, out.ContentLength, out.TransferEncoding, out.Trailer, out.Close = http.MethodGet, nil, 0, nil, nil, false
 	if out.Host == "" {
 		out.Host = targetHost(out.URL)
 	}
@@ -158,8 +158,11 @@ func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Reque
 			return nil, fmt.Errorf("header field %q is not valid", name)
 		}
 	}
-	if !httpguts.ValidHostHeader(out.Host) || strings.Contains(out.URL.RawQuery, " ") {
-		return nil, errors.New("host or query is not valid")
+	if !httpguts.ValidHostHeader(out.Host) {
+		return nil, errors.New("host is not valid")
+	}
+	if strings.ContainsFunc(out.URL.RequestURI(), func(r rune) bool { return r <= ' ' || r == 0x7F }) {
+		return nil, errors.New("path or query is not valid")
 	}
 	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
 		return nil, errors.New("no host, or a scheme that can't be dialled")
@@ -414,6 +417,11 @@ func checkAnswer(resp *http.Response, sent, offered http.Header) (*upstreamConn,
 		return nil, errors.New("101 with a body")
 	case len(accept) != 1 || accept[0] != acceptKey(sent["Sec-WebSocket-Key"][0]):
 		return nil, errors.New("101 without the one right Sec-WebSocket-Accept")
+	}
+	for name := range h {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return nil, errors.New("malformed name of a header field")
+		}
 	}
 	up := &upstreamConn{}
 	chosen, err := parseTokens(h["Sec-Websocket-Protocol"])

@@ -126,9 +126,11 @@ func WithCloseTimeout(d time.Duration) Option {
 // WithRewrite calls f with each request that is about to go to the upstream,
 // after the proxy has rewritten it: f may change pr.Out's URL, so dialling
 // another target for this request, its Host and its header. It is the hook
-// of [httputil.ReverseProxy], with the same type.
+// of [httputil.ReverseProxy], with the same type. By default nothing more is
+// rewritten.
 //
-// The handshake's own header fields (Upgrade, Connection,
+// X-Forwarded-For and its like are set already: SetXForwarded would name the
+// client twice. The handshake's own header fields (Upgrade, Connection,
 // Sec-WebSocket-Version, Sec-WebSocket-Key) are set after f returns. f is
 // called by many goroutines at once. If it panics, the client is answered
 // 500 and nothing is dialled.
