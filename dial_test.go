@@ -1,0 +1,1041 @@
+package wsproxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// The upstream's handshake: the request on the wire, connecting, TLS, and what
+// becomes of every answer.
+
+var discard = slog.New(slog.DiscardHandler)
+
+// C6, C7: the whole of a request, byte for byte, over every kind of leg.
+func TestOutgoingBytes(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		client := r.client()
+		client.send("GET /a%2fb;p/%7Ec?x=%zz;y&&token=a%20b HTTP/1.1\r\n" +
+			"Host: Front.test:8080\r\nX-Custom: 1\r\nUpgrade: WebSocket\r\nConnection: keep-alive, upgrade\r\nKeep-Alive: 5\r\n" +
+			"sec-websocket-version: 13\r\nsec-websocket-key: " + testKey + "\r\n" +
+			"sec-websocket-protocol: chat ,superchat\r\nsec-websocket-extensions: permessage-deflate; client_max_window_bits\r\n" +
+			"Origin: http://front.test:8080\r\nCookie: a=1; b=2\r\nAuthorization: Bearer x\r\nX-Custom: 2\r\n\r\n")
+		upstream := r.upstream()
+		head := upstream.readHead()
+		wantCleanHead(t, head)
+		scheme, peer := "http", "X-Forwarded-For: 127.0.0.1\r\n"
+		if k == tlsTCP {
+			scheme = "https"
+		}
+		if k == unix { // A28: a unix socket's peer has no address
+			peer = ""
+		}
+		want := "GET /a%2fb;p/%7Ec?x=%zz;y&&token=a%20b HTTP/1.1\r\n" +
+			"Host: Front.test:8080\r\n" +
+			"Authorization: Bearer x\r\n" +
+			"Connection: Upgrade\r\n" +
+			"Cookie: a=1; b=2\r\n" +
+			"Origin: http://front.test:8080\r\n" +
+			"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" +
+			"Sec-WebSocket-Key: KEY\r\n" +
+			"Sec-WebSocket-Protocol: chat ,superchat\r\n" +
+			"Sec-WebSocket-Version: 13\r\n" +
+			"Upgrade: websocket\r\n" +
+			"X-Custom: 1\r\n" +
+			"X-Custom: 2\r\n" +
+			peer +
+			"X-Forwarded-Host: Front.test:8080\r\n" +
+			"X-Forwarded-Proto: " + scheme + "\r\n" +
+			"\r\n"
+		if got := keyLine.ReplaceAllString(head, "Sec-WebSocket-Key: KEY\r"); got != want {
+			t.Errorf("upstream: got\n%s\nwant\n%s", got, want)
+		}
+	})
+}
+
+// A20: every handshake has a key of its own.
+func TestFreshKey(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 20 {
+		_, head, _ := direct(t, "http://upstream.test", edited(), nil)
+		seen[keyLine.FindString(head)] = true
+	}
+	if len(seen) != 20 {
+		t.Errorf("got %d keys in 20 handshakes", len(seen))
+	}
+}
+
+// direct has a proxy serve one request that comes from 192.0.2.1, unless set
+// changes that. It returns what was dialled, the head of what the upstream was
+// sent (both empty: nothing) and what the client was answered; the upstream
+// answers 403.
+func direct(t *testing.T, target, request string, set func(*http.Request), options ...wsproxy.Option) (dialled, head string, code int) {
+	t.Helper()
+	heads := make(chan string, 1)
+	p, err := wsproxy.New(target, append([]wsproxy.Option{wsproxy.WithLogger(discard), wsproxy.WithInsecureAnyOrigin(),
+		wsproxy.WithDialContext(func(_ context.Context, network, address string) (net.Conn, error) {
+			dialled = network + " " + address
+			return scripted(func(head string) string {
+				heads <- head
+				return "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+			}), nil
+		})}, options...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.RemoteAddr = "192.0.2.1:1234"
+	if set != nil {
+		set(r)
+	}
+	w := &response{}
+	w.Body = new(bytes.Buffer)
+	p.ServeHTTP(w, r)
+	select {
+	case head = <-heads:
+	default:
+	}
+	return dialled, head, w.Code
+}
+
+// What the upstream is sent, by options and by who asks. Each row names the
+// lines besides those that every handshake has.
+func TestOutgoing(t *testing.T) {
+	const forwarded = "X-Forwarded-For: 192.0.2.1|X-Forwarded-Host: front.test|X-Forwarded-Proto: http"
+	const get = "GET / HTTP/1.1|Host: front.test|"
+	from := func(addr string) func(*http.Request) { return func(r *http.Request) { r.RemoteAddr = addr } }
+	trust := func(prefixes ...string) wsproxy.Option {
+		var p []netip.Prefix
+		for _, s := range prefixes {
+			p = append(p, netip.MustParsePrefix(s))
+		}
+		return wsproxy.WithTrustedProxies(p...)
+	}
+	rewrite := wsproxy.WithRewrite
+	spoofed := withLines("X-Forwarded-For: 10.0.0.1", "x-forwarded-for: 10.0.0.2, 10.0.0.3", "X-Forwarded-Proto: https", "X-Forwarded-Host: www.test",
+		"X-Forwarded-Port: 443", "X-Forwarded-Prefix: /p", "X-Real-IP: 10.0.0.1", "Forwarded: for=10.0.0.1;proto=https", "Forwarded: for=\"[2001:db8::1]\"")
+	rows := []struct {
+		id, name, target, request string
+		set                       func(*http.Request)
+		option                    wsproxy.Option
+		want                      string
+	}{
+		// A33, C6: paths and queries.
+		{"A33", "escaped slash", "", edited("GET /", "GET /a%2Fb"), nil, nil, "GET /a%2Fb HTTP/1.1|Host: front.test|" + forwarded},
+		{"A33", "escapes of plain letters", "", edited("GET /", "GET /%61%7e"), nil, nil, "GET /%61%7e HTTP/1.1|Host: front.test|" + forwarded},
+		{"A33", "semicolons", "", edited("GET /", "GET /a;b?c;d=1;e"), nil, nil, "GET /a;b?c;d=1;e HTTP/1.1|Host: front.test|" + forwarded},
+		{"A33", "invalid escape in the query", "", edited("GET /", "GET /?a=%zz&%"), nil, nil, "GET /?a=%zz&% HTTP/1.1|Host: front.test|" + forwarded},
+		{"A33", "empty query", "", edited("GET /", "GET /?"), nil, nil, "GET /? HTTP/1.1|Host: front.test|" + forwarded},
+		{"A33", "dots", "", edited("GET /", "GET /a/../b/./%2e%2e/c"), nil, nil, "GET /a/../b/./%2e%2e/c HTTP/1.1|Host: front.test|" + forwarded},
+		{"C6", "target with a path", "http://upstream.test/base", edited("GET /", "GET /x"), nil, nil, "GET /base/x HTTP/1.1|Host: front.test|" + forwarded},
+		{"C6", "target with a path and a slash", "http://upstream.test/base/", edited("GET /", "GET /x%2fy"), nil, nil, "GET /base/x%2fy HTTP/1.1|Host: front.test|" + forwarded},
+		{"C6", "target with a query", "http://upstream.test?k=1", edited("GET /", "GET /x"), nil, nil, "GET /x?k=1 HTTP/1.1|Host: front.test|" + forwarded},
+		{"C6", "both with a query", "http://upstream.test/?k=1", edited("GET /", "GET /x?y=%zz"), nil, nil, "GET /x?k=1&y=%zz HTTP/1.1|Host: front.test|" + forwarded},
+		// C6: Host.
+		{"C6", "WithHost", "", edited(), nil, wsproxy.WithHost("other.test:81"), "GET / HTTP/1.1|Host: other.test:81|" + forwarded},
+		{"C6", "WithHost empty", "http://upstream.test:9000", edited(), nil, wsproxy.WithHost(""), "GET / HTTP/1.1|Host: upstream.test:9000|" + forwarded},
+		{"C6", "WithHost empty, unix", "unix:/run/s", edited(), nil, wsproxy.WithHost(""), "GET / HTTP/1.1|Host: localhost|" + forwarded},
+		{"C6", "unix", "unix:/run/s", edited("GET /", "GET /x?y"), nil, nil, "GET /x?y HTTP/1.1|Host: front.test|" + forwarded},
+		// C7: end-to-end fields.
+		{"C7", "end to end", "", withLines("User-Agent: ua", "Cookie: a", "Authorization: b", "X-A: c", "Cookie: d", "Origin: http://o", "Accept-Encoding: gzip"), nil, nil,
+			"GET / HTTP/1.1|Host: front.test|User-Agent: ua|Accept-Encoding: gzip|Authorization: b|Cookie: a|Cookie: d|Origin: http://o|X-A: c|" + forwarded},
+		{"A30", "hop-by-hop", "", edited("Connection: Upgrade", "Connection: Upgrade, X-Hop, , close\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\n"+
+			"TE: trailers\r\nTrailer: X\r\nProxy-Authorization: Basic x\r\nHTTP2-Settings: x\r\nAlt-Svc: x\r\nConnection: x-hop-2\r\nX-HOP-2: 1\r\nX-End: 1"), nil, nil,
+			get + "X-End: 1|" + forwarded},
+		{"A30", "unknown Sec-WebSocket fields", "", withLines("Sec-WebSocket-Key1: x", "Sec-WebSocket-Foo: y"), nil, nil, get + forwarded},
+		// A21: what a client can't nominate away.
+		{"A21", "nominated", "", edited("Connection: Upgrade", "Connection: Upgrade, x-FORWARDED-for, X-Forwarded-Host, X-Forwarded-Proto, X-Real-Ip, Forwarded, "+
+			"Cookie, authorization, Origin, Host, Sec-WebSocket-Key, Sec-WebSocket-Version, sec-websocket-protocol, Upgrade, Connection\r\nCookie: a\r\nAuthorization: b\r\nOrigin: c\r\nSec-WebSocket-Protocol: d"), nil, nil,
+			get + "Authorization: b|Cookie: a|Origin: c|Sec-WebSocket-Protocol: d|" + forwarded},
+		{"A21", "nominated, trusted", "", edited("Connection: Upgrade", "Connection: Upgrade, X-Forwarded-For, X-Real-Ip\r\nX-Forwarded-For: 10.0.0.1\r\nX-Real-IP: 10.0.0.1"), nil, trust("192.0.2.0/24"),
+			get + "X-Forwarded-For: 10.0.0.1, 192.0.2.1|X-Forwarded-Host: front.test|X-Forwarded-Proto: http|X-Real-Ip: 10.0.0.1"},
+		// A25 to A28: forwarding fields.
+		{"A25", "spoofed", "", spoofed, nil, nil, get + forwarded},
+		{"A25", "spoofed, another is trusted", "", spoofed, nil, trust("198.51.100.0/24"), get + forwarded},
+		{"A27", "trusted, many lines", "", spoofed, nil, trust("192.0.2.0/24"),
+			get + `Forwarded: for=10.0.0.1;proto=https, for="[2001:db8::1]", for=192.0.2.1|X-Forwarded-For: 10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.1|` +
+				"X-Forwarded-Host: www.test|X-Forwarded-Port: 443|X-Forwarded-Prefix: /p|X-Forwarded-Proto: https|X-Real-Ip: 10.0.0.1"},
+		{"A27", "trusted, nothing there", "", edited(), nil, trust("192.0.2.0/24"), get + forwarded},
+		{"A27", "trusted, empty", "", withLines("X-Forwarded-For:"), nil, trust("192.0.2.0/24"), get + forwarded},
+		{"A27", "trusted, no values", "", edited(), func(r *http.Request) { r.Header["X-Forwarded-For"], r.Header["Forwarded"] = nil, []string{} }, trust("192.0.2.0/24"), get + forwarded},
+		{"A28", "IPv6 peer", "", edited(), from("[2001:db8::7]:1"), nil, get + "X-Forwarded-For: 2001:db8::7|X-Forwarded-Host: front.test|X-Forwarded-Proto: http"},
+		{"A28", "IPv6 peer, trusted", "", withLines("Forwarded: for=10.0.0.1", "X-Forwarded-For: 10.0.0.1"), from("[2001:db8::7]:1"), trust("2001:db8::/32"),
+			get + `Forwarded: for=10.0.0.1, for="[2001:db8::7]"|X-Forwarded-For: 10.0.0.1, 2001:db8::7|X-Forwarded-Host: front.test|X-Forwarded-Proto: http`},
+		{"A28", "IPv6 peer with a zone", "", edited(), from("[fe80::1%eth0]:1"), nil, get + "X-Forwarded-For: fe80::1|X-Forwarded-Host: front.test|X-Forwarded-Proto: http"},
+		{"A28", "IPv4 in IPv6", "", withLines("X-Forwarded-For: 10.0.0.1"), from("[::ffff:192.0.2.1]:1"), trust("192.0.2.0/24"), get + "X-Forwarded-For: 10.0.0.1, 192.0.2.1|X-Forwarded-Host: front.test|X-Forwarded-Proto: http"},
+		{"A28", "peer without an address", "", spoofed, from("@"), trust("0.0.0.0/0", "::/0"), get + "X-Forwarded-Host: front.test|X-Forwarded-Proto: http"},
+		{"A28", "peer unknown", "", spoofed, from(""), nil, get + "X-Forwarded-Host: front.test|X-Forwarded-Proto: http"},
+		{"A28", "peer without a port", "", spoofed, from("192.0.2.1"), nil, get + "X-Forwarded-Host: front.test|X-Forwarded-Proto: http"},
+		{"A26", "underscores", "", withLines("X_Forwarded_For: 1", "x_forwarded-host: 2", "X_Real_IP: 3", "Sec_WebSocket_Key: 4", "Sec_WebSocket_Protocol: 5",
+			"Transfer_Encoding: chunked", "Content_Length: 6", "Keep_Alive: 7", "X_Other: 8"), nil, nil, get + forwarded + "|X_other: 8"},
+		// C6, A34: the hook.
+		{"C6", "rewrite", "", withLines("X-A: 1", "Sec-WebSocket-Protocol: chat, token.secret"), nil, rewrite(func(pr *httputil.ProxyRequest) {
+			pr.Out.URL.Host, pr.Out.URL.Path, pr.Out.Host = "other.test:81", "/y", "h.test"
+			pr.Out.Header.Del("X-A")
+			pr.Out.Header.Set("X-B", pr.In.Header.Get("X-A"))
+			pr.Out.Header.Set("Sec-WebSocket-Protocol", "chat") // a token stays here
+		}), "GET /y HTTP/1.1|Host: h.test|Sec-WebSocket-Protocol: chat|X-B: 1|" + forwarded},
+		{"C6", "rewrite, Host left out", "", edited(), nil, rewrite(func(pr *httputil.ProxyRequest) { pr.Out.Host = "" }), "GET / HTTP/1.1|Host: upstream.test|" + forwarded},
+		{"C6", "rewrite, SetURL", "", edited(), nil, rewrite(func(pr *httputil.ProxyRequest) {
+			pr.SetURL(&url.URL{Scheme: "http", Host: "other.test", Path: "/z"})
+		}), "GET /z/ HTTP/1.1|Host: other.test|" + forwarded},
+		{"C6", "rewrite, forwarding fields taken out", "", edited(), nil, rewrite(func(pr *httputil.ProxyRequest) {
+			for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+				pr.Out.Header.Del(name)
+			}
+		}), "GET / HTTP/1.1|Host: front.test"},
+		{"A30", "rewrite, handshake's own fields", "", withLines("Sec-WebSocket-Protocol: a"), nil, rewrite(func(pr *httputil.ProxyRequest) {
+			for _, name := range []string{"Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Foo", "Te", "Content-Length"} {
+				pr.Out.Header.Set(name, "7")
+				pr.Out.Header[strings.ToLower(name)] = []string{"8"}
+			}
+			pr.Out.Header["host"] = []string{"9"}
+			pr.Out.Header["Sec-WebSocket-Protocol"] = []string{"b"} // as the RFC writes it
+			pr.Out.Method, pr.Out.ContentLength, pr.Out.Close = "POST", 5, true
+			pr.Out.Body = io.NopCloser(strings.NewReader("12345"))
+		}), get + "Sec-WebSocket-Protocol: b|" + forwarded},
+	}
+	constant := []string{"Connection: Upgrade", "Sec-WebSocket-Key: KEY", "Sec-WebSocket-Version: 13", "Upgrade: websocket"}
+	for _, row := range rows {
+		t.Run(row.id+" "+row.name, func(t *testing.T) {
+			target := "http://upstream.test"
+			if row.target != "" {
+				target = row.target
+			}
+			var options []wsproxy.Option
+			if row.option != nil {
+				options = append(options, row.option)
+			}
+			_, head, _ := direct(t, target, row.request, row.set, options...)
+			wantCleanHead(t, head)
+			lines := strings.Split(strings.TrimSuffix(keyLine.ReplaceAllString(head, "Sec-WebSocket-Key: KEY\r"), "\r\n\r\n"), "\r\n")
+			lines = slices.DeleteFunc(lines, func(l string) bool { return slices.Contains(constant, l) })
+			if got := strings.Join(lines, "|"); got != row.want {
+				t.Errorf("got\n%s\nwant\n%s", strings.ReplaceAll(got, "|", "\n"), strings.ReplaceAll(row.want, "|", "\n"))
+			}
+		})
+	}
+}
+
+// A81: what is dialled for which target; C6: and for which rewriting.
+func TestDialAddress(t *testing.T) {
+	to := func(u string) wsproxy.Option {
+		return wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+			pr.Out.URL.Scheme, pr.Out.URL.Host, _ = strings.Cut(u, "://")
+		})
+	}
+	for _, row := range []struct {
+		target string
+		option wsproxy.Option
+		want   string
+		code   int
+	}{
+		{"http://upstream.test", nil, "tcp upstream.test:80", 403},
+		{"ws://upstream.test:81/x", nil, "tcp upstream.test:81", 403},
+		{"ws://[2001:db8::1]", nil, "tcp [2001:db8::1]:80", 403},
+		{"https://upstream.test", nil, "tcp upstream.test:443", 504},
+		{"WSS://upstream.test:8443", nil, "tcp upstream.test:8443", 504},
+		{"unix:/run/s", nil, "unix /run/s", 403},
+		{"unix:///run/s", nil, "unix /run/s", 403},
+		{"unix:s.sock", nil, "unix s.sock", 403},
+		{"unix:@abstract", nil, "unix @abstract", 403},
+		{"http://upstream.test", to("ws://other.test"), "tcp other.test:80", 403},
+		{"http://upstream.test", to("wss://other.test"), "tcp other.test:443", 504},
+		{"http://upstream.test", to("unix:///run/t"), "unix /run/t", 403},
+		{"http://upstream.test", to("ftp://other.test"), "", 500},
+		{"http://upstream.test", to("http://"), "", 500},
+	} {
+		synctest.Test(t, func(t *testing.T) { // nobody speaks TLS there
+			var options []wsproxy.Option
+			if row.option != nil {
+				options = append(options, row.option)
+			}
+			dialled, _, code := direct(t, row.target, edited(), nil, options...)
+			if dialled != row.want || code != row.code {
+				t.Errorf("%s: dialled %q and answered %d, want %q and %d", row.target, dialled, code, row.want, row.code)
+			}
+		})
+	}
+}
+
+// A34, F14: a hook that panics, or leaves a request that can't be sent, makes 500
+// and nothing is dialled; the next session isn't touched.
+func TestRewriteFails(t *testing.T) {
+	for name, f := range map[string]func(*httputil.ProxyRequest){
+		"F14 panic":        func(*httputil.ProxyRequest) { panic("hook") },
+		"F14 panic abort":  func(*httputil.ProxyRequest) { panic(http.ErrAbortHandler) },
+		"no request":       func(pr *httputil.ProxyRequest) { pr.Out = nil },
+		"no URL":           func(pr *httputil.ProxyRequest) { pr.Out.URL = nil },
+		"no header":        func(pr *httputil.ProxyRequest) { pr.Out.Header = nil },
+		"A34 CRLF value":   func(pr *httputil.ProxyRequest) { pr.Out.Header.Set("X-A", "a\r\nX-B: b") },
+		"A34 LF value":     func(pr *httputil.ProxyRequest) { pr.Out.Header.Set("X-A", "a\nX-B: b") },
+		"A34 NUL value":    func(pr *httputil.ProxyRequest) { pr.Out.Header.Set("X-A", "a\x00") },
+		"A34 CRLF name":    func(pr *httputil.ProxyRequest) { pr.Out.Header["X-A: a\r\nX-B"] = []string{"b"} },
+		"A34 empty name":   func(pr *httputil.ProxyRequest) { pr.Out.Header[""] = []string{"b"} },
+		"A34 subprotocol":  func(pr *httputil.ProxyRequest) { pr.Out.Header.Set("Sec-Websocket-Protocol", "a\r\nX-B: b") },
+		"A34 CRLF Host":    func(pr *httputil.ProxyRequest) { pr.Out.Host = "a\r\nX-B: b" },
+		"A34 space Host":   func(pr *httputil.ProxyRequest) { pr.Out.Host = "a b" },
+		"A34 space query":  func(pr *httputil.ProxyRequest) { pr.Out.URL.RawQuery = "a b HTTP/1.1" },
+		"A34 CRLF query":   func(pr *httputil.ProxyRequest) { pr.Out.URL.RawQuery = "a\r\nX-B:b" },
+		"A34 opaque space": func(pr *httputil.ProxyRequest) { pr.Out.URL.Opaque = "/a b" },
+		"A34 opaque CRLF":  func(pr *httputil.ProxyRequest) { pr.Out.URL.Opaque = "/a\r\nX-B:b" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dialled, head, code := direct(t, "http://upstream.test", edited(), nil, wsproxy.WithRewrite(f))
+			if dialled != "" || head != "" || code != 500 {
+				t.Errorf("dialled %q, sent %q, answered %d, want 500 and nothing dialled", dialled, head, code)
+			}
+		})
+	}
+	t.Run("F14 others live", func(t *testing.T) {
+		r := newRig(t, tcp, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+			if pr.In.URL.Path == "/panic" {
+				panic("hook")
+			}
+		}))
+		client, upstream := r.open("", "")
+		bad := r.client()
+		bad.send(handshakeRequest("/panic", "") + secondRequest)
+		if _, body := bad.wantRefusal(500); body != "Internal Server Error\n" {
+			t.Errorf("got body %q, want the fixed phrase", body)
+		}
+		if m := r.logs.wait(t, 0); m["op"] != "rewrite" || m["side"] != "proxy" || !strings.HasPrefix(m["error"].(string), "panic: hook") {
+			t.Errorf("logged %v, want the hook's panic", m)
+		}
+		client.sendText("still here")
+		upstream.want(text, "still here")
+	})
+}
+
+// F1, F16, F17, F14: connecting fails.
+func TestDialFails(t *testing.T) {
+	t.Run("F1 refused", func(t *testing.T) {
+		for _, k := range []kind{tcp, unix, tlsTCP} {
+			r := newRig(t, k)
+			r.back.Close()
+			c := r.client()
+			c.send(handshakeRequest("/", "") + secondRequest)
+			if _, body := c.wantRefusal(502); body != "Bad Gateway\n" {
+				t.Errorf("got body %q, want the fixed phrase", body)
+			}
+			if m := r.logs.wait(t, 0); m["op"] != "dial" || m["side"] != "upstream" {
+				t.Errorf("logged %v, want a dial error", m)
+			}
+		}
+	})
+	failing := func(err error) func(context.Context, string, string) (net.Conn, error) {
+		return func(context.Context, string, string) (net.Conn, error) { return nil, err }
+	}
+	for _, row := range []struct {
+		name   string
+		f      func(context.Context, string, string) (net.Conn, error)
+		status int
+	}{
+		{"F1 no such host", failing(&net.DNSError{Err: "no such host", IsNotFound: true}), 502},
+		{"F1 unreachable", failing(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}), 502},
+		{"F2 timed out", failing(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ETIMEDOUT)}), 504},
+		{"F2 deadline", failing(fmt.Errorf("socks: %w", os.ErrDeadlineExceeded)), 504},
+		{"F16 EMFILE", failing(&net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}), 503},
+		{"F16 ENFILE", failing(&net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.ENFILE)}), 503},
+		{"F17 EADDRNOTAVAIL", failing(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)}), 503},
+		{"F14 panic", func(context.Context, string, string) (net.Conn, error) { panic("dialler") }, 500},
+		{"F14 no connection", failing(nil), 502},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t, tcp, wsproxy.WithDialContext(row.f))
+			c := r.client()
+			c.send(handshakeRequest("/", "") + secondRequest)
+			if _, body := c.wantRefusal(row.status); body != http.StatusText(row.status)+"\n" {
+				t.Errorf("got body %q, want the fixed phrase", body)
+			}
+		})
+	}
+}
+
+// An answer other than a right 101 makes no tunnel: the client gets 502, both
+// connections are closed, and what the client has sent behind its handshake
+// never reaches the upstream (A2).
+func TestBadAnswers(t *testing.T) {
+	const (
+		status = "HTTP/1.1 101 Switching Protocols\r\n"
+		up     = "Upgrade: websocket\r\n"
+		conn   = "Connection: Upgrade\r\n"
+		accept = "Sec-WebSocket-Accept: ACCEPT\r\n"
+		good   = status + up + conn + accept
+	)
+	rows := []struct{ id, name, answer string }{
+		{"A5", "101 and nothing else", status + "\r\n"},
+		{"A6", "no accept", status + up + conn + "\r\n"},
+		{"A6", "wrong accept", status + up + conn + "Sec-WebSocket-Accept: " + testAccept + "\r\n\r\n"},
+		{"A6", "two accepts", good + accept + "\r\n"},
+		{"A6", "right and wrong accept", good + "Sec-WebSocket-Accept: x\r\n\r\n"},
+		{"A6", "accept list", status + up + conn + "Sec-WebSocket-Accept: ACCEPT, ACCEPT\r\n\r\n"},
+		{"A6", "accept of another case", status + up + conn + "Sec-WebSocket-Accept: CASE\r\n\r\n"},
+		{"A7", "no Upgrade", status + conn + accept + "\r\n"},
+		{"A7", "Upgrade: h2c", status + "Upgrade: h2c\r\n" + conn + accept + "\r\n"},
+		{"A7", "two Upgrades", good + "Upgrade: h2c\r\n\r\n"},
+		{"A7", "Upgrade list", status + "Upgrade: websocket, h2c\r\n" + conn + accept + "\r\n"},
+		{"A7", "no Connection", status + up + accept + "\r\n"},
+		{"A7", "Connection: close", status + up + "Connection: close\r\n" + accept + "\r\n"},
+		{"A7", "Connection: upgraded", status + up + "Connection: upgraded\r\n" + accept + "\r\n"},
+		{"A8", "HTTP/1.0", strings.Replace(good, "1.1", "1.0", 1) + "\r\n"},
+		{"A8", "HTTP/1.2", strings.Replace(good, "1.1", "1.2", 1) + "\r\n"},
+		{"A8", "HTTP/2.0", strings.Replace(good, "1.1", "2.0", 1) + "\r\n"},
+		{"A9", "Content-Length: 5", good + "Content-Length: 5\r\n\r\nhello"},
+		{"A9", "Content-Length: 0", good + "Content-Length: 0\r\n\r\n"},
+		{"A9", "chunked", good + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+		{"A9", "identity", good + "Transfer-Encoding: identity\r\n\r\n"},
+		{"A10", "six 1xx", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 6) + good + "\r\n"},
+		{"A10", "1xx for ever", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 10_000)},
+		{"A35", "subprotocol not offered", good + "Sec-WebSocket-Protocol: other\r\n\r\n"},
+		{"A35", "subprotocol of another case", good + "Sec-WebSocket-Protocol: CHAT\r\n\r\n"},
+		{"A35", "two subprotocols", good + "Sec-WebSocket-Protocol: chat, v2\r\n\r\n"},
+		{"A35", "two subprotocol lines", good + "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: v2\r\n\r\n"},
+		{"A35", "subprotocol empty", good + "Sec-WebSocket-Protocol:\r\n\r\n"},
+		{"A35", "subprotocol not a token", good + "Sec-WebSocket-Protocol: a/b\r\n\r\n"},
+		{"A35", "extension not offered", good + "Sec-WebSocket-Extensions: x-other\r\n\r\n"},
+		{"A35", "extension twice", good + "Sec-WebSocket-Extensions: x-a, x-a\r\n\r\n"},
+		{"A35", "second extension not offered", good + "Sec-WebSocket-Extensions: x-a\r\nSec-WebSocket-Extensions: x-b\r\n\r\n"},
+		{"A35", "extension not a token", good + "Sec-WebSocket-Extensions: x/a\r\n\r\n"},
+		{"A36", "CR in a value", good + "X-A: a\rX-B: b\r\n\r\n"},
+		{"A36", "NUL in a value", good + "X-A: a\x00\r\n\r\n"},
+		{"A36", "space before the colon", good + "X-A : a\r\n\r\n"},
+		{"A36", "no colon", good + "X-A\r\n\r\n"},
+		{"A36", "empty name", good + ": a\r\n\r\n"},
+		{"A63", "header over 64 KiB", good + "X-A: " + strings.Repeat("a", 65_536) + "\r\n\r\n"},
+		{"A63", "header in small lines", good + strings.Repeat("A: a\r\n", 20_000) + "\r\n"},
+		{"A63", "1xx with much header", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: "+strings.Repeat("a", 20_000)+"\r\n\r\n", 5) + good + "\r\n"},
+		{"F9", "garbage", "\x00\xff\x15\x03\x01\r\n\r\n"},
+		{"F9", "TLS alert", "\x15\x03\x01\x00\x02\x02\x16"},
+		{"F9", "HTTP/0.9", "<html>hello</html>"},
+		{"F9", "status of four digits", "HTTP/1.1 1010 OK\r\n\r\n"},
+		{"F9", "status of two digits", "HTTP/1.1 99 OK\r\n\r\n"},
+		{"F9", "status 099", "HTTP/1.1 099 OK\r\n\r\n"},
+		{"F9", "status with a sign", "HTTP/1.1 +10 OK\r\n\r\n"},
+		{"F9", "another protocol", "ICY 101 OK\r\n\r\n"},
+		{"F9", "bad Content-Length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"},
+		{"F9", "two Content-Lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"},
+		{"F4", "nothing", ""},
+		{"F4", "half a status line", "HTTP/1.1 1"},
+		{"F4", "half a header", good},
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		for i, row := range rows {
+			t.Run(row.id+" "+row.name, func(t *testing.T) {
+				r := r.on(t)
+				client := r.client()
+				client.send(handshakeRequest("/", "Sec-WebSocket-Protocol: chat, v2\r\nSec-WebSocket-Extensions: x-a\r\n") + rawFrame(text, true, "early"))
+				upstream := r.upstream()
+				head := upstream.readHead()
+				key := keyLine.FindStringSubmatch(head)[1]
+				go func() { // more than the proxy reads may be refused with a reset
+					io.WriteString(upstream, strings.NewReplacer("ACCEPT", acceptFor(key), "CASE", strings.ToLower(acceptFor(key))).Replace(row.answer))
+					if c, ok := upstream.Conn.(interface{ CloseWrite() error }); ok && row.id == "F4" || row.id == "F9" {
+						c.CloseWrite()
+					}
+				}()
+				if _, body := client.wantRefusal(502); body != "Bad Gateway\n" {
+					t.Errorf("client: got body %q, want the fixed phrase", body)
+				}
+				upstream.wantEnd() // A2, F10
+				<-r.returned
+				m := r.logs.wait(t, i)
+				if m["status"] != int64(502) || m["op"] != "answer" || m["side"] != "upstream" {
+					t.Errorf("logged %v, want a bad answer of the upstream's", m)
+				}
+			})
+		}
+	})
+}
+
+// A10: up to five answers of 1xx before the 101 are passed over, and a client
+// that hasn't asked for them sees none.
+func TestInformationalAnswers(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		client := r.client()
+		client.send(handshakeRequest("/", ""))
+		upstream := r.upstream()
+		req := upstream.readRequest()
+		upstream.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + strings.Repeat("HTTP/1.1 102 Processing\r\nContent-Length: 5\r\n\r\n", 3) +
+			goodAnswer(req, "") + upstream.frame(text, "coalesced"))
+		if head := client.readHead(); !strings.HasPrefix(head, "HTTP/1.1 101 ") || strings.Contains(head, "Link") {
+			t.Errorf("client: got %q, want the 101 alone", head)
+		}
+		client.want(text, "coalesced")
+	})
+}
+
+// The handshakes' bytes, split anywhere, make the same session, and frames that
+// come along with them are kept (A11, C22).
+func TestHandshakeSplit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory)
+		inTwo := func(w *wire, s string, cut int) (last bool) {
+			cut = min(cut, len(s))
+			w.send(s[:cut])
+			synctest.Wait() // the proxy has read that much
+			w.send(s[cut:])
+			return cut == len(s)
+		}
+		for cut, last := 0, false; !last; cut++ {
+			client := r.client()
+			last = inTwo(client, handshakeRequest("/", "X-A: 1\r\n")+client.frame(text, "from client"), cut)
+			upstream := r.upstream()
+			head := upstream.readHead()
+			wantCleanHead(t, head)
+			last = inTwo(upstream, answerTo(head, "X-B: 1\r\n")+upstream.frame(text, "from upstream"), cut) && last
+			want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + testAccept + "\r\nX-B: 1\r\n\r\n"
+			if got := client.readHead(); got != want {
+				t.Fatalf("cut at %d: client got %q, want %q", cut, got, want)
+			}
+			client.want(text, "from upstream")
+			upstream.want(text, "from client")
+			client.Close()
+			upstream.Close()
+			<-r.returned
+		}
+	})
+}
+
+// A64, F2, F3, F5, F8: nothing makes the handshake wait for longer than its limit.
+func TestHandshakeTimeouts(t *testing.T) {
+	drip := func(w *wire, s string) {
+		go func() {
+			for _, b := range []byte(s) {
+				if _, err := w.Write([]byte{b}); err != nil {
+					return
+				}
+				select {
+				case <-time.After(time.Second):
+				case <-w.t.Context().Done():
+					return
+				}
+			}
+		}()
+	}
+	for _, row := range []struct {
+		name, target string
+		upstream     func(r *rig, w *wire) // nil: nobody accepts
+		op           string
+		after        time.Duration
+		options      []wsproxy.Option
+	}{
+		{"F2 connection hangs", "http://upstream.test", nil, "dial", 10 * time.Second, nil},
+		{"F3 silent", "http://upstream.test", func(_ *rig, w *wire) { w.readHead() }, "answer", 10 * time.Second, nil},
+		{"F3 another limit", "http://upstream.test", func(_ *rig, w *wire) { w.readHead() }, "answer", 3 * time.Second, []wsproxy.Option{wsproxy.WithHandshakeTimeout(3 * time.Second)}},
+		{"F3 doesn't read", "http://upstream.test", func(*rig, *wire) {}, "answer", 10 * time.Second, nil},
+		{"F5 stalled TLS", "https://upstream.test", func(*rig, *wire) {}, "tls", 10 * time.Second, nil},
+		{"F5 TLS in drips", "https://upstream.test", func(_ *rig, w *wire) { drip(w, "\x16\x03\x03\x10\x00"+strings.Repeat("\x00", 100)) }, "tls", 10 * time.Second, nil},
+		{"A64 header in drips", "http://upstream.test", func(_ *rig, w *wire) { w.readHead(); drip(w, "HTTP/1.1 101 Switching Protocols\r\n") }, "answer", 10 * time.Second, nil},
+		{"A64 1xx in drips", "http://upstream.test", func(_ *rig, w *wire) {
+			w.readHead()
+			w.send("HTTP/1.1 100 Continue\r\n\r\n")
+			drip(w, "HTTP/1.1 103 Early Hints\r\n\r\n")
+		}, "answer", 10 * time.Second, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRigTo(t, memory, row.target, row.options...)
+				began := time.Now()
+				c := r.client()
+				request := handshakeRequest("/", "X-A: "+strings.Repeat("a", 60_000)+"\r\n")
+				c.send(request + secondRequest)
+				var u *wire
+				if row.upstream != nil {
+					u = r.upstream()
+					row.upstream(r, u)
+				}
+				c.wantRefusal(504)
+				if d := time.Since(began); d != row.after {
+					t.Errorf("answered after %v, want %v", d, row.after)
+				}
+				if m := r.logs.wait(t, 0); m["op"] != row.op || m["status"] != int64(504) || m["side"] != "upstream" {
+					t.Errorf("logged %v, want 504 for %s", m, row.op)
+				}
+				if u != nil {
+					io.Copy(io.Discard, u.br) // F10: it ends
+				}
+			})
+		})
+	}
+}
+
+// A connection of the user's own that knows no deadlines is no way around the
+// limits.
+func TestNoDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r *rig
+		r = newRig(t, memory, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := dialListener(ctx, r.back)
+			return noDeadlines{c}, err
+		}))
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		u := r.upstream()
+		u.readHead()
+		c.wantRefusal(504)
+		u.wantEnd()
+	})
+}
+
+type noDeadlines struct{ net.Conn }
+
+func (noDeadlines) SetDeadline(time.Time) error      { return errors.ErrUnsupported }
+func (noDeadlines) SetReadDeadline(time.Time) error  { return errors.ErrUnsupported }
+func (noDeadlines) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// A65, F11: a client that leaves before its 101 ends the upstream's handshake at
+// once, wherever that stands, and is logged with 499.
+func TestClientLeaves(t *testing.T) {
+	for _, row := range []struct {
+		name, target string
+		upstream     func(w *wire)
+	}{
+		{"connecting", "http://upstream.test", nil},
+		{"in the TLS handshake", "https://upstream.test", func(*wire) {}},
+		{"waiting for the answer", "http://upstream.test", func(w *wire) { w.readHead() }},
+		{"within the answer", "http://upstream.test", func(w *wire) { w.readHead(); w.send("HTTP/1.1 101 Sw") }},
+		{"within a refusal", "http://upstream.test", func(w *wire) { w.readHead(); w.send("HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\nab") }},
+	} {
+		t.Run("F11 "+row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				handled := false
+				r := newRigTo(t, memory, row.target, wsproxy.WithErrorHandler(func(http.ResponseWriter, *http.Request, *wsproxy.Error) { handled = true }))
+				c := r.client()
+				c.send(handshakeRequest("/", ""))
+				var u *wire
+				if row.upstream != nil {
+					u = r.upstream()
+					row.upstream(u)
+				}
+				synctest.Wait()
+				began := time.Now()
+				c.Close()
+				<-r.returned
+				if d := time.Since(began); d != 0 {
+					t.Errorf("the handshake went on for %v, want it to end at once", d)
+				}
+				if u != nil {
+					io.Copy(io.Discard, u.br)
+				}
+				if m := r.logs.wait(t, 0); m["status"] != int64(499) || m["side"] != "client" {
+					t.Errorf("logged %v, want 499 by the client", m)
+				}
+				if handled {
+					t.Error("the error handler was called for a client that has left")
+				}
+			})
+		})
+	}
+	t.Run("A65 TCP", func(t *testing.T) {
+		r := newRig(t, tcp)
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		u := r.upstream()
+		u.readHead()
+		c.reset()
+		u.wantEnd()
+		<-r.returned
+		if m := r.logs.wait(t, 0); m["status"] != int64(499) {
+			t.Errorf("logged %v, want 499", m)
+		}
+	})
+}
+
+// F4: the upstream's connection is reset before there is an answer.
+func TestUpstreamResets(t *testing.T) {
+	for _, k := range []kind{tcp, tlsTCP} {
+		r := newRig(t, k)
+		c := r.client()
+		c.send(handshakeRequest("/", "") + secondRequest)
+		u := r.upstream()
+		u.readHead()
+		u.reset()
+		c.wantRefusal(502)
+	}
+}
+
+// F7, A2 to A4: an upstream's refusal is relayed, status, body and what of the
+// header is not about one connection; then both connections are closed.
+func TestRelayRefusal(t *testing.T) {
+	big := strings.Repeat("0123456789abcdef", 4096) // 64 KiB
+	chunked := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
+	rows := []struct {
+		id, name, answer string
+		status           int
+		lines            string // to be in the header, with |
+		body             string
+		cut              bool
+	}{
+		{"A2", "426", "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nno", 426, "", "no", false},
+		{"A2", "404", "HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nContent-Type: text/x\r\n\r\nthere", 404, "Content-Type: text/x", "there", false},
+		{"A2", "500, chunked", "HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n" + chunked("a") + chunked("bc") + "0\r\nX-T: 1\r\n\r\n", 500, "", "abc", false},
+		{"A2", "to the end of the connection", "HTTP/1.0 503 No\r\n\r\nabc", 503, "", "abc", false},
+		{"A2", "after 1xx", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 403 No\r\nContent-Length: 1\r\n\r\nx", 403, "", "x", false},
+		{"A3", "200", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, "", "hello", false},
+		{"A3", "200 with all the rest of a 101", "HTTP/1.1 200 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\nContent-Length: 0\r\n\r\n", 200, "", "", false},
+		{"A3", "204", "HTTP/1.1 204 No Content\r\n\r\n", 204, "", "", false},
+		{"A3", "304", "HTTP/1.1 304 Not Modified\r\nEtag: x\r\n\r\n", 304, "Etag: x", "", false},
+		{"A4", "302", "HTTP/1.1 302 Found\r\nLocation: http://other.test/\r\nContent-Length: 0\r\n\r\n", 302, "Location: http://other.test/", "", false},
+		{"A4", "307", "HTTP/1.1 307 There\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", 307, "Location: /x", "", false},
+		{"F7", "401", "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n\r\n", 401,
+			"Www-Authenticate: Basic realm=\"x\"|Set-Cookie: a=1|Set-Cookie: b=2", "", false},
+		{"F7", "hop-by-hop", "HTTP/1.1 403 No\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n" +
+			"Upgrade: h2c\r\nAlt-Svc: h3\r\nX-End: 1\r\nContent-Length: 0\r\n\r\n", 403, "X-End: 1", "", false},
+		{"F7", "64 KiB", "HTTP/1.1 403 No\r\nContent-Length: 65536\r\n\r\n" + big, 403, "", big, false},
+		{"F7", "over 64 KiB", "HTTP/1.1 403 No\r\nContent-Length: 65537\r\n\r\n" + big + "x", 403, "", big, true},
+		{"F7", "chunked over 64 KiB", "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(big) + chunked("x") + "0\r\n\r\n", 403, "", big, true},
+		{"F7", "in chunks that are mostly coding", "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat(chunked("x"), 30_000) + "0\r\n\r\n", 403, "", "", true},
+		{"F7", "shorter than it says", "HTTP/1.1 403 No\r\nContent-Length: 5\r\n\r\nab", 403, "", "ab", true},
+		{"F7", "broken chunks", "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("ab") + "zz\r\n", 403, "", "ab", true},
+		{"F9", "status 999", "HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", 999, "", "", false},
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		var dials atomic.Int32
+		var r *rig
+		r = newRig(t, k, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dials.Add(1)
+			return dialListener(ctx, r.back)
+		}))
+		for i, row := range rows {
+			t.Run(row.id+" "+row.name, func(t *testing.T) {
+				r := r.on(t)
+				c := r.client()
+				c.send(handshakeRequest("/", "") + secondRequest)
+				u := r.upstream()
+				req := u.readRequest()
+				go func() {
+					io.WriteString(u, strings.ReplaceAll(row.answer, "ACCEPT", acceptFor(req.Header.Get("Sec-WebSocket-Key"))))
+					if c, ok := u.Conn.(interface{ CloseWrite() error }); ok {
+						c.CloseWrite()
+					}
+				}()
+				head := c.readHead()
+				if !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", row.status)) {
+					t.Errorf("client: got %q, want %d", head, row.status)
+				}
+				for line := range strings.SplitSeq("Connection: close|"+row.lines, "|") {
+					if !strings.Contains(head, line) {
+						t.Errorf("client: got %q, want %q in it", head, line)
+					}
+				}
+				if m := hopPattern.FindString(head); m != "" && row.status != 426 {
+					t.Errorf("client: got %q, which is about the upstream's connection", m)
+				}
+				resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader(head), c.br)), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				if row.body != "" && string(body) != row.body {
+					t.Errorf("client: got a body of %d bytes (%.20q), want %d (%.20q)", len(body), body, len(row.body), row.body)
+				}
+				if row.cut != errors.Is(err, io.ErrUnexpectedEOF) {
+					t.Errorf("client: body ended with %v, want it visibly cut: %v", err, row.cut)
+				}
+				c.wantEnd()
+				u.wantEnd()
+				<-r.returned
+				m := r.logs.wait(t, i)
+				if _, logged := m["error"]; m["status"] != int64(row.status) || m["msg"] != "wsproxy: handshake refused by the upstream" || logged != row.cut {
+					t.Errorf("logged %v", m)
+				}
+			})
+		}
+		// A4: no redirect was followed.
+		if n := int(dials.Load()); n != len(rows) {
+			t.Errorf("dialled %d times for %d refusals", n, len(rows))
+		}
+	})
+}
+
+var hopPattern = regexp.MustCompile(`(?im)^(keep-alive|upgrade|proxy-authenticate|x-hop|alt-svc|trailer|sec-websocket-accept):.*$`)
+
+// F8: a refusal's body that doesn't end is cut after 10 s, however late in the
+// handshake's own time it began, and the client sees status and cut.
+func TestEndlessRefusal(t *testing.T) {
+	for name, answer := range map[string]string{
+		"Content-Length": "HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nsome",
+		"chunked":        "HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n",
+		"no length":      "HTTP/1.1 401 No\r\n\r\nsome",
+	} {
+		for _, late := range []time.Duration{0, 9 * time.Second} {
+			t.Run(fmt.Sprintf("F8 %s after %v", name, late), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := newRig(t, memory)
+					c := r.client()
+					c.send(handshakeRequest("/", "") + secondRequest)
+					u := r.upstream()
+					u.readHead()
+					time.Sleep(late)
+					began := time.Now()
+					u.send(answer)
+					resp := c.readResponse()
+					body, err := io.ReadAll(resp.Body)
+					if resp.StatusCode != 401 || string(body) != "some" || !errors.Is(err, io.ErrUnexpectedEOF) {
+						t.Errorf("client: got %d %q %v, want 401 and a body that is cut", resp.StatusCode, body, err)
+					}
+					if d := time.Since(began); d != 10*time.Second {
+						t.Errorf("cut after %v, want 10 s", d)
+					}
+					c.wantEnd()
+					u.wantEnd()
+				})
+			})
+		}
+	}
+}
+
+// A71 to A75, F6: TLS with the upstream.
+func TestUpstreamTLS(t *testing.T) {
+	const name = "upstream.test"
+	authority, err := x509.ParseCertificate(testCA().cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(notAfter time.Time, names []string, ips ...net.IP) tls.Certificate {
+		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+			SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: time.Unix(0, 0), NotAfter: notAfter,
+			DNSNames: names, IPAddresses: ips,
+		}, authority, authority.PublicKey, testCA().cert.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: testCA().cert.PrivateKey}
+	}
+	later := time.Unix(1<<33, 0)
+	ours := &tls.Config{RootCAs: testCA().pool}
+	for _, row := range []struct {
+		id, name, target string
+		client           *tls.Config
+		server           *tls.Config
+		want             int
+		sni              string
+	}{
+		{"A71", "right name", "https://" + name + ":9443", ours, &tls.Config{}, 101, name},
+		{"A71", "system's roots by default", "https://" + name, &tls.Config{}, &tls.Config{}, 502, name},
+		{"A71", "the client's Host is no name for it", "https://other.test", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, []string{"front.test"})}}, 502, "other.test"},
+		{"A72", "ServerName given", "https://192.0.2.7", &tls.Config{RootCAs: testCA().pool, ServerName: name}, &tls.Config{}, 101, name},
+		{"A72", "ServerName given and wrong", "https://" + name, &tls.Config{RootCAs: testCA().pool, ServerName: "other.test"}, &tls.Config{}, 502, "other.test"},
+		{"A72", "address", "https://192.0.2.7", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, nil, net.IPv4(192, 0, 2, 7))}}, 101, ""},
+		{"A72", "IPv6 address", "wss://[2001:db8::7]:443", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, nil, net.ParseIP("2001:db8::7"))}}, 101, ""},
+		{"A72", "address not in the certificate", "https://192.0.2.7", ours, &tls.Config{}, 502, ""},
+		{"A73", "wildcard", "https://a.example.test", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, []string{"*.example.test"})}}, 101, "a.example.test"},
+		{"A73", "wildcard too deep", "https://a.b.example.test", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, []string{"*.example.test"})}}, 502, "a.b.example.test"},
+		{"A73", "expired", "https://" + name, ours, &tls.Config{Certificates: []tls.Certificate{issue(time.Unix(1, 0), []string{name})}}, 502, name},
+		{"A73", "not verified if so configured", "https://other.test", &tls.Config{InsecureSkipVerify: true}, &tls.Config{}, 101, "other.test"},
+		{"A74", "picks HTTP/1.1", "https://" + name, &tls.Config{RootCAs: testCA().pool, NextProtos: []string{"h2", "http/1.1"}}, &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, 101, name},
+		{"A74", "only another protocol", "https://" + name, ours, &tls.Config{NextProtos: []string{"h3"}}, 502, name},
+		{"A74", "TLS 1.1", "https://" + name, ours, &tls.Config{MaxVersion: tls.VersionTLS11}, 502, name},
+		{"A76", "client certificate", "https://" + name, &tls.Config{RootCAs: testCA().pool, Certificates: []tls.Certificate{testCA().cert}}, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 101, name},
+		{"A76", "no client certificate", "https://" + name, ours, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 502, name},
+		{"F14", "callback panics", "https://" + name, &tls.Config{RootCAs: testCA().pool, VerifyConnection: func(tls.ConnectionState) error { panic("callback") }}, &tls.Config{}, 500, name},
+	} {
+		t.Run(row.id+" "+row.name, func(t *testing.T) {
+			r := newRigTo(t, tcp, row.target, wsproxy.WithTLSConfig(row.client), wsproxy.WithInsecureAnyOrigin())
+			c := r.client()
+			c.send(handshakeRequest("/", "") + secondRequest)
+			u := r.upstream()
+			hello := make(chan *tls.ClientHelloInfo, 1)
+			if row.server.Certificates == nil {
+				row.server.Certificates = []tls.Certificate{testCA().cert}
+			}
+			row.server.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { hello <- h; return nil, nil }
+			secure := tls.Server(u.Conn, row.server)
+			go func() {
+				req, err := http.ReadRequest(bufio.NewReader(secure))
+				if err == nil {
+					io.WriteString(secure, goodAnswer(req, ""))
+				} else {
+					secure.Close()
+				}
+			}()
+			if row.want == 101 {
+				if resp := c.readResponse(); resp.StatusCode != 101 {
+					t.Errorf("client: got %d, want 101", resp.StatusCode)
+				}
+			} else {
+				c.wantRefusal(row.want)
+				m := r.logs.wait(t, 0)
+				// A certificate that is asked for in TLS 1.3 is missed after the handshake.
+				if m["op"] != "tls" && row.name != "no client certificate" {
+					t.Errorf("logged %v, want an error of TLS", m)
+				}
+			}
+			h := <-hello
+			if h.ServerName != row.sni || !slices.Equal(h.SupportedProtos, []string{"http/1.1"}) {
+				t.Errorf("upstream: got SNI %q and ALPN %q, want %q and http/1.1 alone", h.ServerName, h.SupportedProtos, row.sni)
+			}
+		})
+	}
+	t.Run("A75 plain text before the handshake", func(t *testing.T) {
+		r := newRigTo(t, tcp, "https://upstream.test")
+		c := r.client()
+		c.send(handshakeRequest("/", "") + secondRequest)
+		u := r.upstream()
+		u.send("HTTP/1.1 101 Switching Protocols\r\n\r\n")
+		c.wantRefusal(502)
+		io.Copy(io.Discard, u.br)
+	})
+}
+
+// The configuration that was given is cloned: changing it later changes nothing.
+func TestTLSConfigCloned(t *testing.T) {
+	config := &tls.Config{RootCAs: testCA().pool, ServerName: "upstream.test"}
+	r := newRig(t, tlsTCP, wsproxy.WithTLSConfig(config))
+	config.ServerName, config.RootCAs = "other.test", nil
+	r.open("", "")
+}
+
+// accepted restates, on an answer's bytes, when a client may take it for the
+// 101 that it has asked for. It knows nothing of how the answer is parsed.
+func accepted(raw, accept string) bool {
+	for range 6 {
+		head, rest, ok := cutHead(raw)
+		if !ok {
+			return false
+		}
+		lines := strings.Split(strings.ReplaceAll(head, "\r\n", "\n"), "\n")
+		switch {
+		case regexp.MustCompile(`^HTTP/1\.[0-9] (10[02-9]|1[1-9][0-9])( |$)`).MatchString(lines[0]):
+			raw = rest
+			continue
+		case !regexp.MustCompile(`^HTTP/1\.1 101( |$)`).MatchString(lines[0]):
+			return false
+		}
+		fields := make(map[string][]string)
+		last := ""
+		for _, line := range lines[1:] {
+			if last != "" && strings.TrimLeft(line, " \t") != line { // folded
+				v := fields[last]
+				v[len(v)-1] = strings.Trim(v[len(v)-1]+" "+strings.Trim(line, " \t"), " \t")
+				continue
+			}
+			name, value, _ := strings.Cut(line, ":")
+			last = strings.ToLower(name)
+			fields[last] = append(fields[last], strings.Trim(value, " \t"))
+		}
+		upgrade := slices.ContainsFunc(strings.Split(strings.Join(fields["connection"], ","), ","), func(s string) bool {
+			return strings.EqualFold(strings.Trim(s, " \t"), "upgrade")
+		})
+		return upgrade &&
+			slices.Equal(fields["sec-websocket-accept"], []string{accept}) &&
+			len(fields["upgrade"]) == 1 && strings.EqualFold(fields["upgrade"][0], "websocket") &&
+			len(fields["content-length"]) == 0 && len(fields["transfer-encoding"]) == 0 &&
+			(len(fields["sec-websocket-protocol"]) == 0 || slices.Equal(fields["sec-websocket-protocol"], []string{"chat"})) &&
+			len(head) <= 64<<10
+	}
+	return false
+}
+
+// cutHead cuts an HTTP header off, whose lines may end in LF alone.
+func cutHead(raw string) (head, rest string, ok bool) {
+	m := regexp.MustCompile(`\n\r?\n`).FindStringIndex(raw)
+	if m == nil {
+		return "", "", false
+	}
+	return strings.TrimSuffix(raw[:m[0]], "\r"), raw[m[1]:], true
+}
+
+// An upstream's answer, whatever its bytes, makes no panic, and is answered 101
+// only if it is one; ACCEPT stands for the right key in it.
+func FuzzUpstreamResponse(f *testing.F) {
+	const good = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n"
+	for _, s := range []string{
+		good + "\r\n", good + "\r\n\x81\x02hi\x88\x00", good + "Sec-WebSocket-Protocol: chat\r\n\r\n", good + "Sec-WebSocket-Protocol: other\r\n\r\n",
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + good + "\r\n",
+		strings.ReplaceAll(good, "\r\n", "\n") + "\n", strings.Replace(good, "Upgrade: websocket", "Upgrade:\r\n websocket", 1) + "\r\n",
+		good + "Content-Length: 5\r\n\r\nhello", good + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", good + "Sec-WebSocket-Accept: ACCEPT\r\n\r\n",
+		strings.Replace(good, "1.1", "1.0", 1) + "\r\n", good + "Sec-WebSocket-Extensions: x-a; b=\"c\"\r\n\r\n", good + "Connection: X-A\r\nX-A: b\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",
+		"HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\nConnection: close\r\n\r\nno", "HTTP/1.1 304 No\r\nContent-Length: 5\r\n\r\n", "\x15\x03\x01\x00\x02\x02\x16",
+	} {
+		f.Add([]byte(s))
+	}
+	var raw, accept string // of the one handshake under way
+	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithDialContext(
+		func(context.Context, string, string) (net.Conn, error) {
+			return scripted(func(head string) string {
+				accept = acceptFor(keyLine.FindStringSubmatch(head)[1])
+				raw = strings.ReplaceAll(raw, "ACCEPT", accept)
+				return raw
+			}), nil
+		}))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(withLines("Sec-WebSocket-Protocol: chat, v2", "Sec-WebSocket-Extensions: x-a"))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = string(answer)
+		client, front := newMemPair(1 << 20)
+		w := &response{hijack: func() (net.Conn, *bufio.ReadWriter, error) {
+			client.CloseWrite()
+			return front, bufio.NewReadWriter(bufio.NewReader(front), bufio.NewWriter(front)), nil
+		}}
+		w.Body = new(bytes.Buffer)
+		began := time.Now()
+		cut := func() (cut bool) {
+			defer func() {
+				if v := recover(); v == http.ErrAbortHandler {
+					cut = true
+				} else if v != nil {
+					panic(v)
+				}
+			}()
+			p.ServeHTTP(w, r)
+			return false
+		}()
+		if d := time.Since(began); d > 4*time.Second {
+			t.Errorf("took %v, though the upstream had sent all it had", d)
+		}
+		front.Close()
+		got, _ := io.ReadAll(client)
+		if bytes.HasPrefix(got, []byte("HTTP/1.1 101 ")) {
+			if !accepted(raw, accept) {
+				t.Fatalf("client got %q for %q", got, raw)
+			}
+			if _, err := http.ReadResponse(bufio.NewReader(iotest.OneByteReader(bytes.NewReader(got))), nil); err != nil {
+				t.Errorf("client got %q: %v", got, err)
+			}
+			return
+		}
+		if len(got) > 0 || w.Code == 101 || w.Body.Len() > 64<<10 {
+			t.Errorf("client got %q, %d and %d bytes (cut: %v)", got, w.Code, w.Body.Len(), cut)
+		}
+	})
+}

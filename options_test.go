@@ -1,0 +1,214 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// optionErrors returns every OptionError in what New has returned.
+func optionErrors(t *testing.T, err error) (all []*wsproxy.OptionError) {
+	t.Helper()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		t.Fatalf("got %T, want errors that are joined", err)
+	}
+	for _, err := range joined.Unwrap() {
+		var e *wsproxy.OptionError
+		if !errors.As(err, &e) {
+			t.Fatalf("got %T (%v), want an OptionError", err, err)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// Every mistake is reported, all at once, and each by its option's name.
+func TestMistakes(t *testing.T) {
+	rows := []struct {
+		option string
+		value  wsproxy.Option
+		text   string
+	}{
+		{"WithPing", wsproxy.WithPing(-1, 1), `wsproxy: WithPing: "-1ns": interval is negative`},
+		{"WithPing", wsproxy.WithPing(time.Second, 0), `wsproxy: WithPing: "0s": timeout must be above zero`},
+		{"WithPing", wsproxy.WithPing(time.Second, -1), ""},
+		{"WithIdleTimeout", wsproxy.WithIdleTimeout(-time.Second), `wsproxy: WithIdleTimeout: "-1s": negative`},
+		{"WithWriteTimeout", wsproxy.WithWriteTimeout(0), ""},
+		{"WithHandshakeTimeout", wsproxy.WithHandshakeTimeout(-1), ""},
+		{"WithCloseTimeout", wsproxy.WithCloseTimeout(0), ""},
+		{"WithRewrite", wsproxy.WithRewrite(nil), ""},
+		{"WithHost", wsproxy.WithHost("a b"), ""},
+		{"WithHost", wsproxy.WithHost("a/b"), ""},
+		{"WithHost", wsproxy.WithHost("a\r\nX-B: c"), `wsproxy: WithHost: "a\r\nX-B: c": not a host`},
+		{"WithHost", wsproxy.WithHost("http://a"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("https://good.test", "*"), ""},
+		{"WithOrigins", wsproxy.WithOrigins(""), ""},
+		{"WithOrigins", wsproxy.WithOrigins("https://a.test/"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("https://a*.test"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("https://a.*.test"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("https://u@a.test"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("wss://a.test"), ""},
+		{"WithTrustedProxies", wsproxy.WithTrustedProxies(netip.Prefix{}), ""},
+		{"WithTrustedProxies", wsproxy.WithTrustedProxies(netip.MustParsePrefix("::ffff:10.0.0.0/104")), ""},
+		{"WithDialContext", wsproxy.WithDialContext(nil), ""},
+		{"WithTLSConfig", wsproxy.WithTLSConfig(nil), ""},
+		{"WithLogger", wsproxy.WithLogger(nil), ""},
+		{"WithErrorHandler", wsproxy.WithErrorHandler(nil), `wsproxy: WithErrorHandler: "<nil>": nil function`},
+		{"Option", nil, ""},
+	}
+	var all []wsproxy.Option
+	var want []string
+	for _, row := range rows {
+		p, err := wsproxy.New("http://upstream.test", row.value)
+		if err == nil || p != nil {
+			t.Errorf("%s: got %v and no error", row.option, p)
+			continue
+		}
+		if e := optionErrors(t, err); len(e) != 1 || e[0].Option != row.option || e[0].Reason == "" || row.text != "" && err.Error() != row.text {
+			t.Errorf("%s: got %v, want one mistake of it, %s", row.option, err, row.text)
+		}
+		all, want = append(all, row.value), append(want, row.option)
+	}
+	all = append(all, wsproxy.WithOrigins("a.test"), wsproxy.WithInsecureAnyOrigin())
+	want = append(append([]string{"target"}, want...), "WithInsecureAnyOrigin")
+	_, err := wsproxy.New("gopher://x", all...)
+	var got []string
+	for _, e := range optionErrors(t, err) {
+		got = append(got, e.Option)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got mistakes in\n%v\nwant\n%v", got, want)
+	}
+}
+
+// What looks odd and is meant is no mistake.
+func TestNoMistakes(t *testing.T) {
+	for _, o := range []wsproxy.Option{
+		wsproxy.WithPing(0, 0), wsproxy.WithPing(0, -1), wsproxy.WithIdleTimeout(0), wsproxy.WithHost(""), wsproxy.WithHost("[::1]:80"),
+		wsproxy.WithOrigins(), wsproxy.WithOrigins("a.test", "*.a.test", "http://a.test:80", "https://[::1]:8443", "chrome-extension://abc"),
+		wsproxy.WithTrustedProxies(), wsproxy.WithTrustedProxies(netip.MustParsePrefix("10.1.2.3/8")),
+	} {
+		if _, err := wsproxy.New("http://upstream.test", o); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A81: targets that can't be meant are mistakes, and no password, query or
+// fragment of one is in the error's text or value.
+func TestTargets(t *testing.T) {
+	for _, good := range []string{"http://h", "HTTPS://h:1/p?q", "ws://[::1]:80", "wss://h", "unix:/s", "unix:///s", "unix:s", "unix:@s"} {
+		if _, err := wsproxy.New(good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for _, bad := range []string{
+		"", "/", "h", "h:80", "127.0.0.1:80", "//h", "http:", "http://", "http:h", "http:///p", "http://:80", "ftp://h", "h2c://h", "wsss://h",
+		"unix:", "unix://", "http://h/#f", "http://h:port", "http://h:99:99", "http://a b", "http://h/%zz", "http://[::1",
+		"http://user@h", "http://user:s3cr3t@h", "http://:s3cr3t@h", "https://user:s3cr3t@h:port", "user:s3cr3t@h", "user:s3cr3t@h:80",
+		"ftp://user:s3cr3t@h", "http://user:s3cr3t%zz@h", "http://user:%zs3cr3t@h", "http://user:s3cr3t?x@h", "http://user:x?s3cr3t@h",
+		"http://user:s3cr3t/x@h", "http://user:s3cr3t#x@h", "http://user:x#s3cr3t@h", "http://user:s3cr3t @h", "http://user:s3cr3t\n@h",
+		"http://user:a@s3cr3t@h", "//user:s3cr3t@h", "http//user:s3cr3t@h", "ftp://h?key=s3cr3t", "http://h/?key=s3cr3t#s3cr3t", "http://h/#s3cr3t",
+		"http://u@h/?key=s3cr3t@x", "http://u@h/#s3cr3t", "ftp://h/#?s3cr3t",
+	} {
+		_, err := wsproxy.New(bad)
+		if err == nil {
+			t.Errorf("%q: no error", bad)
+			continue
+		}
+		e := optionErrors(t, err)
+		if len(e) != 1 || e[0].Option != "target" {
+			t.Errorf("%q: got %v, want one mistake in the target", bad, err)
+		}
+		if all := fmt.Sprintf("%v %+v %#v", err, e[0], e[0]); strings.Contains(all, "s3cr3t") {
+			t.Errorf("%q: the secret is in %s", bad, all)
+		}
+	}
+}
+
+// Where an option is given twice, the later one counts.
+func TestLaterOptionCounts(t *testing.T) {
+	refused := func(text string) wsproxy.Option {
+		return wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New(text) })
+	}
+	var got error
+	direct(t, "http://upstream.test", edited(), nil, refused("first"), refused("second"), wsproxy.WithErrorHandler(
+		func(_ http.ResponseWriter, _ *http.Request, e *wsproxy.Error) { got = e }))
+	if want := "wsproxy: upstream dial: second"; got == nil || got.Error() != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
+// The defaults that the comments promise are those in the const block.
+func TestDocumentedDefaults(t *testing.T) {
+	files := token.NewFileSet()
+	source := func(name string) *ast.File {
+		f, err := parser.ParseFile(files, name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	text, err := os.ReadFile("options.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	consts := make(map[string]string) // name: "25 s"
+	for _, m := range regexp.MustCompile(`(?m)^\t(default\w+) += (\d+) \* time\.Second$`).FindAllStringSubmatch(string(text), -1) {
+		consts[m[1]] = m[2] + " s"
+	}
+	comments := make(map[string]string)
+	for _, d := range source("options.go").Decls {
+		if f, ok := d.(*ast.FuncDecl); ok {
+			comments[f.Name.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+		}
+	}
+	for _, row := range []struct {
+		option, says string // with the constants' names in it
+	}{
+		{"WithPing", "The defaults are defaultPingInterval and defaultPongTimeout."},
+		{"WithWriteTimeout", "The default is defaultWriteTimeout."},
+		{"WithHandshakeTimeout", "The default is defaultHandshakeTimeout."},
+		{"WithCloseTimeout", "The default is defaultCloseTimeout."},
+		{"package", "A peer that has been silent for defaultPingInterval is sent a Ping, on either side, and is given up defaultPongTimeout later"},
+	} {
+		comment := comments[row.option]
+		if row.option == "package" {
+			comment = strings.Join(strings.Fields(source("proxy.go").Doc.Text()), " ")
+		}
+		want := regexp.MustCompile(`default[A-Z]\w+`).ReplaceAllStringFunc(row.says, func(name string) string {
+			value, ok := consts[name]
+			if !ok {
+				t.Fatalf("no constant %s", name)
+			}
+			return value
+		})
+		if !strings.Contains(comment, want) {
+			t.Errorf("%s: the comment says\n%s\nwant in it: %s", row.option, comment, want)
+		}
+	}
+	if len(consts) != 5 {
+		t.Errorf("got the defaults %v, want each of them compared here", consts)
+	}
+	// Every option's comment says what goes without it.
+	for name, comment := range comments {
+		if strings.HasPrefix(name, "With") && !regexp.MustCompile(`[Dd]efault|Without it|WithInsecure|instead of`).MatchString(comment) {
+			t.Errorf("%s: the comment names no default: %s", name, comment)
+		}
+	}
+}

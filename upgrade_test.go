@@ -1,0 +1,964 @@
+package wsproxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// The client's handshake: what is refused and how, what is let through, and
+// the 101.
+
+// noDial makes every connection to the upstream fail, and counts them.
+func noDial(n *atomic.Int32) wsproxy.Option {
+	return wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+		n.Add(1)
+		return nil, errors.New("not to be dialled")
+	})
+}
+
+// on is the rig for a subtest.
+func (r *rig) on(t *testing.T) *rig {
+	c := *r
+	c.t = t
+	return &c
+}
+
+// edited is the plain handshake with pieces replaced: old, new, old, new …
+func edited(edits ...string) string {
+	return strings.NewReplacer(edits...).Replace(handshakeRequest("/", ""))
+}
+
+// withLines is the plain handshake with further header lines.
+func withLines(lines ...string) string {
+	return handshakeRequest("/", strings.Join(lines, "\r\n")+"\r\n")
+}
+
+// secondRequest is what follows on a connection that must be closed: as a
+// request of its own it would be answered.
+const secondRequest = "GET /second HTTP/1.1\r\nHost: front.test\r\n\r\n"
+
+// wantRefusal reads a refusal as it is on the wire, up to the end of the
+// connection, and wants the header fields that go with its status.
+func (w *wire) wantRefusal(status int) (head, body string) {
+	w.t.Helper()
+	head = w.readHead()
+	if _, rest, _ := strings.Cut(head, " "); !strings.HasPrefix(rest, fmt.Sprint(status, " ")) {
+		w.t.Fatalf("client: got %q, want %d", head, status)
+	}
+	lines := []string{"Connection: close"}
+	switch status {
+	case 405:
+		lines = append(lines, "Allow: GET")
+	case 426:
+		lines = append(lines, "Connection: Upgrade", "Upgrade: websocket", "Sec-Websocket-Version: 13")
+	case 503:
+		lines = append(lines, "Retry-After: 5")
+	}
+	for _, line := range lines {
+		if strings.Count(strings.ToLower(head), "\r\n"+strings.ToLower(line)+"\r\n") != 1 {
+			w.t.Errorf("client: got %q, want the line %q once", head, line)
+		}
+	}
+	b, err := io.ReadAll(w.br)
+	if err != nil {
+		w.t.Errorf("client: got %v behind the refusal, want the end", err)
+	}
+	body = string(b)
+	if strings.Contains(body, "HTTP/1.") {
+		w.t.Errorf("client: got a second answer %q, want the connection closed", body)
+	}
+	return head, body
+}
+
+// What is wrong is answered with its status, nothing is dialled for it, and
+// (A18) the connection is closed, so that what comes behind it is no second
+// request.
+func TestRefuse(t *testing.T) {
+	const (
+		key      = "Sec-WebSocket-Key: " + testKey
+		version  = "Sec-WebSocket-Version: 13"
+		connLine = "Connection: Upgrade"
+		upLine   = "Upgrade: websocket"
+	)
+	rows := []struct {
+		id, name string
+		request  string
+		status   int
+		early    bool // refused by net/http already, before the proxy sees it
+	}{
+		{"A1", "version 777", edited(version, "Sec-WebSocket-Version: 777"), 426, false},
+		{"A1", "version 8", edited(version, "Sec-WebSocket-Version: 8"), 426, false},
+		{"C3", "version 013", edited(version, "Sec-WebSocket-Version: 013"), 426, false},
+		{"C3", "version list", edited(version, "Sec-WebSocket-Version: 13, 8"), 426, false},
+		{"C3", "version empty", edited(version, "Sec-WebSocket-Version:"), 426, false},
+		{"A17", "version absent", edited(version+"\r\n", ""), 400, false},
+		{"A17", "version twice", edited(version, version+"\r\n"+version), 400, false},
+		{"A12", "h2c", edited(upLine, "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", connLine, "Connection: Upgrade, HTTP2-Settings"), 426, false},
+		{"A13", "Content-Length", edited(upLine, "Content-Length: 5\r\n"+upLine) + "\x81\x83abc", 400, false},
+		{"A13", "chunked", edited(upLine, "Transfer-Encoding: chunked\r\n"+upLine) + "3\r\nabc\r\n0\r\n\r\n", 400, false},
+		{"A13", "both", edited(upLine, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"+upLine) + "0\r\n\r\n", 400, false},
+		{"A14", "Expect", withLines("Expect: 100-continue"), 400, false},
+		{"A14", "Expect with a body", withLines("Expect: 100-continue", "Content-Length: 5"), 400, false},
+		{"A14", "unknown Expect", withLines("Expect: tea"), 417, true},
+		{"A15", "POST", edited("GET /", "POST /"), 405, false},
+		{"A15", "PUT", edited("GET /", "PUT /"), 405, false},
+		{"A15", "HEAD", edited("GET /", "HEAD /"), 405, false},
+		{"A15", "get", edited("GET /", "get /"), 405, false},
+		{"A16", "HTTP/1.0", edited("HTTP/1.1", "HTTP/1.0"), 400, false},
+		{"A17", "key absent", edited(key+"\r\n", ""), 400, false},
+		{"A17", "key empty", edited(key, "Sec-WebSocket-Key:"), 400, false},
+		{"A17", "key of 15 bytes", edited(testKey, "dGhlIHNhbXBsZSBub25j"), 400, false},
+		{"A17", "key of 17 bytes", edited(testKey, "dGhlIHNhbXBsZSBub25jZWU="), 400, false},
+		{"A17", "key not base64", edited(testKey, "dGhlIHNhbXBsZSBub25j!Q=="), 400, false},
+		{"A17", "key with stray bits", edited(testKey, "dGhlIHNhbXBsZSBub25jZR=="), 400, false},
+		{"A17", "key unpadded", edited(testKey, "dGhlIHNhbXBsZSBub25jZQ"), 400, false},
+		{"A17", "key list", edited(testKey, testKey+", "+testKey), 400, false},
+		{"A38", "key twice", edited(key, key+"\r\n"+key), 400, false},
+		{"A38", "Origin twice", withLines("Origin: http://front.test", "Origin: http://front.test"), 400, false},
+		{"A38", "Accept", withLines("Sec-WebSocket-Accept: " + testAccept), 400, false},
+		{"A22", "Connection: not-upgrade", edited(connLine, "Connection: not-upgrade"), 426, false},
+		{"A22", "Connection: upgrade;x", edited(connLine, "Connection: upgrade;x"), 426, false},
+		{"A22", "Upgrade: websocketx", edited(upLine, "Upgrade: websocketx"), 426, false},
+		{"A22", "Upgrade: web socket", edited(upLine, "Upgrade: web socket"), 426, false},
+		{"A22", "Upgrade: websocket/13", edited(upLine, "Upgrade: websocket/13"), 426, false},
+		{"A23", "Connection empty", edited(connLine, "Connection:"), 426, false},
+		{"A23", "Connection: close", edited(connLine, "Connection: close"), 426, false},
+		{"C9", "no handshake at all", "GET / HTTP/1.1\r\nHost: front.test\r\n\r\n", 426, false},
+		{"C9", "no Upgrade", edited(upLine+"\r\n", ""), 426, false},
+		{"C9", "no Connection", edited(connLine+"\r\n", ""), 426, false},
+		{"A31", "target *", edited("GET /", "GET *"), 400, false},
+		{"A31", "authority", edited("GET /", "GET evil.test:80"), 400, false},
+		{"A31", "no slash", edited("GET /", "GET evil.test"), 400, true},
+		{"A34", "subprotocol not a token", withLines("Sec-WebSocket-Protocol: chat/1"), 400, false},
+		{"A34", "subprotocol empty", withLines("Sec-WebSocket-Protocol:"), 400, false},
+		{"A34", "subprotocols with a gap", withLines("Sec-WebSocket-Protocol: a,,b"), 400, false},
+		{"A34", "subprotocol twice", withLines("Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: a"), 400, false},
+		{"A34", "extension not a token", withLines("Sec-WebSocket-Extensions: a b"), 400, false},
+		{"A34", "extension with a gap", withLines("Sec-WebSocket-Extensions: a,,b"), 400, false},
+		{"A34", "extensions end in a comma", withLines("Sec-WebSocket-Extensions: a,"), 400, false},
+		{"A34", "extension without parameter", withLines("Sec-WebSocket-Extensions: a; ,b"), 400, false},
+		{"A34", "extension without value", withLines("Sec-WebSocket-Extensions: a; b="), 400, false},
+		{"A34", "extension quote open", withLines(`Sec-WebSocket-Extensions: a; b="c`), 400, false},
+		{"A34", "extension quoted no token", withLines(`Sec-WebSocket-Extensions: a; b="c d"`), 400, false},
+		{"A37", "two Hosts", withLines("Host: evil.test"), 400, true},
+		{"A37", "no Host", edited("Host: front.test\r\n", ""), 400, true},
+		{"A37", "empty name", withLines(": x"), 400, true},
+		{"A37", "space before the colon", withLines("X-A : x"), 400, true},
+		{"A37", "NUL in a value", withLines("X-A: \x00"), 400, true},
+		{"A37", "CR in a value", withLines("X-A: a\rX-B: b"), 400, true},
+		{"A62", "header over 64 KiB", withLines("X-A: " + strings.Repeat("a", 65_536)), 431, false},
+		{"A62", "many small fields", withLines(strings.Repeat("A: \r\n", 14_000) + "A: "), 431, false},
+		{"A62", "request target over 64 KiB", edited("GET /", "GET /"+strings.Repeat("a", 65_536)), 431, false},
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		var dials atomic.Int32
+		r := newRig(t, k, noDial(&dials))
+		for _, row := range rows {
+			t.Run(row.id+" "+row.name, func(t *testing.T) {
+				r := r.on(t)
+				c := r.client()
+				c.sendLater(row.request + secondRequest)
+				if row.early {
+					// net/http has answers of its own; ours only isn't among them.
+					if head := c.readHead(); !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", row.status)) {
+						t.Errorf("got %q, want %d", head, row.status)
+					}
+					return
+				}
+				_, body := c.wantRefusal(row.status)
+				// What was wrong with the handshake the client may know.
+				if !strings.HasPrefix(body, "bad handshake: ") && !strings.Contains(row.request, "HEAD") {
+					t.Errorf("got body %q, want it to say what was wrong", body)
+				}
+				<-r.returned
+				if n := len(r.returned); n > 0 {
+					t.Error("what came behind a refused handshake was served as a request")
+				}
+			})
+		}
+		if n := dials.Load(); n > 0 {
+			t.Errorf("upstream dialled %d times, want nothing dialled for a refused handshake", n)
+		}
+	})
+}
+
+// What is in order, however odd it looks, is answered 101 with the key's
+// accept (C1: RFC 6455, 1.3), and the upstream gets one clean handshake.
+func TestAccept(t *testing.T) {
+	const connLine, upLine = "Connection: Upgrade", "Upgrade: websocket"
+	rows := []struct {
+		id, name string
+		request  string
+		line     string // the upstream's request line
+		host     string
+	}{
+		{"C1", "plain", edited(), "", ""},
+		{"C2", "other case", edited(connLine, "cOnNeCtIoN: UPGRADE", upLine, "uPGRADE: WebSocket"), "", ""},
+		{"A22", "list", edited(connLine, "Connection: keep-alive, Upgrade"), "", ""},
+		{"A22", "odd spaces", edited(connLine, "Connection:  upgrade\t ,,keep-alive "), "", ""},
+		{"A22", "many lines", edited(connLine, "Connection: keep-alive\r\nConnection: upgrade"), "", ""},
+		{"A23", "close, upgrade", edited(connLine, "Connection: close, upgrade"), "", ""},
+		{"A23", "an empty line", edited(connLine, "Connection:\r\nConnection: upgrade"), "", ""},
+		{"A12", "websocket, h2c", edited(upLine, "Upgrade: websocket, h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", connLine, "Connection: Upgrade, HTTP2-Settings"), "", ""},
+		{"A12", "h2c on a line before", edited(upLine, "Upgrade: foo, h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nUpgrade: websocket"), "", ""},
+		{"A13", "Content-Length: 0", withLines("Content-Length: 0"), "", ""},
+		{"A31", "absolute form", edited("GET /", "GET http://evil.test/x?y"), "GET /x?y HTTP/1.1", "evil.test"},
+		{"A31", "absolute form, no path", edited("GET /", "GET http://evil.test"), "GET / HTTP/1.1", "evil.test"},
+		{"A31", "two slashes", edited("GET /", "GET //evil.test/x"), "GET //evil.test/x HTTP/1.1", ""},
+		{"A31", "number sign", edited("GET /", "GET /a#b"), "GET /a%23b HTTP/1.1", ""},
+		{"A31", "at", edited("GET /", "GET /@evil.test"), "GET /@evil.test HTTP/1.1", ""},
+		{"A37", "folded", withLines("X-A: a\r\n b"), "", ""},
+		{"A62", "header just under 64 KiB", withLines("X-A: " + strings.Repeat("a", 65_000)), "", ""},
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		var addresses sync.Map
+		var r *rig
+		r = newRig(t, k, wsproxy.WithDialContext(func(ctx context.Context, network, address string) (net.Conn, error) {
+			addresses.Store(network+" "+address, true)
+			return dialListener(ctx, r.back)
+		}))
+		for _, row := range rows {
+			t.Run(row.id+" "+row.name, func(t *testing.T) {
+				r := r.on(t)
+				client := r.client()
+				client.sendLater(row.request)
+				upstream := r.upstream()
+				head := upstream.readHead()
+				wantCleanHead(t, head)
+				line, rest, _ := strings.Cut(head, "\r\n")
+				if want := row.line; want != "" && line != want || want == "" && line != "GET / HTTP/1.1" {
+					t.Errorf("upstream: got %q, want %q", line, want)
+				}
+				host := row.host
+				if host == "" {
+					host = "front.test"
+				}
+				if !strings.HasPrefix(rest, "Host: "+host+"\r\n") {
+					t.Errorf("upstream: got %.50q, want Host %q", rest, host)
+				}
+				upstream.send(answerTo(head, ""))
+				const want = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+					"Sec-WebSocket-Accept: " + testAccept + "\r\n\r\n"
+				if got := client.readHead(); got != want {
+					t.Errorf("client: got\n%s\nwant\n%s", got, want)
+				}
+				client.Close()
+				upstream.Close()
+				<-r.returned
+			})
+		}
+		// A31: whatever the request names, the configured target is dialled.
+		addresses.Range(func(address, _ any) bool {
+			if address != "tcp upstream.test:80" && address != "tcp upstream.test:443" {
+				t.Errorf("dialled %q, want the target", address)
+			}
+			return true
+		})
+	})
+}
+
+var keyLine = regexp.MustCompile(`(?m)^Sec-WebSocket-Key: ([A-Za-z0-9+/]{21}[AQgw]==)\r$`)
+
+// answerTo is a correct 101 to a request's head.
+func answerTo(head, lines string) string {
+	key := "none"
+	if m := keyLine.FindStringSubmatch(head); m != nil {
+		key = m[1]
+	}
+	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + acceptFor(key) + "\r\n" + lines + "\r\n"
+}
+
+// wantCleanHead wants of a request to the upstream what must hold whatever the
+// client has sent: the handshake's own fields once each, a key of the proxy's
+// own, and nothing that is about one connection only.
+func wantCleanHead(t *testing.T, head string) {
+	t.Helper()
+	head, ok := strings.CutSuffix(head, "\r\n\r\n")
+	lines := strings.Split(head, "\r\n")
+	if !ok || strings.ContainsAny(strings.Join(lines, ""), "\r\n\x00") {
+		t.Fatalf("upstream: got %q, want lines that end in CRLF", head)
+	}
+	if !strings.HasPrefix(lines[0], "GET /") || !strings.HasSuffix(lines[0], " HTTP/1.1") || strings.Count(lines[0], " ") != 2 {
+		t.Errorf("upstream: got request line %q", lines[0])
+	}
+	count := make(map[string]int)
+	for _, line := range lines[1:] {
+		name, value, _ := strings.Cut(line, ": ")
+		count[name]++
+		switch lower := strings.ToLower(name); lower {
+		case "host", "sec-websocket-protocol", "sec-websocket-extensions":
+		case "upgrade", "connection", "sec-websocket-version":
+			if want := map[string]string{"upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13"}[lower]; value != want {
+				t.Errorf("upstream: got %q, want %q", line, want)
+			}
+		case "sec-websocket-key":
+			if !keyLine.MatchString(line+"\r") || value == testKey {
+				t.Errorf("upstream: got %q, want a key of the proxy's own", line)
+			}
+		case "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+			"transfer-encoding", "content-length", "http2-settings", "expect":
+			t.Errorf("upstream: got %q, want it gone", line)
+		default:
+			if strings.HasPrefix(strings.ReplaceAll(lower, "_", "-"), "sec-websocket-") {
+				t.Errorf("upstream: got %q, want it gone", line)
+			}
+		}
+	}
+	// Their case, too, is the RFC's.
+	for _, name := range []string{"Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"} {
+		if count[name] != 1 {
+			t.Errorf("upstream: got %d lines %q, want one, in\n%s", count[name], name, head)
+		}
+	}
+}
+
+// C4, C5, C7, A24: what of the upstream's 101 the client gets.
+func TestAnswer101(t *testing.T) {
+	const offer = "Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Protocol: v2\r\n" +
+		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a; b=\"c\"\r\n" +
+		"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+	rows := []struct {
+		id, name, answer string
+		want             string // behind the 101's own lines
+	}{
+		{"C4", "no subprotocol", "", ""},
+		{"C4", "subprotocol", "Sec-WebSocket-Protocol: superchat\r\n", "Sec-WebSocket-Protocol: superchat\r\n"},
+		{"C4", "subprotocol of the second line", "sec-websocket-protocol:v2\r\n", "Sec-WebSocket-Protocol: v2\r\n"},
+		{"C5", "extension", "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10\r\n",
+			"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=10\r\n"},
+		{"C5", "two extensions", "Sec-WebSocket-Extensions: X-A; b=\"c\"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n",
+			"Sec-WebSocket-Extensions: X-A; b=\"c\", permessage-deflate\r\n"},
+		{"C7", "cookies and others", "Set-Cookie: a=1\r\nX-Frame-Options: DENY\r\nSet-Cookie: b=2\r\n",
+			"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Frame-Options: DENY\r\n"},
+		{"A24", "hop-by-hop", "Connection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n" +
+			"Proxy-Connection: keep-alive\r\nAlt-Svc: h3=\":443\"\r\nTE: trailers\r\nTrailer: X\r\nX-End: 1\r\n", "X-End: 1\r\n"},
+	}
+	r := newRig(t, tcp)
+	for _, row := range rows {
+		t.Run(row.id+" "+row.name, func(t *testing.T) {
+			r := r.on(t)
+			client := r.client()
+			client.send(handshakeRequest("/", offer))
+			upstream := r.upstream()
+			head := upstream.readHead()
+			// C5: the offer goes on verbatim, lines, order and parameters.
+			for _, line := range strings.SplitAfter(offer, "\r\n") {
+				if !strings.Contains(head, line) {
+					t.Errorf("upstream: got\n%s\nwant %q in it", head, line)
+				}
+			}
+			upstream.send(answerTo(head, row.answer))
+			want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+				"Sec-WebSocket-Accept: " + testAccept + "\r\n" + row.want + "\r\n"
+			if got := client.readHead(); got != want {
+				t.Errorf("client: got\n%s\nwant\n%s", got, want)
+			}
+			client.Close()
+			upstream.Close()
+			<-r.returned
+		})
+	}
+}
+
+// What middleware has set in the ResponseWriter is in the 101, too, but can't
+// spoil the handshake.
+func TestAnswer101Middleware(t *testing.T) {
+	r := newRig(t, tcp)
+	front := listen(t, tcp)
+	go http.Serve(front, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		for _, name := range []string{"X-Request-Id", "Content-Length", "Transfer-Encoding", "Sec-Websocket-Accept", "Sec-Websocket-Protocol"} {
+			w.Header().Set(name, "7")
+		}
+		r.proxy.ServeHTTP(w, req)
+	}))
+	r.front = front
+	client := r.client()
+	client.send(handshakeRequest("/", ""))
+	upstream := r.upstream()
+	upstream.answer("")
+	const want = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + testAccept + "\r\nX-Request-Id: 7\r\n\r\n"
+	if got := client.readHead(); got != want {
+		t.Errorf("client: got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A39, A40: which pages may open a WebSocket.
+func TestOrigin(t *testing.T) {
+	type row struct {
+		id, origin string // origin "-": no field
+		want       int    // 502: let through, and nobody is there
+	}
+	groups := []struct {
+		name    string
+		kind    kind
+		request string
+		options []wsproxy.Option
+		rows    []row
+	}{
+		{"same origin", tcp, "Host: front.test", nil, []row{
+			{"A39", "-", 502},
+			{"A39", "http://front.test", 502},
+			{"A39", "http://evil.test", 403},
+			{"A40", "https://front.test", 403},
+			{"A40", "http://front.test:80", 502},
+			{"A40", "http://front.test:8080", 403},
+			{"A40", "http://FRONT.test", 502},
+			{"A40", "http://front.test.", 403},
+			{"A40", "null", 403},
+			{"A40", "", 403},
+			{"A40", "front.test", 403},
+			{"A40", "//front.test", 403},
+			{"A40", "http://front.test@evil.test", 403},
+			{"A40", "http://evil.test@front.test", 403},
+			{"A40", "http://front.test.evil.test", 403},
+			{"A40", "http://frontxtest", 403},
+			{"A40", "http://front.test/", 403},
+			{"A40", "http://front.test http://evil.test", 403},
+			{"A40", "file://", 403},
+		}},
+		{"TLS", tlsTCP, "Host: front.test", nil, []row{
+			{"A40", "https://front.test", 502},
+			{"A40", "https://front.test:443", 502},
+			{"A40", "http://front.test", 403},
+			{"A40", "http://front.test:443", 403},
+		}},
+		{"port in Host", tcp, "Host: front.test:8080", nil, []row{
+			{"A40", "http://front.test:8080", 502},
+			{"A40", "http://front.test", 403},
+		}},
+		{"patterns", tcp, "Host: front.test", []wsproxy.Option{wsproxy.WithOrigins(
+			"https://app.example.com", "*.any.example", "https://*.deep.example:8443", "chrome-extension://abc")}, []row{
+			{"A39", "http://front.test", 502},
+			{"A39", "https://app.example.com", 502},
+			{"A40", "https://APP.example.com:443", 502},
+			{"A40", "http://app.example.com", 403},
+			{"A40", "https://app.example.com:444", 403},
+			{"A40", "https://appxexample.com", 403},
+			{"A40", "https://app.example.com.evil.test", 403},
+			{"A40", "https://xapp.example.com", 403},
+			{"A39", "http://a.any.example", 502},
+			{"A39", "https://a.b.any.example", 502},
+			{"A40", "https://any.example", 403},
+			{"A40", "https://.any.example", 403},
+			{"A40", "https://evilany.example", 403},
+			{"A40", "ftp://a.any.example", 403},
+			{"A39", "https://a.deep.example:8443", 502},
+			{"A40", "https://a.deep.example", 403},
+			{"A39", "chrome-extension://abc", 502},
+			{"A40", "chrome-extension://abd", 403},
+		}},
+		// A40: behind a trusted proxy that ends TLS, its word counts; else not.
+		{"trusted", tcp, "Host: front.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test",
+			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
+				{"A40", "https://www.test", 502},
+				{"A40", "http://www.test", 403},
+				{"A40", "https://front.test", 403},
+			}},
+		{"not trusted", tcp, "Host: front.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", nil, []row{
+			{"A40", "https://www.test", 403},
+			{"A40", "http://front.test", 502},
+		}},
+		{"any", tcp, "Host: front.test", []wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, []row{
+			{"A39", "http://evil.test", 502},
+			{"A39", "null", 502},
+		}},
+	}
+	for _, g := range groups {
+		t.Run(g.name, func(t *testing.T) {
+			var dials atomic.Int32
+			r := newRigTo(t, g.kind, "http://upstream.test", append([]wsproxy.Option{noDial(&dials)}, g.options...)...)
+			for _, row := range g.rows {
+				t.Run(row.id+" "+row.origin, func(t *testing.T) {
+					r := r.on(t)
+					dials.Store(0)
+					request := edited("Host: front.test", g.request+"\r\nOrigin: "+row.origin)
+					if row.origin == "-" {
+						request = edited("Host: front.test", g.request)
+					}
+					c := r.client()
+					c.send(request + secondRequest)
+					_, body := c.wantRefusal(row.want)
+					if want := http.StatusText(row.want) + "\n"; body != want {
+						t.Errorf("got body %q, want the fixed phrase %q", body, want)
+					}
+					if dialled := dials.Load() > 0; dialled != (row.want == 502) {
+						t.Errorf("dialled: %v", dialled)
+					}
+				})
+			}
+		})
+	}
+}
+
+// A response is a ResponseWriter on which the connection can be taken over:
+// what the tests without a server hand to ServeHTTP.
+type response struct {
+	httptest.ResponseRecorder
+	hijack func() (net.Conn, *bufio.ReadWriter, error)
+}
+
+func (r *response) Hijack() (net.Conn, *bufio.ReadWriter, error) { return r.hijack() }
+
+// unwrapping hides the ResponseWriter's methods, as middleware does.
+type unwrapping struct{ http.ResponseWriter }
+
+func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+// F12: a ResponseWriter in two wraps can be taken over; one that can't be is
+// answered 501 before anything is dialled.
+func TestHijackable(t *testing.T) {
+	var dials atomic.Int32
+	r := newRig(t, tcp)
+	front := listen(t, tcp)
+	go http.Serve(front, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/wrapped" {
+			r.proxy.ServeHTTP(unwrapping{unwrapping{w}}, req)
+			return
+		}
+		p, _ := wsproxy.New("http://upstream.test", noDial(&dials), wsproxy.WithLogger(discard))
+		p.ServeHTTP(struct{ http.ResponseWriter }{w}, req) // no Unwrap
+	}))
+	r.front = front
+
+	client := r.client()
+	client.send(handshakeRequest("/wrapped", "") + rawFrame(text, true, "early"))
+	upstream := r.upstream()
+	upstream.answer("")
+	upstream.want(text, "early")
+	if resp := client.readResponse(); resp.StatusCode != 101 {
+		t.Errorf("wrapped: got %d, want 101", resp.StatusCode)
+	}
+
+	client = r.client()
+	client.send(handshakeRequest("/hidden", "") + secondRequest)
+	client.wantRefusal(501)
+	if n := dials.Load(); n != 0 {
+		t.Errorf("dialled %d times for a connection that can't be taken over", n)
+	}
+}
+
+// F12, F13: HTTP/2 requests are refused, whatever their fields say.
+func TestHTTP2(t *testing.T) {
+	var dials atomic.Int32
+	p, err := wsproxy.New("http://upstream.test", noDial(&dials), wsproxy.WithLogger(discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(p)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	for method, status := range map[string]int{"GET": 501, "POST": 405} {
+		req, _ := http.NewRequestWithContext(t.Context(), method, s.URL+"/x", nil)
+		resp, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.ProtoMajor != 2 || resp.StatusCode != status {
+			t.Errorf("%s: got HTTP/%d %d, want HTTP/2 %d", method, resp.ProtoMajor, resp.StatusCode, status)
+		}
+	}
+	// RFC 8441 as it reaches a handler where net/http lets it (GODEBUG).
+	req := httptest.NewRequest("CONNECT", "https://front.test/x", nil)
+	req.ProtoMajor, req.ProtoMinor = 2, 0
+	req.Header[":protocol"] = []string{"websocket"}
+	w := httptest.NewRecorder()
+	p.ServeHTTP(w, req)
+	if w.Code != 405 {
+		t.Errorf("extended CONNECT: got %d, want 405", w.Code)
+	}
+	if n := dials.Load(); n != 0 {
+		t.Errorf("dialled %d times", n)
+	}
+}
+
+// F13: where the client's connection can't be taken over after all, or is
+// gone, the upstream's is closed.
+func TestHijackFails(t *testing.T) {
+	gone, other := newMemPair(1 << 16)
+	other.Close()
+	rows := []struct {
+		name   string
+		hijack func() (net.Conn, *bufio.ReadWriter, error)
+		status int // of the log
+		panics bool
+	}{
+		{"error", func() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errors.New("no") }, 500, false},
+		{"not supported", func() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrNotSupported }, 501, false},
+		{"101 can't be written", func() (net.Conn, *bufio.ReadWriter, error) {
+			return gone, bufio.NewReadWriter(bufio.NewReader(gone), bufio.NewWriter(gone)), nil
+		}, 499, false},
+		{"panic", func() (net.Conn, *bufio.ReadWriter, error) { panic("hijack") }, 0, true},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t, memory)
+			req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(handshakeRequest("/", ""))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &response{hijack: row.hijack}
+			w.Body = new(bytes.Buffer)
+			done := make(chan bool)
+			go func() {
+				defer func() { done <- recover() != nil }()
+				r.proxy.ServeHTTP(w, req)
+			}()
+			upstream := r.upstream()
+			upstream.answer("")
+			upstream.wantEnd()
+			if panicked := <-done; panicked != row.panics {
+				t.Errorf("panicked: %v", panicked)
+			}
+			if row.panics {
+				return
+			}
+			if m := r.logs.wait(t, 0); m["status"] != int64(row.status) {
+				t.Errorf("logged %v, want status %d", m, row.status)
+			}
+			if row.status != 499 && w.Code != row.status {
+				t.Errorf("answered %d, want %d", w.Code, row.status)
+			}
+		})
+	}
+}
+
+// F40, F15: a handshake under way when Shutdown comes, and every one after it,
+// is answered 503 with Retry-After.
+func TestShutdownHandshake(t *testing.T) {
+	for name, shutdown := range map[string]func(*wsproxy.Proxy) error{
+		"Shutdown": func(p *wsproxy.Proxy) error { return p.Shutdown(context.Background()) },
+		"Close":    (*wsproxy.Proxy).Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, memory)
+				began := time.Now()
+				waiting := r.client() // for the upstream's answer
+				waiting.send(handshakeRequest("/", "") + secondRequest)
+				upstream := r.upstream()
+				upstream.readRequest()
+				refused := r.client() // for the rest of a refusal
+				refused.send(handshakeRequest("/", ""))
+				slow := r.upstream()
+				slow.readRequest()
+				slow.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\n\r\nab")
+				dialling := r.client() // for the connection
+				dialling.send(handshakeRequest("/", ""))
+				synctest.Wait()
+
+				if err := shutdown(r.proxy); err != nil {
+					t.Errorf("got %v, want nil", err)
+				}
+				for _, c := range []*wire{waiting, refused, dialling} {
+					c.wantRefusal(503)
+				}
+				upstream.wantEnd()
+				slow.wantEnd()
+				late := r.client()
+				late.send(handshakeRequest("/", "") + secondRequest)
+				late.wantRefusal(503)
+				// The server's linger after an answer aside, nothing waits.
+				if d := time.Since(began); d > time.Second {
+					t.Errorf("took %v, want the handshakes ended at once", d)
+				}
+				for n := range 4 {
+					if m := r.logs.wait(t, n); m["status"] != int64(503) || m["side"] != "proxy" {
+						t.Errorf("logged %v, want 503 by the proxy", m)
+					}
+				}
+			})
+		})
+	}
+}
+
+// An error handler answers what the proxy refuses or fails at, with the header
+// fields already in place; not for a client that has left, nor an upstream's own
+// refusal.
+func TestErrorHandler(t *testing.T) {
+	var got []*wsproxy.Error
+	r := newRig(t, tcp, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
+		got = append(got, e)
+		w.WriteHeader(e.Status)
+		io.WriteString(w, "sorry")
+	}))
+	for _, row := range []struct {
+		request string
+		answer  string
+		status  int
+		is      error
+		side    wsproxy.Side
+		body    string
+	}{
+		{edited("websocket", "h2c"), "", 426, wsproxy.ErrBadHandshake, wsproxy.Client, "sorry"},
+		{edited("GET", "PUT"), "", 405, wsproxy.ErrBadHandshake, wsproxy.Client, "sorry"},
+		{edited(), "HTTP/1.1 101 OK\r\n\r\n", 502, wsproxy.ErrBadAnswer, wsproxy.Upstream, "sorry"},
+		{edited(), "HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone", 404, nil, 0, "none"},
+	} {
+		got = nil
+		c := r.client()
+		c.send(row.request + secondRequest)
+		if row.answer != "" {
+			u := r.upstream()
+			u.readRequest()
+			u.send(row.answer)
+		}
+		if _, body := c.wantRefusal(row.status); body != row.body {
+			t.Errorf("%d: got body %q, want %q", row.status, body, row.body)
+		}
+		<-r.returned
+		switch {
+		case row.is == nil && len(got) > 0:
+			t.Errorf("%d: the handler was called for the upstream's refusal", row.status)
+		case row.is != nil && (len(got) != 1 || !errors.Is(got[0], row.is) || got[0].Side != row.side || got[0].Status != row.status):
+			t.Errorf("%d: got %v, want %v on the side of the %v", row.status, got, row.is, row.side)
+		}
+	}
+}
+
+// A43: tokens ride in the query, in Cookie and Authorization, in subprotocols
+// and in what the upstream sets. None of them is in a log record or an error.
+func TestNoSecrets(t *testing.T) {
+	const secret = "s3cr3t"
+	lines := "Cookie: sid=" + secret + "\r\nAuthorization: Bearer " + secret + "\r\nX-Token: " + secret + "\r\n" +
+		"Sec-WebSocket-Protocol: base64url.bearer." + secret + "\r\n" +
+		"Sec-WebSocket-Extensions: x; y=" + secret + "\r\n"
+	good := handshakeRequest("/p?access_token="+secret, lines)
+	for _, row := range []struct {
+		name, request, answer string
+	}{
+		{"session", good, "101"},
+		{"refused", strings.Replace(good, "Version: 13", "Version: "+secret, 1), ""},
+		{"bad key", strings.Replace(good, testKey, secret, 1), ""},
+		{"bad subprotocol", strings.Replace(good, "bearer.", "bearer@", 1), ""},
+		{"foreign origin", strings.Replace(good, "Upgrade:", "Origin: http://evil.test/?"+secret+"\r\nUpgrade:", 1), ""},
+		{"foreign origin's host", strings.Replace(good, "Upgrade:", "Origin: http://"+secret+".test\r\nUpgrade:", 1), ""},
+		{"not dialled", good, "close"},
+		{"no HTTP", good, secret + "\r\n\r\n"},
+		{"malformed header", good, "HTTP/1.1 101 OK\r\n" + secret + "\r\n\r\n"},
+		{"malformed status", good, "HTTP/1.1 " + secret + "\r\n\r\n"},
+		{"wrong accept", good, "HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + secret + "\r\n\r\n"},
+		{"refusal", good, "HTTP/1.1 401 " + secret + "\r\nLocation: /?" + secret + "\r\nSet-Cookie: " + secret + "\r\nContent-Length: 6\r\n\r\n" + secret},
+		{"cut refusal", good, "HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n" + secret},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var text []string
+			var mu sync.Mutex
+			r := newRigTo(t, tcp, "http://upstream.test/?key="+secret, wsproxy.WithErrorHandler(
+				func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
+					mu.Lock()
+					defer mu.Unlock()
+					text = append(text, e.Error())
+					w.WriteHeader(e.Status)
+				}))
+			if row.answer == "close" {
+				r.back.Close()
+			}
+			c := r.client()
+			c.send(row.request)
+			switch row.answer {
+			case "", "close":
+			case "101":
+				u := r.upstream()
+				u.answer("Set-Cookie: " + secret + "\r\nSec-WebSocket-Protocol: base64url.bearer." + secret + "\r\n")
+				c.readHead()
+				c.sendClose(1000, secret)
+				u.want(closing, closeBody(1000, secret))
+				u.sendClose(1000, secret)
+				c.want(closing, closeBody(1000, secret))
+				c.Close()
+				u.Close()
+			default:
+				u := r.upstream()
+				u.readRequest()
+				u.send(row.answer)
+				u.closeWrite()
+			}
+			<-r.returned
+			m := r.logs.wait(t, 0)
+			if m["path"] != "/p" {
+				t.Errorf("logged %v, want the path and no query", m)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if all := fmt.Sprint(r.logs.text.String(), text); strings.Contains(all, secret) {
+				t.Errorf("the secret is in\n%s", all)
+			}
+		})
+	}
+}
+
+// acceptable restates, on a request that net/http has parsed, the rules that
+// checkHandshake has, in other words.
+func acceptable(r *http.Request) bool {
+	one := func(name string) string { // the value of a field that is there once
+		if v := r.Header[http.CanonicalHeaderKey(name)]; len(v) == 1 {
+			return v[0]
+		}
+		return "none, or several"
+	}
+	listed := func(name, token string) bool {
+		for e := range strings.SplitSeq(strings.Join(r.Header[name], ","), ",") {
+			if strings.EqualFold(strings.Trim(e, " \t"), token) {
+				return true
+			}
+		}
+		return false
+	}
+	size := len(r.RequestURI)
+	for name, values := range r.Header {
+		for _, v := range values {
+			size += len(name) + len(v) + 4
+		}
+	}
+	var protocols []string
+	for _, v := range r.Header["Sec-Websocket-Protocol"] {
+		for p := range strings.SplitSeq(v, ",") {
+			p = strings.Trim(p, " \t")
+			if !tokenPattern.MatchString(p) || slices.Contains(protocols, p) {
+				return false
+			}
+			protocols = append(protocols, p)
+		}
+	}
+	for _, v := range r.Header["Sec-Websocket-Extensions"] {
+		if v != "" && !extensionPattern.MatchString(v) {
+			return false
+		}
+	}
+	return r.Method == "GET" && r.ProtoMajor == 1 && r.ProtoMinor >= 1 &&
+		listed("Upgrade", "websocket") && listed("Connection", "upgrade") &&
+		one("Sec-WebSocket-Version") == "13" &&
+		regexp.MustCompile(`^[A-Za-z0-9+/]{21}[AQgw]==$`).MatchString(one("Sec-WebSocket-Key")) &&
+		r.ContentLength == 0 && len(r.TransferEncoding) == 0 &&
+		r.Header["Expect"] == nil && r.Header["Sec-Websocket-Accept"] == nil && len(r.Header["Origin"]) <= 1 &&
+		(r.RequestURI[0] == '/' || strings.Contains(r.RequestURI, "://")) &&
+		size <= 64<<10
+}
+
+const tokenText = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+
+var (
+	tokenPattern     = regexp.MustCompile(`^` + tokenText + `$`)
+	parameter        = `[ \t]*;[ \t]*` + tokenText + `[ \t]*(=[ \t]*(` + tokenText + `|"` + tokenText + `"))?`
+	extension        = `[ \t]*` + tokenText + `(` + parameter + `)*[ \t]*`
+	extensionPattern = regexp.MustCompile(`^` + extension + `(,` + extension + `)*$`)
+)
+
+// A request's bytes, whatever they are, make no panic; they are dialled for
+// only if they are a handshake, and what the upstream gets is always a clean
+// one.
+func FuzzHandshake(f *testing.F) {
+	for _, s := range []string{
+		edited(), secondRequest,
+		edited("Upgrade: websocket", "Upgrade: h2c\r\nUpgrade: foo, WebSocket\r\nHTTP2-Settings: AA"),
+		edited("Connection: Upgrade", "Connection: keep-alive , upgrade,X-Forwarded-For\r\nConnection: Cookie,,Sec-WebSocket-Key"),
+		edited("GET /", "GET http://evil.test//x/%2f;a?b=%zz;c&&?"), edited("GET /", "GET *"), edited("GET /", "CONNECT evil:80"),
+		withLines("Content-Length: 0"), withLines("Transfer-Encoding: chunked"), withLines("Expect: 100-continue"),
+		withLines("X_Forwarded_For: 1", "Sec_WebSocket_Key: 2", "Transfer_Encoding: chunked", "X-Forwarded-For: 3", "Forwarded: for=4"),
+		withLines("TE: trailers", "Trailer: X", "Keep-Alive: 1", "Proxy-Authorization: x", "Proxy-Connection: x"),
+		withLines("Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c", `Sec-WebSocket-Extensions: a; b="c"; d=e, f`, "Sec-WebSocket-Extensions: "),
+		withLines("Sec-WebSocket-Foo: 1", "Sec-WebSocket-Accept: x", "Origin: null", "User-Agent: x", "X-A: a\r\n b"),
+	} {
+		f.Add([]byte(s))
+	}
+	var head atomic.Pointer[string]
+	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithInsecureAnyOrigin(), wsproxy.WithDialContext(
+		func(context.Context, string, string) (net.Conn, error) {
+			return scripted(func(got string) string {
+				head.Store(&got)
+				return answerTo(got, "")
+			}), nil
+		}))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		br := bufio.NewReader(bytes.NewReader(raw))
+		r, err := http.ReadRequest(br)
+		if err != nil || r.Host == "" {
+			return // never reaches a handler
+		}
+		r.RemoteAddr = "192.0.2.1:1"
+		head.Store(nil)
+		client, front := newMemPair(1 << 20)
+		w := &response{hijack: func() (net.Conn, *bufio.ReadWriter, error) {
+			client.CloseWrite()
+			return front, bufio.NewReadWriter(bufio.NewReader(front), bufio.NewWriter(front)), nil
+		}}
+		w.Body = new(bytes.Buffer)
+		p.ServeHTTP(w, r)
+		front.Close()
+		answer, _ := io.ReadAll(client)
+		got := head.Load()
+		if want := acceptable(r); (got != nil) != want || bytes.HasPrefix(answer, []byte("HTTP/1.1 101 ")) != want {
+			t.Fatalf("upstream got %v, client %q and %d %q; want it accepted: %v", got != nil, answer, w.Code, w.Body, want)
+		}
+		if got != nil {
+			wantCleanHead(t, *got)
+			wantForwarded(t, *got)
+		} else if w.Code < 400 || w.Header()["Connection"] == nil {
+			t.Errorf("refused with %d and %v", w.Code, w.Header())
+		}
+	})
+}
+
+// wantForwarded wants the forwarding fields to be the proxy's own, for the
+// client at 192.0.2.1.
+func wantForwarded(t *testing.T, head string) {
+	t.Helper()
+	for line := range strings.SplitSeq(head, "\r\n") {
+		name, value, _ := strings.Cut(line, ": ")
+		switch name = strings.ReplaceAll(strings.ToLower(name), "_", "-"); {
+		case name == "x-forwarded-for" && value == "192.0.2.1", name == "x-forwarded-proto" && value == "http", name == "x-forwarded-host":
+		case strings.HasPrefix(name, "x-forwarded-"), name == "forwarded", name == "x-real-ip":
+			t.Errorf("upstream: got %q from a client that isn't trusted", line)
+		}
+	}
+}
+
+// scripted is a connection to an upstream that reads a request's head, sends
+// what f makes of it, and a FIN.
+func scripted(f func(head string) string) net.Conn {
+	near, far := newMemPair(1 << 20)
+	go func() {
+		defer far.Close()
+		br := bufio.NewReader(far)
+		var head strings.Builder
+		for {
+			line, err := br.ReadString('\n')
+			head.WriteString(line)
+			if err != nil {
+				return
+			}
+			if line == "\r\n" {
+				break
+			}
+		}
+		io.WriteString(far, f(head.String()))
+		far.CloseWrite()
+		io.Copy(io.Discard, br)
+	}()
+	return near
+}
