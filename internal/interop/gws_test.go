@@ -27,7 +27,7 @@ func (gwsPeer) dial(_ context.Context, o offer) (*conn, error) {
 			"Sec-Websocket-Protocol": {strings.Join(subprotocols, ", ")},
 		},
 		CheckUtf8Enabled:  true,
-		PermessageDeflate: gwsDeflate(o.deflate),
+		PermessageDeflate: gwsDeflate(o.deflate, true),
 	})
 	if err != nil {
 		return nil, err
@@ -38,10 +38,13 @@ func (gwsPeer) dial(_ context.Context, o offer) (*conn, error) {
 
 // gwsDeflate keeps the windows at their full size: smaller ones, gws's default
 // with context takeover, it demands of clients that haven't offered them.
-func gwsDeflate(enabled bool) gws.PermessageDeflate {
+//
+// A server is to have no context takeover of its own: gws 1.8.9 gives the
+// window back to a pool when its reading ends, while WriteClose may be at it.
+func gwsDeflate(enabled, serverTakeover bool) gws.PermessageDeflate {
 	return gws.PermessageDeflate{
 		Enabled:               enabled,
-		ServerContextTakeover: true,
+		ServerContextTakeover: serverTakeover,
 		ClientContextTakeover: true,
 		ServerMaxWindowBits:   15,
 		ClientMaxWindowBits:   15,
@@ -52,7 +55,7 @@ func (gwsPeer) listen(t *testing.T, arrived func(string, *conn)) string {
 	u := gws.NewUpgrader(gwsEvents{}, &gws.ServerOption{
 		SubProtocols:      []string{subprotocol},
 		CheckUtf8Enabled:  true,
-		PermessageDeflate: gwsDeflate(true),
+		PermessageDeflate: gwsDeflate(true, false),
 	})
 	return listenHTTP(t, func(w http.ResponseWriter, r *http.Request) (link, *inbox, string, error) {
 		c, err := u.Upgrade(w, r)
