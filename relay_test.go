@@ -499,24 +499,28 @@ func TestPayloadSizes(t *testing.T) {
 		sizes = append(sizes, rand.IntN(100_000))
 	}
 	sizes = append(sizes, 5_000_000, 16<<20, 5)
-	eachWay(t, func(t *testing.T, k kind, w way) {
-		r := newRig(t, k)
-		from, to := w.open(r, "", "")
-		random := rand.NewChaCha8([32]byte{byte(len(sizes))})
-		var stream bytes.Buffer
+	streams := make(map[string]string)
+	for _, w := range ways {
+		var b strings.Builder
+		random := rand.NewChaCha8([32]byte{1})
 		for i, n := range sizes {
 			payload := make([]byte, n)
 			random.Read(payload)
 			if i%3 == 0 { // in two fragments, a Ping between
-				stream.WriteString(from.frame(0x02, string(payload[:n/2])))
-				stream.WriteString(from.frame(ping, "between"))
-				stream.WriteString(from.frame(0x80, string(payload[n/2:])))
+				b.WriteString(rawFrame(0x02, w.masked(), string(payload[:n/2])))
+				b.WriteString(rawFrame(ping, w.masked(), "between"))
+				b.WriteString(rawFrame(0x80, w.masked(), string(payload[n/2:])))
 			} else {
-				stream.WriteString(from.frame(data, string(payload)))
+				b.WriteString(rawFrame(data, w.masked(), string(payload)))
 			}
 		}
-		from.sendLater(stream.String())
-		to.wantBytes(stream.String())
+		streams[w.name] = b.String()
+	}
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k)
+		from, to := w.open(r, "", "")
+		from.sendLater(streams[w.name])
+		to.wantBytes(streams[w.name])
 		from.sendClose(1000, "")
 		to.wantClose(1000)
 		to.sendClose(1000, "")

@@ -158,10 +158,12 @@ func (p *pump) run() {
 func (s *session) guard() {
 	if v := recover(); v != nil {
 		s.mu.Lock()
-		s.ending.begin(causePanic, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+		s.ending.begin(causePanic, panicError(v))
 		s.sever()
 	}
 }
+
+func panicError(v any) error { return fmt.Errorf("panic: %v\n%s", v, debug.Stack()) }
 
 // chunkSize is how much is read at once while bytes keep coming.
 const chunkSize = 32 << 10
@@ -582,7 +584,16 @@ func (l *leg) end(conn net.Conn) {
 		conn.SetDeadline(longAgo)
 		return
 	}
-	l.hangUp.Do(func() { conn.Close() })
+	l.hangUp.Do(func() {
+		defer func() {
+			if v := recover(); v != nil { // see guard; there is nothing left to sever
+				l.s.mu.Lock()
+				l.s.ending.begin(causePanic, panicError(v))
+				l.s.mu.Unlock()
+			}
+		}()
+		conn.Close()
+	})
 }
 
 // closeWrite sends a FIN, where the connection can.

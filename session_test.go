@@ -1,0 +1,540 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// F38: Shutdown sends Close 1001 to both sides of every session and returns
+// when the last one is over; whoever comes then is answered 503.
+func TestShutdown(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		var wires [][2]*wire
+		for range 20 {
+			client, upstream := r.open("", "")
+			wires = append(wires, [2]*wire{client, upstream})
+		}
+		done := make(chan error)
+		go func() { done <- r.proxy.Shutdown(t.Context()) }()
+		for i, w := range wires {
+			client, upstream := w[0], w[1]
+			client.wantClose(1001)
+			upstream.wantClose(1001)
+			if i == 0 { // now Shutdown has begun
+				late := r.client()
+				late.send(handshakeRequest("/", ""))
+				resp := late.readResponse()
+				if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+					t.Errorf("answered %d %v, want 503 and Retry-After", resp.StatusCode, resp.Header)
+				}
+			}
+			select {
+			case err := <-done:
+				t.Fatalf("Shutdown returned %v with %d sessions left", err, len(wires)-i)
+			default:
+			}
+			client.sendClose(1001, "")
+			client.wantEnd()
+			upstream.sendClose(1001, "")
+			upstream.Close()
+		}
+		if err := <-done; err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	})
+}
+
+// F40: Shutdown and Close may be called at any time, often, by many, with no
+// sessions.
+func TestShutdownAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory)
+		client, upstream := r.open("", "")
+		watched(client)
+		watched(upstream)
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				if err := r.proxy.Shutdown(t.Context()); err != nil {
+					t.Errorf("Shutdown: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		if err := r.proxy.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if err := r.proxy.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown after all: %v", err)
+		}
+		r.wantEnded("proxy", "drained")
+
+		r = newRig(t, memory)
+		if err := r.proxy.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown with no sessions: %v", err)
+		}
+	})
+}
+
+// F38: Shutdown waits no longer than its context or, without one, than the
+// close timeout: with peers that don't answer, and with such as have no room
+// for a Close. These hold nobody else's Close up.
+func TestShutdownDeadline(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		for _, limit := range []time.Duration{2 * time.Second, time.Minute} {
+			t.Run(fmt.Sprintf("full=%v limit=%v", full, limit), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := newRig(t, memory)
+					var clients, upstreams []*wire
+					for range 5 {
+						client, upstream := r.open("", "")
+						if full {
+							upstream.send(upstream.fill())
+						}
+						clients, upstreams = append(clients, client), append(upstreams, upstream)
+					}
+					synctest.Wait()
+					began := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), limit)
+					defer cancel()
+					done := make(chan error, 1)
+					go func() { done <- r.proxy.Shutdown(ctx) }()
+					for i := range clients {
+						upstreams[i].wantClose(1001)
+						if !full {
+							clients[i].wantClose(1001)
+						}
+					}
+					wantAt(t, began, 0)
+					err := <-done
+					wantAt(t, began, min(limit, 5*time.Second))
+					if want := limit < 5*time.Second; errors.Is(err, context.DeadlineExceeded) != want {
+						t.Errorf("Shutdown: %v", err)
+					}
+					for i := range clients {
+						<-r.returned
+						if full {
+							clients[i].wantBytes(upstreams[i].fill())
+						}
+						clients[i].wantEnd()
+						upstreams[i].wantEnd()
+						r.wantRecord(i, "proxy", "drained")
+					}
+					wantAt(t, began, min(limit, 5*time.Second))
+				})
+			})
+		}
+	}
+}
+
+// fill is a frame that takes up all that a memConn holds.
+func (w *wire) fill() string {
+	overhead := len(w.frame(data, strings.Repeat("x", 1000))) - 1000
+	return w.frame(data, strings.Repeat("x", memBuffer-overhead))
+}
+
+// F40: a handshake under way when Shutdown comes is refused.
+func TestShutdownInHandshake(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		client := r.client()
+		client.send(handshakeRequest("/", ""))
+		upstream := r.upstream()
+		upstream.readRequest()
+		done := make(chan error)
+		go func() { done <- r.proxy.Shutdown(t.Context()) }()
+		if got := client.readResponse().StatusCode; got != 503 {
+			t.Errorf("answered %d, want 503", got)
+		}
+		upstream.wantEnd()
+		if err := <-done; err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	})
+}
+
+// Close cuts all sessions, with no Close frames, also ones whose peers take
+// nothing or send without end.
+func TestClose(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		const n = 6
+		var wires [n][2]*wire
+		for i := range wires {
+			client, upstream := r.open("", "")
+			client.sendText("it has begun")
+			upstream.want(text, "it has begun")
+			wires[i] = [2]*wire{client, upstream}
+		}
+		var busy, flowing sync.WaitGroup
+		for i, ends := range wires {
+			for _, w := range ends {
+				if i%3 == 0 { // silent
+					continue
+				}
+				message := w.frame(data, strings.Repeat("x", 1<<18))
+				busy.Go(func() {
+					for {
+						if _, err := io.WriteString(w, message); err != nil {
+							return
+						}
+					}
+				})
+				if i%3 == 1 { // and reads
+					flowing.Add(1)
+					busy.Go(func() {
+						io.CopyN(io.Discard, w.br, 1<<18)
+						flowing.Done()
+						io.Copy(io.Discard, w.br)
+					})
+				}
+			}
+		}
+		flowing.Wait()
+		r.proxy.Close()
+		for range n {
+			<-r.returned
+		}
+		for i := 0; i < n; i += 3 {
+			wires[i][0].wantEnd()
+			wires[i][1].wantEnd()
+		}
+		busy.Wait()
+		for i := range n {
+			r.wantRecord(i, "proxy", "cut")
+		}
+	})
+}
+
+// F41: when the request's context ends, both sides are told and the session
+// is over.
+func TestContextEnds(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		r.front = listen(t, k)
+		r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			r.proxy.ServeHTTP(w, req.WithContext(ctx))
+		}))
+		client, upstream := r.open("", "")
+		cancel(errors.New("enough"))
+		client.wantClose(1001)
+		upstream.wantClose(1001)
+		client.sendClose(1001, "")
+		upstream.Close()
+		client.wantEnd()
+		<-r.returned
+		if m := r.wantEnded("proxy", "cancelled"); m["error"] != "enough" {
+			t.Errorf("logged error %v, want the context's cause", m["error"])
+		}
+	})
+}
+
+// F42, F46: however sessions end, when ServeHTTP has returned none of their
+// goroutines is left, and none of their descriptors.
+func TestNothingIsLeft(t *testing.T) {
+	long := strings.Repeat("x", 3<<20)
+	ends := map[string]func(client, upstream *wire){
+		"client closes":          func(c, u *wire) { c.sendClose(1000, ""); u.wantClose(1000); u.sendClose(1000, ""); u.Close() },
+		"upstream closes":        func(c, u *wire) { u.sendClose(1000, ""); c.wantClose(1000); c.sendClose(1000, ""); u.Close() },
+		"Closes cross":           func(c, u *wire) { c.sendClose(1000, ""); u.sendClose(1000, ""); u.Close() },
+		"client leaves":          func(c, u *wire) { c.Close() },
+		"upstream leaves":        func(c, u *wire) { u.Close() },
+		"both leave":             func(c, u *wire) { c.Close(); u.Close() },
+		"client is reset":        func(c, u *wire) { c.reset() },
+		"upstream is reset":      func(c, u *wire) { u.reset() },
+		"client breaks rules":    func(c, u *wire) { c.send("\xFF") },
+		"upstream breaks rules":  func(c, u *wire) { u.send("\xFF") },
+		"client leaves early":    func(c, u *wire) { c.send(c.frame(data, long)[:100_000]); c.reset() },
+		"upstream leaves early":  func(c, u *wire) { u.send(u.frame(data, long)[:100_000]); u.reset() },
+		"reader leaves":          func(c, u *wire) { flood(u, len(long)); io.CopyN(io.Discard, c.br, 1000); c.reset() },
+		"upstream reader leaves": func(c, u *wire) { flood(c, len(long)); io.CopyN(io.Discard, u.br, 1000); u.reset() },
+		"long frame, no reader": func(c, u *wire) {
+			frame := u.frame(data, long)
+			go io.WriteString(u, frame)
+			io.CopyN(io.Discard, c.br, 100_000)
+			c.reset()
+		},
+		"long frame, no sender": func(c, u *wire) {
+			frame := c.frame(data, long)
+			go io.WriteString(c, frame)
+			io.CopyN(io.Discard, u.br, 100_000)
+			c.reset()
+		},
+	}
+	// A connection that is merely forgotten isn't to be closed by its
+	// finalizer and go unnoticed.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	for _, k := range []kind{tcp, unix, tlsTCP} {
+		t.Run(string(k), func(t *testing.T) {
+			r := newRig(t, k)
+			before := -1
+			for range 4 {
+				for name, end := range ends {
+					client, upstream := r.open("", "")
+					end(client, upstream)
+					client.Close()
+					upstream.Close()
+					select {
+					case <-r.returned:
+					case <-time.After(wireTimeout):
+						t.Fatalf("%s: ServeHTTP hasn't returned", name)
+					}
+					if s := stacksOfSessions(); s != "" {
+						t.Fatalf("%s: still there after ServeHTTP:\n%s", name, s)
+					}
+				}
+				if before < 0 {
+					before = sockets(t)
+				}
+			}
+			if after := sockets(t); after > before {
+				t.Errorf("%d sockets, %d before %d sessions", after, before, 3*len(ends))
+			}
+		})
+	}
+}
+
+// stacksOfSessions is the stacks of all goroutines that run a session.
+func stacksOfSessions() string {
+	b := make([]byte, 1<<20)
+	b = b[:runtime.Stack(b, true)]
+	var found []string
+	for _, s := range strings.Split(string(b), "\n\n") {
+		for _, of := range []string{"(*session)", "(*pump)", "(*leg)"} {
+			if strings.Contains(s, "/wsproxy."+of) {
+				found = append(found, s)
+				break
+			}
+		}
+	}
+	return strings.Join(found, "\n\n")
+}
+
+// sockets is how many sockets the process has open.
+func sockets(t *testing.T) (n int) {
+	t.Helper()
+	const dir = "/proc/self/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Skip("descriptors can't be counted here:", err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(dir + "/" + e.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+// F50: a session leaves one record, with the bytes that were on the wire.
+func TestRecord(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		client, upstream := r.open("", "")
+		script := func(w *wire) []string {
+			return []string{
+				w.frame(text, "hello"), w.frame(ping, "p"), w.frame(0x01, "a"), w.frame(0x00, ""), w.frame(0x80, "b"),
+				w.frame(data, strings.Repeat("x", 70_000)), w.frame(data, strings.Repeat("y", 300_000)),
+			}
+		}
+		up, down := script(client), append(script(upstream), upstream.frame(pong, "p"))
+		client.sendLater(strings.Join(up, ""))
+		upstream.wantBytes(strings.Join(up, ""))
+		upstream.sendLater(strings.Join(down, ""))
+		client.wantBytes(strings.Join(down, ""))
+		goodbye := closeBody(1000, "done")
+		client.sendClose(1000, "done")
+		upstream.want(closing, goodbye)
+		upstream.sendClose(1000, "done")
+		client.want(closing, goodbye)
+		upstream.Close()
+		<-r.returned
+		m := r.wantEnded("client", "closed")
+		for key, want := range map[string]int{
+			"from_client.bytes":      len(strings.Join(up, "")) + len(client.frame(closing, goodbye)),
+			"from_upstream.bytes":    len(strings.Join(down, "")) + len(upstream.frame(closing, goodbye)),
+			"from_client.frames":     len(up) + 1,
+			"from_upstream.frames":   len(down) + 1,
+			"from_client.messages":   4,
+			"from_upstream.messages": 4,
+		} {
+			if m[key] != uint64(want) {
+				t.Errorf("%s: got %v, want %d", key, m[key], want)
+			}
+		}
+		r.proxy.Close()
+		r.logs.mu.Lock()
+		defer r.logs.mu.Unlock()
+		if len(r.logs.records) != 1 {
+			t.Errorf("got records %v, want one", r.logs.records)
+		}
+	})
+}
+
+// A brittle is a connection whose methods panic once they are told to.
+type brittle struct {
+	net.Conn
+	read, write, close *atomic.Bool
+}
+
+func (b *brittle) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	if b.read.Load() {
+		panic("brittle: Read")
+	}
+	return n, err
+}
+
+func (b *brittle) Write(p []byte) (int, error) {
+	if b.write.Load() {
+		panic("brittle: Write")
+	}
+	return b.Conn.Write(p)
+}
+
+func (b *brittle) Close() error {
+	b.Conn.Close()
+	if b.close.Load() {
+		panic("brittle: Close")
+	}
+	return nil
+}
+
+// F47, F48: a connection of the user's own that panics ends its session, and
+// nothing else, whichever goroutine it does so in. The other side is told,
+// and the log says why.
+func TestConnPanics(t *testing.T) {
+	type rigged struct {
+		*rig
+		client, upstream   *wire
+		read, write, close atomic.Bool
+		cancel             context.CancelFunc
+	}
+	told := func(s *rigged) { s.client.wantClose(1011) }
+	maybe := func(s *rigged) { s.client.readFrame() }
+	for name, test := range map[string]struct {
+		do     func(s *rigged)
+		ends   func(s *rigged)
+		reason string
+	}{
+		"reading": {func(s *rigged) { s.read.Store(true); s.upstream.sendText("x") }, func(s *rigged) { told(s); s.upstream.wantClose(1001) }, "panic"},
+		"writing": {func(s *rigged) { s.write.Store(true); s.client.sendText("x") }, told, "panic"},
+		"writing a Ping": {func(s *rigged) { s.write.Store(true); time.Sleep(pingMost) }, func(s *rigged) {
+			if b, err := s.client.br.Peek(1); err == nil && b[0] == ping { // its own came first
+				s.client.readFrame()
+			}
+			told(s)
+		}, "panic"},
+		"writing, while a Ping is": {func(s *rigged) {
+			s.write.Store(true)
+			time.Sleep(pingLeast - time.Second)
+			flood(s.client, 10*memBuffer)
+		}, told, "panic"},
+		"writing a Close": {func(s *rigged) { s.write.Store(true); s.client.Close() }, nil, "lost"},
+		// Here the client has its Close only if that came first.
+		"in Shutdown":       {func(s *rigged) { s.write.Store(true); s.proxy.Shutdown(s.t.Context()) }, maybe, "drained"},
+		"in a cancelling":   {func(s *rigged) { s.write.Store(true); s.cancel() }, maybe, "cancelled"},
+		"closing":           {func(s *rigged) { s.close.Store(true); s.upstream.Close() }, told, "lost"},
+		"closing, in Close": {func(s *rigged) { s.close.Store(true); s.proxy.Close() }, nil, "cut"},
+	} {
+		for _, detach := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s detach=%v", name, detach), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					if detach && name == "in a cancelling" {
+						return // a detached session doesn't end with its request
+					}
+					s := new(rigged)
+					options := []wsproxy.Option{wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+						c, err := dialListener(ctx, s.back)
+						return &brittle{c, &s.read, &s.write, &s.close}, err
+					})}
+					if detach {
+						options = append(options, wsproxy.WithDetach())
+					}
+					s.rig = newRig(t, memory, options...)
+					ctx, cancel := context.WithCancel(t.Context())
+					s.cancel = cancel
+					s.front = listen(t, memory)
+					s.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+						s.proxy.ServeHTTP(w, req.WithContext(ctx))
+					}))
+					s.client, s.upstream = s.open("", "")
+					synctest.Wait()
+					test.do(s)
+					if test.ends != nil {
+						test.ends(s)
+					}
+					<-s.returned
+					s.client.wantEnd()
+					s.upstream.wantEnd()
+					m := s.logs.wait(t, 0)
+					if m["reason"] != test.reason {
+						t.Errorf("logged %v, want reason %q", m, test.reason)
+					}
+					if text := fmt.Sprint(m["error"]); test.reason == "panic" && !strings.Contains(text, "brittle: ") {
+						t.Errorf("logged error %q, want the panic", text)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Nothing is allocated for a frame on its way through a session. (With TLS,
+// crypto/tls allocates for each record.)
+func TestSessionAllocs(t *testing.T) {
+	if raceEnabled() {
+		t.Skip("the race detector has sync.Pool forget things")
+	}
+	for _, k := range []kind{memory, tcp, unix} {
+		t.Run(string(k), func(t *testing.T) {
+			r := newRig(t, k)
+			client, upstream := r.open("", "")
+			for _, size := range []int{20, 3000, 100_000} {
+				up, down := []byte(client.frame(data, strings.Repeat("x", size))), []byte(upstream.frame(data, strings.Repeat("y", size)))
+				got := make([]byte, len(up))
+				n := testing.AllocsPerRun(200, func() {
+					for _, way := range [...]struct {
+						from, to *wire
+						b        []byte
+					}{{client, upstream, up}, {upstream, client, down}} {
+						for b, g := way.b, got[:len(way.b)]; len(b) > 0; { // less at a time than any buffer holds
+							m := min(len(b), 10_000)
+							way.from.Write(b[:m])
+							if _, err := io.ReadFull(way.to.br, g[:m]); err != nil {
+								t.Fatal(err)
+							}
+							b, g = b[m:], g[m:]
+						}
+					}
+				})
+				if n > 0 {
+					t.Errorf("%v allocations for two frames of %d bytes, want none", n, size)
+				}
+			}
+		})
+	}
+}
+
+func raceEnabled() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
