@@ -56,8 +56,8 @@ const (
 
 // A header is one frame's header.
 type header struct {
-	first  byte // FIN, RSV1-3 and the opcode, as on the wire
-	size   int  // bytes of the header itself; 0 while it is incomplete
+	first  byte   // FIN, RSV1-3 and the opcode, as on the wire
+	size   int    // bytes of the header itself; 0 while it is incomplete
 	key    uint32 // the masking key, as on the wire read in little-endian order
 	length uint64 // bytes of payload that follow
 }
