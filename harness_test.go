@@ -138,9 +138,11 @@ func (r *rig) client() *wire {
 // upstream waits for the proxy to connect; TLS is done, HTTP isn't begun.
 func (r *rig) upstream() *wire {
 	r.t.Helper()
+	timeout := time.AfterFunc(wireTimeout, func() { r.back.Close() })
+	defer timeout.Stop()
 	c, err := r.back.Accept()
 	if err != nil {
-		r.t.Fatal(err)
+		r.t.Fatalf("nobody connects to the upstream: %v", err)
 	}
 	if r.kind == tlsTCP {
 		c = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{testCA().cert}})

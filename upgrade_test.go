@@ -20,6 +20,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/seed-ffb73231/wsproxy"
 )
 
@@ -61,7 +63,7 @@ func (w *wire) wantRefusal(status int) (head, body string) {
 	w.t.Helper()
 	head = w.readHead()
 	if _, rest, _ := strings.Cut(head, " "); !strings.HasPrefix(rest, fmt.Sprint(status, " ")) {
-		w.t.Fatalf("client: got %q, want %d", head, status)
+		w.t.Errorf("client: got %q, want %d", head, status)
 	}
 	lines := []string{"Connection: close"}
 	switch status {
@@ -588,6 +590,14 @@ func TestHTTP2(t *testing.T) {
 	if w.Code != 405 {
 		t.Errorf("extended CONNECT: got %d, want 405", w.Code)
 	}
+	// However well the ResponseWriter pretends.
+	req = httptest.NewRequest("GET", "https://front.test/x", nil)
+	req.ProtoMajor, req.ProtoMinor = 2, 0
+	rw := &response{hijack: func() (net.Conn, *bufio.ReadWriter, error) { panic("taken over") }}
+	p.ServeHTTP(rw, req)
+	if rw.Code != 501 {
+		t.Errorf("HTTP/2 on a Hijacker: got %d, want 501", rw.Code)
+	}
 	if n := dials.Load(); n != 0 {
 		t.Errorf("dialled %d times", n)
 	}
@@ -897,8 +907,8 @@ func FuzzHandshake(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		br := bufio.NewReader(bytes.NewReader(raw))
 		r, err := http.ReadRequest(br)
-		if err != nil || r.Host == "" {
-			return // never reaches a handler
+		if err != nil || !reachesHandler(r) {
+			return
 		}
 		r.RemoteAddr = "192.0.2.1:1"
 		head.Store(nil)
@@ -922,6 +932,17 @@ func FuzzHandshake(f *testing.F) {
 			t.Errorf("refused with %d and %v", w.Code, w.Header())
 		}
 	})
+}
+
+// reachesHandler says whether net/http's server, which is stricter than its
+// ReadRequest, would call a handler for a request.
+func reachesHandler(r *http.Request) bool {
+	for name, values := range r.Header {
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return false
+		}
+	}
+	return r.Host != "" && httpguts.ValidHostHeader(r.Host)
 }
 
 // wantForwarded wants the forwarding fields to be the proxy's own, for the
