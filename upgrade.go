@@ -51,7 +51,7 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
 		return refusal(http.StatusBadRequest, "request has a body")
 	case len(h["Expect"]) > 0:
 		return refusal(http.StatusBadRequest, "request has an Expect field")
-	case r.URL.Path == "*" || r.URL.Opaque != "":
+	case r.URL.Path == "*" || r.URL.Opaque != "" || r.URL.Scheme != "" && r.URL.Host == "":
 		return refusal(http.StatusBadRequest, "request target is not a path")
 	case len(r.RequestURI)+headerSize(h) > maxHandshakeHeader:
 		return refusal(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")

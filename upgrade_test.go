@@ -148,6 +148,8 @@ func TestRefuse(t *testing.T) {
 		{"C9", "no Connection", edited(connLine+"\r\n", ""), 426, false},
 		{"A31", "target *", edited("GET /", "GET *"), 400, false},
 		{"A31", "authority", edited("GET /", "GET evil.test:80"), 400, false},
+		{"A31", "scheme alone", edited("GET /", "GET a:"), 400, false},
+		{"A31", "absolute form without a host", edited("GET /", "GET http:///x"), 400, false},
 		{"A31", "no slash", edited("GET /", "GET evil.test"), 400, true},
 		{"A34", "subprotocol not a token", withLines("Sec-WebSocket-Protocol: chat/1"), 400, false},
 		{"A34", "subprotocol empty", withLines("Sec-WebSocket-Protocol:"), 400, false},
@@ -863,7 +865,7 @@ func acceptable(r *http.Request) bool {
 		regexp.MustCompile(`^[A-Za-z0-9+/]{21}[AQgw]==$`).MatchString(one("Sec-WebSocket-Key")) &&
 		r.ContentLength == 0 && len(r.TransferEncoding) == 0 &&
 		r.Header["Expect"] == nil && r.Header["Sec-Websocket-Accept"] == nil && len(r.Header["Origin"]) <= 1 &&
-		(r.RequestURI[0] == '/' || strings.Contains(r.RequestURI, "://")) &&
+		regexp.MustCompile(`^(/|[A-Za-z][A-Za-z0-9+.-]*://([^/?@]*@)?[^/?@])`).MatchString(r.RequestURI) &&
 		size <= 64<<10
 }
 
