@@ -9,14 +9,14 @@ import (
 
 // drive feeds a stream to a direction in chunks, as a driver does, and
 // returns what it let through. cut says how long the next chunk is.
-func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte, last verdict) {
+func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte) {
 	t.Helper()
 	var held []byte
 	for len(stream) > 0 && !d.ended {
 		n := min(cut(), len(stream))
 		chunk := append(bytes.Clone(held), stream[:n]...)
 		stream = stream[n:]
-		last = d.walk(chunk)
+		last := d.walk(chunk)
 		switch {
 		case last.n < 0, last.n+last.hold > len(chunk), last.edge > last.n, last.hold > maxControlSize:
 			t.Fatalf("impossible verdict %+v on a chunk of %d", last, len(chunk))
@@ -24,12 +24,12 @@ func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byt
 			t.Fatalf("verdict %+v holds bytes back inside a frame", last)
 		}
 		out = append(out, chunk[:last.n]...)
-		if last.close > 0 {
-			out = append(out, chunk[last.n:last.n+last.close]...)
+		if size := d.final.size; size > 0 {
+			out = append(out, chunk[last.n:last.n+size]...)
 		}
 		held = append(held[:0], chunk[len(chunk)-last.hold:]...)
 	}
-	return out, last
+	return out
 }
 
 // C18: however a stream is cut, the same bytes go on; all of them.
@@ -40,9 +40,9 @@ func TestWalkEverySplit(t *testing.T) {
 		stream := randomFrames(r, 20, masked)
 		for _, most := range []int{1, 2, 3, 7, 100, 40_000} {
 			d := direction{scan: scanner{masked: masked}}
-			out, v := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
-			if v.broken != nil || !bytes.Equal(out, stream) {
-				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), v.broken)
+			out := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
+			if d.ended || !bytes.Equal(out, stream) {
+				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), d.final.broken)
 			}
 			if d.count.bytes != uint64(len(stream)) || d.count.frames != 20 {
 				t.Fatalf("counted %+v, want 20 frames, %d bytes", d.count, len(stream))
@@ -70,7 +70,7 @@ func TestWalkAbsorbs(t *testing.T) {
 	stream = append(stream, own()...)
 	for size := 1; size <= len(stream); size++ {
 		d := direction{tag: tag, scan: scanner{masked: true}}
-		out, _ := drive(t, &d, stream, func() int { return size })
+		out := drive(t, &d, stream, func() int { return size })
 		if !bytes.Equal(out, want) {
 			t.Fatalf("chunks of %d: got %x, want %x", size, out, want)
 		}
@@ -114,20 +114,17 @@ func FuzzRelayStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte, masked bool, rsv byte, seed uint64) {
 		made := direction{tag: [8]byte{1}, scan: scanner{masked: masked, rsvMessage: rsv & rsvBits}}
 		whole, cut := made, made
-		want, last := drive(t, &whole, stream, func() int { return len(stream) })
+		want := drive(t, &whole, stream, func() int { return len(stream) })
 		r := rand.New(rand.NewPCG(seed, 0))
-		got, lastCut := drive(t, &cut, stream, func() int { return 1 + r.IntN(9) })
+		got := drive(t, &cut, stream, func() int { return 1 + r.IntN(9) })
 		if !bytes.Equal(got, want) || whole != cut {
 			t.Fatalf("whole: %d bytes, %+v; cut: %d bytes, %+v", len(want), whole, len(got), cut)
 		}
-		if (last.broken == nil) != (lastCut.broken == nil) || last.close != lastCut.close {
-			t.Fatalf("whole: %+v; cut: %+v", last, lastCut)
-		}
 		// What went on is a legal stream itself: it passes again, unchanged.
 		again := made
-		out, v := drive(t, &again, want, func() int { return 1 + len(want) })
-		if v.broken != nil || !bytes.Equal(out, want) {
-			t.Fatalf("%d of %d bytes pass a second time: %v", len(out), len(want), v.broken)
+		out := drive(t, &again, want, func() int { return 1 + len(want) })
+		if again.final.broken != nil || !bytes.Equal(out, want) {
+			t.Fatalf("%d of %d bytes pass a second time: %v", len(out), len(want), again.final.broken)
 		}
 	})
 }
@@ -140,8 +137,8 @@ func TestWalkAllocs(t *testing.T) {
 	d := direction{scan: scanner{masked: true}}
 	if n := testing.AllocsPerRun(100, func() {
 		d.scan.inMessage = false
-		if v := d.walk(stream); v.broken != nil && v.broken != errNothingToResume {
-			t.Fatal(v.broken)
+		if v := d.walk(stream); v.n == 0 {
+			t.Fatal(d.final.broken)
 		}
 		d.ended = false
 	}); n != 0 {

@@ -64,10 +64,12 @@ package wsproxy
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -159,7 +161,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := identity{ctx: ctx, client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host, path: r.URL.Path}
 	if p.detach {
 		detached = true
-		go p.runDetached(v, s, id)
+		id.ctx = context.WithoutCancel(id.ctx)
+		s.detach(func() { p.reportDetached(v, s, id) })
 		return
 	}
 	stop := context.AfterFunc(r.Context(), func() { s.stop(causeCancelled, context.Cause(r.Context())) })
@@ -168,10 +171,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.report(s, id)
 }
 
-func (p *Proxy) runDetached(v *visit, s *session, id identity) {
+// reportDetached ends a visit outside of ServeHTTP, where nobody else would
+// catch a panic of the logger's.
+func (p *Proxy) reportDetached(v *visit, s *session, id identity) {
 	defer p.leave(v)
-	id.ctx = context.WithoutCancel(id.ctx)
-	s.run()
+	defer func() {
+		if v := recover(); v != nil {
+			log.Printf("wsproxy: panic in the logger: %v\n%s", v, debug.Stack())
+		}
+	}()
 	p.report(s, id)
 }
 

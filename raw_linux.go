@@ -134,13 +134,15 @@ func (p *pump) readable(fd uintptr) (done bool) {
 
 func (p *pump) read(fd uintptr) (again, done bool) {
 	buf := chunks.Get().(*[chunkSize]byte)
-	defer chunks.Put(buf)
 	held := copy(buf[:], p.held)
 	n, errno := recvfrom(fd, buf[held:])
-	switch {
-	case errno == 0 && n > 0:
+	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
 		p.pass(buf[:held+n])
+	}
+	chunks.Put(buf)
+	switch {
+	case errno == 0 && n > 0:
 		return true, false
 	case errno == 0:
 		p.raw.err = io.EOF

@@ -21,6 +21,7 @@ type direction struct {
 	left  uint64  // bytes of the frame being relayed that are still to come
 	data  bool    // that frame is a data frame
 	ended bool    // a Close or a violation was found: the rest counts for nothing
+	final final   // which, once ended
 	count counts
 }
 
@@ -31,15 +32,20 @@ type counts struct {
 	bytes    uint64 // on the wire, headers included
 }
 
+// A final is what a direction ended with: a valid Close frame, which stands
+// in the last chunk behind the bytes that go on, or something broken.
+type final struct {
+	size   int                  // of the Close frame; 0: it was something broken
+	code   websocket.StatusCode // of the Close frame
+	broken error                // what was
+}
+
 // A verdict is what is to be done with one chunk: its first n bytes go on.
 type verdict struct {
-	n      int                  // bytes that go on
-	edge   int                  // the last frame boundary in these; -1: none
-	close  int                  // size of the valid Close frame that starts at n; 0: none
-	code   websocket.StatusCode // the Close frame's code
-	hold   int                  // bytes at the chunk's tail to present again before the next ones
-	data   bool                 // a data frame's bytes are among the n
-	broken error                // why the bytes behind n go nowhere
+	n    int  // bytes that go on
+	edge int  // the last frame boundary in these; -1: none
+	hold int  // bytes at the chunk's tail to present again before the next ones
+	data bool // a data frame's bytes are among the n
 }
 
 // walk looks at the next chunk of the direction's bytes: the bytes held back
@@ -72,7 +78,7 @@ func (d *direction) walk(p []byte) (v verdict) {
 		}
 		h, err := d.scan.next(p[i:])
 		if err != nil {
-			d.ended, v.broken = true, err
+			d.ended, d.final.broken = true, err
 			break
 		}
 		if h.size == 0 {
@@ -85,18 +91,10 @@ func (d *direction) walk(p []byte) (v verdict) {
 				v.hold = len(p) - i
 				break
 			}
-			var scratch [maxControlPayload]byte
-			body := scratch[:h.length]
-			unmask(body, p[i+h.size:i+size], h.key)
-			if h.opcode() == opClose {
-				d.ended = true
-				if v.code, v.broken = closeCode(body); v.broken == nil {
-					v.close = size
-					keep(p, v.n, i, size)
-				}
+			if own := d.control(p[i:i+size], h); d.ended {
+				keep(p, v.n, i, d.final.size)
 				break
-			}
-			if [8]byte(body) == d.tag { // ours: absorbed
+			} else if own { // absorbed
 				i += size
 				continue
 			}
@@ -117,6 +115,22 @@ func (d *direction) walk(p []byte) (v verdict) {
 	return v
 }
 
+// control looks into a whole Close or Pong. A Close ends the direction; of a
+// Pong it says whether it answers a Ping of our own.
+func (d *direction) control(frame []byte, h header) (own bool) {
+	var scratch [maxControlPayload]byte
+	body := scratch[:h.length]
+	unmask(body, frame[h.size:], h.key)
+	if h.opcode() == opPong {
+		return [8]byte(body) == d.tag
+	}
+	d.ended = true
+	if d.final.code, d.final.broken = closeCode(body); d.final.broken == nil {
+		d.final.size = len(frame)
+	}
+	return false
+}
+
 // keep moves p[from:from+n] down to p[to:], and returns where it ends there.
 func keep(p []byte, to, from, n int) int {
 	if to != from {
@@ -125,10 +139,10 @@ func keep(p []byte, to, from, n int) int {
 	return to + n
 }
 
-// passClose counts a Close frame of that size that went on as it was.
-func (d *direction) passClose(size int) {
+// passClose counts the final Close frame, which went on as it was.
+func (d *direction) passClose() {
 	d.count.frames++
-	d.count.bytes += uint64(size)
+	d.count.bytes += uint64(d.final.size)
 }
 
 // skip counts n payload bytes of the frame under way that went on unseen.

@@ -27,8 +27,11 @@ type session struct {
 	began        time.Time
 	policy       policy
 	closeTimeout time.Duration
+	over         func() // called at the end
 	legs         [2]leg
 	pumps        [2]pump // by the side they read from
+
+	running atomic.Int32 // pumps
 
 	mu       sync.Mutex
 	ending   ending         // guarded by mu
@@ -76,7 +79,6 @@ type pump struct {
 	early    []byte // what had come behind the handshake
 	held     []byte // what the mind holds back
 	owns     bool   // the frame under way is part-written: to's lock is held
-	finSent  bool
 	raw      rawPump
 	data     atomic.Int64 // when a data frame's bytes last passed
 	waits    atomic.Bool  // for the leg across, rather than for bytes
@@ -105,18 +107,33 @@ func newSession(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte, pol
 // run carries the session to its end. Both connections are closed then, and
 // nothing of it still runs.
 func (s *session) run() {
+	done := make(chan struct{})
+	s.start(func() { close(done) })
+	s.pumps[Upstream].run()
+	<-done
+}
+
+// detach carries the session in goroutines of its own, and calls over when
+// it is.
+func (s *session) detach(over func()) {
+	s.start(over)
+	go s.pumps[Upstream].run()
+}
+
+func (s *session) start(over func()) {
+	s.over = over
+	s.running.Store(2)
 	s.mu.Lock()
 	s.timer = time.AfterFunc(s.firstTick(), s.tick)
 	if s.deadline != 0 {
 		s.timer.Reset(s.deadline)
 	}
 	s.mu.Unlock()
+	go s.pumps[Client].run()
+}
 
-	var up sync.WaitGroup
-	up.Go(s.pumps[Client].run)
-	s.pumps[Upstream].run()
-	up.Wait()
-
+// finish is called when both pumps have stopped.
+func (s *session) finish() {
 	s.mu.Lock()
 	s.finished = true
 	s.timer.Stop()
@@ -124,14 +141,19 @@ func (s *session) run() {
 	s.legs[Client].close()
 	s.legs[Upstream].close()
 	s.helpers.Wait() // after the closing: one may be stuck in writing
+	s.over()
 }
 
 // now is the time that the session's clocks show: monotonic, from 0.
 func (s *session) now() time.Duration { return time.Since(s.began) }
 
 // run reads the pump's side to its end.
+//
+// The goroutine's stack is most of what an idle session costs. It stays at
+// the smallest size, 2 KiB, as long as no call on the way from here to a
+// read or a write needs more: hence no frames between, and no big ones.
 func (p *pump) run() {
-	defer p.s.guard()
+	defer p.stop()
 	if early := p.early; len(early) > 0 {
 		p.early = nil
 		p.pass(early)
@@ -153,14 +175,28 @@ func (p *pump) run() {
 	p.leave(tell)
 }
 
+// stop, deferred, ends the pump. The last one to stop ends the session.
+func (p *pump) stop() {
+	if v := recover(); v != nil {
+		p.s.panicked(v)
+	}
+	if p.s.running.Add(-1) == 0 {
+		p.s.finish()
+	}
+}
+
 // guard, deferred, turns a panic (a connection may be of the user's own
 // making) into the end of this one session.
 func (s *session) guard() {
 	if v := recover(); v != nil {
-		s.mu.Lock()
-		s.ending.begin(causePanic, panicError(v))
-		s.sever()
+		s.panicked(v)
 	}
+}
+
+func (s *session) panicked(v any) {
+	s.mu.Lock()
+	s.ending.begin(causePanic, panicError(v))
+	s.sever()
 }
 
 func panicError(v any) error { return fmt.Errorf("panic: %v\n%s", v, debug.Stack()) }
@@ -216,29 +252,39 @@ func (p *pump) pass(b []byte) {
 	if v.data {
 		p.data.Store(int64(now))
 	}
-	if v.hold > 0 {
+	switch {
+	case p.mind.ended:
+		p.passFinal(b, v, now)
+		return
+	case v.hold > 0:
 		p.held = append(p.held, b[len(b)-v.hold:]...)
 	}
-	if !p.mind.ended {
+	if v.n > 0 {
 		p.forward(b[:v.n], v.edge, false, now)
-		return
 	}
-	s, side := p.s, p.from.side
+}
+
+// passFinal relays the direction's last chunk: with the Close that it ended
+// with, if that is to go on.
+func (p *pump) passFinal(b []byte, v verdict, now time.Duration) {
+	s, side, final := p.s, p.from.side, &p.mind.final
 	var verbatim bool
 	var tell websocket.StatusCode
 	s.mu.Lock()
-	if v.close > 0 {
-		verbatim, tell = s.ending.closeFrom(side, v.code)
+	if final.broken == nil {
+		verbatim, tell = s.ending.closeFrom(side, final.code)
 	} else {
-		tell = s.ending.endFrom(side, causeProtocol[side], v.broken)
+		tell = s.ending.endFrom(side, causeProtocol[side], final.broken)
 	}
 	s.hasten(side)
 	s.mu.Unlock()
 	if verbatim {
-		p.mind.passClose(v.close)
-		v.n += v.close
+		p.mind.passClose()
+		v.n += final.size
 	}
-	p.forward(b[:v.n], v.edge, verbatim, now)
+	if v.n > 0 {
+		p.forward(b[:v.n], v.edge, verbatim, now)
+	}
 	p.leave(tell)
 }
 
@@ -246,12 +292,8 @@ func (p *pump) pass(b []byte) {
 // boundary in b, -1 where there is none; closes says that b ends with a
 // Close frame.
 func (p *pump) forward(b []byte, edge int, closes bool, now time.Duration) {
-	if len(b) == 0 {
-		return
-	}
 	to := p.to
 	p.waits.Store(true)
-	defer p.waits.Store(false)
 	if !p.owns {
 		select {
 		case to.lock <- struct{}{}:
@@ -276,6 +318,7 @@ func (p *pump) forward(b []byte, edge int, closes bool, now time.Duration) {
 		p.owns = false
 		to.release()
 	}
+	p.waits.Store(false)
 }
 
 // leave is called when nothing more will be passed on: it sends the Close
