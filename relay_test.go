@@ -3,10 +3,13 @@ package wsproxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -448,6 +451,35 @@ func TestLost(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A80: a TLS stream that is garbled, or cut in the middle of a record, is no
+// end that could still be answered: that connection is closed at once, whatever
+// the other side does.
+func TestTLSBroken(t *testing.T) {
+	for _, w := range ways {
+		for name, breaks := range map[string]func(c net.Conn){
+			"garbled": func(c net.Conn) { io.WriteString(c, "\x17\x03\x03\x00\x20"+strings.Repeat("x", 32)) },
+			"cut":     func(c net.Conn) { io.WriteString(c, "\x17\x03\x03"); c.(*net.TCPConn).CloseWrite() },
+		} {
+			t.Run(w.name+" "+name, func(t *testing.T) {
+				r := newRig(t, tlsTCP)
+				from, to := w.open(r, "", "")
+				from.sendText("hello")
+				to.want(text, "hello")
+				below := from.Conn.(*tls.Conn).NetConn()
+				breaks(below)
+				to.wantClose(w.toldOther)
+				began := time.Now()
+				if _, err := io.Copy(io.Discard, below); errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 4*time.Second {
+					t.Errorf("closed after %v, %v: want it done at once", time.Since(began), err)
+				}
+				to.sendClose(w.toldOther, "")
+				to.Close()
+				r.wantEnded(w.name, "lost")
+			})
+		}
+	}
 }
 
 // F29: a side that has sent a FIN still gets what the other one sends until

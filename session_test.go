@@ -297,7 +297,15 @@ func TestNothingIsLeft(t *testing.T) {
 					case <-time.After(wireTimeout):
 						t.Fatalf("%s: ServeHTTP hasn't returned", name)
 					}
-					if s := stacksOfSessions(); s != "" {
+					s := stacksOfSessions()
+					for range 1000 { // the last one may be on its last step
+						if s == "" {
+							break
+						}
+						runtime.Gosched()
+						s = stacksOfSessions()
+					}
+					if s != "" {
 						t.Fatalf("%s: still there after ServeHTTP:\n%s", name, s)
 					}
 				}
