@@ -12,8 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
-	"net/textproto"
 	"net/url"
 	"os"
 	"runtime/debug"
@@ -50,176 +48,6 @@ type upstreamRefusal struct {
 	header http.Header
 	body   []byte
 	cut    error // why body is not the whole of it; nil: it is
-}
-
-// hopByHop names the header fields that concern one connection only
-// (RFC 9110, 7.6.1), and those that only ever come with them.
-var hopByHop = []string{
-	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate",
-	"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-	"Http2-Settings", "Content-Length", "Alt-Svc",
-}
-
-// stripHopByHop takes hop-by-hop fields out of h, and those that its
-// Connection field nominates. What a peer may not nominate away it keeps:
-// the fields that say who is asking, from where, and for what.
-func stripHopByHop(h http.Header) {
-	for _, v := range h["Connection"] {
-		for name := range strings.SplitSeq(v, ",") {
-			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
-			switch {
-			case name == "Authorization", name == "Cookie", name == "Origin",
-				strings.HasPrefix(name, "Sec-Websocket-"), forwarding(name):
-			default:
-				delete(h, name)
-			}
-		}
-	}
-	for _, name := range hopByHop {
-		delete(h, name)
-	}
-}
-
-// forwarding says whether a field, by its canonical name, is one by which
-// proxies tell of the client.
-func forwarding(name string) bool {
-	return strings.HasPrefix(name, "X-Forwarded-") || name == "Forwarded" || name == "X-Real-Ip"
-}
-
-// outgoing makes the upstream's request of the client's.
-func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Request, err error) {
-	out = r.Clone(ctx)
-	out.RequestURI, out.Body = "", nil
-	joinTarget(out, c.target)
-	if c.host != "" {
-		out.Host = c.host
-	}
-	h := out.Header
-	stripHopByHop(h)
-	trusted := c.trustedPeer(r)
-	for name := range h {
-		// Many an application server can't tell X_Forwarded_For from
-		// X-Forwarded-For.
-		alias := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
-		switch {
-		case alias != name && (forwarding(alias) || strings.HasPrefix(alias, "Sec-Websocket-") || slices.Contains(hopByHop, alias)):
-			delete(h, name)
-		case forwarding(name) && !trusted:
-			delete(h, name)
-		}
-	}
-	c.setForwarding(r, h)
-	if _, ok := h["User-Agent"]; !ok {
-		h["User-Agent"] = []string{""} // or net/http adds its own
-	}
-	if c.rewrite != nil {
-		if out, err = callRewrite(c.rewrite, r, out); err != nil {
-			return nil, err
-		}
-		h = out.Header
-		stripHopByHop(h)
-	}
-
-	// A hook may have set fields by names in another case than net/http's.
-	for name, values := range h {
-		canonical := textproto.CanonicalMIMEHeaderKey(name)
-		switch {
-		case name == canonical:
-		case slices.Contains(hopByHop, canonical), canonical == "Host":
-			delete(h, name)
-		case strings.HasPrefix(canonical, "Sec-Websocket-"):
-			delete(h, name)
-			h[canonical] = values
-		}
-	}
-	// The handshake's own fields, written as the RFC writes them: some
-	// upstreams compare the case, though names have none.
-	for name, values := range h {
-		if after, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
-			delete(h, name)
-			if after == "Protocol" || after == "Extensions" {
-				h["Sec-WebSocket-"+after] = values
-			}
-		}
-	}
-	var key [16]byte
-	rand.Read(key[:])
-	h["Sec-WebSocket-Key"] = []string{base64.StdEncoding.EncodeToString(key[:])}
-	h["Sec-WebSocket-Version"] = []string{"13"}
-	h["Upgrade"] = []string{"websocket"}
-	h["Connection"] = []string{"Upgrade"}
-
-	out.Method, out.Body, out.ContentLength, out.TransferEncoding, out.Trailer, out.Close = http.MethodGet, nil, 0, nil, nil, false
-	if out.Host == "" {
-		out.Host = targetHost(out.URL)
-	}
-	for name, values := range h {
-		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
-			return nil, fmt.Errorf("header field %q is not valid", name)
-		}
-	}
-	if !httpguts.ValidHostHeader(out.Host) {
-		return nil, errors.New("host is not valid")
-	}
-	if strings.ContainsFunc(out.URL.RequestURI(), func(r rune) bool { return r <= ' ' || r == 0x7F }) {
-		return nil, errors.New("path or query is not valid")
-	}
-	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
-		return nil, errors.New("no host, or a scheme that can't be dialled")
-	}
-	return out, nil
-}
-
-// callRewrite calls the user's hook. A panic of its is an error of this
-// request.
-func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http.Request, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
-		}
-	}()
-	pr := &httputil.ProxyRequest{In: in, Out: out}
-	f(pr)
-	if pr.Out == nil || pr.Out.URL == nil || pr.Out.Header == nil {
-		return nil, errors.New("no request, URL or header left")
-	}
-	return pr.Out, nil
-}
-
-// joinTarget joins the target's path and query to the request's, as
-// [httputil.ProxyRequest.SetURL] does; the Host stays the client's.
-func joinTarget(out *http.Request, target *url.URL) {
-	host := out.Host
-	(&httputil.ProxyRequest{Out: out}).SetURL(target)
-	out.Host = host
-}
-
-// setForwarding sets the fields that tell the upstream of the client.
-func (c *config) setForwarding(r *http.Request, h http.Header) {
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	set := func(name, value string) {
-		if len(h[name]) == 0 {
-			h[name] = []string{value}
-		}
-	}
-	set("X-Forwarded-Host", r.Host)
-	set("X-Forwarded-Proto", scheme)
-	peer := peerAddr(r)
-	if !peer.IsValid() { // a unix socket has no address
-		return
-	}
-	hops := slices.DeleteFunc(h["X-Forwarded-For"], func(v string) bool { return v == "" })
-	h.Set("X-Forwarded-For", strings.Join(append(hops, peer.String()), ", "))
-	if f := h["Forwarded"]; len(f) > 0 { // RFC 7239, 4 and 6
-		node := peer.String()
-		if peer.Is6() {
-			node = `"[` + node + `]"`
-		}
-		h.Set("Forwarded", strings.Join(append(f, "for="+node), ", "))
-	}
 }
 
 // dial does the upstream's handshake for the client's request r. It returns
@@ -349,6 +177,21 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 // handshake sends the request and reads the answer; of a refusal, all but
 // the body, for which limit can be raised.
 func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstreamConn, limit *io.LimitedReader, _ error) {
+	// Written as the RFC writes them: some upstreams compare the case of the
+	// names, though it has no meaning.
+	h := out.Header
+	sent := offer{key: newKey(), protocols: h["Sec-Websocket-Protocol"], extensions: h["Sec-Websocket-Extensions"]}
+	for _, name := range []string{"Protocol", "Extensions"} {
+		if values, ok := h["Sec-Websocket-"+name]; ok {
+			delete(h, "Sec-Websocket-"+name)
+			h["Sec-WebSocket-"+name] = values
+		}
+	}
+	h["Sec-WebSocket-Key"] = []string{sent.key}
+	h["Sec-WebSocket-Version"] = []string{"13"}
+	h["Upgrade"] = []string{"websocket"}
+	h["Connection"] = []string{"Upgrade"}
+
 	var b bytes.Buffer
 	if err := out.Write(&b); err != nil {
 		return nil, nil, err
@@ -368,7 +211,7 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return &upstreamConn{refusal: &upstreamRefusal{resp: resp}}, limit, nil
 	}
-	up, err := checkAnswer(resp, out.Header, offered)
+	up, err := checkAnswer(resp, sent, offered)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	}
@@ -378,6 +221,20 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 	}
 	up.conn = conn
 	return up, limit, nil
+}
+
+// An offer is what of our request the answer is held against.
+type offer struct {
+	key                   string
+	protocols, extensions []string // the fields' values
+}
+
+// newKey returns a fresh Sec-WebSocket-Key: with the client's, the client
+// would know the right answer beforehand.
+func newKey() string {
+	var key [16]byte
+	rand.Read(key[:])
+	return base64.StdEncoding.EncodeToString(key[:])
 }
 
 // readAnswer reads the upstream's final answer, and passes over a few 1xx
@@ -401,9 +258,9 @@ func readAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	return nil, fmt.Errorf("%w: more than %d answers of 1xx", ErrBadAnswer, maxInformational)
 }
 
-// checkAnswer holds the upstream's 101 against RFC 6455, 4.1. sent is our
-// request's header, offered the client's.
-func checkAnswer(resp *http.Response, sent, offered http.Header) (*upstreamConn, error) {
+// checkAnswer holds the upstream's 101 against RFC 6455, 4.1. offered is the
+// header of the client's request.
+func checkAnswer(resp *http.Response, sent offer, offered http.Header) (*upstreamConn, error) {
 	h := resp.Header
 	switch accept := h["Sec-Websocket-Accept"]; {
 	case resp.ProtoMajor != 1 || resp.ProtoMinor != 1:
@@ -415,7 +272,7 @@ func checkAnswer(resp *http.Response, sent, offered http.Header) (*upstreamConn,
 	case len(h["Content-Length"]) > 0, len(h["Transfer-Encoding"]) > 0, len(resp.TransferEncoding) > 0:
 		// RFC 9110, 8.6. Its body would be taken for frames.
 		return nil, errors.New("101 with a body")
-	case len(accept) != 1 || accept[0] != acceptKey(sent["Sec-WebSocket-Key"][0]):
+	case len(accept) != 1 || accept[0] != acceptKey(sent.key):
 		return nil, errors.New("101 without the one right Sec-WebSocket-Accept")
 	}
 	for name := range h {
@@ -429,7 +286,7 @@ func checkAnswer(resp *http.Response, sent, offered http.Header) (*upstreamConn,
 		return nil, errors.New("malformed Sec-WebSocket-Protocol")
 	}
 	if len(chosen) == 1 {
-		asked, _ := parseTokens(sent["Sec-WebSocket-Protocol"])
+		asked, _ := parseTokens(sent.protocols)
 		if !slices.Contains(asked, chosen[0]) {
 			return nil, errors.New("subprotocol that was not offered")
 		}
@@ -442,7 +299,7 @@ func checkAnswer(resp *http.Response, sent, offered http.Header) (*upstreamConn,
 	if err != nil {
 		return nil, errors.New("malformed Sec-WebSocket-Extensions")
 	}
-	asked, _ := parseExtensions(sent["Sec-WebSocket-Extensions"])
+	asked, _ := parseExtensions(sent.extensions)
 	askedByClient, _ := parseExtensions(offered["Sec-Websocket-Extensions"])
 	for i, name := range extensions {
 		if !slices.Contains(asked, name) || !slices.Contains(askedByClient, name) || slices.Contains(extensions[:i], name) {

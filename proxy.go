@@ -68,9 +68,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 )
@@ -338,73 +336,4 @@ func (p *Proxy) report(s *session, id identity) {
 
 func countsAttr(key string, c counts) slog.Attr {
 	return slog.Group(key, slog.Uint64("frames", c.frames), slog.Uint64("messages", c.messages), slog.Uint64("bytes", c.bytes))
-}
-
-// peerAddr is the address of the connection that a request came over; the
-// zero Addr where it has none.
-func peerAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap().WithZone("")
-}
-
-func (c *config) trusts(a netip.Addr) bool {
-	for _, p := range c.trusted {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-// trustedPeer says whether a request's forwarding fields are to be believed.
-func (c *config) trustedPeer(r *http.Request) bool {
-	return len(c.trusted) > 0 && c.trusts(peerAddr(r))
-}
-
-// clientAddr is the client's address: the peer's, or, behind trusted
-// proxies, the last one in X-Forwarded-For that is not one of theirs.
-func (c *config) clientAddr(r *http.Request) string {
-	if !c.trustedPeer(r) {
-		return r.RemoteAddr
-	}
-	addr := r.RemoteAddr
-	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for i := len(hops) - 1; i >= 0; i-- {
-		a, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
-			break
-		}
-		a = a.Unmap().WithZone("")
-		if addr = a.String(); !c.trusts(a) {
-			break
-		}
-	}
-	return addr
-}
-
-// publicOrigin is the scheme and host that the client has sent its request
-// to, as far as this proxy, or a trusted one in front, can tell.
-func (c *config) publicOrigin(r *http.Request) (scheme, host string) {
-	scheme, host = "http", r.Host
-	if r.TLS != nil {
-		scheme = "https"
-	}
-	if c.trustedPeer(r) {
-		if v := r.Header.Get("X-Forwarded-Proto"); v != "" {
-			scheme = strings.ToLower(v)
-			switch scheme {
-			case "ws":
-				scheme = "http"
-			case "wss":
-				scheme = "https"
-			}
-		}
-		if v := r.Header.Get("X-Forwarded-Host"); v != "" {
-			host = v
-		}
-	}
-	return scheme, host
 }

@@ -65,11 +65,11 @@ func fragment(statements string) string {
 	if !strings.Contains(statements, "proxy, err :=") {
 		proxy = "var proxy *wsproxy.Proxy\n"
 	}
-	imports := ""
+	var imports strings.Builder
 	for _, path := range []string{"context", "errors", "log", "net/http", "net/http/httputil", "net/netip", "time", "github.com/seed-ffb73231/wsproxy"} {
-		imports += fmt.Sprintf("%q\n", path)
+		imports.WriteString(fmt.Sprintf("%q\n", path))
 	}
-	return "package main\nimport (\n" + imports + ")\n" +
+	return "package main\nimport (\n" + imports.String() + ")\n" +
 		"var _ = []any{context.Background, errors.Join, log.Fatal, http.NewServeMux, httputil.NewSingleHostReverseProxy, netip.ParseAddr, time.Now, wsproxy.New}\n" +
 		"func main() {\nmux, server := http.NewServeMux(), new(http.Server)\n_, _ = mux, server\n" +
 		proxy + statements + uses.String() + "}\n"

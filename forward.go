@@ -1,0 +1,242 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/textproto"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// This file makes the upstream's request of the client's: what of it goes
+// on, and what the upstream is told of the client.
+
+// hopByHop names the header fields that concern one connection only
+// (RFC 9110, 7.6.1), and those that only ever come with them.
+var hopByHop = []string{
+	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate",
+	"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Http2-Settings", "Content-Length", "Alt-Svc",
+}
+
+// stripHopByHop takes hop-by-hop fields out of h, and those that its
+// Connection field nominates. What a peer may not nominate away it keeps:
+// the fields that say who is asking, from where, and for what.
+func stripHopByHop(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
+			switch {
+			case name == "Authorization", name == "Cookie", name == "Origin",
+				strings.HasPrefix(name, "Sec-Websocket-"), forwarding(name):
+			default:
+				delete(h, name)
+			}
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// forwarding says whether a field, by its canonical name, is one by which
+// proxies tell of the client.
+func forwarding(name string) bool {
+	return strings.HasPrefix(name, "X-Forwarded-") || name == "Forwarded" || name == "X-Real-Ip"
+}
+
+// outgoing makes the upstream's request of the client's.
+func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Request, err error) {
+	out = r.Clone(ctx)
+	out.RequestURI, out.Body = "", nil
+	joinTarget(out, c.target)
+	if c.host != "" {
+		out.Host = c.host
+	}
+	h := out.Header
+	stripHopByHop(h)
+	trusted := c.trustedPeer(r)
+	for name := range h {
+		// Many an application server can't tell X_Forwarded_For from
+		// X-Forwarded-For.
+		alias := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		switch {
+		case alias != name && (forwarding(alias) || strings.HasPrefix(alias, "Sec-Websocket-") || slices.Contains(hopByHop, alias)):
+			delete(h, name)
+		case forwarding(name) && !trusted:
+			delete(h, name)
+		}
+	}
+	c.setForwarding(r, h)
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = []string{""} // or net/http adds its own
+	}
+	if c.rewrite != nil {
+		if out, err = callRewrite(c.rewrite, r, out); err != nil {
+			return nil, err
+		}
+		h = out.Header
+		stripHopByHop(h)
+	}
+
+	// The handshake's own fields are set later. A hook may have named fields
+	// in another case than net/http does.
+	for name, values := range h {
+		canonical := textproto.CanonicalMIMEHeaderKey(name)
+		own := strings.HasPrefix(canonical, "Sec-Websocket-")
+		if own || canonical == "Host" || slices.Contains(hopByHop, canonical) {
+			delete(h, name)
+		}
+		if canonical == "Sec-Websocket-Protocol" || canonical == "Sec-Websocket-Extensions" {
+			h[canonical] = values
+		}
+	}
+	out.Method, out.Body, out.ContentLength, out.TransferEncoding, out.Trailer, out.Close = http.MethodGet, nil, 0, nil, nil, false
+	if out.Host == "" {
+		out.Host = targetHost(out.URL)
+	}
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return nil, fmt.Errorf("header field %q is not valid", name)
+		}
+	}
+	if !httpguts.ValidHostHeader(out.Host) {
+		return nil, errors.New("host is not valid")
+	}
+	if strings.ContainsFunc(out.URL.RequestURI(), func(r rune) bool { return r <= ' ' || r == 0x7F }) {
+		return nil, errors.New("path or query is not valid")
+	}
+	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
+		return nil, errors.New("no host, or a scheme that can't be dialled")
+	}
+	return out, nil
+}
+
+// callRewrite calls the user's hook. A panic of its is an error of this
+// request.
+func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http.Request, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	pr := &httputil.ProxyRequest{In: in, Out: out}
+	f(pr)
+	if pr.Out == nil || pr.Out.URL == nil || pr.Out.Header == nil {
+		return nil, errors.New("no request, URL or header left")
+	}
+	return pr.Out, nil
+}
+
+// joinTarget joins the target's path and query to the request's, as
+// [httputil.ProxyRequest.SetURL] does; the Host stays the client's.
+func joinTarget(out *http.Request, target *url.URL) {
+	host := out.Host
+	(&httputil.ProxyRequest{Out: out}).SetURL(target)
+	out.Host = host
+}
+
+// setForwarding sets the fields that tell the upstream of the client.
+func (c *config) setForwarding(r *http.Request, h http.Header) {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	set := func(name, value string) {
+		if len(h[name]) == 0 {
+			h[name] = []string{value}
+		}
+	}
+	set("X-Forwarded-Host", r.Host)
+	set("X-Forwarded-Proto", scheme)
+	peer := peerAddr(r)
+	if !peer.IsValid() { // a unix socket has no address
+		return
+	}
+	hops := slices.DeleteFunc(h["X-Forwarded-For"], func(v string) bool { return v == "" })
+	h.Set("X-Forwarded-For", strings.Join(append(hops, peer.String()), ", "))
+	if f := h["Forwarded"]; len(f) > 0 { // RFC 7239, 4 and 6
+		node := peer.String()
+		if peer.Is6() {
+			node = `"[` + node + `]"`
+		}
+		h.Set("Forwarded", strings.Join(append(f, "for="+node), ", "))
+	}
+}
+
+// peerAddr is the address of the connection that a request came over; the
+// zero Addr where it has none.
+func peerAddr(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}
+
+func (c *config) trusts(a netip.Addr) bool {
+	for _, p := range c.trusted {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// trustedPeer says whether a request's forwarding fields are to be believed.
+func (c *config) trustedPeer(r *http.Request) bool {
+	return len(c.trusted) > 0 && c.trusts(peerAddr(r))
+}
+
+// clientAddr is the client's address: the peer's, or, behind trusted
+// proxies, the last one in X-Forwarded-For that is not one of theirs.
+func (c *config) clientAddr(r *http.Request) string {
+	if !c.trustedPeer(r) {
+		return r.RemoteAddr
+	}
+	addr := r.RemoteAddr
+	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for i := len(hops) - 1; i >= 0; i-- {
+		a, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		a = a.Unmap().WithZone("")
+		if addr = a.String(); !c.trusts(a) {
+			break
+		}
+	}
+	return addr
+}
+
+// publicOrigin is the scheme and host that the client has sent its request
+// to, as far as this proxy, or a trusted one in front, can tell.
+func (c *config) publicOrigin(r *http.Request) (scheme, host string) {
+	scheme, host = "http", r.Host
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	if c.trustedPeer(r) {
+		if v := r.Header.Get("X-Forwarded-Proto"); v != "" {
+			scheme = strings.ToLower(v)
+			switch scheme {
+			case "ws":
+				scheme = "http"
+			case "wss":
+				scheme = "https"
+			}
+		}
+		if v := r.Header.Get("X-Forwarded-Host"); v != "" {
+			host = v
+		}
+	}
+	return scheme, host
+}
