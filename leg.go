@@ -1,0 +1,171 @@
+package wsproxy
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// A leg is one side's connection, and what is needed to write whole frames
+// to it.
+type leg struct {
+	// Set when made.
+	s    *session
+	side Side
+	conn net.Conn
+	raw  rawLeg
+	tag  [8]byte
+
+	// lock is held while bytes are written to the leg, and from there until
+	// the frame they belong to is complete. It is a channel so that a wait
+	// for it counts as one where time is simulated.
+	lock   chan struct{}
+	number uint32 // guarded by lock; of the last Ping
+	deaf   bool   // guarded by lock; a write failed: nothing more is written
+
+	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
+	closed  atomic.Bool   // a Close frame was written: nothing may follow it
+	shut    atomic.Bool   // conn is to be closed, or is
+	reading atomic.Bool   // its reader is inside a callback of raw.conn
+	hangUp  sync.Once     // for closing conn
+	heard   atomic.Int64  // see life
+	pinged  atomic.Int64
+	writing atomic.Int64
+}
+
+const pingPending = 1 << 16 // a bit above every close code
+
+// mute says that nothing may be written to the leg any more. lock is held.
+func (l *leg) mute() bool { return l.deaf || l.closed.Load() }
+
+// write writes b, or drops it where nothing may be written any more. lock is
+// held.
+func (l *leg) write(b []byte, now time.Duration) {
+	if len(b) == 0 || l.mute() {
+		return
+	}
+	l.writing.Store(int64(now))
+	err := l.send(b)
+	l.writing.Store(-1)
+	if err != nil {
+		l.fail()
+	}
+}
+
+// fail is called when a write failed. The leg isn't closed for it: a peer
+// that has sent its last words and closed its end fails our writes, and
+// those words may still be waiting to be read. The leg's reader will find
+// out; if not, the deadline will. lock is held.
+func (l *leg) fail() {
+	l.deaf = true
+	l.s.mu.Lock()
+	l.s.hasten(l.side)
+	l.s.mu.Unlock()
+}
+
+// release gives the lock back at a frame boundary, and lets through what
+// waits for one.
+func (l *leg) release() {
+	l.writePending()
+	<-l.lock
+	l.flush()
+}
+
+// inject has a Ping (pingPending) or a Close (its code) written at the leg's
+// next frame boundary: now, or by whoever holds the lock.
+func (l *leg) inject(frame uint32) {
+	if frame != 0 {
+		l.pending.Or(frame)
+		l.flush()
+	}
+}
+
+func (l *leg) flush() {
+	for l.pending.Load() != 0 {
+		select {
+		case l.lock <- struct{}{}:
+		default:
+			return // its holder will write them
+		}
+		l.writeAlone()
+	}
+}
+
+// writeAlone writes the frames that wait for a boundary, outside of a pump.
+// lock is held, and released. It may run in anyone's goroutine: a panic of
+// the connection's must neither reach that one nor keep the lock.
+func (l *leg) writeAlone() {
+	defer l.s.guard()
+	defer func() { <-l.lock }()
+	l.writePending()
+}
+
+// writePending writes the frames that wait for a boundary. lock is held.
+func (l *leg) writePending() {
+	frames := l.pending.Swap(0)
+	if frames == 0 || l.mute() {
+		return
+	}
+	var b []byte
+	now := l.s.now()
+	if frames&pingPending != 0 {
+		l.number++
+		l.pinged.Store(int64(now))
+		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.tag, l.number))
+	}
+	code := websocket.StatusCode(frames &^ pingPending)
+	if code != 0 {
+		b = appendClose(b, l.side == Upstream, code, closeReason(code))
+	}
+	l.write(b, now)
+	if code != 0 && !l.deaf {
+		l.closed.Store(true)
+		l.s.settle()
+	}
+}
+
+// close closes the leg's connection.
+func (l *leg) close() { l.end(l.conn) }
+
+// abort closes the leg's connection with no goodbye of its own: a TLS alert
+// would wait for a peer that may be gone.
+func (l *leg) abort() {
+	if c, ok := l.conn.(interface{ NetConn() net.Conn }); ok {
+		l.end(c.NetConn())
+		return
+	}
+	l.end(l.conn)
+}
+
+// end closes the connection, once. Close on a connection of the net package
+// waits for callbacks of its RawConn to return, and this may run inside of
+// one: then the reader is woken, and closes it when it is out of there.
+func (l *leg) end(conn net.Conn) {
+	l.shut.Store(true)
+	if l.reading.Load() {
+		conn.SetDeadline(longAgo)
+		return
+	}
+	l.hangUp.Do(func() {
+		defer func() {
+			if v := recover(); v != nil { // see guard; there is nothing left to sever
+				l.s.mu.Lock()
+				l.s.ending.begin(causePanic, panicError(v))
+				l.s.mu.Unlock()
+			}
+		}()
+		conn.Close()
+	})
+}
+
+// closeWrite sends a FIN, where the connection can.
+func (l *leg) closeWrite() {
+	if c, ok := l.conn.(interface{ CloseWrite() error }); ok {
+		c.CloseWrite() // an error shows when reading
+		return
+	}
+	l.close()
+}

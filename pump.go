@@ -1,0 +1,196 @@
+package wsproxy
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// A pump carries one direction. It belongs to its goroutine.
+type pump struct {
+	s        *session
+	from, to *leg
+	mind     direction
+	early    []byte // what had come behind the handshake
+	held     []byte // what the mind holds back
+	owns     bool   // the frame under way is part-written: to's lock is held
+	raw      rawPump
+	data     atomic.Int64 // when a data frame's bytes last passed
+	waits    atomic.Bool  // for the leg across, rather than for bytes
+}
+
+// run reads the pump's side to its end.
+//
+// The goroutine's stack is most of what an idle session costs. It stays at
+// the smallest size, 2 KiB, as long as no call on the way from here to a
+// read or a write needs more: hence no frames between, and no big ones.
+func (p *pump) run() {
+	defer p.stop()
+	if early := p.early; len(early) > 0 {
+		p.early = nil
+		p.pass(early)
+	}
+	err := p.receive()
+	s, side := p.s, p.from.side
+	s.mu.Lock()
+	s.ending.over[side] = true
+	var tell websocket.StatusCode
+	if !s.ending.ended[side] {
+		p.mind.ended = true
+		tell = s.ending.endFrom(side, causeLost[side], err)
+	}
+	s.hasten(side)
+	s.mu.Unlock()
+	if !errors.Is(err, io.EOF) {
+		p.from.abort()
+	}
+	p.leave(tell)
+}
+
+// stop, deferred, ends the pump. The last one to stop ends the session.
+func (p *pump) stop() {
+	if v := recover(); v != nil {
+		p.s.panicked(v)
+	}
+	if p.s.running.Add(-1) == 0 {
+		p.s.finish()
+	}
+}
+
+// chunkSize is how much is read at once while bytes keep coming.
+const chunkSize = 32 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// restSize is the size of the buffer that a leg which can't report readiness
+// (TLS, or a connection of the user's own) waits in.
+const restSize = 512
+
+// receivePlain reads through the connection's own Read.
+func (p *pump) receivePlain() error {
+	rest := make([]byte, restSize)
+	buf := rest
+	var burst *[chunkSize]byte
+	defer func() {
+		if burst != nil {
+			chunks.Put(burst)
+		}
+	}()
+	for {
+		n := copy(buf, p.held)
+		m, err := p.from.conn.Read(buf[n:])
+		if m > 0 {
+			p.held = p.held[:0]
+			p.pass(buf[:n+m])
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case burst == nil && n+m == len(buf):
+			burst = chunks.Get().(*[chunkSize]byte)
+			buf = burst[:]
+		case burst != nil && n+m <= restSize:
+			chunks.Put(burst)
+			burst, buf = nil, rest
+		}
+	}
+}
+
+// pass relays one chunk: what was held back last time, then new bytes.
+func (p *pump) pass(b []byte) {
+	now := p.s.now()
+	p.from.heard.Store(int64(now))
+	if p.mind.ended {
+		return // RFC 6455, 5.5.1: nothing counts after a Close
+	}
+	v := p.mind.walk(b)
+	if v.data {
+		p.data.Store(int64(now))
+	}
+	switch {
+	case p.mind.ended:
+		p.passFinal(b, v, now)
+		return
+	case v.hold > 0:
+		p.held = append(p.held, b[len(b)-v.hold:]...)
+	}
+	if v.n > 0 {
+		p.forward(b[:v.n], v.edge, false, now)
+	}
+}
+
+// passFinal relays the direction's last chunk: with the Close that it ended
+// with, if that is to go on.
+func (p *pump) passFinal(b []byte, v verdict, now time.Duration) {
+	s, side, final := p.s, p.from.side, &p.mind.final
+	var verbatim bool
+	var tell websocket.StatusCode
+	s.mu.Lock()
+	if final.broken == nil {
+		verbatim, tell = s.ending.closeFrom(side, final.code)
+	} else {
+		tell = s.ending.endFrom(side, causeProtocol[side], final.broken)
+	}
+	s.hasten(side)
+	s.mu.Unlock()
+	if verbatim {
+		p.mind.passClose()
+		v.n += final.size
+	}
+	if v.n > 0 {
+		p.forward(b[:v.n], v.edge, verbatim, now)
+	}
+	p.leave(tell)
+}
+
+// forward writes b to the leg across, under its lock. edge is the last frame
+// boundary in b, -1 where there is none; closes says that b ends with a
+// Close frame.
+func (p *pump) forward(b []byte, edge int, closes bool, now time.Duration) {
+	to := p.to
+	p.waits.Store(true)
+	if !p.owns {
+		select {
+		case to.lock <- struct{}{}:
+		default: // an injected frame is being written
+			to.lock <- struct{}{}
+			now = p.s.now()
+		}
+		p.owns = true
+	}
+	if to.pending.Load() != 0 && edge >= 0 && edge < len(b) {
+		// Somebody waits for a boundary, and in a busy stream of long
+		// frames a chunk's end seldom is one.
+		to.write(b[:edge], now)
+		to.writePending()
+		b = b[edge:]
+	}
+	to.write(b, now)
+	if closes {
+		to.closed.Store(true)
+	}
+	if p.mind.left == 0 || to.mute() {
+		p.owns = false
+		to.release()
+	}
+	p.waits.Store(false)
+}
+
+// leave is called when nothing more will be passed on: it sends the Close
+// that the leg across is owed, if any.
+func (p *pump) leave(tell websocket.StatusCode) {
+	switch {
+	case p.owns:
+		// A frame is part-written and its rest won't come: no Close is
+		// possible there (RFC 6455, 5.4).
+		p.to.abort()
+	case tell != 0:
+		p.to.inject(uint32(tell))
+	}
+	p.s.settle()
+}
