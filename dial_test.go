@@ -585,10 +585,18 @@ func TestHandshakeTimeouts(t *testing.T) {
 					t.Errorf("logged %v, want 504 for %s", m, row.op)
 				}
 				if u != nil {
-					io.Copy(io.Discard, u.br) // F10: it ends
+					u.wantGone() // F10
 				}
 			})
 		})
+	}
+}
+
+// wantGone wants the stream to end, whatever comes before that.
+func (w *wire) wantGone() {
+	w.t.Helper()
+	if _, err := io.Copy(io.Discard, w.br); errors.Is(err, os.ErrDeadlineExceeded) {
+		w.t.Errorf("%s: connection still open, want it closed", w.who())
 	}
 }
 
@@ -648,7 +656,7 @@ func TestClientLeaves(t *testing.T) {
 					t.Errorf("the handshake went on for %v, want it to end at once", d)
 				}
 				if u != nil {
-					io.Copy(io.Discard, u.br)
+					u.wantGone()
 				}
 				if m := r.logs.wait(t, 0); m["status"] != int64(499) || m["side"] != "client" {
 					t.Errorf("logged %v, want 499 by the client", m)
@@ -874,12 +882,11 @@ func TestUpstreamTLS(t *testing.T) {
 			}
 			row.server.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { hello <- h; return nil, nil }
 			secure := tls.Server(u.Conn, row.server)
+			done := make(chan struct{})
 			go func() {
-				req, err := http.ReadRequest(bufio.NewReader(secure))
-				if err == nil {
+				defer close(done)
+				if req, err := http.ReadRequest(bufio.NewReader(secure)); err == nil {
 					io.WriteString(secure, goodAnswer(req, ""))
-				} else {
-					secure.Close()
 				}
 			}()
 			if row.want == 101 {
@@ -888,6 +895,8 @@ func TestUpstreamTLS(t *testing.T) {
 				}
 			} else {
 				c.wantRefusal(row.want)
+				<-done
+				u.wantGone()
 				m := r.logs.wait(t, 0)
 				// A certificate that is asked for in TLS 1.3 is missed after the handshake.
 				if m["op"] != "tls" && row.name != "no client certificate" {
@@ -907,7 +916,7 @@ func TestUpstreamTLS(t *testing.T) {
 		u := r.upstream()
 		u.send("HTTP/1.1 101 Switching Protocols\r\n\r\n")
 		c.wantRefusal(502)
-		io.Copy(io.Discard, u.br)
+		u.wantGone()
 	})
 }
 
