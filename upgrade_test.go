@@ -65,6 +65,7 @@ func (w *wire) wantRefusal(status int) (head, body string) {
 	if _, rest, _ := strings.Cut(head, " "); !strings.HasPrefix(rest, fmt.Sprint(status, " ")) {
 		w.t.Errorf("client: got %q, want %d", head, status)
 		w.SetDeadline(time.Now().Add(time.Second)) // it may be a session by now
+		defer w.Close()
 	}
 	lines := []string{"Connection: close"}
 	switch status {
