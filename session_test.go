@@ -317,9 +317,9 @@ func TestNothingIsLeft(t *testing.T) {
 			if afterwards > sockets {
 				t.Errorf("%d sockets, %d before %d sessions", afterwards, sockets, 3*len(ends))
 			}
-			// Empty pipes are kept for the next long frame: two ends each, for
-			// as many as were in use at once.
-			if pipesAfterwards > pipes+4 && !raceEnabled() {
+			// Empty pipes are kept for the next long frame: two ends each, at
+			// most two a processor in these tests.
+			if pipesAfterwards > pipes+4*runtime.GOMAXPROCS(0) && !raceEnabled() {
 				t.Errorf("%d pipe ends, %d before %d sessions", pipesAfterwards, pipes, 3*len(ends))
 			}
 		})
