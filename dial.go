@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -165,7 +164,7 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 		e.Side, e.Status, e.Err = Client, 0, context.Cause(ctx)
 	case errors.Is(err, errPanic):
 		e.Side, e.Status = neither, http.StatusInternalServerError
-	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
+	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
 		e.Status = http.StatusGatewayTimeout
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
 		// The fault is on this machine, not the upstream's, and passes.

@@ -707,7 +707,8 @@ func TestRelayRefusal(t *testing.T) {
 		body             string
 		cut              bool
 	}{
-		{"A2", "426", "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nno", 426, "", "no", false},
+		{"A2", "426", "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nno", 426,
+			"Connection: Upgrade|Upgrade: websocket|Sec-Websocket-Version: 13", "no", false},
 		{"A2", "404", "HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nContent-Type: text/x\r\n\r\nthere", 404, "Content-Type: text/x", "there", false},
 		{"A2", "500, chunked", "HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n" + chunked("a") + chunked("bc") + "0\r\nX-T: 1\r\n\r\n", 500, "", "abc", false},
 		{"A2", "to the end of the connection", "HTTP/1.0 503 No\r\n\r\nabc", 503, "", "abc", false},
