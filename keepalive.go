@@ -21,6 +21,7 @@ type life struct {
 	pinged  time.Duration // when our last Ping went out; before heard: answered
 	writing time.Duration // when the write under way last made progress; negative: none is
 	unread  bool          // its reader waits for the leg across to take bytes
+	taking  bool          // what our kernel holds for it is moving
 }
 
 // A need is what a leg needs now.
@@ -29,7 +30,7 @@ type need uint8
 const (
 	needNothing need = iota
 	needPing
-	needMoreTime // an unanswered Ping waits behind bytes that still move: count anew
+	needMoreTime // an unanswered Ping is behind bytes that still move: count anew
 	needHearing  // nobody is reading it: its silence proves nothing, count it as heard
 	needEndSilent
 	needEndStuck
@@ -44,9 +45,9 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	if l.writing >= 0 && now-l.writing >= p.write {
 		return needEndStuck, now
 	}
-	again := now + p.write
+	again := now + p.write/2 // to be there when half of it is over
 	if l.writing >= 0 {
-		again = l.writing + p.write
+		again = min(again, l.writing+p.write)
 	}
 	if p.ping == 0 {
 		return needNothing, again
@@ -58,7 +59,7 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 		if now-l.pinged < p.pong {
 			return needNothing, min(again, l.pinged+p.pong, now+p.ping)
 		}
-		if l.writing >= 0 {
+		if l.writing >= 0 || l.taking {
 			return needMoreTime, min(again, now+p.pong)
 		}
 		return needEndSilent, now

@@ -26,6 +26,9 @@ type leg struct {
 	number uint32 // guarded by lock; of the last Ping
 	deaf   bool   // guarded by lock; a write failed: nothing more is written
 
+	acked   uint64        // guarded by s.mu; what the peer's kernel has taken in all
+	ackedAt time.Duration // guarded by s.mu; when that was looked up
+
 	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
 	closed  atomic.Bool   // a Close frame was written: nothing may follow it
 	shut    atomic.Bool   // conn is to be closed, or is
@@ -37,6 +40,49 @@ type leg struct {
 }
 
 const pingPending = 1 << 16 // a bit above every close code
+
+// life returns what is known of the leg at now. unread says that its reader
+// waits for the leg across. s.mu is held.
+func (l *leg) life(now time.Duration, unread bool) life {
+	f := life{
+		heard:   time.Duration(l.heard.Load()),
+		pinged:  time.Duration(l.pinged.Load()),
+		writing: time.Duration(l.writing.Load()),
+		unread:  unread,
+	}
+	if f.writing < 0 && f.pinged <= f.heard {
+		return f
+	}
+	// A socket takes more only when a good part of its buffer is free, and a
+	// slow peer may need minutes for that; a Ping waits behind all of it.
+	since := f.heard
+	if f.writing >= 0 {
+		since = f.writing
+	}
+	before, at := l.acked, l.ackedAt
+	f.taking = l.lookLocked(now) && at >= since && l.acked > before
+	if f.taking && f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
+		f.writing = now
+	}
+	return f
+}
+
+// look notes how much the peer's kernel has taken up to now.
+func (l *leg) look(now time.Duration) {
+	l.s.mu.Lock()
+	l.lookLocked(now)
+	l.s.mu.Unlock()
+}
+
+// lookLocked says whether there is more for it to take. s.mu is held.
+func (l *leg) lookLocked(now time.Duration) (more bool) {
+	acked, more, ok := peerAcked(l.conn)
+	if !ok {
+		return false
+	}
+	l.acked, l.ackedAt = acked, now
+	return more
+}
 
 // mute says that nothing may be written to the leg any more. lock is held.
 func (l *leg) mute() bool { return l.deaf || l.closed.Load() }

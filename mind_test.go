@@ -178,19 +178,21 @@ func TestPolicyCheck(t *testing.T) {
 		want  need
 		again time.Duration
 	}{
-		{"just begun", p, 0, life{writing: -1}, needNothing, 25 * s},
-		{"heard lately", p, 20 * s, life{heard: 15 * s, writing: -1}, needNothing, 40 * s},
+		{"just begun", p, 0, life{writing: -1}, needNothing, 15 * s},
+		{"heard lately", p, 20 * s, life{heard: 15 * s, writing: -1}, needNothing, 35 * s},
 		{"silent for long", p, 25 * s, life{writing: -1}, needPing, 35 * s},
 		{"pinged", p, 30 * s, life{pinged: 25 * s, writing: -1}, needNothing, 35 * s},
 		{"pinged, and not answered", p, 35 * s, life{pinged: 25 * s, writing: -1}, needEndSilent, 35 * s},
-		{"pinged, and heard since", p, 35 * s, life{heard: 26 * s, pinged: 25 * s, writing: -1}, needNothing, 51 * s},
+		{"pinged, and heard since", p, 35 * s, life{heard: 26 * s, pinged: 25 * s, writing: -1}, needNothing, 50 * s},
 		{"heard and pinged in the same moment", p, 35 * s, life{heard: 25 * s, pinged: 25 * s, writing: -1}, needNothing, 50 * s},
 		{"not answered, but a write moves", p, 35 * s, life{pinged: 25 * s, writing: 34 * s}, needMoreTime, 45 * s},
+		{"not answered, but what is queued moves", p, 35 * s, life{pinged: 25 * s, writing: -1, taking: true}, needMoreTime, 45 * s},
+		{"nobody reads it", p, 99 * s, life{pinged: 25 * s, writing: -1, unread: true}, needHearing, 114 * s},
 		{"a write without progress", p, 40 * s, life{heard: 40 * s, writing: 10 * s}, needEndStuck, 40 * s},
 		{"a write about to be stuck", p, 39 * s, life{heard: 39 * s, writing: 10 * s}, needNothing, 40 * s},
 		{"a write begun at 0", p, 30 * s, life{heard: 30 * s, writing: 0}, needEndStuck, 30 * s},
-		{"no pings", policy{write: 30 * s}, 99 * s, life{writing: -1}, needNothing, 129 * s},
-		{"no pings, writing", policy{write: 30 * s}, 99 * s, life{writing: 90 * s}, needNothing, 120 * s},
+		{"no pings", policy{write: 30 * s}, 99 * s, life{writing: -1}, needNothing, 114 * s},
+		{"no pings, writing", policy{write: 30 * s}, 99 * s, life{writing: 90 * s}, needNothing, 114 * s},
 	}
 	for _, tt := range tests {
 		got, again := tt.p.check(tt.now, tt.l)

@@ -85,6 +85,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	visits   map[*visit]struct{} // guarded by mu
 	draining bool                // guarded by mu
+	closed   bool                // guarded by mu
 	empty    chan struct{}       // closed when draining and visits is empty
 }
 
@@ -190,7 +191,7 @@ func (p *Proxy) reportDetached(v *visit, s *session, id identity) {
 // Shutdown doesn't touch the http.Server that the proxy is mounted in; call
 // its Shutdown as well.
 func (p *Proxy) Shutdown(ctx context.Context) error {
-	for _, v := range p.drain() {
+	for _, v := range p.drain(false) {
 		if v.session != nil {
 			v.session.stop(causeDrained, nil)
 		}
@@ -207,7 +208,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 // Close refuses new sessions and cuts the running ones: their connections
 // are closed with no Close frames. It doesn't wait, and returns nil.
 func (p *Proxy) Close() error {
-	for _, v := range p.drain() {
+	for _, v := range p.drain(true) {
 		if v.session != nil {
 			v.session.cut(causeCut, ErrShutdown)
 		}
@@ -233,9 +234,12 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *visit, *Error) {
 func (p *Proxy) begin(v *visit, s *session) {
 	p.mu.Lock()
 	v.session = s
-	draining := p.draining
+	draining, closed := p.draining, p.closed
 	p.mu.Unlock()
-	if draining { // Shutdown has passed by while we were answering
+	switch { // Close or Shutdown has passed by while we were answering
+	case closed:
+		s.cut(causeCut, ErrShutdown)
+	case draining:
 		s.stop(causeDrained, nil)
 	}
 }
@@ -253,9 +257,10 @@ func (p *Proxy) leave(v *visit) {
 
 // drain lets no more visits in, ends the handshakes under way, and returns
 // a copy of all visits.
-func (p *Proxy) drain() []visit {
+func (p *Proxy) drain(closing bool) []visit {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closed = p.closed || closing
 	if !p.draining {
 		p.draining = true
 		if len(p.visits) == 0 {

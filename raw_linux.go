@@ -3,6 +3,7 @@
 package wsproxy
 
 import (
+	"encoding/binary"
 	"io"
 	"net"
 	"os"
@@ -231,6 +232,33 @@ func (p *pump) drain(fd uintptr) (done bool) {
 		}
 	}
 	return true
+}
+
+// peerAcked returns how many bytes the peer's kernel has acknowledged, and
+// whether ours holds more for it; not ok where conn isn't TCP, or TLS on it.
+func peerAcked(conn net.Conn) (acked uint64, more, ok bool) {
+	if c, is := conn.(interface{ NetConn() net.Conn }); is {
+		conn = c.NetConn()
+	}
+	c, is := conn.(*net.TCPConn)
+	if !is {
+		return 0, false, false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, false, false
+	}
+	// struct tcp_info of linux/tcp.h, up to tcpi_notsent_bytes (Linux 4.6).
+	var info [148]byte
+	raw.Control(func(fd uintptr) {
+		size := uint32(len(info))
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		ok = errno == 0 && size == uint32(len(info))
+	})
+	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(info[at:]) }
+	const unacked, bytesAcked, notSent = 24, 120, 144
+	return binary.NativeEndian.Uint64(info[bytesAcked:]), u32(unacked) > 0 || u32(notSent) > 0, ok
 }
 
 // A pipe is what splice needs between two sockets.

@@ -211,12 +211,7 @@ func (s *session) tick() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		var at time.Duration
-		needs[side], at = s.policy.check(now, life{
-			heard:   time.Duration(l.heard.Load()),
-			pinged:  time.Duration(l.pinged.Load()),
-			writing: time.Duration(l.writing.Load()),
-			unread:  s.pumps[side].waits.Load(),
-		})
+		needs[side], at = s.policy.check(now, l.life(now, s.pumps[side].waits.Load()))
 		again = min(again, at)
 	}
 	s.timer.Reset(max(again-now, time.Millisecond))
@@ -243,6 +238,7 @@ func (s *session) meet(side Side, need need, now time.Duration) {
 	l := &s.legs[side]
 	switch need {
 	case needPing:
+		l.look(now)
 		l.inject(pingPending)
 	case needMoreTime:
 		l.pinged.Store(int64(now))
