@@ -247,6 +247,36 @@ func TestOutgoing(t *testing.T) {
 	}
 }
 
+// A25: the client's address in the log is the peer's, or what trusted proxies say
+// it is: the last address that is not one of theirs.
+func TestClientAddress(t *testing.T) {
+	trusted := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("fe80::/10"))
+	for _, row := range []struct {
+		name, lines string
+		option      wsproxy.Option
+		want        string
+	}{
+		{"nobody is trusted", "X-Forwarded-For: 10.0.0.1", wsproxy.WithTrustedProxies(), "192.0.2.1:1234"},
+		{"trusted, nothing there", "X-A: 1", trusted, "192.0.2.1:1234"},
+		{"trusted", "X-Forwarded-For: 10.0.0.1", trusted, "10.0.0.1"},
+		{"spoofed before", "X-Forwarded-For: 10.9.9.9\r\nX-Forwarded-For: 10.0.0.1, 192.0.2.9", trusted, "10.0.0.1"},
+		{"all trusted", "X-Forwarded-For: 192.0.2.8, 192.0.2.9", trusted, "192.0.2.8"},
+		{"garbage before", "X-Forwarded-For: unknown, 192.0.2.9", trusted, "192.0.2.9"},
+		{"garbage", "X-Forwarded-For: <script>", trusted, "192.0.2.1:1234"},
+		{"IPv4 in IPv6", "X-Forwarded-For: ::ffff:10.0.0.1", trusted, "10.0.0.1"},
+		{"zone", "X-Forwarded-For: 10.0.0.1, fe80::1%a b", trusted, "10.0.0.1"},
+		{"zone of a stranger", "X-Forwarded-For: 2001:db8::1%a b", trusted, "2001:db8::1"},
+	} {
+		t.Run("A25 "+row.name, func(t *testing.T) {
+			l := new(logs)
+			direct(t, "http://upstream.test", withLines(row.lines), nil, row.option, wsproxy.WithLogger(slog.New(l)))
+			if got := l.wait(t, 0)["client"]; got != row.want {
+				t.Errorf("logged client %v, want %v", got, row.want)
+			}
+		})
+	}
+}
+
 // A81: what is dialled for which target; C6: and for which rewriting.
 func TestDialAddress(t *testing.T) {
 	to := func(u string) wsproxy.Option {
