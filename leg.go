@@ -87,11 +87,14 @@ func (l *leg) lookLocked(now time.Duration) (more bool) {
 // mute says that nothing may be written to the leg any more. lock is held.
 func (l *leg) mute() bool { return l.deaf || l.closed.Load() }
 
-// write writes b, or drops it where nothing may be written any more. lock is
-// held.
-func (l *leg) write(b []byte, now time.Duration) {
-	if len(b) == 0 || l.mute() {
-		return
+// write writes b, or drops it where nothing may be written any more, and
+// says which. lock is held.
+func (l *leg) write(b []byte, now time.Duration) bool {
+	if l.mute() {
+		return false
+	}
+	if len(b) == 0 {
+		return true
 	}
 	l.writing.Store(int64(now))
 	err := l.send(b)
@@ -99,6 +102,7 @@ func (l *leg) write(b []byte, now time.Duration) {
 	if err != nil {
 		l.fail()
 	}
+	return err == nil
 }
 
 // fail is called when a write failed. The leg isn't closed for it: a peer

@@ -9,13 +9,13 @@ import (
 
 // drive feeds a stream to a direction in chunks, as a driver does, and
 // returns what it let through. cut says how long the next chunk is.
-func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte) {
+func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte, n counts) {
 	t.Helper()
 	var held []byte
 	for len(stream) > 0 && !d.ended {
-		n := min(cut(), len(stream))
-		chunk := append(bytes.Clone(held), stream[:n]...)
-		stream = stream[n:]
+		size := min(cut(), len(stream))
+		chunk := append(bytes.Clone(held), stream[:size]...)
+		stream = stream[size:]
 		last := d.walk(chunk)
 		switch {
 		case last.n < 0, last.n+last.hold > len(chunk), last.edge > last.n, last.hold > maxControlSize:
@@ -24,12 +24,13 @@ func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byt
 			t.Fatalf("verdict %+v holds bytes back inside a frame", last)
 		}
 		out = append(out, chunk[:last.n]...)
+		n.add(last.frames, last.messages, last.n)
 		if size := d.final.size; size > 0 {
 			out = append(out, chunk[last.n:last.n+size]...)
 		}
 		held = append(held[:0], chunk[len(chunk)-last.hold:]...)
 	}
-	return out
+	return out, n
 }
 
 // C18: however a stream is cut, the same bytes go on; all of them.
@@ -40,12 +41,12 @@ func TestWalkEverySplit(t *testing.T) {
 		stream := randomFrames(r, 20, masked)
 		for _, most := range []int{1, 2, 3, 7, 100, 40_000} {
 			d := direction{scan: scanner{masked: masked}}
-			out := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
+			out, count := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
 			if d.ended || !bytes.Equal(out, stream) {
 				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), d.final.broken)
 			}
-			if d.count.bytes != uint64(len(stream)) || d.count.frames != 20 {
-				t.Fatalf("counted %+v, want 20 frames, %d bytes", d.count, len(stream))
+			if count.bytes != uint64(len(stream)) || count.frames != 20 {
+				t.Fatalf("counted %+v, want 20 frames, %d bytes", count, len(stream))
 			}
 		}
 	}
@@ -70,12 +71,12 @@ func TestWalkAbsorbs(t *testing.T) {
 	stream = append(stream, own()...)
 	for size := 1; size <= len(stream); size++ {
 		d := direction{tag: tag, scan: scanner{masked: true}}
-		out := drive(t, &d, stream, func() int { return size })
+		out, count := drive(t, &d, stream, func() int { return size })
 		if !bytes.Equal(out, want) {
 			t.Fatalf("chunks of %d: got %x, want %x", size, out, want)
 		}
-		if d.count.frames != uint64(len(keep)) || d.count.messages != 2 {
-			t.Fatalf("counted %+v, want the %d frames that went on", d.count, len(keep))
+		if count.frames != uint64(len(keep)) || count.messages != 2 {
+			t.Fatalf("counted %+v, want the %d frames that went on", count, len(keep))
 		}
 	}
 }
@@ -114,15 +115,15 @@ func FuzzRelayStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte, masked bool, rsv byte, seed uint64) {
 		made := direction{tag: [8]byte{1}, scan: scanner{masked: masked, rsvMessage: rsv & rsvBits}}
 		whole, cut := made, made
-		want := drive(t, &whole, stream, func() int { return len(stream) })
+		want, count := drive(t, &whole, stream, func() int { return len(stream) })
 		r := rand.New(rand.NewPCG(seed, 0))
-		got := drive(t, &cut, stream, func() int { return 1 + r.IntN(9) })
-		if !bytes.Equal(got, want) || whole != cut {
+		got, countCut := drive(t, &cut, stream, func() int { return 1 + r.IntN(9) })
+		if !bytes.Equal(got, want) || whole != cut || count != countCut {
 			t.Fatalf("whole: %d bytes, %+v; cut: %d bytes, %+v", len(want), whole, len(got), cut)
 		}
 		// What went on is a legal stream itself: it passes again, unchanged.
 		again := made
-		out := drive(t, &again, want, func() int { return 1 + len(want) })
+		out, _ := drive(t, &again, want, func() int { return 1 + len(want) })
 		if again.final.broken != nil || !bytes.Equal(out, want) {
 			t.Fatalf("%d of %d bytes pass a second time: %v", len(out), len(want), again.final.broken)
 		}

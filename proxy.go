@@ -330,8 +330,8 @@ func (p *Proxy) report(s *session, id identity) {
 		slog.String("by", e.cause.by.String()),
 		slog.String("reason", e.cause.name),
 		slog.Int("code", int(e.code)),
-		countsAttr("from_client", s.pumps[Client].mind.count),
-		countsAttr("from_upstream", s.pumps[Upstream].mind.count),
+		countsAttr("from_client", s.pumps[Client].count),
+		countsAttr("from_upstream", s.pumps[Upstream].count),
 	}
 	if e.err != nil {
 		attrs = append(attrs, slog.String("error", e.err.Error()))

@@ -19,8 +19,22 @@ type pump struct {
 	held     []byte // what the mind holds back
 	owns     bool   // the frame under way is part-written: to's lock is held
 	raw      rawPump
+	count    counts
 	data     atomic.Int64 // when a data frame's bytes last passed
 	waits    atomic.Bool  // for the leg across, rather than for bytes
+}
+
+// counts is what a pump has written to the leg across.
+type counts struct {
+	frames   uint64
+	messages uint64
+	bytes    uint64 // on the wire, headers included
+}
+
+func (c *counts) add(frames, messages, bytes int) {
+	c.frames += uint64(frames)
+	c.messages += uint64(messages)
+	c.bytes += uint64(bytes)
 }
 
 // run reads the pump's side to its end.
@@ -120,7 +134,7 @@ func (p *pump) pass(b []byte) {
 		p.held = append(p.held, b[len(b)-v.hold:]...)
 	}
 	if v.n > 0 {
-		p.forward(b[:v.n], v.edge, false, now)
+		p.forward(b, v, false, now)
 	}
 }
 
@@ -139,20 +153,20 @@ func (p *pump) passFinal(b []byte, v verdict, now time.Duration) {
 	s.hasten(side)
 	s.mu.Unlock()
 	if verbatim {
-		p.mind.passClose()
 		v.n += final.size
+		v.frames++
 	}
 	if v.n > 0 {
-		p.forward(b[:v.n], v.edge, verbatim, now)
+		p.forward(b, v, verbatim, now)
 	}
 	p.leave(tell)
 }
 
-// forward writes b to the leg across, under its lock. edge is the last frame
-// boundary in b, -1 where there is none; closes says that b ends with a
-// Close frame.
-func (p *pump) forward(b []byte, edge int, closes bool, now time.Duration) {
+// forward writes what goes on of the chunk b to the leg across, under its
+// lock. closes says that a Close frame is the last of it.
+func (p *pump) forward(b []byte, v verdict, closes bool, now time.Duration) {
 	to := p.to
+	b = b[:v.n]
 	p.waits.Store(true)
 	if !p.owns {
 		select {
@@ -163,14 +177,18 @@ func (p *pump) forward(b []byte, edge int, closes bool, now time.Duration) {
 		}
 		p.owns = true
 	}
-	if to.pending.Load() != 0 && edge >= 0 && edge < len(b) {
+	if to.pending.Load() != 0 && !closes && v.edge >= 0 && v.edge < len(b) {
 		// Somebody waits for a boundary, and in a busy stream of long
 		// frames a chunk's end seldom is one.
-		to.write(b[:edge], now)
+		if to.write(b[:v.edge], now) {
+			p.count.add(v.frames, v.messages, v.edge)
+		}
 		to.writePending()
-		b = b[edge:]
+		b, v.frames, v.messages = b[v.edge:], 0, 0
 	}
-	to.write(b, now)
+	if to.write(b, now) {
+		p.count.add(v.frames, v.messages, len(b))
+	}
 	if closes {
 		to.closed.Store(true)
 	}

@@ -189,7 +189,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	if p.mind.data {
 		p.data.Store(int64(now))
 	}
-	p.mind.skip(n)
+	frames, messages := p.mind.skip(n)
 
 	to := p.to
 	p.raw.pipe, p.raw.inPipe = pipe, int(n)
@@ -207,6 +207,8 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	}
 	if err != nil || to.raw.err != nil {
 		to.fail()
+	} else {
+		p.count.add(frames, messages, int(n))
 	}
 	if p.mind.left == 0 || to.mute() {
 		p.owns = false

@@ -18,18 +18,12 @@ func (s Side) other() Side { return s ^ 1 }
 type direction struct {
 	scan  scanner
 	tag   [8]byte // how the Pongs to our own Pings to this side begin
-	left  uint64  // bytes of the frame being relayed that are still to come
-	data  bool    // that frame is a data frame
+	open  bool    // a frame is under way
+	left  uint64  // bytes of it that are still to come
+	data  bool    // it is a data frame
+	last  bool    // it is the last one of a message
 	ended bool    // a Close or a violation was found: the rest counts for nothing
 	final final   // which, once ended
-	count counts
-}
-
-// counts is what a direction has relayed.
-type counts struct {
-	frames   uint64
-	messages uint64
-	bytes    uint64 // on the wire, headers included
 }
 
 // A final is what a direction ended with: a valid Close frame, which stands
@@ -46,6 +40,8 @@ type verdict struct {
 	edge int  // the last frame boundary in these; -1: none
 	hold int  // bytes at the chunk's tail to present again before the next ones
 	data bool // a data frame's bytes are among the n
+
+	frames, messages int // that are complete with the n bytes
 }
 
 // walk looks at the next chunk of the direction's bytes: the bytes held back
@@ -70,6 +66,12 @@ func (d *direction) walk(p []byte) (v verdict) {
 			i += n
 			if d.left -= uint64(n); d.left > 0 {
 				break
+			}
+		}
+		if d.open {
+			v.frames++
+			if d.complete() {
+				v.messages++
 			}
 		}
 		v.edge = v.n
@@ -99,20 +101,19 @@ func (d *direction) walk(p []byte) (v verdict) {
 				continue
 			}
 		}
-		d.data = !h.control()
-		if d.data {
-			v.data = true
-			if h.fin() {
-				d.count.messages++
-			}
-		}
-		d.count.frames++
+		d.open, d.left = true, h.length
+		d.data, d.last = !h.control(), !h.control() && h.fin()
+		v.data = v.data || d.data
 		v.n = keep(p, v.n, i, h.size)
 		i += h.size
-		d.left = h.length
 	}
-	d.count.bytes += uint64(v.n)
 	return v
+}
+
+// complete ends the frame under way, and says whether a message ends with it.
+func (d *direction) complete() (message bool) {
+	d.open = false
+	return d.last
 }
 
 // control looks into a whole Close or Pong. A Close ends the direction; of a
@@ -139,16 +140,16 @@ func keep(p []byte, to, from, n int) int {
 	return to + n
 }
 
-// passClose counts the final Close frame, which went on as it was.
-func (d *direction) passClose() {
-	d.count.frames++
-	d.count.bytes += uint64(d.final.size)
-}
-
-// skip counts n payload bytes of the frame under way that went on unseen.
-func (d *direction) skip(n int64) {
-	d.left -= uint64(n)
-	d.count.bytes += uint64(n)
+// skip passes over n payload bytes of the frame under way that went on
+// unseen, and returns what is complete with them.
+func (d *direction) skip(n int64) (frames, messages int) {
+	if d.left -= uint64(n); d.left > 0 {
+		return 0, 0
+	}
+	if d.complete() {
+		messages = 1
+	}
+	return 1, messages
 }
 
 // pingBodySize is the size of our own Pings' body: a tag that the session

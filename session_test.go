@@ -556,3 +556,23 @@ func raceEnabled() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
+
+// F50: what is dropped, because its receiver has been sent a Close, is not
+// counted as relayed.
+func TestDroppedIsNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithIdleTimeout(time.Minute), wsproxy.WithPing(0, 0))
+		client, upstream := r.open("", "")
+		client.sendText("relayed")
+		upstream.want(text, "relayed")
+		client.wantClose(1001)
+		client.sendText("dropped")
+		client.sendClose(1001, "")
+		upstream.wantClose(1001)
+		upstream.wantEnd()
+		m := r.wantEnded("proxy", "idle")
+		if got, want := m["from_client.bytes"], uint64(len(client.frame(text, "relayed"))); got != want || m["from_client.frames"] != uint64(1) {
+			t.Errorf("counted %v frames, %v bytes from the client, want 1, %v", m["from_client.frames"], got, want)
+		}
+	})
+}
