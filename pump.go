@@ -19,6 +19,7 @@ type pump struct {
 	held     []byte // what the mind holds back
 	owns     bool   // the frame under way is part-written: to's lock is held
 	raw      rawPump
+	verdict  verdict // on the chunk in hand; here to keep the stack small
 	count    counts
 	data     atomic.Int64 // when a data frame's bytes last passed
 	waits    atomic.Bool  // for the leg across, rather than for bytes
@@ -48,7 +49,11 @@ func (p *pump) run() {
 		p.early = nil
 		p.pass(early)
 	}
-	err := p.receive()
+	p.lose(p.receive())
+}
+
+// lose is called when nothing more can be read.
+func (p *pump) lose(err error) {
 	s, side := p.s, p.from.side
 	s.mu.Lock()
 	s.ending.over[side] = true
@@ -122,26 +127,32 @@ func (p *pump) pass(b []byte) {
 	if p.mind.ended {
 		return // RFC 6455, 5.5.1: nothing counts after a Close
 	}
-	v := p.mind.walk(b)
-	if v.data {
+	p.look(b, now)
+	if p.mind.ended {
+		p.passFinal(b, now)
+	} else if p.verdict.n > 0 {
+		p.forward(b[:p.verdict.n], false, now)
+	}
+}
+
+// look asks the mind about a chunk. It is a call of its own so that its
+// stack is free again when the chunk is written.
+//
+//go:noinline
+func (p *pump) look(b []byte, now time.Duration) {
+	p.verdict = p.mind.walk(b)
+	if p.verdict.data {
 		p.data.Store(int64(now))
 	}
-	switch {
-	case p.mind.ended:
-		p.passFinal(b, v, now)
-		return
-	case v.hold > 0:
-		p.held = append(p.held, b[len(b)-v.hold:]...)
-	}
-	if v.n > 0 {
-		p.forward(b, v, false, now)
+	if n := p.verdict.hold; n > 0 {
+		p.held = append(p.held, b[len(b)-n:]...)
 	}
 }
 
 // passFinal relays the direction's last chunk: with the Close that it ended
 // with, if that is to go on.
-func (p *pump) passFinal(b []byte, v verdict, now time.Duration) {
-	s, side, final := p.s, p.from.side, &p.mind.final
+func (p *pump) passFinal(b []byte, now time.Duration) {
+	s, side, v, final := p.s, p.from.side, &p.verdict, &p.mind.final
 	var verbatim bool
 	var tell websocket.StatusCode
 	s.mu.Lock()
@@ -157,16 +168,14 @@ func (p *pump) passFinal(b []byte, v verdict, now time.Duration) {
 		v.frames++
 	}
 	if v.n > 0 {
-		p.forward(b, v, verbatim, now)
+		p.forward(b[:v.n], verbatim, now)
 	}
 	p.leave(tell)
 }
 
-// forward writes what goes on of the chunk b to the leg across, under its
-// lock. closes says that a Close frame is the last of it.
-func (p *pump) forward(b []byte, v verdict, closes bool, now time.Duration) {
-	to := p.to
-	b = b[:v.n]
+// forward writes what goes on of a chunk to the leg across, under its lock. closes says that a Close frame is the last of it.
+func (p *pump) forward(b []byte, closes bool, now time.Duration) {
+	to, v := p.to, &p.verdict
 	p.waits.Store(true)
 	if !p.owns {
 		select {
@@ -178,13 +187,7 @@ func (p *pump) forward(b []byte, v verdict, closes bool, now time.Duration) {
 		p.owns = true
 	}
 	if to.pending.Load() != 0 && !closes && v.edge >= 0 && v.edge < len(b) {
-		// Somebody waits for a boundary, and in a busy stream of long
-		// frames a chunk's end seldom is one.
-		if to.write(b[:v.edge], now) {
-			p.count.add(v.frames, v.messages, v.edge)
-		}
-		to.writePending()
-		b, v.frames, v.messages = b[v.edge:], 0, 0
+		b = p.interrupt(b, now)
 	}
 	if to.write(b, now) {
 		p.count.add(v.frames, v.messages, len(b))
@@ -197,6 +200,18 @@ func (p *pump) forward(b []byte, v verdict, closes bool, now time.Duration) {
 		to.release()
 	}
 	p.waits.Store(false)
+}
+
+// interrupt writes b up to its last frame boundary, and then what waits for
+// one: in a busy stream of long frames a chunk's end seldom is one.
+func (p *pump) interrupt(b []byte, now time.Duration) (rest []byte) {
+	to, v := p.to, &p.verdict
+	if to.write(b[:v.edge], now) {
+		p.count.add(v.frames, v.messages, v.edge)
+	}
+	to.writePending()
+	v.frames, v.messages = 0, 0
+	return b[v.edge:]
 }
 
 // leave is called when nothing more will be passed on: it sends the Close
