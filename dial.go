@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -66,6 +67,12 @@ func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url
 	if err != nil {
 		return fail(op, err)
 	}
+	done := false
+	defer func() { // a connection of the user's may panic
+		if !done {
+			conn.Close()
+		}
+	}()
 	// From here on the deadline stands for the context.
 	stop := interruptAt(limit, conn)
 	up, limited, err := handshake(conn, out, r.Header)
@@ -82,13 +89,13 @@ func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url
 		stop()
 		err = ctx.Err()
 	}
-	if err != nil || up.refusal != nil {
-		conn.Close()
-	}
 	if err != nil {
 		return fail("answer", err)
 	}
-	conn.SetDeadline(time.Time{})
+	if up.refusal == nil {
+		conn.SetDeadline(time.Time{})
+		done = true
+	}
 	return up, out.URL, nil
 }
 
@@ -160,8 +167,10 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	switch {
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		e.Side, e.Status, e.Err = neither, http.StatusServiceUnavailable, ErrShutdown
-	case ctx.Err() != nil: // the client has left: nobody to answer
-		e.Side, e.Status, e.Err = Client, 0, context.Cause(ctx)
+	case errors.Is(context.Cause(ctx), context.DeadlineExceeded): // of middleware's
+		e.Side, e.Status, e.Err = neither, http.StatusGatewayTimeout, context.DeadlineExceeded
+	case ctx.Err() != nil: // the client has left, as a rule
+		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
 	case errors.Is(err, errPanic):
 		e.Side, e.Status = neither, http.StatusInternalServerError
 	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
@@ -310,7 +319,7 @@ func checkAnswer(resp *http.Response, sent offer, offered http.Header) (*upstrea
 			up.rsvAny = rsvBits // it may have defined any of them
 		}
 	}
-	up.extensions = strings.Join(h["Sec-Websocket-Extensions"], ", ")
+	up.extensions = strings.Join(slices.DeleteFunc(h["Sec-Websocket-Extensions"], func(v string) bool { return v == "" }), ", ")
 	up.header = answerHeader(h)
 	return up, nil
 }
@@ -330,15 +339,22 @@ func answerHeader(h http.Header) http.Header {
 func (f *upstreamRefusal) read() {
 	f.status, f.header = f.resp.StatusCode, answerHeader(f.resp.Header)
 	body, err := io.ReadAll(io.LimitReader(f.resp.Body, maxRefusalBody+1))
-	if len(body) > maxRefusalBody {
+	var timeout net.Error
+	switch {
+	case len(body) > maxRefusalBody:
 		body, err = body[:maxRefusalBody], errors.New("over 64 KiB")
+	case errors.As(err, &timeout) && timeout.Timeout():
+		err = os.ErrDeadlineExceeded
+	case err != nil: // its text may quote the body
+		err = errors.New("broken off")
 	}
 	f.resp, f.body, f.cut = nil, body, err
 }
 
 // relay answers the client with an upstream's refusal. A redirect is the
 // client's to follow, or not. What was cut short stays visibly so.
-func (f *upstreamRefusal) relay(w http.ResponseWriter) {
+func (c *config) relayRefusal(w http.ResponseWriter, f *upstreamRefusal) {
+	c.limitAnswer(w)
 	h := w.Header()
 	for name, values := range f.header {
 		h[name] = append(h[name], values...)

@@ -50,7 +50,7 @@ var (
 type Error struct {
 	Op     string // what failed: "handshake", "origin", "hijack", "rewrite", "dial", "tls", "answer" …
 	Side   Side   // on which side
-	Status int    // what the client is answered; 0: it has left
+	Status int    // what the client is answered; 0: nothing, it left during its 101
 	Err    error
 }
 

@@ -84,7 +84,6 @@ func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Reque
 			return nil, err
 		}
 		h = out.Header
-		stripHopByHop(h)
 	}
 
 	// The handshake's own fields are set later. A hook may have named fields
@@ -158,8 +157,14 @@ func (c *config) setForwarding(r *http.Request, h http.Header) {
 	set("X-Forwarded-Host", r.Host)
 	set("X-Forwarded-Proto", scheme)
 	peer := peerAddr(r)
-	if !peer.IsValid() { // a unix socket has no address
-		return
+	if !peer.IsValid() {
+		// Middleware that has looked into X-Forwarded-For itself may leave
+		// an address without a port; a unix socket has none at all.
+		a, err := netip.ParseAddr(r.RemoteAddr)
+		if err != nil {
+			return
+		}
+		peer = a.Unmap().WithZone("")
 	}
 	hops := slices.DeleteFunc(h["X-Forwarded-For"], func(v string) bool { return v == "" })
 	h.Set("X-Forwarded-For", strings.Join(append(hops, peer.String()), ", "))

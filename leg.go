@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"crypto/tls"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -59,8 +60,8 @@ func (l *leg) life(now time.Duration, unread bool) life {
 	if f.writing >= 0 {
 		since = f.writing
 	}
-	before, at := l.acked, l.ackedAt
-	f.taking = l.lookLocked(now) && at >= since && l.acked > before
+	at := l.ackedAt
+	f.taking = l.takesLocked(now) && at >= since
 	if f.taking && f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
 		f.writing = now
 	}
@@ -72,6 +73,13 @@ func (l *leg) look(now time.Duration) {
 	l.s.mu.Lock()
 	l.lookLocked(now)
 	l.s.mu.Unlock()
+}
+
+// takesLocked says whether the peer's kernel has taken more since the last
+// look, and has more to take. s.mu is held.
+func (l *leg) takesLocked(now time.Duration) bool {
+	before := l.acked
+	return l.lookLocked(now) && l.acked > before
 }
 
 // lookLocked says whether there is more for it to take. s.mu is held.
@@ -168,7 +176,10 @@ func (l *leg) writePending() {
 	}
 	code := websocket.StatusCode(frames &^ pingPending)
 	if code != 0 {
-		b = appendClose(b, l.side == Upstream, code, closeReason(code))
+		l.s.mu.Lock()
+		reason := l.s.ending.cause.reason
+		l.s.mu.Unlock()
+		b = appendClose(b, l.side == Upstream, code, reason)
 	}
 	l.write(b, now)
 	if code != 0 && !l.deaf {
@@ -183,7 +194,7 @@ func (l *leg) close() { l.end(l.conn) }
 // abort closes the leg's connection with no goodbye of its own: a TLS alert
 // would wait for a peer that may be gone.
 func (l *leg) abort() {
-	if c, ok := l.conn.(interface{ NetConn() net.Conn }); ok {
+	if c, ok := l.conn.(*tls.Conn); ok {
 		l.end(c.NetConn())
 		return
 	}

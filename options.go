@@ -119,6 +119,10 @@ func WithHandshakeTimeout(d time.Duration) Option {
 // WithCloseTimeout limits how long a session may take to end once its end has
 // begun: the other side's Close, what it had still sent before that, and the
 // closing of the connections. The default is 5 s. It must be above zero.
+//
+// A peer over TCP that is slow, and after that time still takes what was sent
+// to it before, is given more (on Linux), in all as much more as the write
+// timeout ([WithWriteTimeout]).
 func WithCloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = c.positive("WithCloseTimeout", d) }
 }
@@ -263,10 +267,12 @@ func WithLogger(l *slog.Logger) Option {
 // WithErrorHandler calls f to answer a client whose handshake was refused or
 // came to nothing. The default answers e.Status with a fixed phrase; what f
 // writes should tell no more. The header fields that go with the status
-// (Connection: close, Allow, Upgrade, Retry-After …) are already set in w,
-// and the connection is closed after the answer, whatever f does. f is not
-// called when the client has left, nor for an upstream's own refusal, which
-// is relayed. It is called by many goroutines at once.
+// (Connection: close, Allow, Upgrade, Retry-After …) are already set in w.
+// Leave Connection: close there: bytes behind the handshake must not be read
+// as another request. A status of 499 means that the request's context has
+// ended, as a rule because the client has left. f is not called for an
+// upstream's own refusal, which is relayed. It is called by many goroutines
+// at once.
 func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) Option {
 	return func(c *config) {
 		if c.errorHandler = f; f == nil {

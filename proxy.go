@@ -63,6 +63,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"log"
 	"log/slog"
@@ -147,7 +148,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if up.refusal != nil {
 		p.logRefusal(r, up.refusal)
-		up.refusal.relay(w)
+		p.relayRefusal(w, up.refusal)
 		return
 	}
 	client, early, err := p.accept(w, r, up)
@@ -157,7 +158,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s := newSession([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny, p.policy.jittered(), p.closeTimeout)
 	p.begin(v, s)
-	id := identity{ctx: ctx, client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host, path: r.URL.Path}
+	id := identity{ctx: ctx, client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host, path: clip(r.URL.Path)}
 	if p.detach {
 		detached = true
 		id.ctx = context.WithoutCancel(id.ctx)
@@ -206,7 +207,8 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 }
 
 // Close refuses new sessions and cuts the running ones: their connections
-// are closed with no Close frames. It doesn't wait, and returns nil.
+// are closed with no Close frames. It doesn't wait for ServeHTTP to return
+// where it is running, and returns nil.
 func (p *Proxy) Close() error {
 	for _, v := range p.drain(true) {
 		if v.session != nil {
@@ -281,27 +283,27 @@ func (p *Proxy) drain(closing bool) []visit {
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, e *Error) {
 	p.logger.LogAttrs(r.Context(), slog.LevelWarn, "wsproxy: handshake failed",
 		slog.String("client", p.clientAddr(r)),
-		slog.String("path", r.URL.Path),
-		slog.Int("status", logStatus(e.Status)),
+		slog.String("path", clip(r.URL.Path)),
+		slog.Int("status", cmp.Or(e.Status, statusClientLeft)),
 		slog.String("side", e.Side.String()),
 		slog.String("op", e.Op),
 		slog.String("error", e.Err.Error()))
 	p.refuse(w, r, e)
 }
 
-// logStatus gives the status that is customary in logs to a client that left
-// before it could be answered.
-func logStatus(status int) int {
-	if status == 0 {
-		return 499
+// clip keeps a path, which may be a megabyte long, from filling logs.
+func clip(path string) string {
+	const most = 200
+	if len(path) > most {
+		return path[:most] + "…"
 	}
-	return status
+	return path
 }
 
 func (p *Proxy) logRefusal(r *http.Request, f *upstreamRefusal) {
 	attrs := []slog.Attr{
 		slog.String("client", p.clientAddr(r)),
-		slog.String("path", r.URL.Path),
+		slog.String("path", clip(r.URL.Path)),
 		slog.Int("status", f.status),
 		slog.String("side", Upstream.String()),
 		slog.String("op", "answer"),

@@ -73,6 +73,7 @@ func (p *pump) lose(err error) {
 // stop, deferred, ends the pump. The last one to stop ends the session.
 func (p *pump) stop() {
 	if v := recover(); v != nil {
+		p.from.reading.Store(false) // it came out of the callback this way
 		p.s.panicked(v)
 	}
 	if p.s.running.Add(-1) == 0 {

@@ -3,6 +3,7 @@
 package wsproxy
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -33,6 +34,7 @@ type rawPump struct {
 	err    error
 	pipe   *pipe // what is being spliced through
 	inPipe int
+	plain  bool // no splicing: the kernel won't
 	drain  func(fd uintptr) bool
 }
 
@@ -118,7 +120,7 @@ func (p *pump) receive() error {
 // come between two.
 func (p *pump) readable(fd uintptr) (done bool) {
 	for !p.from.shut.Load() {
-		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil {
+		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain {
 			again, done := p.splice(fd)
 			if again {
 				continue
@@ -176,6 +178,9 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		case errno == syscall.EAGAIN:
 			return false, false
 		case errno == syscall.EINTR:
+			return true, false
+		case errno == syscall.EINVAL, errno == syscall.ENOSYS, errno == syscall.EPERM:
+			p.raw.plain = true // a sandbox forbids it, say
 			return true, false
 		case errno == 0:
 			p.raw.err = io.EOF
@@ -239,7 +244,7 @@ func (p *pump) drain(fd uintptr) (done bool) {
 // peerAcked returns how many bytes the peer's kernel has acknowledged, and
 // whether ours holds more for it; not ok where conn isn't TCP, or TLS on it.
 func peerAcked(conn net.Conn) (acked uint64, more, ok bool) {
-	if c, is := conn.(interface{ NetConn() net.Conn }); is {
+	if c, is := conn.(*tls.Conn); is {
 		conn = c.NetConn()
 	}
 	c, is := conn.(*net.TCPConn)

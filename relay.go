@@ -168,6 +168,8 @@ type cause struct {
 	// What each side is told, by its index, if nothing better comes up; 0:
 	// its connection is closed with no Close frame.
 	owed [2]websocket.StatusCode
+	// The reason in these Close frames: short, fixed, ASCII.
+	reason string
 }
 
 // upstreamLost is the code that tells a client of it. 1014 (bad gateway)
@@ -183,37 +185,23 @@ var (
 		{name: "closed", by: Upstream},
 	}
 	causeLost = [2]*cause{
-		{name: "lost", by: Client, owed: [2]websocket.StatusCode{Upstream: goingAway}},
-		{name: "lost", by: Upstream, owed: [2]websocket.StatusCode{Client: upstreamLost}},
+		{name: "lost", by: Client, owed: [2]websocket.StatusCode{Upstream: goingAway}, reason: "client lost"},
+		{name: "lost", by: Upstream, owed: [2]websocket.StatusCode{Client: upstreamLost}, reason: "upstream lost"},
 	}
 	causeProtocol = [2]*cause{
-		{name: "protocol error", by: Client, owed: [2]websocket.StatusCode{websocket.StatusProtocolError, goingAway}},
-		{name: "protocol error", by: Upstream, owed: [2]websocket.StatusCode{upstreamLost, websocket.StatusProtocolError}},
+		{name: "protocol error", by: Client, owed: [2]websocket.StatusCode{websocket.StatusProtocolError, goingAway}, reason: "protocol error by the client"},
+		{name: "protocol error", by: Upstream, owed: [2]websocket.StatusCode{upstreamLost, websocket.StatusProtocolError}, reason: "protocol error by the upstream"},
 	}
 )
 
 // Causes that lie with the proxy: both sides are told at once.
 var (
-	causeIdle      = &cause{name: "idle", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
-	causeDrained   = &cause{name: "drained", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
-	causeCancelled = &cause{name: "cancelled", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}}
-	causePanic     = &cause{name: "panic", by: neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}}
+	causeIdle      = &cause{name: "idle", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
+	causeDrained   = &cause{name: "drained", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "shutting down"}
+	causeCancelled = &cause{name: "cancelled", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
+	causePanic     = &cause{name: "panic", by: neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
 	causeCut       = &cause{name: "cut", by: neither}
 )
-
-// Reasons that go with our own Close codes: short, fixed, ASCII. They must
-// not tell a peer more than the code does.
-func closeReason(c websocket.StatusCode) string {
-	switch c {
-	case websocket.StatusGoingAway:
-		return "going away"
-	case websocket.StatusProtocolError:
-		return "protocol error"
-	case websocket.StatusInternalError:
-		return "upstream lost"
-	}
-	return ""
-}
 
 // An ending is how a session comes to its end: what ended it, and which side
 // is to be told what. The first cause wins; whatever follows from it (a

@@ -36,6 +36,7 @@ type session struct {
 	mu       sync.Mutex
 	ending   ending         // guarded by mu
 	deadline time.Duration  // guarded by mu; when all is cut, 0 before the end begins
+	latest   time.Duration  // guarded by mu; how far the deadline may be put off
 	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
 	timer    *time.Timer    // guarded by mu
 	finished bool           // guarded by mu
@@ -128,7 +129,12 @@ func (s *session) hasten(side Side) {
 		return
 	}
 	s.suspect = side
-	s.deadline = s.now() + s.closeTimeout
+	now := s.now()
+	s.deadline = now + s.closeTimeout
+	s.latest = s.deadline + s.policy.write
+	for side := range s.legs {
+		s.legs[side].lookLocked(now)
+	}
 	if s.timer != nil {
 		s.timer.Reset(s.closeTimeout)
 	}
@@ -274,6 +280,13 @@ func (s *session) expire(now time.Duration) {
 		s.mu.Unlock()
 		return
 	}
+	if now < s.latest && (s.legs[Client].takesLocked(now) || s.legs[Upstream].takesLocked(now)) {
+		// A slow peer is still taking what was sent before its Close.
+		s.deadline = min(now+s.closeTimeout, s.latest)
+		s.timer.Reset(s.deadline - now)
+		s.mu.Unlock()
+		return
+	}
 	if s.suspect != neither {
 		s.ending.begin(causeLost[s.suspect], errLate)
 	}
@@ -287,8 +300,7 @@ func (s *session) sever() {
 	s.mu.Unlock()
 	for side := range s.legs {
 		l := &s.legs[side]
-		if tell[side] != 0 {
-			l.conn.SetWriteDeadline(time.Now().Add(lastWord))
+		if tell[side] != 0 && l.conn.SetWriteDeadline(time.Now().Add(lastWord)) == nil {
 			l.inject(uint32(tell[side]))
 		}
 		l.abort()

@@ -1,7 +1,9 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -576,3 +578,103 @@ func TestDroppedIsNotCounted(t *testing.T) {
 		}
 	})
 }
+
+// F48, 5.9: a panic that comes up through the callback of a raw connection
+// leaves that connection closed like any other.
+func TestPanicUnderRawRead(t *testing.T) {
+	var write, never atomic.Bool
+	var r *rig
+	r = newRig(t, tcp, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := dialListener(ctx, r.back)
+		return &brittle{c, &never, &write, &never}, err
+	}))
+	client, _ := r.open("", "")
+	write.Store(true)
+	client.sendText("x")
+	<-r.returned
+	client.wantClose(1011)
+	client.wantEnd()
+}
+
+// An upstream that breaks the protocol and reads nothing can't hold the
+// session, not even over a connection without deadlines.
+func TestNoDeadlinesAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := newMemPair(1 << 10)
+		r := newRig(t, memory, wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+			return noDeadlines{near}, nil
+		}))
+		client := r.client()
+		client.send(handshakeRequest("/", ""))
+		upstream := newWire(t, far, false)
+		upstream.answer("")
+		client.readResponse()
+		client.send(client.frame(data, strings.Repeat("x", 1<<10-6-2))) // fills its buffer but for 2 bytes
+		synctest.Wait()
+		upstream.send("\x83\x00")
+		client.wantClose(1011)
+		<-r.returned
+	})
+}
+
+// 5.9: a wrapper that embeds a TLS connection is closed by its own Close.
+func TestWrappedTLSClose(t *testing.T) {
+	var closed atomic.Int32
+	var r *rig
+	r = newRig(t, tcp, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := dialListener(ctx, r.back)
+		return countsClose{tls.Client(c, &tls.Config{RootCAs: testCA().pool, ServerName: "upstream.test"}), &closed}, err
+	}))
+	client := r.client()
+	client.send(handshakeRequest("/", ""))
+	c, err := r.back.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	newWire(t, tls.Server(c, &tls.Config{Certificates: []tls.Certificate{testCA().cert}}), false).answer("")
+	client.readResponse()
+	client.reset()
+	<-r.returned
+	if n := closed.Load(); n != 1 {
+		t.Errorf("Close was called %d times, want 1", n)
+	}
+}
+
+type countsClose struct {
+	*tls.Conn
+	n *atomic.Int32
+}
+
+func (c countsClose) Close() error { c.n.Add(1); return c.Conn.Close() }
+
+// 4.2, F29: a slow client gets all that was sent before the Close, and the
+// Close, though that takes longer than the close timeout.
+func TestSlowTail(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("what a peer has taken shows on Linux only")
+	}
+	t.Parallel()
+	const timeout, size = time.Second, 1 << 20
+	r := newRig(t, tcp, wsproxy.WithCloseTimeout(timeout))
+	client, upstream := r.open("", "")
+	upstream.send(upstream.frame(data, strings.Repeat("x", size)))
+	upstream.sendClose(4000, "")
+	began := time.Now()
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	slow := &wire{Conn: client.Conn, t: t, mask: true, br: bufio.NewReader(readerFunc(func(b []byte) (int, error) {
+		<-pace.C
+		// Pings that meet a closed connection have it reset.
+		client.Write([]byte(client.frame(ping, "")))
+		return client.br.Read(b[:min(len(b), 4<<10)])
+	}))}
+	slow.want(data, strings.Repeat("x", size))
+	slow.wantClose(4000)
+	if d := time.Since(began); d < 2*timeout {
+		t.Errorf("it took %v only: not slow enough to show anything", d)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }

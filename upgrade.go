@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
@@ -289,6 +290,9 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 	defer func() { // whatever a ResponseWriter of the user's does
 		if !taken {
 			up.conn.Close()
+			if conn != nil {
+				conn.Close()
+			}
 		}
 	}()
 	header := answerHeader(w.Header().Clone()) // what middleware has set
@@ -323,8 +327,7 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 	conn.SetDeadline(time.Time{})
 	conn.SetWriteDeadline(time.Now().Add(c.policy.write))
 	if _, err := conn.Write(b.Bytes()); err != nil {
-		conn.Close()
-		return nil, nil, &Error{Op: "answer", Side: Client, Err: err}
+		return conn, nil, &Error{Op: "answer", Side: Client, Err: err}
 	}
 	conn.SetWriteDeadline(time.Time{})
 	taken = true
@@ -338,8 +341,11 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	if e.Status == 0 {
 		return
 	}
+	c.limitAnswer(w)
 	h := w.Header()
-	h["Connection"] = []string{"close"}
+	if r.ProtoMajor == 1 { // in HTTP/2 it would end all the client's requests
+		h["Connection"] = []string{"close"}
+	}
 	switch e.Status {
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", http.MethodGet)
@@ -353,10 +359,22 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	c.errorHandler(w, r, e)
 }
 
+// limitAnswer gives an answer as long as any write: the server's own limit
+// may have passed in the meantime, or there may be none.
+func (c *config) limitAnswer(w http.ResponseWriter) {
+	// Where it can't be set, the writer is the user's to limit.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.policy.write))
+}
+
+// statusClientLeft is what logs commonly show for a client that left before
+// it could be answered. It is never registered for the wire; a client that is
+// there after all, while the request's context has ended, may see it.
+const statusClientLeft = 499
+
 // writeError is the default of [WithErrorHandler]. What was wrong with the
 // client's own handshake it says; of all else, nothing but the status.
 func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
-	text := http.StatusText(e.Status)
+	text := cmp.Or(http.StatusText(e.Status), "Request Cancelled")
 	if errors.Is(e, ErrBadHandshake) {
 		text = e.Err.Error()
 	}

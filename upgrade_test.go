@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -986,4 +987,131 @@ func scripted(f func(head string) string) net.Conn {
 		io.Copy(io.Discard, br)
 	}()
 	return near
+}
+
+// A18: a request context that ends while the client is still there (a
+// time-out of middleware's) is answered, and the connection closed: what is
+// behind the handshake is not served.
+func TestContextEndsInHandshake(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		ctx    func(context.Context) (context.Context, context.CancelFunc)
+		status int
+	}{
+		{"time-out", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Second)
+		}, 504},
+		{"cancelled", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			time.AfterFunc(time.Second, cancel)
+			return ctx, cancel
+		}, 499},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, memory)
+				requests := 0
+				r.front = listen(t, memory)
+				r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					requests++
+					ctx, cancel := test.ctx(req.Context())
+					defer cancel()
+					r.proxy.ServeHTTP(w, req.WithContext(ctx))
+				}))
+				c := r.client()
+				c.send(handshakeRequest("/", "") + "GET /behind HTTP/1.1\r\nHost: x\r\n\r\n")
+				r.upstream().readHead()
+				if resp := c.readResponse(); resp.StatusCode != test.status || !resp.Close {
+					t.Errorf("got %d, close=%v, want %d and close", resp.StatusCode, resp.Close, test.status)
+				}
+				<-r.returned
+				c.Close()
+				synctest.Wait()
+				if requests != 1 {
+					t.Errorf("%d requests were served, want 1", requests)
+				}
+			})
+		})
+	}
+}
+
+// A refused request over HTTP/2 doesn't end the connection's other ones.
+func TestHTTP2ConnectionStays(t *testing.T) {
+	r := newRig(t, tcp)
+	mux := http.NewServeMux()
+	mux.Handle("/websocket", r.proxy)
+	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
+	s := httptest.NewUnstartedServer(mux)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	conns := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+		if !i.Reused {
+			conns++
+		}
+	}})
+	for _, path := range []string{"/", "/websocket", "/", "/websocket", "/"} {
+		req, err := http.NewRequestWithContext(ctx, "GET", s.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if conns != 1 {
+		t.Errorf("got %d connections, want 1", conns)
+	}
+}
+
+// Answers have a limit of their own: a server's WriteTimeout that has passed
+// doesn't eat them, and a client that doesn't read them holds up nothing.
+func TestAnswerLimits(t *testing.T) {
+	t.Run("WriteTimeout", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, memory)
+			front := listen(t, memory)
+			s := &http.Server{Handler: r.proxy, WriteTimeout: time.Second}
+			go s.Serve(front)
+			defer s.Close()
+			r.front = front
+			c := r.client()
+			c.send(handshakeRequest("/", ""))
+			r.upstream().readHead()
+			if resp := c.readResponse(); resp.StatusCode != 504 {
+				t.Errorf("got %d, want 504", resp.StatusCode)
+			}
+		})
+	})
+	t.Run("unread refusal", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, memory)
+			c := r.client()
+			c.send(handshakeRequest("/", ""))
+			u := r.upstream()
+			u.readHead()
+			u.send("HTTP/1.1 403 Forbidden\r\nX-A: " + strings.Repeat("y", 40_000) + "\r\nContent-Length: 60000\r\n\r\n" + strings.Repeat("x", 60_000))
+			began := time.Now()
+			<-r.returned
+			if d := time.Since(began); d > 31*time.Second {
+				t.Errorf("ServeHTTP returned after %v, want the write timeout of 30 s", d)
+			}
+		})
+	})
+}
+
+// A43: a refusal's body that is broken off doesn't get into the log.
+func TestRefusalTrailerNotLogged(t *testing.T) {
+	r := newRig(t, memory)
+	r.client().send(handshakeRequest("/", ""))
+	u := r.upstream()
+	u.readHead()
+	u.send("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nplanted token\r\n\r\n")
+	if m := r.logs.wait(t, 0); strings.Contains(fmt.Sprint(m), "planted") || m["status"] != int64(403) {
+		t.Errorf("logged %v", m)
+	}
 }
