@@ -139,6 +139,10 @@ func WithCloseTimeout(d time.Duration) Option {
 // called by many goroutines at once. If it panics, the client is answered
 // 500 and nothing is dialled.
 //
+// Fields that tell the upstream who is there belong here. Set before, by
+// middleware, they can be removed by the client, which may name any field in
+// its Connection field (RFC 9110, 7.6.1).
+//
 // Where f takes the target from the request, anyone who can send requests
 // chooses what the proxy connects to: check it against a list.
 func WithRewrite(f func(pr *httputil.ProxyRequest)) Option {
@@ -199,7 +203,9 @@ func WithInsecureAnyOrigin() Option {
 // else, which is the default, they are thrown away and set anew.
 //
 // A proxy that ends TLS in front of this one must be named, or pages loaded
-// over https don't count as the same origin.
+// over https don't count as the same origin. It must itself set these
+// fields, or take away those that clients send: what it passes through is
+// believed, too.
 func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 	return func(c *config) {
 		c.trusted = slices.Clone(prefixes)
@@ -218,7 +224,7 @@ func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 // through a SOCKS proxy, from a certain source address, over a pipe in a
 // test. network is "tcp" or "unix". TLS, where the target asks for it, is
 // spoken over the connection that f returns. f must heed ctx, which ends
-// with the handshake timeout or when the client leaves.
+// when the handshake does, in whatever way; the connection must outlive it.
 func WithDialContext(f func(ctx context.Context, network, address string) (net.Conn, error)) Option {
 	return func(c *config) {
 		if c.dialContext = f; f == nil {
@@ -254,8 +260,9 @@ func WithDetach() Option {
 
 // WithLogger sets where the proxy logs: one record for each handshake that
 // came to nothing (warn) and for each session that ended (info). The default
-// is [slog.Default]; slog.New(slog.DiscardHandler) silences it. No query
-// string, header value or payload is ever logged.
+// is what [slog.Default] is when New is called;
+// slog.New(slog.DiscardHandler) silences it. No query string, header value
+// or payload is ever logged.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) {
 		if c.logger = l; l == nil {

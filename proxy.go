@@ -40,7 +40,7 @@
 // # Shutdown
 //
 // [http.Server.Shutdown] knows nothing of WebSockets. Call [Proxy.Shutdown]
-// as well: it refuses new sessions and ends the running ones.
+// as well: it refuses new sessions and ends the running ones, all at once.
 //
 // # Security
 //
@@ -49,6 +49,11 @@
 // [WithTrustedProxies] only. The target comes from [New], never from the
 // request. Logs and errors hold no query strings and no header values; log
 // records name the request's path.
+//
+// Fields by which middleware tells the upstream who is there are safe from
+// the client only if they are set in [WithRewrite]. Of the fields that
+// clients can forge, X-Forwarded-*, Forwarded and X-Real-Ip are replaced;
+// others that an upstream may believe (X-Client-Ip, True-Client-Ip) are not.
 //
 // A client's frames go on to the upstream with the masking keys that the
 // client chose, and text is not checked for being UTF-8: both are between
@@ -59,7 +64,9 @@
 // WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported:
 // they are answered 405 or 501. Sessions, message sizes and message rates
 // are not limited. How long a client may take to send its handshake is the
-// http.Server's to limit (ReadHeaderTimeout).
+// http.Server's to limit (ReadHeaderTimeout). A session takes two file
+// descriptors, and on Linux two more for each direction in which a long
+// frame is stuck.
 package wsproxy
 
 import (
@@ -119,8 +126,8 @@ func New(target string, options ...Option) (*Proxy, error) {
 // forbidden origin, 501 where the connection can't be taken over, 503 after
 // [Proxy.Shutdown]. An upstream that can't be reached or answers nonsense
 // makes 502, one that doesn't answer in time 504. An answer other than 101
-// is relayed, its body up to 64 KiB and for up to 10 s. In every such case the client's
-// connection is closed after the answer.
+// is relayed, its body up to 64 KiB and for up to 10 s. In every such case
+// the client's connection is closed after the answer.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, v, err := p.admit(r)
 	if err != nil {
