@@ -8,7 +8,7 @@ import (
 
 // This file is the relay's mind. It decides what happens to the bytes that a
 // peer sent and how a session comes to its end, and it does nothing: no I/O,
-// no clock, no goroutine. What moves the bytes is in session.go.
+// no clock, no goroutine. What moves the bytes is in pump.go and leg.go.
 
 // other returns the side across.
 func (s Side) other() Side { return s ^ 1 }
