@@ -333,7 +333,7 @@ func stacksOfSessions() string {
 	b := make([]byte, 1<<20)
 	b = b[:runtime.Stack(b, true)]
 	var found []string
-	for _, s := range strings.Split(string(b), "\n\n") {
+	for s := range strings.SplitSeq(string(b), "\n\n") {
 		for _, of := range []string{"(*session)", "(*pump)", "(*leg)"} {
 			if strings.Contains(s, "/wsproxy."+of) {
 				found = append(found, s)
