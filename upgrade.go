@@ -343,7 +343,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	}
 	c.limitAnswer(w)
 	h := w.Header()
-	if r.ProtoMajor == 1 { // in HTTP/2 it would end all the client's requests
+	if r.ProtoMajor < 2 { // in HTTP/2 it would end all the client's requests
 		h["Connection"] = []string{"close"}
 	}
 	switch e.Status {

@@ -933,7 +933,7 @@ func FuzzHandshake(f *testing.F) {
 		if got != nil {
 			wantCleanHead(t, *got)
 			wantForwarded(t, *got)
-		} else if w.Code < 400 || w.Header()["Connection"] == nil {
+		} else if w.Code < 400 || (w.Header()["Connection"] == nil) != (r.ProtoMajor >= 2) {
 			t.Errorf("refused with %d and %v", w.Code, w.Header())
 		}
 	})
