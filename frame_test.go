@@ -280,8 +280,9 @@ func BenchmarkHeader(b *testing.B) {
 	}
 }
 
-// randomFrames returns a legal stream of n frames with small payloads.
-func randomFrames(r *rand.Rand, n int, masked bool) []byte {
+// randomFrames returns a legal stream of n frames, most of them short, none
+// with a payload over most bytes.
+func randomFrames(r *rand.Rand, n int, masked bool, most int) []byte {
 	var b []byte
 	inMessage := false
 	for range n {
@@ -300,7 +301,7 @@ func randomFrames(r *rand.Rand, n int, masked bool) []byte {
 		}
 		size := r.IntN(20)
 		if !control && r.IntN(10) == 0 {
-			size = r.IntN(70_000)
+			size = r.IntN(most)
 		}
 		b = appendFrame(b, first, masked, size)
 	}
