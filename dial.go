@@ -103,6 +103,9 @@ func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url
 // stop is called.
 func interruptAt(ctx context.Context, conn net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
+		// A connection of the user's own may panic, too; what is being done
+		// with it then goes on to its own end.
+		defer func() { _ = recover() }()
 		// A connection of the user's own may know no deadlines (a channel
 		// of an SSH connection has none).
 		if conn.SetDeadline(longAgo) != nil {
@@ -167,12 +170,12 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	switch {
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		e.Side, e.Status, e.Err = neither, http.StatusServiceUnavailable, ErrShutdown
-	case errors.Is(context.Cause(ctx), context.DeadlineExceeded): // of middleware's
+	case errors.Is(err, errPanic):
+		e.Side, e.Status = neither, http.StatusInternalServerError
+	case errors.Is(ctx.Err(), context.DeadlineExceeded): // of middleware's
 		e.Side, e.Status, e.Err = neither, http.StatusGatewayTimeout, context.DeadlineExceeded
 	case ctx.Err() != nil: // the client has left, as a rule
 		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
-	case errors.Is(err, errPanic):
-		e.Side, e.Status = neither, http.StatusInternalServerError
 	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
 		e.Status = http.StatusGatewayTimeout
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -351,7 +354,7 @@ func (f *upstreamRefusal) read() {
 	f.resp, f.body, f.cut = nil, body, err
 }
 
-// relay answers the client with an upstream's refusal. A redirect is the
+// relayRefusal answers the client with an upstream's refusal. A redirect is the
 // client's to follow, or not. What was cut short stays visibly so.
 func (c *config) relayRefusal(w http.ResponseWriter, f *upstreamRefusal) {
 	c.limitAnswer(w)

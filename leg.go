@@ -29,6 +29,7 @@ type leg struct {
 
 	acked   uint64        // guarded by s.mu; what the peer's kernel has taken in all
 	ackedAt time.Duration // guarded by s.mu; when that was looked up
+	pingEnd uint64        // guarded by s.mu; what it will have taken with our last Ping
 
 	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
 	closed  atomic.Bool   // a Close frame was written: nothing may follow it
@@ -61,18 +62,23 @@ func (l *leg) life(now time.Duration, unread bool) life {
 		since = f.writing
 	}
 	at := l.ackedAt
-	f.taking = l.takesLocked(now) && at >= since
-	if f.taking && f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
+	if !l.takesLocked(now) || at < since {
+		return f
+	}
+	if f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
 		f.writing = now
 	}
+	f.taking = l.acked < l.pingEnd
 	return f
 }
 
-// look notes how much the peer's kernel has taken up to now.
-func (l *leg) look(now time.Duration) {
+// lookBehindPing notes where the Ping that was just written ends in the stream.
+func (l *leg) lookBehindPing(now time.Duration) {
 	l.s.mu.Lock()
-	l.lookLocked(now)
-	l.s.mu.Unlock()
+	defer l.s.mu.Unlock()
+	if acked, queued, ok := peerAcked(l.conn); ok {
+		l.acked, l.ackedAt, l.pingEnd = acked, now, acked+queued
+	}
 }
 
 // takesLocked says whether the peer's kernel has taken more since the last
@@ -84,33 +90,30 @@ func (l *leg) takesLocked(now time.Duration) bool {
 
 // lookLocked says whether there is more for it to take. s.mu is held.
 func (l *leg) lookLocked(now time.Duration) (more bool) {
-	acked, more, ok := peerAcked(l.conn)
+	acked, queued, ok := peerAcked(l.conn)
 	if !ok {
 		return false
 	}
 	l.acked, l.ackedAt = acked, now
-	return more
+	return queued > 0
 }
 
 // mute says that nothing may be written to the leg any more. lock is held.
 func (l *leg) mute() bool { return l.deaf || l.closed.Load() }
 
-// write writes b, or drops it where nothing may be written any more, and
-// says which. lock is held.
-func (l *leg) write(b []byte, now time.Duration) bool {
-	if l.mute() {
-		return false
-	}
-	if len(b) == 0 {
-		return true
+// write writes b, or drops it where nothing may be written any more. It
+// returns how many bytes were written. lock is held.
+func (l *leg) write(b []byte, now time.Duration) int {
+	if l.mute() || len(b) == 0 {
+		return 0
 	}
 	l.writing.Store(int64(now))
-	err := l.send(b)
+	n, err := l.send(b)
 	l.writing.Store(-1)
 	if err != nil {
 		l.fail()
 	}
-	return err == nil
+	return n
 }
 
 // fail is called when a write failed. The leg isn't closed for it: a peer
@@ -182,9 +185,36 @@ func (l *leg) writePending() {
 		b = appendClose(b, l.side == Upstream, code, reason)
 	}
 	l.write(b, now)
+	if frames&pingPending != 0 {
+		l.lookBehindPing(now)
+	}
 	if code != 0 && !l.deaf {
 		l.closed.Store(true)
 		l.s.settle()
+	}
+}
+
+// lastWordTimeout is how long the Close frame of a session that is cut may
+// take.
+const lastWordTimeout = 100 * time.Millisecond
+
+// lastWord writes a Close before the leg is closed, if it doesn't take long.
+func (l *leg) lastWord(code websocket.StatusCode) {
+	defer func() {
+		if v := recover(); v != nil {
+			l.s.blame(v)
+		}
+	}()
+	if l.conn.SetWriteDeadline(time.Now().Add(lastWordTimeout)) != nil {
+		return // it might take for ever
+	}
+	timeout := time.NewTimer(lastWordTimeout)
+	defer timeout.Stop()
+	select {
+	case l.lock <- struct{}{}:
+		l.pending.Or(uint32(code))
+		l.writeAlone()
+	case <-timeout.C:
 	}
 }
 
@@ -213,9 +243,7 @@ func (l *leg) end(conn net.Conn) {
 	l.hangUp.Do(func() {
 		defer func() {
 			if v := recover(); v != nil { // see guard; there is nothing left to sever
-				l.s.mu.Lock()
-				l.s.ending.begin(causePanic, panicError(v))
-				l.s.mu.Unlock()
+				l.s.blame(v)
 			}
 		}()
 		conn.Close()

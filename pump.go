@@ -72,12 +72,14 @@ func (p *pump) lose(err error) {
 
 // stop, deferred, ends the pump. The last one to stop ends the session.
 func (p *pump) stop() {
+	defer func() {
+		if p.s.running.Add(-1) == 0 {
+			p.s.finish()
+		}
+	}()
 	if v := recover(); v != nil {
 		p.from.reading.Store(false) // it came out of the callback this way
 		p.s.panicked(v)
-	}
-	if p.s.running.Add(-1) == 0 {
-		p.s.finish()
 	}
 }
 
@@ -190,9 +192,7 @@ func (p *pump) forward(b []byte, closes bool, now time.Duration) {
 	if to.pending.Load() != 0 && !closes && v.edge >= 0 && v.edge < len(b) {
 		b = p.interrupt(b, now)
 	}
-	if to.write(b, now) {
-		p.count.add(v.frames, v.messages, len(b))
-	}
+	p.wrote(b, to.write(b, now))
 	if closes {
 		to.closed.Store(true)
 	}
@@ -207,12 +207,19 @@ func (p *pump) forward(b []byte, closes bool, now time.Duration) {
 // one: in a busy stream of long frames a chunk's end seldom is one.
 func (p *pump) interrupt(b []byte, now time.Duration) (rest []byte) {
 	to, v := p.to, &p.verdict
-	if to.write(b[:v.edge], now) {
-		p.count.add(v.frames, v.messages, v.edge)
-	}
+	p.wrote(b[:v.edge], to.write(b[:v.edge], now))
 	to.writePending()
 	v.frames, v.messages = 0, 0
 	return b[v.edge:]
+}
+
+// wrote counts n bytes of b as written; if they are all, its frames as well.
+func (p *pump) wrote(b []byte, n int) {
+	if n == len(b) {
+		p.count.add(p.verdict.frames, p.verdict.messages, n)
+	} else {
+		p.count.add(0, 0, n)
+	}
 }
 
 // leave is called when nothing more will be passed on: it sends the Close

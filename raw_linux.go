@@ -54,19 +54,19 @@ func (l *leg) initRaw() {
 	l.raw.writable = l.writable
 }
 
-// send writes all of b. lock is held.
-func (l *leg) send(b []byte) error {
+// send writes b, all of it unless there is an error. lock is held.
+func (l *leg) send(b []byte) (n int, err error) {
 	if l.raw.conn == nil {
-		_, err := l.conn.Write(b)
-		return err
+		return l.conn.Write(b)
 	}
 	l.raw.out, l.raw.err = b, nil
-	err := l.raw.conn.Write(l.raw.writable)
+	err = l.raw.conn.Write(l.raw.writable)
 	if l.raw.err != nil {
 		err = l.raw.err
 	}
+	n = len(b) - len(l.raw.out)
 	l.raw.out = nil
-	return err
+	return n, err
 }
 
 // writable writes what is left of l.raw.out to the socket; false where it
@@ -212,9 +212,9 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	}
 	if err != nil || to.raw.err != nil {
 		to.fail()
-	} else {
-		p.count.add(frames, messages, int(n))
+		frames, messages = 0, 0
 	}
+	p.count.add(frames, messages, int(n)-p.raw.inPipe)
 	if p.mind.left == 0 || to.mute() {
 		p.owns = false
 		to.release()
@@ -241,31 +241,33 @@ func (p *pump) drain(fd uintptr) (done bool) {
 	return true
 }
 
-// peerAcked returns how many bytes the peer's kernel has acknowledged, and
-// whether ours holds more for it; not ok where conn isn't TCP, or TLS on it.
-func peerAcked(conn net.Conn) (acked uint64, more, ok bool) {
+// peerAcked returns how many bytes the peer's kernel has acknowledged, and how
+// many more ours holds for it; not ok where conn isn't TCP, or TLS on it.
+func peerAcked(conn net.Conn) (acked, queued uint64, ok bool) {
 	if c, is := conn.(*tls.Conn); is {
 		conn = c.NetConn()
 	}
 	c, is := conn.(*net.TCPConn)
 	if !is {
-		return 0, false, false
+		return 0, 0, false
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, false, false
+		return 0, 0, false
 	}
-	// struct tcp_info of linux/tcp.h, up to tcpi_notsent_bytes (Linux 4.6).
-	var info [148]byte
 	raw.Control(func(fd uintptr) {
-		size := uint32(len(info))
+		// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
+		// and SIOCOUTQ, which is TIOCOUTQ.
+		const bytesAcked = 120
+		var info [bytesAcked + 8]byte
+		size, out := uint32(len(info)), int32(0)
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		ok = errno == 0 && size == uint32(len(info))
+		_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
+		ok = errno == 0 && errno2 == 0 && int(size) == len(info)
+		acked, queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
 	})
-	u32 := func(at int) uint32 { return binary.NativeEndian.Uint32(info[at:]) }
-	const unacked, bytesAcked, notSent = 24, 120, 144
-	return binary.NativeEndian.Uint64(info[bytesAcked:]), u32(unacked) > 0 || u32(notSent) > 0, ok
+	return acked, queued, ok
 }
 
 // A pipe is what splice needs between two sockets.

@@ -11,12 +11,9 @@ type rawPump struct{}
 
 func (l *leg) initRaw() {}
 
-func (l *leg) send(b []byte) error {
-	_, err := l.conn.Write(b)
-	return err
-}
+func (l *leg) send(b []byte) (int, error) { return l.conn.Write(b) }
 
 func (p *pump) receive() error { return p.receivePlain() }
 
 // peerAcked: what a peer has acknowledged can't be told.
-func peerAcked(net.Conn) (acked uint64, more, ok bool) { return 0, false, false }
+func peerAcked(net.Conn) (acked, queued uint64, ok bool) { return 0, 0, false }

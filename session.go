@@ -43,8 +43,8 @@ type session struct {
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 }
 
-// newSession joins the connections of two finished handshakes. scans has what
-// each side's frames must look like; early, what came behind its handshake.
+// newSession joins the connections of two finished handshakes. early is what
+// came behind each; the RSV bits are those of scanner.
 func newSession(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte, pol policy, closeTimeout time.Duration) *session {
 	s := &session{began: time.Now(), policy: pol, closeTimeout: closeTimeout}
 	for side := range s.legs {
@@ -115,12 +115,17 @@ func (s *session) guard() {
 }
 
 func (s *session) panicked(v any) {
+	s.blame(v)
 	s.mu.Lock()
-	s.ending.begin(causePanic, panicError(v))
 	s.sever()
 }
 
-func panicError(v any) error { return fmt.Errorf("panic: %v\n%s", v, debug.Stack()) }
+// blame makes a panic the cause of the session's end, if there is none yet.
+func (s *session) blame(v any) {
+	s.mu.Lock()
+	s.ending.begin(causePanic, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+	s.mu.Unlock()
+}
 
 // hasten sets the deadline of an end that has begun, and whom to blame should
 // no better cause come up. s.mu is held.
@@ -244,10 +249,11 @@ func (s *session) meet(side Side, need need, now time.Duration) {
 	l := &s.legs[side]
 	switch need {
 	case needPing:
-		l.look(now)
 		l.inject(pingPending)
 	case needMoreTime:
-		l.pinged.Store(int64(now))
+		if pinged := l.pinged.Load(); pinged > l.heard.Load() {
+			l.pinged.CompareAndSwap(pinged, int64(now))
+		}
 	case needHearing:
 		l.heard.Store(int64(now))
 	case needEndSilent:
@@ -280,8 +286,7 @@ func (s *session) expire(now time.Duration) {
 		s.mu.Unlock()
 		return
 	}
-	if now < s.latest && (s.legs[Client].takesLocked(now) || s.legs[Upstream].takesLocked(now)) {
-		// A slow peer is still taking what was sent before its Close.
+	if now < s.latest && (s.lingersLocked(Client, now) || s.lingersLocked(Upstream, now)) {
 		s.deadline = min(now+s.closeTimeout, s.latest)
 		s.timer.Reset(s.deadline - now)
 		s.mu.Unlock()
@@ -293,6 +298,13 @@ func (s *session) expire(now time.Duration) {
 	s.sever()
 }
 
+// lingersLocked says whether a slow peer is still taking what was sent to it
+// before its end, and nothing more will be. s.mu is held.
+func (s *session) lingersLocked(side Side, now time.Duration) bool {
+	l := &s.legs[side]
+	return l.takesLocked(now) && (l.closed.Load() || s.ending.ended[side.other()])
+}
+
 // sever closes both connections, each with a last Close frame if one is still
 // owed and can be written without waiting. s.mu is held, and released.
 func (s *session) sever() {
@@ -300,12 +312,9 @@ func (s *session) sever() {
 	s.mu.Unlock()
 	for side := range s.legs {
 		l := &s.legs[side]
-		if tell[side] != 0 && l.conn.SetWriteDeadline(time.Now().Add(lastWord)) == nil {
-			l.inject(uint32(tell[side]))
+		if tell[side] != 0 {
+			l.lastWord(tell[side])
 		}
 		l.abort()
 	}
 }
-
-// lastWord is how long the Close frame of a session that is cut may take.
-const lastWord = 100 * time.Millisecond

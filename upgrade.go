@@ -302,7 +302,7 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 		if errors.Is(err, http.ErrNotSupported) {
 			status = http.StatusNotImplemented
 		}
-		return nil, nil, &Error{Op: "hijack", Side: Client, Status: status, Err: err}
+		return conn, nil, &Error{Op: "hijack", Side: Client, Status: status, Err: err}
 	}
 	if n := brw.Reader.Buffered(); n > 0 {
 		peeked, _ := brw.Reader.Peek(n) // buffered: can't fail
