@@ -5,28 +5,14 @@ package wsproxy
 import (
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 )
 
 // F34: what a peer's kernel takes shows while our socket takes nothing more.
 func TestPeerAcked(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	peer, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-
+	c, peer := tcpPair(t)
 	// Fill both kernels' buffers.
 	c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 	if n, err := c.Write(make([]byte, 64<<20)); err == nil {
@@ -42,19 +28,80 @@ func TestPeerAcked(t *testing.T) {
 	if _, err := io.CopyN(io.Discard, peer, 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		after, _, _ := peerAcked(c)
-		if after > before {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("still %d acknowledged after the peer has read 1 MiB", after)
-		}
-	}
+	await(t, "the peer has read 1 MiB", func() bool { after, _, _ := peerAcked(c); return after > before })
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
 	if _, _, ok := peerAcked(a); ok {
 		t.Error("ok for a pipe")
+	}
+}
+
+// F34: a Ping behind bytes that a slow peer's kernel is still taking has time;
+// one that the kernel has taken has none, whatever follows it.
+func TestPingBehindBytes(t *testing.T) {
+	near, far := tcpPair(t)
+	upstream, _ := net.Pipe()
+	s := newSession([2]net.Conn{near, upstream}, [2][]byte{}, 0, 0, policy{}, time.Second)
+	l := &s.legs[Client]
+	taking := func() bool { // since the last call
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return l.life(s.now(), false).taking
+	}
+	// More than the peer's receive buffer holds, then the Ping.
+	fill := make([]byte, 8<<20)
+	near.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	for range 8 {
+		if _, err := near.Write(fill[:1<<20]); err != nil {
+			break
+		}
+	}
+	near.SetWriteDeadline(time.Time{})
+	drained := make(chan struct{})
+	go func() { // makes room for the Ping itself, and goes on
+		defer close(drained)
+		io.CopyN(io.Discard, far, 512<<10)
+	}()
+	l.inject(pingPending)
+	<-drained
+	taking()
+	go io.CopyN(io.Discard, far, 512<<10)
+	await(t, "the Ping is behind bytes that move", taking)
+
+	go io.Copy(io.Discard, far)
+	await(t, "the Ping was taken", func() bool { acked, _, _ := peerAcked(near); return acked >= l.pingEnd })
+	for range 100 {
+		near.Write(fill[:1<<20])
+		if taking() {
+			t.Fatal("the Ping was taken, and is still excused")
+		}
+	}
+}
+
+func tcpPair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// await polls, for what a kernel does in its own time.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for too long: %s", what)
+		}
 	}
 }

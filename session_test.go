@@ -430,6 +430,13 @@ func (b *brittle) Write(p []byte) (int, error) {
 	return b.Conn.Write(p)
 }
 
+func (b *brittle) SetWriteDeadline(t time.Time) error {
+	if b.write.Load() {
+		panic("brittle: SetWriteDeadline")
+	}
+	return b.Conn.SetWriteDeadline(t)
+}
+
 func (b *brittle) Close() error {
 	b.Conn.Close()
 	if b.close.Load() {
