@@ -103,8 +103,10 @@ func WithIdleTimeout(d time.Duration) Option {
 // written to it for so long, for example because it has stopped reading. The
 // default is 30 s. It must be above zero.
 //
-// Over TLS, and over connections that are not the net package's own,
-// progress shows only once a whole chunk, of up to 32 KiB, has been taken.
+// Over TCP on Linux (amd64, arm64), TLS on it included, what the peer's
+// kernel takes counts. Elsewhere, and over connections that are not the net
+// package's own, progress shows only once a whole chunk, of up to 32 KiB, has
+// been taken by ours.
 func WithWriteTimeout(d time.Duration) Option {
 	return func(c *config) { c.policy.write = c.positive("WithWriteTimeout", d) }
 }
@@ -120,9 +122,9 @@ func WithHandshakeTimeout(d time.Duration) Option {
 // begun: the other side's Close, what it had still sent before that, and the
 // closing of the connections. The default is 5 s. It must be above zero.
 //
-// A peer over TCP that is slow, and after that time still takes what was sent
-// to it before, is given more (on Linux), in all as much more as the write
-// timeout ([WithWriteTimeout]).
+// A slow peer that after that time still takes what was sent to it before its
+// end, where that shows (see [WithWriteTimeout]), is given more time, in all as
+// much more as the write timeout.
 func WithCloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = c.positive("WithCloseTimeout", d) }
 }

@@ -122,10 +122,12 @@ func New(target string, options ...Option) (*Proxy, error) {
 // and relays the session to its end (with [WithDetach], in the background).
 //
 // A request that is no WebSocket handshake is refused, and nothing is
-// dialled for it: 405, 426 or 400 by what is wrong with it, 403 for a
+// dialled for it: 405, 426, 431 or 400 by what is wrong with it, 403 for a
 // forbidden origin, 501 where the connection can't be taken over, 503 after
 // [Proxy.Shutdown]. An upstream that can't be reached or answers nonsense
-// makes 502, one that doesn't answer in time 504. An answer other than 101
+// makes 502, one that doesn't answer in time 504; this machine's want of
+// descriptors or ports makes 503, a hook that panics 500, and a request
+// context that ends 504 or, if it is cancelled, 499. An answer other than 101
 // is relayed, its body up to 64 KiB and for up to 10 s. In every such case
 // the client's connection is closed after the answer.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -192,9 +194,9 @@ func (p *Proxy) reportDetached(v *visit, s *session, id identity) {
 
 // Shutdown refuses new sessions with 503 and ends the running ones, with
 // Close 1001 to both sides, at frame boundaries. It returns when the last
-// one is over: within the close timeout, unless a peer's connection takes
-// longer to close. If ctx ends first, the rest is cut and ctx's error
-// returned. Handshakes under way are refused, too.
+// one is over: within the close timeout, or later where a slow peer is given
+// more time ([WithCloseTimeout]). If ctx ends first, the rest is cut and
+// ctx's error returned. Handshakes under way are refused, too.
 //
 // Shutdown doesn't touch the http.Server that the proxy is mounted in; call
 // its Shutdown as well.
