@@ -169,7 +169,7 @@ func TestAppendControl(t *testing.T) {
 		}
 		keys[h.key] = true
 	}
-	// C21: the chance of three equal pairs among 1,000 is below one in 10^11.
+	// A49, C21: the chance of three equal pairs among 1,000 is below one in 10^11.
 	if len(keys) < 998 {
 		t.Errorf("got %d different masking keys in 1,000 frames", len(keys))
 	}
