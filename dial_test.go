@@ -834,7 +834,7 @@ func TestEndlessRefusal(t *testing.T) {
 					c.send(handshakeRequest("/", "") + secondRequest)
 					u := r.upstream()
 					u.readHead()
-					time.Sleep(late)
+					elapse(late)
 					began := time.Now()
 					u.send(answer)
 					resp := c.readResponse()

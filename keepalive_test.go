@@ -111,7 +111,7 @@ func TestPingSilentLegOnly(t *testing.T) {
 		busy, silent := w.open(r, "", "")
 		toBusy, toSilent := watched(busy), watched(silent)
 		for range 60 {
-			time.Sleep(10 * time.Second)
+			elapse(10 * time.Second)
 			busy.sendText("x")
 		}
 		synctest.Wait()
@@ -146,7 +146,7 @@ func TestPingJitter(t *testing.T) {
 			client, upstream := r.open("", "")
 			legs = append(legs, watched(client), watched(upstream))
 		}
-		time.Sleep(40 * time.Second)
+		elapse(40 * time.Second)
 		synctest.Wait()
 		times, bodies := make(map[time.Duration]int), make(map[string]bool)
 		least, most := time.Hour, time.Duration(0)
@@ -175,7 +175,7 @@ func TestPingLongTimeout(t *testing.T) {
 		from, to := w.open(r, "", "")
 		k := watched(from)
 		heardBy(to)
-		time.Sleep(58 * time.Second)
+		elapse(58 * time.Second)
 		synctest.Wait()
 		_, pings := k.only(ping)
 		if len(pings) < 2 {
@@ -233,7 +233,7 @@ func TestSignsOfLife(t *testing.T) {
 				watched(to)
 				k := heardBy(from)
 				for n := range 8 {
-					time.Sleep(32 * time.Second) // past the Ping, short of its timeout
+					elapse(32 * time.Second) // past the Ping, short of its timeout
 					synctest.Wait()
 					pings, _ := k.only(ping)
 					if len(pings) != n+1 {
@@ -242,7 +242,7 @@ func TestSignsOfLife(t *testing.T) {
 					from.send(sign(from, n, pings[0]))
 				}
 				// With no further sign it is lost, after one Ping more.
-				time.Sleep(36 * time.Second)
+				elapse(36 * time.Second)
 				synctest.Wait()
 				if pings, _ := k.only(ping); len(pings) != 9 || k.end == 0 {
 					t.Errorf("got %d Pings and an end at %v, want 9 and one", len(pings), k.end)
@@ -268,7 +268,7 @@ func TestStallMidFrame(t *testing.T) {
 		defer ticking.Wait()
 		ticking.Go(func() {
 			for range 6 {
-				time.Sleep(5 * time.Second)
+				elapse(5 * time.Second)
 				to.sendText("tick")
 			}
 		})
@@ -341,7 +341,7 @@ func TestSlowReader(t *testing.T) {
 			k := watched(to)
 			n := int(timeout/(9*time.Second)) - 1
 			for range n {
-				time.Sleep(9 * time.Second)
+				elapse(9 * time.Second)
 				from.sendText("other way")
 			}
 			<-r.returned
@@ -369,7 +369,7 @@ func TestStuckPing(t *testing.T) {
 			full := to.frame(data, strings.Repeat("x", memBuffer-len(to.frame(data, strings.Repeat("x", 1000)))+1000))
 			to.send(full)
 			k := watched(to)
-			time.Sleep(40 * time.Second)
+			elapse(40 * time.Second)
 			from.sendText("other way")
 			if recovers {
 				to.sendText("after")
@@ -439,7 +439,7 @@ func TestLongFrame(t *testing.T) {
 		long := from.frame(data, strings.Repeat("x", 2<<20))
 		go func() {
 			for b := long; len(b) > 0; b = b[min(len(b), 4000):] {
-				time.Sleep(20 * time.Second)
+				elapse(20 * time.Second)
 				from.send(b[:min(len(b), 4000)])
 			}
 		}()
@@ -481,7 +481,7 @@ func TestIdle(t *testing.T) {
 				r := newRig(t, memory, wsproxy.WithIdleTimeout(60*time.Second))
 				from, to := w.open(r, "", "")
 				k, l := watched(from), watched(to)
-				time.Sleep(50 * time.Second)
+				elapse(50 * time.Second)
 				from.send(test.say(from))
 				<-r.returned
 				k.wantClosed(t, 1001, test.end)
@@ -505,7 +505,7 @@ func TestEndMidFrame(t *testing.T) {
 		option wsproxy.Option
 		begin  func(t *testing.T, r *rig)
 	}{
-		"idle": {wsproxy.WithIdleTimeout(10 * time.Second), func(*testing.T, *rig) { time.Sleep(10 * time.Second) }},
+		"idle": {wsproxy.WithIdleTimeout(10 * time.Second), func(*testing.T, *rig) { elapse(10 * time.Second) }},
 		"drained": {wsproxy.WithIdleTimeout(0), func(t *testing.T, r *rig) {
 			go func() {
 				if err := r.proxy.Shutdown(t.Context()); err != nil {
@@ -525,7 +525,7 @@ func TestEndMidFrame(t *testing.T) {
 				end.begin(t, r)
 				from.wantClose(1001)
 				began := time.Now()
-				time.Sleep(4 * time.Second)
+				elapse(4 * time.Second)
 				if finishes {
 					from.send(whole[500:] + from.frame(text, "too late") + from.frame(closing, closeBody(1001, "")))
 					to.wantBytes(whole[500:])
@@ -651,7 +651,7 @@ func TestFloodAfterEnd(t *testing.T) {
 					if _, err := io.WriteString(from, strings.Repeat("x", 1000)); err != nil {
 						return
 					}
-					time.Sleep(time.Millisecond)
+					elapse(time.Millisecond)
 				}
 			})
 			<-r.returned
@@ -674,7 +674,7 @@ func TestServerTimeouts(t *testing.T) {
 		defer s.Close()
 		client, upstream := r.open("", "")
 		for range 5 {
-			time.Sleep(2 * time.Second)
+			elapse(2 * time.Second)
 			client.sendText("up")
 			upstream.want(text, "up")
 			upstream.sendText("down")

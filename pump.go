@@ -176,7 +176,8 @@ func (p *pump) passFinal(b []byte, now time.Duration) {
 	p.leave(tell)
 }
 
-// forward writes what goes on of a chunk to the leg across, under its lock. closes says that a Close frame is the last of it.
+// forward writes what goes on of a chunk to the leg across, under its lock.
+// closes says that a Close frame is the last of it.
 func (p *pump) forward(b []byte, closes bool, now time.Duration) {
 	to, v := p.to, &p.verdict
 	p.waits.Store(true)

@@ -605,7 +605,7 @@ func TestInjection(t *testing.T) {
 	t.Run("both talk", func(t *testing.T) {
 		for range 5 {
 			synctest.Test(t, func(t *testing.T) {
-				talk(t, memory, 150, true, true, func() { time.Sleep(rand.N(3 * time.Millisecond)) })
+				talk(t, memory, 150, true, true, func() { elapse(rand.N(3 * time.Millisecond)) })
 			})
 		}
 	})
