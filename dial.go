@@ -12,10 +12,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -249,24 +251,88 @@ func newKey() string {
 }
 
 // readAnswer reads the upstream's final answer, and passes over a few 1xx
-// ones before it (RFC 9110, 15.2).
+// ones before it (RFC 9110, 15.2). Of a refusal, the body is still to be read.
 func readAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	for range maxInformational + 1 {
-		resp, err := http.ReadResponse(br, out)
-		var timeout net.Error
-		switch {
-		case err == nil && (resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols):
-			return resp, nil
-		case err == nil && resp.StatusCode >= 100:
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return nil, fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
-		case errors.As(err, &timeout):
+		head, err := readHead(br)
+		if err != nil {
 			return nil, err
-		default: // its text would quote the answer
-			return nil, fmt.Errorf("%w: not HTTP", ErrBadAnswer)
+		}
+		resp, err := parseHead(head)
+		switch {
+		case err != nil:
+			return nil, err
+		case resp.StatusCode == http.StatusSwitchingProtocols:
+			return resp, nil
+		case resp.StatusCode >= 200:
+			// How long its body is, and in what coding, is HTTP of the
+			// ordinary kind.
+			resp, err = http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader(head), br)), out)
+			if err != nil { // its text would quote the answer
+				return nil, fmt.Errorf("%w: not HTTP", ErrBadAnswer)
+			}
+			return resp, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: more than %d answers of 1xx", ErrBadAnswer, maxInformational)
+}
+
+// readHead reads up to the empty line that ends an answer's header.
+func readHead(br *bufio.Reader) (string, error) {
+	var head []byte
+	for line := 0; ; {
+		part, err := br.ReadSlice('\n')
+		head = append(head, part...)
+		switch {
+		case err == bufio.ErrBufferFull:
+			continue
+		case err == io.EOF:
+			return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
+		case err != nil:
+			return "", err
+		}
+		if s := head[line:]; len(s) == 1 || len(s) == 2 && s[0] == '\r' {
+			return string(head), nil
+		}
+		line = len(head)
+	}
+}
+
+// parseHead parses an answer's head, as RFC 9112, 4 and 5 write it; lines may
+// end in LF alone (2.2). net/http reads more than that: a second space before
+// the status, folded lines, a CR that ends the header. Whatever can be read in
+// two ways might be read in the other one by somebody else on the way, so it
+// is no answer.
+func parseHead(head string) (*http.Response, error) {
+	bad := func(text string) (*http.Response, error) {
+		return nil, fmt.Errorf("%w: %s", ErrBadAnswer, text)
+	}
+	line, rest := cutLine(head)
+	version, status, ok := strings.Cut(line, " ")
+	code, reason, _ := strings.Cut(status, " ")
+	resp := &http.Response{Header: make(http.Header)}
+	resp.ProtoMajor, resp.ProtoMinor, _ = http.ParseHTTPVersion(version)
+	if n, err := strconv.ParseUint(code, 10, 16); err == nil {
+		resp.StatusCode = int(n)
+	}
+	if !ok || resp.ProtoMajor != 1 || len(code) != 3 || resp.StatusCode < 100 || !httpguts.ValidHeaderFieldValue(reason) {
+		return bad("not HTTP/1")
+	}
+	for line, rest = cutLine(rest); line != ""; line, rest = cutLine(rest) {
+		name, value, ok := strings.Cut(line, ":")
+		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return bad("malformed header field")
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		resp.Header[name] = append(resp.Header[name], textproto.TrimString(value))
+	}
+	return resp, nil
+}
+
+// cutLine cuts the first line off, and what ends it.
+func cutLine(s string) (line, rest string) {
+	line, rest, _ = strings.Cut(s, "\n")
+	return strings.TrimSuffix(line, "\r"), rest
 }
 
 // checkAnswer holds the upstream's 101 against RFC 6455, 4.1. offered is the
@@ -280,16 +346,11 @@ func checkAnswer(resp *http.Response, sent offer, offered http.Header) (*upstrea
 		return nil, errors.New("101 without Upgrade: websocket")
 	case !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
 		return nil, errors.New("101 without Connection: Upgrade")
-	case len(h["Content-Length"]) > 0, len(h["Transfer-Encoding"]) > 0, len(resp.TransferEncoding) > 0:
+	case len(h["Content-Length"]) > 0, len(h["Transfer-Encoding"]) > 0:
 		// RFC 9110, 8.6. Its body would be taken for frames.
 		return nil, errors.New("101 with a body")
 	case len(accept) != 1 || accept[0] != acceptKey(sent.key):
 		return nil, errors.New("101 without the one right Sec-WebSocket-Accept")
-	}
-	for name := range h {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return nil, errors.New("malformed name of a header field")
-		}
 	}
 	up := &upstreamConn{}
 	chosen, err := parseTokens(h["Sec-Websocket-Protocol"])

@@ -462,6 +462,10 @@ func TestBadAnswers(t *testing.T) {
 		{"A36", "space before the colon", good + "X-A : a\r\n\r\n"},
 		{"A36", "no colon", good + "X-A\r\n\r\n"},
 		{"A36", "empty name", good + ": a\r\n\r\n"},
+		{"A36", "folded line", good + "X-A: a\r\n b\r\n\r\n"},
+		{"A36", "CR alone for the end of the header", good + "\r\r\nX-A: a\r\n\r\n"},
+		{"A36", "CR before a line's end", good + "X-A: a\r\r\n\r\n"},
+		{"A36", "space before a name", status + " X-A: a\r\n" + up + conn + accept + "\r\n"},
 		{"A63", "header over 64 KiB", good + "X-A: " + strings.Repeat("a", 65_536) + "\r\n\r\n"},
 		{"A63", "header in small lines", good + strings.Repeat("A: a\r\n", 20_000) + "\r\n"},
 		{"A63", "1xx with much header", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: "+strings.Repeat("a", 20_000)+"\r\n\r\n", 5) + good + "\r\n"},
@@ -472,6 +476,11 @@ func TestBadAnswers(t *testing.T) {
 		{"F9", "status of two digits", "HTTP/1.1 99 OK\r\n\r\n"},
 		{"F9", "status 099", "HTTP/1.1 099 OK\r\n\r\n"},
 		{"F9", "status with a sign", "HTTP/1.1 +10 OK\r\n\r\n"},
+		{"F9", "two spaces before the status", strings.Replace(good, " ", "  ", 1) + "\r\n"},
+		{"F9", "tab before the status", strings.Replace(good, " ", "\t", 1) + "\r\n"},
+		{"F9", "space before the version", " " + good + "\r\n"},
+		{"F9", "empty line before the status", "\r\n" + good + "\r\n"},
+		{"F9", "CR in the reason", strings.Replace(good, "Switching", "Switching\r", 1) + "\r\n"},
 		{"F9", "another protocol", "ICY 101 OK\r\n\r\n"},
 		{"F9", "bad Content-Length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"},
 		{"F9", "two Content-Lengths", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"},
@@ -965,23 +974,20 @@ func accepted(raw, accept string) bool {
 		}
 		lines := strings.Split(strings.ReplaceAll(head, "\r\n", "\n"), "\n")
 		switch {
-		case regexp.MustCompile(`^HTTP/1\.[0-9] (10[02-9]|1[1-9][0-9])( |$)`).MatchString(lines[0]):
+		case regexp.MustCompile(`^HTTP/1\.[0-9] (10[02-9]|1[1-9][0-9])( [^\r]*)?$`).MatchString(lines[0]):
 			raw = rest
 			continue
-		case !regexp.MustCompile(`^HTTP/1\.1 101( |$)`).MatchString(lines[0]):
+		case !regexp.MustCompile(`^HTTP/1\.1 101( [^\r]*)?$`).MatchString(lines[0]):
 			return false
 		}
 		fields := make(map[string][]string)
-		last := ""
 		for _, line := range lines[1:] {
-			if last != "" && strings.TrimLeft(line, " \t") != line { // folded
-				v := fields[last]
-				v[len(v)-1] = strings.Trim(v[len(v)-1]+" "+strings.Trim(line, " \t"), " \t")
-				continue
-			}
 			name, value, _ := strings.Cut(line, ":")
-			last = strings.ToLower(name)
-			fields[last] = append(fields[last], strings.Trim(value, " \t"))
+			if name == "" || strings.ContainsAny(name, " \t\r") || strings.ContainsAny(value, "\r\x00") {
+				return false
+			}
+			name = strings.ToLower(name)
+			fields[name] = append(fields[name], strings.Trim(value, " \t"))
 		}
 		upgrade := slices.ContainsFunc(strings.Split(strings.Join(fields["connection"], ","), ","), func(s string) bool {
 			return strings.EqualFold(strings.Trim(s, " \t"), "upgrade")
@@ -1013,6 +1019,7 @@ func FuzzUpstreamResponse(f *testing.F) {
 		good + "\r\n", good + "\r\n\x81\x02hi\x88\x00", good + "Sec-WebSocket-Protocol: chat\r\n\r\n", good + "Sec-WebSocket-Protocol: other\r\n\r\n",
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + good + "\r\n",
 		strings.ReplaceAll(good, "\r\n", "\n") + "\n", strings.Replace(good, "Upgrade: websocket", "Upgrade:\r\n websocket", 1) + "\r\n",
+		strings.Replace(good, " ", "  ", 1) + "\r\n", good + "\r\r\n\r\n",
 		good + "Content-Length: 5\r\n\r\nhello", good + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", good + "Sec-WebSocket-Accept: ACCEPT\r\n\r\n",
 		strings.Replace(good, "1.1", "1.0", 1) + "\r\n", good + "Sec-WebSocket-Extensions: x-a; b=\"c\"\r\n\r\n", good + "Connection: X-A\r\nX-A: b\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",

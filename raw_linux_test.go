@@ -13,22 +13,18 @@ import (
 // F34: what a peer's kernel takes shows while our socket takes nothing more.
 func TestPeerAcked(t *testing.T) {
 	c, peer := tcpPair(t)
-	// Fill both kernels' buffers.
-	c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-	if n, err := c.Write(make([]byte, 64<<20)); err == nil {
-		t.Fatalf("the buffers took %d bytes", n)
-	}
+	overfill(t, c, peer)
 	before, queued, ok := peerAcked(c)
 	if !ok || queued == 0 || before == 0 {
-		t.Fatalf("got %d acknowledged, %d queued, ok=%v, with full buffers", before, queued, ok)
+		t.Fatalf("got %d acknowledged, %d queued, ok=%v, with the peer's buffer full", before, queued, ok)
 	}
 	if again, _, _ := peerAcked(c); again != before {
 		t.Errorf("acknowledged %d, then %d, with nobody reading", before, again)
 	}
-	if _, err := io.CopyN(io.Discard, peer, 1<<20); err != nil {
+	if _, err := io.CopyN(io.Discard, peer, overfilled/2); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the peer has read 1 MiB", func() bool { after, _, _ := peerAcked(c); return after > before })
+	await(t, "the peer has read half of it", func() bool { after, _, _ := peerAcked(c); return after > before })
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
@@ -49,30 +45,19 @@ func TestPingBehindBytes(t *testing.T) {
 		defer s.mu.Unlock()
 		return l.life(s.now(), false).taking
 	}
-	// More than the peer's receive buffer holds, then the Ping.
-	fill := make([]byte, 8<<20)
-	near.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-	for range 8 {
-		if _, err := near.Write(fill[:1<<20]); err != nil {
-			break
-		}
-	}
-	near.SetWriteDeadline(time.Time{})
-	drained := make(chan struct{})
-	go func() { // makes room for the Ping itself, and goes on
-		defer close(drained)
-		io.CopyN(io.Discard, far, 512<<10)
-	}()
+	overfill(t, near, far)
 	l.inject(pingPending)
-	<-drained
 	taking()
-	go io.CopyN(io.Discard, far, 512<<10)
-	await(t, "the Ping is behind bytes that move", taking)
+	await(t, "the Ping is behind bytes that move", func() bool {
+		io.CopyN(io.Discard, far, 4<<10)
+		return taking()
+	})
 
 	go io.Copy(io.Discard, far)
 	await(t, "the Ping was taken", func() bool { acked, _, _ := peerAcked(near); return acked >= l.pingEnd })
+	more := make([]byte, 1<<20)
 	for range 100 {
-		near.Write(fill[:1<<20])
+		near.Write(more)
 		if taking() {
 			t.Fatal("the Ping was taken, and is still excused")
 		}
@@ -94,6 +79,21 @@ func tcpPair(t *testing.T) (a, b net.Conn) {
 	}
 	t.Cleanup(func() { a.Close(); b.Close() })
 	return a, b
+}
+
+const overfilled = 256 << 10
+
+// overfill writes so much to c that the peer's kernel doesn't take it all, and
+// ours has room for more.
+func overfill(t *testing.T, c, peer net.Conn) {
+	t.Helper()
+	peer.(*net.TCPConn).SetReadBuffer(16 << 10)
+	c.(*net.TCPConn).SetWriteBuffer(8 * overfilled)
+	c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Write(make([]byte, overfilled)); err != nil {
+		t.Fatal(err)
+	}
+	c.SetWriteDeadline(time.Time{})
 }
 
 // await polls, for what a kernel does in its own time.
