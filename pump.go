@@ -86,7 +86,13 @@ func (p *pump) stop() {
 // chunkSize is how much is read at once while bytes keep coming.
 const chunkSize = 32 << 10
 
-var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+// A chunk is what one read fills.
+type chunk struct {
+	b   [chunkSize]byte
+	raw rawChunk
+}
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
 // restSize is the size of the buffer that a leg which can't report readiness
 // (TLS, or a connection of the user's own) waits in.
@@ -96,7 +102,7 @@ const restSize = 512
 func (p *pump) receivePlain() error {
 	rest := make([]byte, restSize)
 	buf := rest
-	var burst *[chunkSize]byte
+	var burst *chunk
 	defer func() {
 		if burst != nil {
 			chunks.Put(burst)
@@ -114,8 +120,8 @@ func (p *pump) receivePlain() error {
 		}
 		switch {
 		case burst == nil && n+m == len(buf):
-			burst = chunks.Get().(*[chunkSize]byte)
-			buf = burst[:]
+			burst = chunks.Get().(*chunk)
+			buf = burst.b[:]
 		case burst != nil && n+m <= restSize:
 			chunks.Put(burst)
 			burst, buf = nil, rest

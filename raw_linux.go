@@ -19,6 +19,9 @@ import (
 // not block, so the scheduler need not be told of each call, which costs
 // more than the call; a session that waits holds no buffer; and what is left
 // of a long frame goes from socket to socket by splice(2).
+//
+// A read from a TCP connection tells by TCP_INQ (Linux 4.18) whether anything
+// is left to read, a FIN included: that saves the read that finds nothing.
 
 // rawLeg is what a leg has for that. Its fields but conn are guarded by the
 // leg's lock.
@@ -51,7 +54,14 @@ func (l *leg) initRaw() {
 	if err != nil {
 		l.raw.conn = nil
 	}
+	if l.raw.conn == nil {
+		return
+	}
 	l.raw.writable = l.writable
+	l.raw.conn.Control(func(fd uintptr) {
+		// An older kernel, or a unix socket, doesn't know it: see rawChunk.recv.
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1)
+	})
 }
 
 // send writes b, all of it unless there is an error. lock is held.
@@ -136,17 +146,17 @@ func (p *pump) readable(fd uintptr) (done bool) {
 }
 
 func (p *pump) read(fd uintptr) (again, done bool) {
-	buf := chunks.Get().(*[chunkSize]byte)
-	held := copy(buf[:], p.held)
-	n, errno := recvfrom(fd, buf[held:])
+	c := chunks.Get().(*chunk)
+	held := copy(c.b[:], p.held)
+	n, more, errno := c.raw.recv(fd, c.b[held:])
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
-		p.pass(buf[:held+n])
+		p.pass(c.b[:held+n])
 	}
-	chunks.Put(buf)
+	chunks.Put(c)
 	switch {
 	case errno == 0 && n > 0:
-		return true, false
+		return more, false
 	case errno == 0:
 		p.raw.err = io.EOF
 		return false, true
@@ -155,8 +165,31 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	case errno == syscall.EINTR:
 		return true, false
 	}
-	p.raw.err = os.NewSyscallError("recvfrom", errno)
+	p.raw.err = os.NewSyscallError("recvmsg", errno)
 	return false, true
+}
+
+// A rawChunk is what the system call that fills a chunk needs.
+type rawChunk struct {
+	msg     syscall.Msghdr
+	iov     syscall.Iovec
+	control struct {
+		header syscall.Cmsghdr
+		value  int32
+		_      int32 // a control message's size is a multiple of 8
+	}
+}
+
+// recv reads into b. more says that there may be more to read.
+func (c *rawChunk) recv(fd uintptr, b []byte) (n int, more bool, errno syscall.Errno) {
+	c.iov.Base, c.iov.Len = unsafe.SliceData(b), uint64(len(b))
+	c.msg.Iov, c.msg.Iovlen = &c.iov, 1
+	c.msg.Control, c.msg.Controllen = (*byte)(unsafe.Pointer(&c.control)), uint64(unsafe.Sizeof(c.control))
+	c.control.header.Type = 0
+	m, _, errno := syscall.RawSyscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&c.msg)), syscall.MSG_DONTWAIT)
+	h := &c.control.header
+	more = h.Level != syscall.IPPROTO_TCP || h.Type != tcpInq || c.control.value != 0
+	return int(m), more, errno
 }
 
 const (
@@ -302,17 +335,12 @@ func (p *pipe) close() {
 }
 
 const (
+	tcpInq         = 36 // as an option, and as the control message that it brings
 	f_SETPIPE_SZ   = 1031
 	spliceMove     = 1
 	spliceNonblock = 2
 	sendFlags      = syscall.MSG_NOSIGNAL | syscall.MSG_DONTWAIT
 )
-
-func recvfrom(fd uintptr, b []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd,
-		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
-	return int(n), errno
-}
 
 func sendto(fd uintptr, b []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd,

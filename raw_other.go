@@ -8,6 +8,7 @@ import "net"
 
 type rawLeg struct{}
 type rawPump struct{}
+type rawChunk struct{}
 
 func (l *leg) initRaw() {}
 
