@@ -53,7 +53,7 @@ func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
 }
 
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	kind  kind
 	proxy *wsproxy.Proxy
 	logs  *logs
@@ -65,7 +65,7 @@ type rig struct {
 
 // newRig starts a server with the proxy at every path. Its upstream is the
 // test, by way of rig.upstream.
-func newRig(t *testing.T, k kind, options ...wsproxy.Option) *rig {
+func newRig(t testing.TB, k kind, options ...wsproxy.Option) *rig {
 	t.Helper()
 	target := "http://upstream.test"
 	if k == tlsTCP {
@@ -76,7 +76,7 @@ func newRig(t *testing.T, k kind, options ...wsproxy.Option) *rig {
 
 // newRigTo is newRig with another target, and without the default that every
 // origin may come in.
-func newRigTo(t *testing.T, k kind, target string, options ...wsproxy.Option) *rig {
+func newRigTo(t testing.TB, k kind, target string, options ...wsproxy.Option) *rig {
 	t.Helper()
 	r := &rig{t: t, kind: k, logs: new(logs), returned: make(chan struct{}, 100)}
 	r.front, r.back = listen(t, k), listen(t, k)
@@ -189,14 +189,14 @@ func acceptFor(key string) string {
 // wrong on it fails the test.
 type wire struct {
 	net.Conn
-	t    *testing.T
+	t    testing.TB
 	br   *bufio.Reader
 	mask bool // it sends masked frames and wants unmasked ones: a client
 }
 
 const wireTimeout = 20 * time.Second // of a test that hangs; simulated in bubbles
 
-func newWire(t *testing.T, c net.Conn, client bool) *wire {
+func newWire(t testing.TB, c net.Conn, client bool) *wire {
 	w := &wire{Conn: c, t: t, br: bufio.NewReader(c), mask: client}
 	if _, mem := c.(*memConn); !mem {
 		c.SetDeadline(time.Now().Add(wireTimeout))
@@ -457,7 +457,7 @@ func (l *logs) Handle(_ context.Context, r slog.Record) error {
 }
 
 // wait returns the n-th record (from 0), once it is there.
-func (l *logs) wait(t *testing.T, n int) map[string]any {
+func (l *logs) wait(t testing.TB, n int) map[string]any {
 	t.Helper()
 	timeout := time.After(wireTimeout)
 	for {
@@ -491,7 +491,7 @@ func (r *rig) wantEnded(by, reason string) map[string]any {
 }
 
 // listen returns a listener of the kind; TLS is added elsewhere.
-func listen(t *testing.T, k kind) net.Listener {
+func listen(t testing.TB, k kind) net.Listener {
 	t.Helper()
 	var ln net.Listener
 	var err error
