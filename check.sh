@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 export GOTOOLCHAIN=local
 
-modules=(. internal/interop)
+modules=(. internal/interop bench)
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 step() { printf '\n== %s\n' "$*"; }
@@ -42,6 +42,9 @@ for m in "${modules[@]}"; do (cd "$m" && go run "$staticcheck" ./...); done
 
 step race detector, shuffled
 go test -race -shuffle=on -count="${COUNT:-1}" ./...
+
+step bench
+(cd bench && go test -count=1 ./...)
 
 step real peers
 (cd internal/interop && ./setup.sh && go test -race -count=1 ./...)

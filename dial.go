@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -205,24 +206,30 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 	h["Upgrade"] = []string{"websocket"}
 	h["Connection"] = []string{"Upgrade"}
 
-	var b bytes.Buffer
-	if err := out.Write(&b); err != nil {
+	b := bytes.NewBuffer(make([]byte, 0, 1<<10))
+	if err := out.Write(b); err != nil {
 		return nil, nil, err
 	}
 	if _, err := conn.Write(b.Bytes()); err != nil {
 		return nil, nil, err
 	}
 	limit = &io.LimitedReader{R: conn, N: maxHandshakeHeader}
-	br := bufio.NewReader(limit)
+	br := answerReaders.Get().(*bufio.Reader)
+	br.Reset(limit)
 	resp, err := readAnswer(br, out)
+	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		// Its body is still to be read, through br.
+		return &upstreamConn{refusal: &upstreamRefusal{resp: resp}}, limit, nil
+	}
+	defer func() {
+		br.Reset(nil)
+		answerReaders.Put(br)
+	}()
 	if err != nil {
 		if limit.N <= 0 {
 			err = fmt.Errorf("%w: header over 64 KiB", ErrBadAnswer)
 		}
 		return nil, nil, err
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return &upstreamConn{refusal: &upstreamRefusal{resp: resp}}, limit, nil
 	}
 	up, err := checkAnswer(resp, sent, offered)
 	if err != nil {
@@ -235,6 +242,8 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 	up.conn = conn
 	return up, limit, nil
 }
+
+var answerReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
 // An offer is what of our request the answer is held against.
 type offer struct {
@@ -310,7 +319,9 @@ func parseHead(head string) (*http.Response, error) {
 	line, rest := cutLine(head)
 	version, status, ok := strings.Cut(line, " ")
 	code, reason, _ := strings.Cut(status, " ")
-	resp := &http.Response{Header: make(http.Header)}
+	lines := strings.Count(rest, "\n")
+	resp := &http.Response{Header: make(http.Header, lines)}
+	values := make([]string, 0, lines) // of all fields, allocated at once
 	resp.ProtoMajor, resp.ProtoMinor, _ = http.ParseHTTPVersion(version)
 	if n, err := strconv.ParseUint(code, 10, 16); err == nil {
 		resp.StatusCode = int(n)
@@ -324,7 +335,12 @@ func parseHead(head string) (*http.Response, error) {
 			return bad("malformed header field")
 		}
 		name = textproto.CanonicalMIMEHeaderKey(name)
-		resp.Header[name] = append(resp.Header[name], textproto.TrimString(value))
+		if old, ok := resp.Header[name]; ok {
+			resp.Header[name] = append(old, textproto.TrimString(value))
+			continue
+		}
+		values = append(values, textproto.TrimString(value))
+		resp.Header[name] = values[len(values)-1 : len(values) : len(values)]
 	}
 	return resp, nil
 }

@@ -300,7 +300,6 @@ func newConfig(target string, options []Option) (*config, error) {
 		},
 		handshakeTimeout: defaultHandshakeTimeout,
 		closeTimeout:     defaultCloseTimeout,
-		dialContext:      new(net.Dialer).DialContext,
 		tls:              new(tls.Config),
 		logger:           slog.Default(),
 		errorHandler:     writeError,
@@ -315,6 +314,15 @@ func newConfig(target string, options []Option) (*config, error) {
 			continue
 		}
 		o(c)
+	}
+	if c.dialContext == nil {
+		d := new(net.Dialer)
+		// TCP's own keep-alive, by Go's defaults, gives a dead peer up after
+		// 15 s and nine probes 15 s apart. Pings that are no slower do better.
+		if p := c.policy; p.ping > 0 && p.ping+p.pong <= 150*time.Second {
+			d.KeepAlive = -1
+		}
+		c.dialContext = d.DialContext
 	}
 	if c.anyOrigin && len(c.origins) > 0 {
 		c.mistake("WithInsecureAnyOrigin", "", "makes WithOrigins meaningless: choose one")

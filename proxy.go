@@ -100,7 +100,7 @@ type Proxy struct {
 // A visit is one client, from the check of its handshake to the end of its
 // session.
 type visit struct {
-	cancel  context.CancelCauseFunc // ends the handshake
+	cancel  context.CancelCauseFunc // ends the handshake; nil after the 101
 	session *session                // guarded by Proxy.mu; nil before the 101
 }
 
@@ -167,7 +167,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s := newSession([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny, p.policy.jittered(), p.closeTimeout)
 	p.begin(v, s)
-	id := identity{ctx: ctx, client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host, path: clip(r.URL.Path)}
+	id := identity{ctx: r.Context(), client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host, path: clip(r.URL.Path)}
 	if p.detach {
 		detached = true
 		id.ctx = context.WithoutCancel(id.ctx)
@@ -243,8 +243,9 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *visit, *Error) {
 
 // begin notes that a visit's session has begun.
 func (p *Proxy) begin(v *visit, s *session) {
+	v.cancel(nil) // of no use to a session, which would keep it all its life
 	p.mu.Lock()
-	v.session = s
+	v.session, v.cancel = s, nil
 	draining, closed := p.draining, p.closed
 	p.mu.Unlock()
 	switch { // Close or Shutdown has passed by while we were answering
@@ -257,7 +258,9 @@ func (p *Proxy) begin(v *visit, s *session) {
 
 // leave ends a visit.
 func (p *Proxy) leave(v *visit) {
-	v.cancel(nil)
+	if v.cancel != nil {
+		v.cancel(nil)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.visits, v)
@@ -341,8 +344,8 @@ func (p *Proxy) report(s *session, id identity) {
 		slog.String("by", e.cause.by.String()),
 		slog.String("reason", e.cause.name),
 		slog.Int("code", int(e.code)),
-		countsAttr("from_client", s.pumps[Client].count),
-		countsAttr("from_upstream", s.pumps[Upstream].count),
+		countsAttr("from_client", &s.pumps[Client].count),
+		countsAttr("from_upstream", &s.pumps[Upstream].count),
 	}
 	if e.err != nil {
 		attrs = append(attrs, slog.String("error", e.err.Error()))
@@ -350,6 +353,6 @@ func (p *Proxy) report(s *session, id identity) {
 	p.logger.LogAttrs(id.ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
 }
 
-func countsAttr(key string, c counts) slog.Attr {
-	return slog.Group(key, slog.Uint64("frames", c.frames), slog.Uint64("messages", c.messages), slog.Uint64("bytes", c.bytes))
+func countsAttr(key string, c *counts) slog.Attr {
+	return slog.GroupAttrs(key, slog.Uint64("frames", c.frames), slog.Uint64("messages", c.messages), slog.Uint64("bytes", c.bytes))
 }

@@ -15,8 +15,7 @@ type pump struct {
 	s        *session
 	from, to *leg
 	mind     direction
-	early    []byte // what had come behind the handshake
-	held     []byte // what the mind holds back
+	held     []byte // what the mind holds back; at first, what had come behind the handshake
 	owns     bool   // the frame under way is part-written: to's lock is held
 	raw      rawPump
 	verdict  verdict // on the chunk in hand; here to keep the stack small
@@ -45,8 +44,8 @@ func (c *counts) add(frames, messages, bytes int) {
 // read or a write needs more: hence no frames between, and no big ones.
 func (p *pump) run() {
 	defer p.stop()
-	if early := p.early; len(early) > 0 {
-		p.early = nil
+	if early := p.held; len(early) > 0 {
+		p.held = nil
 		p.pass(early)
 	}
 	p.lose(p.receive())

@@ -58,7 +58,7 @@ func newSession(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte, pol
 		p := &s.pumps[side]
 		p.s, p.from, p.to = s, l, &s.legs[side^1]
 		p.mind = direction{tag: l.tag, scan: scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny}}
-		p.early = early[side]
+		p.held = early[side]
 	}
 	return s
 }
@@ -85,7 +85,7 @@ func (s *session) start(over func()) {
 	s.mu.Lock()
 	s.timer = time.AfterFunc(s.firstTick(), s.tick)
 	if s.deadline != 0 {
-		s.timer.Reset(s.deadline)
+		s.timer.Reset(s.closeTimeout / 2)
 	}
 	s.mu.Unlock()
 	go s.pumps[Client].run()
@@ -134,14 +134,10 @@ func (s *session) hasten(side Side) {
 		return
 	}
 	s.suspect = side
-	now := s.now()
-	s.deadline = now + s.closeTimeout
+	s.deadline = s.now() + s.closeTimeout
 	s.latest = s.deadline + s.policy.write
-	for side := range s.legs {
-		s.legs[side].lookLocked(now)
-	}
 	if s.timer != nil {
-		s.timer.Reset(s.closeTimeout)
+		s.timer.Reset(s.closeTimeout / 2) // see expire
 	}
 }
 
@@ -279,9 +275,12 @@ func (s *session) lose(l *leg, err error) {
 }
 
 // expire severs a session whose end has taken too long. s.mu is held, and
-// released.
+// released. It is called half-way as well: what a slow peer takes from then on
+// shows at the deadline.
 func (s *session) expire(now time.Duration) {
 	if now < s.deadline {
+		s.legs[Client].lookLocked(now)
+		s.legs[Upstream].lookLocked(now)
 		s.timer.Reset(s.deadline - now)
 		s.mu.Unlock()
 		return

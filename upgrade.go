@@ -311,16 +311,20 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 	for name, values := range up.header {
 		header[name] = append(header[name], values...)
 	}
-	var b bytes.Buffer
+	b := bytes.NewBuffer(make([]byte, 0, 512))
+	line := func(name, value string) {
+		if value != "" {
+			b.WriteString(name)
+			b.WriteString(": ")
+			b.WriteString(value)
+			b.WriteString("\r\n")
+		}
+	}
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-	fmt.Fprintf(&b, "Sec-WebSocket-Accept: %s\r\n", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
-	if up.subprotocol != "" {
-		fmt.Fprintf(&b, "Sec-WebSocket-Protocol: %s\r\n", up.subprotocol)
-	}
-	if up.extensions != "" {
-		fmt.Fprintf(&b, "Sec-WebSocket-Extensions: %s\r\n", up.extensions)
-	}
-	header.Write(&b) // a bytes.Buffer takes all
+	line("Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+	line("Sec-WebSocket-Protocol", up.subprotocol)
+	line("Sec-WebSocket-Extensions", up.extensions)
+	header.Write(b) // a bytes.Buffer takes all
 	b.WriteString("\r\n")
 
 	// The server's own read and write timeouts may still be set.
