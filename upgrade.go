@@ -129,7 +129,7 @@ func parseTokens(values []string) (tokens []string, err error) {
 			tokens = append(tokens, t)
 		}
 	}
-	if len(slices.Compact(slices.Sorted(slices.Values(tokens)))) != len(tokens) {
+	if len(tokens) > 1 && len(slices.Compact(slices.Sorted(slices.Values(tokens)))) != len(tokens) {
 		return nil, errMalformed
 	}
 	return tokens, nil
