@@ -107,7 +107,6 @@ func (p *pump) receive() error {
 	if p.from.raw.conn == nil {
 		return p.receivePlain()
 	}
-	p.raw.drain = p.drain
 	p.from.reading.Store(true)
 	var err error = net.ErrClosed
 	if !p.from.shut.Load() {
@@ -230,6 +229,9 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	frames, messages := p.mind.skip(n)
 
 	to := p.to
+	if p.raw.drain == nil {
+		p.raw.drain = p.drain
+	}
 	p.raw.pipe, p.raw.inPipe = pipe, int(n)
 	to.raw.err = nil
 	to.writing.Store(int64(now))
