@@ -206,11 +206,14 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 	h["Upgrade"] = []string{"websocket"}
 	h["Connection"] = []string{"Upgrade"}
 
-	b := bytes.NewBuffer(make([]byte, 0, 1<<10))
-	if err := out.Write(b); err != nil {
-		return nil, nil, err
+	b := headers.Get().(*bytes.Buffer)
+	b.Reset()
+	err := out.Write(b) // a bytes.Buffer takes all, but this checks the request
+	if err == nil {
+		_, err = writeConn(conn, b.Bytes())
 	}
-	if _, err := conn.Write(b.Bytes()); err != nil {
+	headers.Put(b)
+	if err != nil {
 		return nil, nil, err
 	}
 	limit = &io.LimitedReader{R: conn, N: maxHandshakeHeader}
@@ -242,6 +245,9 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 	up.conn = conn
 	return up, limit, nil
 }
+
+// headers are buffers for what is sent in a handshake.
+var headers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 var answerReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 

@@ -18,7 +18,6 @@ type leg struct {
 	side Side
 	conn net.Conn
 	raw  rawLeg
-	tag  [8]byte
 
 	// lock is held while bytes are written to the leg, and from there until
 	// the frame they belong to is complete. It is a channel so that a wait
@@ -175,7 +174,7 @@ func (l *leg) writePending() {
 	if frames&pingPending != 0 {
 		l.number++
 		l.pinged.Store(int64(now))
-		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.tag, l.number))
+		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number))
 	}
 	code := websocket.StatusCode(frames &^ pingPending)
 	if code != 0 {

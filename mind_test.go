@@ -8,15 +8,17 @@ import (
 )
 
 // drive feeds a stream to a direction in chunks, as a driver does, and
-// returns what it let through. cut says how long the next chunk is.
-func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte, n counts) {
+// returns what it let through and what it ended with. cut says how long the
+// next chunk is.
+func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte, n counts, end final) {
 	t.Helper()
 	var held []byte
 	for len(stream) > 0 && !d.ended {
 		size := min(cut(), len(stream))
 		chunk := append(bytes.Clone(held), stream[:size]...)
 		stream = stream[size:]
-		last := d.walk(chunk)
+		var last verdict
+		d.walk(chunk, &last)
 		switch {
 		case last.n < 0, last.n+last.hold > len(chunk), last.edge > last.n, last.hold > maxControlSize:
 			t.Fatalf("impossible verdict %+v on a chunk of %d", last, len(chunk))
@@ -25,12 +27,13 @@ func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byt
 		}
 		out = append(out, chunk[:last.n]...)
 		n.add(last.frames, last.messages, last.n)
-		if size := d.final.size; size > 0 {
+		if end = last.final; end.size > 0 {
+			size := end.size
 			out = append(out, chunk[last.n:last.n+size]...)
 		}
 		held = append(held[:0], chunk[len(chunk)-last.hold:]...)
 	}
-	return out, n
+	return out, n, end
 }
 
 // C18: however a stream is cut, the same bytes go on; all of them.
@@ -41,9 +44,9 @@ func TestWalkEverySplit(t *testing.T) {
 		stream := randomFrames(r, 20, masked, 70_000)
 		for _, most := range []int{1, 2, 3, 7, 100, 40_000} {
 			d := direction{scan: scanner{masked: masked}}
-			out, count := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
+			out, count, end := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
 			if d.ended || !bytes.Equal(out, stream) {
-				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), d.final.broken)
+				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), end.broken)
 			}
 			if count.bytes != uint64(len(stream)) || count.frames != 20 {
 				t.Fatalf("counted %+v, want 20 frames, %d bytes", count, len(stream))
@@ -71,7 +74,7 @@ func TestWalkAbsorbs(t *testing.T) {
 	stream = append(stream, own()...)
 	for size := 1; size <= len(stream); size++ {
 		d := direction{tag: tag, scan: scanner{masked: true}}
-		out, count := drive(t, &d, stream, func() int { return size })
+		out, count, _ := drive(t, &d, stream, func() int { return size })
 		if !bytes.Equal(out, want) {
 			t.Fatalf("chunks of %d: got %x, want %x", size, out, want)
 		}
@@ -86,17 +89,18 @@ func TestWalkAbsorbs(t *testing.T) {
 func TestWalkEdge(t *testing.T) {
 	a := appendFrame(nil, finBit|opBinary, false, 10)
 	long := appendFrame(nil, finBit|opBinary, false, 1000)
-	d := direction{}
-	if v := d.walk(append(bytes.Clone(a), long[:500]...)); v.edge != len(a) || v.n != len(a)+500 || !v.data {
+	var d direction
+	var v verdict
+	if d.walk(append(bytes.Clone(a), long[:500]...), &v); v.edge != len(a) || v.n != len(a)+500 || !v.data {
 		t.Errorf("got %+v, want the edge at %d", v, len(a))
 	}
-	if v := d.walk(bytes.Clone(long[500:600])); v.edge != -1 || !v.data {
+	if d.walk(bytes.Clone(long[500:600]), &v); v.edge != -1 || !v.data {
 		t.Errorf("got %+v, want no edge", v)
 	}
-	if v := d.walk(append(bytes.Clone(long[600:]), a[:1]...)); v.edge != v.n || v.hold != 1 || !v.data {
+	if d.walk(append(bytes.Clone(long[600:]), a[:1]...), &v); v.edge != v.n || v.hold != 1 || !v.data {
 		t.Errorf("got %+v, want the edge at the end and one byte held", v)
 	}
-	if v := d.walk(appendControl(bytes.Clone(a[:1]), opPing, false, nil)[:1]); v.n != 0 || v.data {
+	if d.walk(appendControl(bytes.Clone(a[:1]), opPing, false, nil)[:1], &v); v.n != 0 || v.data {
 		t.Errorf("got %+v, want nothing yet", v)
 	}
 }
@@ -118,31 +122,32 @@ func FuzzRelayStream(f *testing.F) {
 		}
 		made := direction{tag: [8]byte{1}, scan: scanner{masked: masked, rsvMessage: rsv & rsvBits}}
 		whole, cut := made, made
-		want, count := drive(t, &whole, stream, func() int { return len(stream) })
+		want, count, end := drive(t, &whole, stream, func() int { return len(stream) })
 		r := rand.New(rand.NewPCG(seed, 0))
-		got, countCut := drive(t, &cut, stream, func() int { return 1 + r.IntN(9) })
-		if !bytes.Equal(got, want) || whole != cut || count != countCut {
+		got, countCut, endCut := drive(t, &cut, stream, func() int { return 1 + r.IntN(9) })
+		if !bytes.Equal(got, want) || whole != cut || count != countCut || end != endCut {
 			t.Fatalf("whole: %d bytes, %+v; cut: %d bytes, %+v", len(want), whole, len(got), cut)
 		}
 		// What went on is a legal stream itself: it passes again, unchanged.
 		again := made
-		out, _ := drive(t, &again, want, func() int { return 1 + len(want) })
-		if again.final.broken != nil || !bytes.Equal(out, want) {
-			t.Fatalf("%d of %d bytes pass a second time: %v", len(out), len(want), again.final.broken)
+		out, _, end := drive(t, &again, want, func() int { return 1 + len(want) })
+		if end.broken != nil || !bytes.Equal(out, want) {
+			t.Fatalf("%d of %d bytes pass a second time: %v", len(out), len(want), end.broken)
 		}
 	})
 }
 
-// No allocation per relayed frame: here in the walk; TestRelayAllocs has the
-// whole relay.
+// No allocation per relayed frame: here in the walk; TestSessionAllocs has
+// the whole relay.
 func TestWalkAllocs(t *testing.T) {
 	stream := randomFrames(rand.New(rand.NewPCG(5, 6)), 30, true, 70_000)
 	stream = append(stream, appendFrame(nil, finBit|opContinuation, true, 3)...)
 	d := direction{scan: scanner{masked: true}}
+	var v verdict
 	if n := testing.AllocsPerRun(100, func() {
 		d.scan.inMessage = false
-		if v := d.walk(stream); v.n == 0 {
-			t.Fatal(d.final.broken)
+		if d.walk(stream, &v); v.n == 0 {
+			t.Fatal(v.final.broken)
 		}
 		d.ended = false
 	}); n != 0 {
@@ -158,10 +163,11 @@ func BenchmarkWalk(b *testing.B) {
 				stream = appendFrame(stream, finBit|opBinary, true, 128)
 			}
 			d := direction{scan: scanner{masked: true}}
+			var v verdict
 			b.SetBytes(int64(len(stream)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if v := d.walk(stream); v.n != len(stream) {
+				if d.walk(stream, &v); v.n != len(stream) {
 					b.Fatal(v)
 				}
 			}

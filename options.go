@@ -227,6 +227,8 @@ func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 // test. network is "tcp" or "unix". TLS, where the target asks for it, is
 // spoken over the connection that f returns. f must heed ctx, which ends
 // when the handshake does, in whatever way; the connection must outlive it.
+//
+// The default dialer sends no TCP keep-alives where Pings do their work.
 func WithDialContext(f func(ctx context.Context, network, address string) (net.Conn, error)) Option {
 	return func(c *config) {
 		if c.dialContext = f; f == nil {
@@ -255,7 +257,8 @@ func WithTLSConfig(t *tls.Config) Option {
 // default ServeHTTP returns when the session is over, so that middleware
 // sees its whole life, and net/http keeps a goroutine and its buffers for it.
 //
-// A detached session doesn't end with the request's context.
+// A detached session doesn't end with the request's context, nor does it keep
+// that: its log record is made without what middleware has put in there.
 func WithDetach() Option {
 	return func(c *config) { c.detach = true }
 }

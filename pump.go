@@ -18,7 +18,6 @@ type pump struct {
 	held     []byte // what the mind holds back; at first, what had come behind the handshake
 	owns     bool   // the frame under way is part-written: to's lock is held
 	raw      rawPump
-	verdict  verdict // on the chunk in hand; here to keep the stack small
 	count    counts
 	data     atomic.Int64 // when a data frame's bytes last passed
 	waits    atomic.Bool  // for the leg across, rather than for bytes
@@ -46,7 +45,9 @@ func (p *pump) run() {
 	defer p.stop()
 	if early := p.held; len(early) > 0 {
 		p.held = nil
-		p.pass(early)
+		c := chunks.Get().(*chunk)
+		p.pass(c, early)
+		chunks.Put(c)
 	}
 	p.lose(p.receive())
 }
@@ -85,10 +86,12 @@ func (p *pump) stop() {
 // chunkSize is how much is read at once while bytes keep coming.
 const chunkSize = 32 << 10
 
-// A chunk is what one read fills.
+// A chunk is what a pump has in hand while bytes pass: what one read fills,
+// and what is to be done with it. The verdict is here to keep stacks small.
 type chunk struct {
-	b   [chunkSize]byte
-	raw rawChunk
+	b       [chunkSize]byte
+	verdict verdict
+	raw     rawChunk
 }
 
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
@@ -101,10 +104,10 @@ const restSize = 512
 func (p *pump) receivePlain() error {
 	rest := make([]byte, restSize)
 	buf := rest
-	var burst *chunk
+	var c *chunk // nil: at rest
 	defer func() {
-		if burst != nil {
-			chunks.Put(burst)
+		if c != nil {
+			chunks.Put(c)
 		}
 	}()
 	for {
@@ -112,34 +115,37 @@ func (p *pump) receivePlain() error {
 		m, err := p.from.conn.Read(buf[n:])
 		if m > 0 {
 			p.held = p.held[:0]
-			p.pass(buf[:n+m])
+			if c == nil {
+				c = chunks.Get().(*chunk)
+			}
+			p.pass(c, buf[:n+m])
 		}
 		if err != nil {
 			return err
 		}
 		switch {
-		case burst == nil && n+m == len(buf):
-			burst = chunks.Get().(*chunk)
-			buf = burst.b[:]
-		case burst != nil && n+m <= restSize:
-			chunks.Put(burst)
-			burst, buf = nil, rest
+		case n+m == len(buf):
+			buf = c.b[:]
+		case n+m <= restSize:
+			chunks.Put(c)
+			c, buf = nil, rest
 		}
 	}
 }
 
-// pass relays one chunk: what was held back last time, then new bytes.
-func (p *pump) pass(b []byte) {
+// pass relays one chunk's bytes: what was held back last time, then new ones.
+// b may be another buffer than c's own.
+func (p *pump) pass(c *chunk, b []byte) {
 	now := p.s.now()
 	p.from.heard.Store(int64(now))
 	if p.mind.ended {
 		return // RFC 6455, 5.5.1: nothing counts after a Close
 	}
-	p.look(b, now)
+	p.look(c, b, now)
 	if p.mind.ended {
-		p.passFinal(b, now)
-	} else if p.verdict.n > 0 {
-		p.forward(b[:p.verdict.n], false, now)
+		p.passFinal(c, b, now)
+	} else if n := c.verdict.n; n > 0 {
+		p.forward(c, b[:n], false, now)
 	}
 }
 
@@ -147,20 +153,20 @@ func (p *pump) pass(b []byte) {
 // stack is free again when the chunk is written.
 //
 //go:noinline
-func (p *pump) look(b []byte, now time.Duration) {
-	p.verdict = p.mind.walk(b)
-	if p.verdict.data {
+func (p *pump) look(c *chunk, b []byte, now time.Duration) {
+	p.mind.walk(b, &c.verdict)
+	if c.verdict.data {
 		p.data.Store(int64(now))
 	}
-	if n := p.verdict.hold; n > 0 {
+	if n := c.verdict.hold; n > 0 {
 		p.held = append(p.held, b[len(b)-n:]...)
 	}
 }
 
 // passFinal relays the direction's last chunk: with the Close that it ended
 // with, if that is to go on.
-func (p *pump) passFinal(b []byte, now time.Duration) {
-	s, side, v, final := p.s, p.from.side, &p.verdict, &p.mind.final
+func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
+	s, side, v, final := p.s, p.from.side, &c.verdict, &c.verdict.final
 	var verbatim bool
 	var tell websocket.StatusCode
 	s.mu.Lock()
@@ -176,15 +182,15 @@ func (p *pump) passFinal(b []byte, now time.Duration) {
 		v.frames++
 	}
 	if v.n > 0 {
-		p.forward(b[:v.n], verbatim, now)
+		p.forward(c, b[:v.n], verbatim, now)
 	}
 	p.leave(tell)
 }
 
 // forward writes what goes on of a chunk to the leg across, under its lock.
 // closes says that a Close frame is the last of it.
-func (p *pump) forward(b []byte, closes bool, now time.Duration) {
-	to, v := p.to, &p.verdict
+func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
+	to, v := p.to, &c.verdict
 	p.waits.Store(true)
 	if !p.owns {
 		select {
@@ -196,9 +202,9 @@ func (p *pump) forward(b []byte, closes bool, now time.Duration) {
 		p.owns = true
 	}
 	if to.pending.Load() != 0 && !closes && v.edge >= 0 && v.edge < len(b) {
-		b = p.interrupt(b, now)
+		b = p.interrupt(v, b, now)
 	}
-	p.wrote(b, to.write(b, now))
+	p.wrote(v, b, to.write(b, now))
 	if closes {
 		to.closed.Store(true)
 	}
@@ -211,18 +217,18 @@ func (p *pump) forward(b []byte, closes bool, now time.Duration) {
 
 // interrupt writes b up to its last frame boundary, and then what waits for
 // one: in a busy stream of long frames a chunk's end seldom is one.
-func (p *pump) interrupt(b []byte, now time.Duration) (rest []byte) {
-	to, v := p.to, &p.verdict
-	p.wrote(b[:v.edge], to.write(b[:v.edge], now))
+func (p *pump) interrupt(v *verdict, b []byte, now time.Duration) (rest []byte) {
+	to := p.to
+	p.wrote(v, b[:v.edge], to.write(b[:v.edge], now))
 	to.writePending()
 	v.frames, v.messages = 0, 0
 	return b[v.edge:]
 }
 
 // wrote counts n bytes of b as written; if they are all, its frames as well.
-func (p *pump) wrote(b []byte, n int) {
+func (p *pump) wrote(v *verdict, b []byte, n int) {
 	if n == len(b) {
-		p.count.add(p.verdict.frames, p.verdict.messages, n)
+		p.count.add(v.frames, v.messages, n)
 	} else {
 		p.count.add(0, 0, n)
 	}

@@ -23,41 +23,38 @@ import (
 // A read from a TCP connection tells by TCP_INQ (Linux 4.18) whether anything
 // is left to read, a FIN included: that saves the read that finds nothing.
 
-// rawLeg is what a leg has for that. Its fields but conn are guarded by the
-// leg's lock.
+// rawLeg is what a leg has for that.
 type rawLeg struct {
-	conn     syscall.RawConn // nil: the leg is read and written as a net.Conn
-	writable func(fd uintptr) bool
-	out      []byte
-	err      error
+	conn syscall.RawConn // nil: the leg is read and written as a net.Conn
 }
 
 // rawPump is what a pump has for that.
 type rawPump struct {
-	err    error
-	pipe   *pipe // what is being spliced through
-	inPipe int
-	plain  bool // no splicing: the kernel won't
-	drain  func(fd uintptr) bool
+	err   error // that reading ended with
+	plain bool  // no splicing: the kernel won't
 }
 
-// initRaw makes the leg raw if its connection is one of the net package's
-// own. One that wraps such a connection is not: it may read ahead, or count.
-func (l *leg) initRaw() {
+// rawConn returns the raw connection below one of the net package's own; nil
+// for any other: one that wraps such a connection may read ahead, or count.
+func rawConn(conn net.Conn) (raw syscall.RawConn) {
 	var err error
-	switch c := l.conn.(type) {
+	switch c := conn.(type) {
 	case *net.TCPConn:
-		l.raw.conn, err = c.SyscallConn()
+		raw, err = c.SyscallConn()
 	case *net.UnixConn:
-		l.raw.conn, err = c.SyscallConn()
+		raw, err = c.SyscallConn()
 	}
 	if err != nil {
-		l.raw.conn = nil
+		return nil
 	}
-	if l.raw.conn == nil {
+	return raw
+}
+
+// initRaw makes the leg raw if its connection can be.
+func (l *leg) initRaw() {
+	if l.raw.conn = rawConn(l.conn); l.raw.conn == nil {
 		return
 	}
-	l.raw.writable = l.writable
 	l.raw.conn.Control(func(fd uintptr) {
 		// An older kernel, or a unix socket, doesn't know it: see rawChunk.recv.
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1)
@@ -69,31 +66,63 @@ func (l *leg) send(b []byte) (n int, err error) {
 	if l.raw.conn == nil {
 		return l.conn.Write(b)
 	}
-	l.raw.out, l.raw.err = b, nil
-	err = l.raw.conn.Write(l.raw.writable)
-	if l.raw.err != nil {
-		err = l.raw.err
+	return writeRaw(l.raw.conn, b, l)
+}
+
+// writeConn writes b to a connection that is no leg yet.
+func writeConn(conn net.Conn, b []byte) (n int, err error) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return conn.Write(b)
 	}
-	n = len(b) - len(l.raw.out)
-	l.raw.out = nil
+	return writeRaw(raw, b, nil)
+}
+
+// writeRaw writes b, all of it unless there is an error, and tells the leg, if
+// any, of its progress.
+func writeRaw(conn syscall.RawConn, b []byte, to *leg) (n int, err error) {
+	w := rawWrites.Get().(*rawWrite)
+	w.to, w.out, w.err = to, b, nil
+	if err = conn.Write(w.writable); w.err != nil {
+		err = w.err
+	}
+	n = len(b) - len(w.out)
+	w.to, w.out = nil, nil
+	rawWrites.Put(w)
 	return n, err
 }
 
-// writable writes what is left of l.raw.out to the socket; false where it
-// takes no more for now.
-func (l *leg) writable(fd uintptr) (done bool) {
+// A rawWrite is a write under way.
+type rawWrite struct {
+	to       *leg   // nil: a handshake
+	out      []byte // what is left
+	err      error
+	writable func(fd uintptr) bool
+}
+
+var rawWrites = sync.Pool{New: func() any {
+	w := new(rawWrite)
+	w.writable = w.write
+	return w
+}}
+
+// write writes what is left to the socket; false where it takes no more for
+// now.
+func (w *rawWrite) write(fd uintptr) (done bool) {
 	for {
-		n, errno := sendto(fd, l.raw.out)
+		n, errno := sendto(fd, w.out)
 		switch {
 		case errno == 0:
-			if l.raw.out = l.raw.out[n:]; len(l.raw.out) == 0 {
+			if w.out = w.out[n:]; len(w.out) == 0 {
 				return true
 			}
-			l.progress()
+			if w.to != nil {
+				w.to.progress()
+			}
 		case errno == syscall.EAGAIN:
 			return false
 		case errno != syscall.EINTR:
-			l.raw.err = os.NewSyscallError("sendto", errno)
+			w.err = os.NewSyscallError("sendto", errno)
 			return true
 		}
 	}
@@ -150,7 +179,7 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	n, more, errno := c.raw.recv(fd, c.b[held:])
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
-		p.pass(c.b[:held+n])
+		p.pass(c, c.b[:held+n])
 	}
 	chunks.Put(c)
 	switch {
@@ -229,51 +258,27 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	frames, messages := p.mind.skip(n)
 
 	to := p.to
-	if p.raw.drain == nil {
-		p.raw.drain = p.drain
-	}
-	p.raw.pipe, p.raw.inPipe = pipe, int(n)
-	to.raw.err = nil
+	pipe.to, pipe.held, pipe.err = to, int(n), nil
 	to.writing.Store(int64(now))
 	p.waits.Store(true)
-	err := to.raw.conn.Write(p.raw.drain)
+	err := to.raw.conn.Write(pipe.drain)
 	p.waits.Store(false)
 	to.writing.Store(-1)
-	p.raw.pipe = nil
-	if p.raw.inPipe == 0 {
+	if err != nil || pipe.err != nil {
+		to.fail()
+		frames, messages = 0, 0
+	}
+	p.count.add(frames, messages, int(n)-pipe.held)
+	if pipe.to = nil; pipe.held == 0 {
 		pipes.Put(pipe)
 	} else {
 		pipe.close()
 	}
-	if err != nil || to.raw.err != nil {
-		to.fail()
-		frames, messages = 0, 0
-	}
-	p.count.add(frames, messages, int(n)-p.raw.inPipe)
 	if p.mind.left == 0 || to.mute() {
 		p.owns = false
 		to.release()
 	}
 	return true, false
-}
-
-// drain empties the pipe into the socket.
-func (p *pump) drain(fd uintptr) (done bool) {
-	for p.raw.inPipe > 0 {
-		n, errno := splice(p.raw.pipe.r, int(fd), p.raw.inPipe)
-		switch {
-		case n > 0:
-			if p.raw.inPipe -= int(n); p.raw.inPipe > 0 {
-				p.to.progress()
-			}
-		case errno == syscall.EAGAIN:
-			return false
-		case errno != syscall.EINTR:
-			p.to.raw.err = os.NewSyscallError("splice", errno)
-			return true
-		}
-	}
-	return true
 }
 
 // peerAcked returns how many bytes the peer's kernel has acknowledged, and how
@@ -309,6 +314,30 @@ func peerAcked(conn net.Conn) (acked, queued uint64, ok bool) {
 type pipe struct {
 	r, w    int
 	cleanup runtime.Cleanup
+	to      *leg
+	held    int // bytes in it
+	err     error
+	drain   func(fd uintptr) bool
+}
+
+// empty moves what the pipe holds into the socket; false where that takes no
+// more for now.
+func (p *pipe) empty(fd uintptr) (done bool) {
+	for p.held > 0 {
+		n, errno := splice(p.r, int(fd), p.held)
+		switch {
+		case n > 0:
+			if p.held -= int(n); p.held > 0 {
+				p.to.progress()
+			}
+		case errno == syscall.EAGAIN:
+			return false
+		case errno != syscall.EINTR:
+			p.err = os.NewSyscallError("splice", errno)
+			return true
+		}
+	}
+	return true
 }
 
 var pipes sync.Pool // of empty pipes
@@ -323,6 +352,7 @@ func getPipe() *pipe {
 	}
 	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // a wish
 	p := &pipe{r: fds[0], w: fds[1]}
+	p.drain = p.empty
 	p.cleanup = runtime.AddCleanup(p, func(fds [2]int) {
 		syscall.Close(fds[0])
 		syscall.Close(fds[1])

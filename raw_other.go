@@ -14,6 +14,8 @@ func (l *leg) initRaw() {}
 
 func (l *leg) send(b []byte) (int, error) { return l.conn.Write(b) }
 
+func writeConn(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
+
 func (p *pump) receive() error { return p.receivePlain() }
 
 // peerAcked: what a peer has acknowledged can't be told.

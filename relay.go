@@ -17,13 +17,12 @@ func (s Side) other() Side { return s ^ 1 }
 // whoever reads that side.
 type direction struct {
 	scan  scanner
-	tag   [8]byte // how the Pongs to our own Pings to this side begin
+	tag   [8]byte // how the Pongs to our own Pings to this side begin; set when made
 	open  bool    // a frame is under way
-	left  uint64  // bytes of it that are still to come
 	data  bool    // it is a data frame
 	last  bool    // it is the last one of a message
 	ended bool    // a Close or a violation was found: the rest counts for nothing
-	final final   // which, once ended
+	left  uint64  // bytes of the frame under way that are still to come
 }
 
 // A final is what a direction ended with: a valid Close frame, which stands
@@ -42,29 +41,30 @@ type verdict struct {
 	data bool // a data frame's bytes are among the n
 
 	frames, messages int // that are complete with the n bytes
+
+	final final // what the direction ended with, if it did in this chunk
 }
 
 // walk looks at the next chunk of the direction's bytes: the bytes held back
-// last time, then what was read since. Where something in the middle is
-// absorbed, it moves the rest of p together.
+// last time, then what was read since; v is what is to be done with it. Where
+// something in the middle is absorbed, it moves the rest of p together.
 //
 // Held back are an incomplete header and an incomplete Close or Pong, at
 // most maxControlSize bytes: so nothing that breaks the protocol is ever
 // passed on, and the boundary stays free for a frame of our own. All else
 // goes on as it comes.
-func (d *direction) walk(p []byte) (v verdict) {
-	i := 0 // the next byte to look at; what goes on is p[:v.n]
-	v.edge = -1
+func (d *direction) walk(p []byte, v *verdict) {
+	*v = verdict{edge: -1, data: d.open && d.data && len(p) > 0}
+	i, n := 0, 0 // the next byte to look at; what goes on is p[:n]
 	for {
 		if d.left > 0 {
-			n := len(p) - i
-			if d.left < uint64(n) {
-				n = int(d.left)
+			m := len(p) - i
+			if d.left < uint64(m) {
+				m = int(d.left)
 			}
-			v.data = v.data || d.data
-			v.n = keep(p, v.n, i, n)
-			i += n
-			if d.left -= uint64(n); d.left > 0 {
+			n = keep(p, n, i, m)
+			i += m
+			if d.left -= uint64(m); d.left > 0 {
 				break
 			}
 		}
@@ -74,40 +74,43 @@ func (d *direction) walk(p []byte) (v verdict) {
 				v.messages++
 			}
 		}
-		v.edge = v.n
+		v.edge = n
 		if i == len(p) {
 			break
 		}
 		h, err := d.scan.next(p[i:])
 		if err != nil {
-			d.ended, d.final.broken = true, err
+			d.ended, v.final.broken = true, err
 			break
 		}
 		if h.size == 0 {
 			v.hold = len(p) - i
 			break
 		}
-		if h.opcode() == opClose || h.opcode() == opPong && h.length == pingBodySize {
-			size := h.size + int(h.length)
-			if len(p)-i < size {
-				v.hold = len(p) - i
-				break
+		if h.control() {
+			if h.opcode() == opClose || h.opcode() == opPong && h.length == pingBodySize {
+				size := h.size + int(h.length)
+				if len(p)-i < size {
+					v.hold = len(p) - i
+					break
+				}
+				if own := d.control(p[i:i+size], h, &v.final); d.ended {
+					keep(p, n, i, v.final.size)
+					break
+				} else if own { // absorbed
+					i += size
+					continue
+				}
 			}
-			if own := d.control(p[i:i+size], h); d.ended {
-				keep(p, v.n, i, d.final.size)
-				break
-			} else if own { // absorbed
-				i += size
-				continue
-			}
+			d.data, d.last = false, false
+		} else {
+			d.data, d.last, v.data = true, h.fin(), true
 		}
 		d.open, d.left = true, h.length
-		d.data, d.last = !h.control(), !h.control() && h.fin()
-		v.data = v.data || d.data
-		v.n = keep(p, v.n, i, h.size)
+		n = keep(p, n, i, h.size)
 		i += h.size
 	}
-	return v
+	v.n = n
 }
 
 // complete ends the frame under way, and says whether a message ends with it.
@@ -118,7 +121,7 @@ func (d *direction) complete() (message bool) {
 
 // control looks into a whole Close or Pong. A Close ends the direction; of a
 // Pong it says whether it answers a Ping of our own.
-func (d *direction) control(frame []byte, h header) (own bool) {
+func (d *direction) control(frame []byte, h header, f *final) (own bool) {
 	var scratch [maxControlPayload]byte
 	body := scratch[:h.length]
 	unmask(body, frame[h.size:], h.key)
@@ -126,8 +129,8 @@ func (d *direction) control(frame []byte, h header) (own bool) {
 		return [8]byte(body) == d.tag
 	}
 	d.ended = true
-	if d.final.code, d.final.broken = closeCode(body); d.final.broken == nil {
-		d.final.size = len(frame)
+	if f.code, f.broken = closeCode(body); f.broken == nil {
+		f.size = len(frame)
 	}
 	return false
 }

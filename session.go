@@ -37,8 +37,8 @@ type session struct {
 	ending   ending         // guarded by mu
 	deadline time.Duration  // guarded by mu; when all is cut, 0 before the end begins
 	latest   time.Duration  // guarded by mu; how far the deadline may be put off
-	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
 	timer    *time.Timer    // guarded by mu
+	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
 	finished bool           // guarded by mu
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 }
@@ -51,13 +51,13 @@ func newSession(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte, pol
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, Side(side), conns[side]
 		l.lock = make(chan struct{}, 1)
-		rand.Read(l.tag[:])
 		l.writing.Store(-1)
 		l.initRaw()
 
 		p := &s.pumps[side]
 		p.s, p.from, p.to = s, l, &s.legs[side^1]
-		p.mind = direction{tag: l.tag, scan: scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny}}
+		p.mind = direction{scan: scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny}}
+		rand.Read(p.mind.tag[:])
 		p.held = early[side]
 	}
 	return s

@@ -311,7 +311,9 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 	for name, values := range up.header {
 		header[name] = append(header[name], values...)
 	}
-	b := bytes.NewBuffer(make([]byte, 0, 512))
+	b := headers.Get().(*bytes.Buffer)
+	b.Reset()
+	defer headers.Put(b)
 	line := func(name, value string) {
 		if value != "" {
 			b.WriteString(name)
@@ -330,7 +332,7 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 	// The server's own read and write timeouts may still be set.
 	conn.SetDeadline(time.Time{})
 	conn.SetWriteDeadline(time.Now().Add(c.policy.write))
-	if _, err := conn.Write(b.Bytes()); err != nil {
+	if _, err := writeConn(conn, b.Bytes()); err != nil {
 		return conn, nil, &Error{Op: "answer", Side: Client, Err: err}
 	}
 	conn.SetWriteDeadline(time.Time{})
