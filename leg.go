@@ -107,7 +107,7 @@ func (l *leg) write(b []byte, now time.Duration) int {
 		return 0
 	}
 	l.writing.Store(int64(now))
-	n, err := l.send(b)
+	n, err := send(l, l.conn, l.raw, b)
 	l.writing.Store(-1)
 	if err != nil {
 		l.fail()

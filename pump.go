@@ -43,13 +43,21 @@ func (c *counts) add(frames, messages, bytes int) {
 // read or a write needs more: hence no frames between, and no big ones.
 func (p *pump) run() {
 	defer p.stop()
-	if early := p.held; len(early) > 0 {
-		p.held = nil
-		c := chunks.Get().(*chunk)
-		p.pass(c, early)
-		chunks.Put(c)
+	if len(p.held) > 0 {
+		p.passEarly()
 	}
 	p.lose(p.receive())
+}
+
+// passEarly relays what had come behind the handshake.
+//
+//go:noinline
+func (p *pump) passEarly() {
+	early := p.held
+	p.held = nil
+	c := chunks.Get().(*chunk)
+	p.pass(c, early)
+	chunks.Put(c)
 }
 
 // lose is called when nothing more can be read.

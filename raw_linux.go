@@ -61,29 +61,20 @@ func (l *leg) initRaw() {
 	})
 }
 
-// send writes b, all of it unless there is an error. lock is held.
-func (l *leg) send(b []byte) (n int, err error) {
-	if l.raw.conn == nil {
-		return l.conn.Write(b)
-	}
-	return writeRaw(l.raw.conn, b, l)
+// writeConn writes b to a connection that is no leg yet.
+func writeConn(conn net.Conn, b []byte) (int, error) {
+	return send(nil, conn, rawLeg{rawConn(conn)}, b)
 }
 
-// writeConn writes b to a connection that is no leg yet.
-func writeConn(conn net.Conn, b []byte) (n int, err error) {
-	raw := rawConn(conn)
-	if raw == nil {
+// send writes b to conn, all of it unless there is an error. to, if not nil,
+// is told of its progress.
+func send(to *leg, conn net.Conn, raw rawLeg, b []byte) (n int, err error) {
+	if raw.conn == nil {
 		return conn.Write(b)
 	}
-	return writeRaw(raw, b, nil)
-}
-
-// writeRaw writes b, all of it unless there is an error, and tells the leg, if
-// any, of its progress.
-func writeRaw(conn syscall.RawConn, b []byte, to *leg) (n int, err error) {
 	w := rawWrites.Get().(*rawWrite)
 	w.to, w.out, w.err = to, b, nil
-	if err = conn.Write(w.writable); w.err != nil {
+	if err = raw.conn.Write(w.writable); w.err != nil {
 		err = w.err
 	}
 	n = len(b) - len(w.out)
@@ -110,7 +101,8 @@ var rawWrites = sync.Pool{New: func() any {
 // now.
 func (w *rawWrite) write(fd uintptr) (done bool) {
 	for {
-		n, errno := sendto(fd, w.out)
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd,
+			uintptr(unsafe.Pointer(unsafe.SliceData(w.out))), uintptr(len(w.out)), sendFlags, 0, 0)
 		switch {
 		case errno == 0:
 			if w.out = w.out[n:]; len(w.out) == 0 {
@@ -373,12 +365,6 @@ const (
 	spliceNonblock = 2
 	sendFlags      = syscall.MSG_NOSIGNAL | syscall.MSG_DONTWAIT
 )
-
-func sendto(fd uintptr, b []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd,
-		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), sendFlags, 0, 0)
-	return int(n), errno
-}
 
 func splice(from, to, n int) (int64, syscall.Errno) {
 	m, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(from), 0,

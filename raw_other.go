@@ -12,9 +12,9 @@ type rawChunk struct{}
 
 func (l *leg) initRaw() {}
 
-func (l *leg) send(b []byte) (int, error) { return l.conn.Write(b) }
-
 func writeConn(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
+
+func send(_ *leg, conn net.Conn, _ rawLeg, b []byte) (int, error) { return conn.Write(b) }
 
 func (p *pump) receive() error { return p.receivePlain() }
 
