@@ -20,9 +20,8 @@ type leg struct {
 	raw  rawLeg
 
 	// lock is held while bytes are written to the leg, and from there until
-	// the frame they belong to is complete. It is a channel so that a wait
-	// for it counts as one where time is simulated.
-	lock   chan struct{}
+	// the frame they belong to is complete.
+	lock   writeLock
 	number uint32 // guarded by lock; of the last Ping
 	deaf   bool   // guarded by lock; a write failed: nothing more is written
 
@@ -130,7 +129,7 @@ func (l *leg) fail() {
 // waits for one.
 func (l *leg) release() {
 	l.writePending()
-	<-l.lock
+	l.lock.release(&l.s.mu)
 	l.flush()
 }
 
@@ -145,9 +144,7 @@ func (l *leg) inject(frame uint32) {
 
 func (l *leg) flush() {
 	for l.pending.Load() != 0 {
-		select {
-		case l.lock <- struct{}{}:
-		default:
+		if !l.lock.tryAcquire() {
 			return // its holder will write them
 		}
 		l.writeAlone()
@@ -159,7 +156,7 @@ func (l *leg) flush() {
 // the connection's must neither reach that one nor keep the lock.
 func (l *leg) writeAlone() {
 	defer l.s.guard()
-	defer func() { <-l.lock }()
+	defer l.lock.release(&l.s.mu)
 	l.writePending()
 }
 
@@ -209,11 +206,9 @@ func (l *leg) lastWord(code websocket.StatusCode) {
 	}
 	timeout := time.NewTimer(lastWordTimeout)
 	defer timeout.Stop()
-	select {
-	case l.lock <- struct{}{}:
+	if l.lock.acquire(&l.s.mu, timeout.C) {
 		l.pending.Or(uint32(code))
 		l.writeAlone()
-	case <-timeout.C:
 	}
 }
 
@@ -256,4 +251,49 @@ func (l *leg) closeWrite() {
 		return
 	}
 	l.close()
+}
+
+// A writeLock is a lock that is held across I/O. Who waits for it can give up,
+// and counts as waiting where time is simulated (testing/synctest), which a
+// sync.Mutex gives neither; it waits on a channel, which is made just then.
+type writeLock struct {
+	held    atomic.Bool
+	waiting atomic.Int32
+	freed   chan struct{} // guarded by the mutex that is passed in; closed by release
+}
+
+func (w *writeLock) tryAcquire() bool { return w.held.CompareAndSwap(false, true) }
+
+// acquire waits for the lock, until giveUp can be received from.
+func (w *writeLock) acquire(mu *sync.Mutex, giveUp <-chan time.Time) bool {
+	w.waiting.Add(1)
+	defer w.waiting.Add(-1)
+	for {
+		mu.Lock()
+		if w.freed == nil {
+			w.freed = make(chan struct{})
+		}
+		freed := w.freed
+		mu.Unlock()
+		if w.tryAcquire() { // it may have been released before there was freed
+			return true
+		}
+		select {
+		case <-freed:
+		case <-giveUp:
+			return false
+		}
+	}
+}
+
+func (w *writeLock) release(mu *sync.Mutex) {
+	w.held.Store(false)
+	if w.waiting.Load() > 0 {
+		mu.Lock()
+		defer mu.Unlock()
+		if w.freed != nil {
+			close(w.freed)
+			w.freed = nil
+		}
+	}
 }

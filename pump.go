@@ -12,7 +12,6 @@ import (
 
 // A pump carries one direction. It belongs to its goroutine.
 type pump struct {
-	s        *session
 	from, to *leg
 	mind     direction
 	held     []byte // what the mind holds back; at first, what had come behind the handshake
@@ -62,7 +61,7 @@ func (p *pump) passEarly() {
 
 // lose is called when nothing more can be read.
 func (p *pump) lose(err error) {
-	s, side := p.s, p.from.side
+	s, side := p.from.s, p.from.side
 	s.mu.Lock()
 	s.ending.over[side] = true
 	var tell websocket.StatusCode
@@ -81,13 +80,13 @@ func (p *pump) lose(err error) {
 // stop, deferred, ends the pump. The last one to stop ends the session.
 func (p *pump) stop() {
 	defer func() {
-		if p.s.running.Add(-1) == 0 {
-			p.s.finish()
+		if p.from.s.running.Add(-1) == 0 {
+			p.from.s.finish()
 		}
 	}()
 	if v := recover(); v != nil {
 		p.from.reading.Store(false) // it came out of the callback this way
-		p.s.panicked(v)
+		p.from.s.panicked(v)
 	}
 }
 
@@ -144,7 +143,7 @@ func (p *pump) receivePlain() error {
 // pass relays one chunk's bytes: what was held back last time, then new ones.
 // b may be another buffer than c's own.
 func (p *pump) pass(c *chunk, b []byte) {
-	now := p.s.now()
+	now := p.from.s.now()
 	p.from.heard.Store(int64(now))
 	if p.mind.ended {
 		return // RFC 6455, 5.5.1: nothing counts after a Close
@@ -174,7 +173,7 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 // passFinal relays the direction's last chunk: with the Close that it ended
 // with, if that is to go on.
 func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
-	s, side, v, final := p.s, p.from.side, &c.verdict, &c.verdict.final
+	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.final
 	var verbatim bool
 	var tell websocket.StatusCode
 	s.mu.Lock()
@@ -201,11 +200,9 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 	to, v := p.to, &c.verdict
 	p.waits.Store(true)
 	if !p.owns {
-		select {
-		case to.lock <- struct{}{}:
-		default: // an injected frame is being written
-			to.lock <- struct{}{}
-			now = p.s.now()
+		if !to.lock.tryAcquire() { // an injected frame is being written
+			to.lock.acquire(&to.s.mu, nil)
+			now = to.s.now()
 		}
 		p.owns = true
 	}
@@ -253,5 +250,5 @@ func (p *pump) leave(tell websocket.StatusCode) {
 	case tell != 0:
 		p.to.inject(uint32(tell))
 	}
-	p.s.settle()
+	p.from.s.settle()
 }

@@ -242,7 +242,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		}
 		return false, true
 	}
-	now := p.s.now()
+	now := p.from.s.now()
 	p.from.heard.Store(int64(now))
 	if p.mind.data {
 		p.data.Store(int64(now))

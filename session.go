@@ -50,12 +50,11 @@ func newSession(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte, pol
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, Side(side), conns[side]
-		l.lock = make(chan struct{}, 1)
 		l.writing.Store(-1)
 		l.initRaw()
 
 		p := &s.pumps[side]
-		p.s, p.from, p.to = s, l, &s.legs[side^1]
+		p.from, p.to = l, &s.legs[side^1]
 		p.mind = direction{scan: scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny}}
 		rand.Read(p.mind.tag[:])
 		p.held = early[side]
