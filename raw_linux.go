@@ -5,10 +5,12 @@ package wsproxy
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -55,10 +57,35 @@ func (l *leg) initRaw() {
 	if l.raw.conn = rawConn(l.conn); l.raw.conn == nil {
 		return
 	}
+	if !inqTellsFIN() {
+		return
+	}
 	l.raw.conn.Control(func(fd uintptr) {
-		// An older kernel, or a unix socket, doesn't know it: see rawChunk.recv.
+		// A unix socket doesn't know it: see rawChunk.recv.
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1)
 	})
+}
+
+// inqTellsFIN says whether TCP_INQ counts a FIN as something left to read:
+// where it doesn't, the end of a stream could go unnoticed.
+var inqTellsFIN = sync.OnceValue(func() bool {
+	var u syscall.Utsname
+	if syscall.Uname(&u) != nil {
+		return false
+	}
+	var release []byte
+	for _, c := range u.Release {
+		release = append(release, byte(c))
+	}
+	return kernelInqTellsFIN(string(release))
+})
+
+// kernelInqTellsFIN: Linux does, since it has the option. gVisor, which has
+// called itself 4.4 or by its name, is not known to.
+func kernelInqTellsFIN(release string) bool {
+	var major, minor int
+	fmt.Sscanf(release, "%d.%d", &major, &minor)
+	return (major > 4 || major == 4 && minor >= 18) && !strings.Contains(strings.ToLower(release), "gvisor")
 }
 
 // writeConn writes b to a connection that is no leg yet.

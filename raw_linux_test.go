@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -61,6 +62,45 @@ func TestPingBehindBytes(t *testing.T) {
 		if taking() {
 			t.Fatal("the Ping was taken, and is still excused")
 		}
+	}
+}
+
+// The hint that saves a read is used only where it tells of a FIN as well.
+func TestInqTellsFIN(t *testing.T) {
+	for release, want := range map[string]bool{
+		"6.18.5": true, "5.10.0-28-amd64": true, "4.18.0": true, "4.17.19": false, "4.4.0": false, "4.19.0-gvisor": false, "": false, "x": false,
+	} {
+		if got := kernelInqTellsFIN(release + "\x00\x00"); got != want {
+			t.Errorf("%q: got %v, want %v", release, got, want)
+		}
+	}
+	for _, fin := range []bool{false, true} {
+		near, far := tcpPair(t)
+		raw := rawConn(near)
+		raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) })
+		far.Write([]byte("hello"))
+		if fin {
+			far.(*net.TCPConn).CloseWrite()
+			await(t, "the FIN is there", func() (there bool) {
+				raw.Control(func(fd uintptr) {
+					const closeWait = 8 // of linux/tcp_states.h, in the first byte of tcp_info
+					info, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+					there = err == nil && info&0xFF == closeWait
+				})
+				return there
+			})
+		}
+		var c chunk
+		raw.Read(func(fd uintptr) bool {
+			n, more, errno := c.raw.recv(fd, c.b[:])
+			if errno == syscall.EAGAIN {
+				return false
+			}
+			if n != 5 || errno != 0 || more != fin {
+				t.Errorf("FIN=%v: got %d bytes, more=%v, %v", fin, n, more, errno)
+			}
+			return true
+		})
 	}
 }
 

@@ -564,6 +564,35 @@ func TestSessionAllocs(t *testing.T) {
 	}
 }
 
+// A session at rest takes two stacks of the smallest size, 2 KiB each: that is
+// most of its memory, and a few words more on the way from a read to a write
+// would double it.
+func TestRestingStacks(t *testing.T) {
+	if raceEnabled() {
+		t.Skip("the race detector needs more stack")
+	}
+	r := newRig(t, tcp, wsproxy.WithDetach())
+	stacks := func() int {
+		runtime.GC() // frees the stacks of goroutines that have ended
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.StackInuse)
+	}
+	const sessions = 1000
+	before := stacks()
+	for range sessions {
+		client, upstream := r.open("", "")
+		<-r.returned
+		client.sendText("up")
+		upstream.want(text, "up")
+		upstream.sendText("down")
+		client.want(text, "down")
+	}
+	if each := (stacks() - before) / sessions; each > 5<<10 {
+		t.Errorf("%d bytes of stack for each session, want 4096", each)
+	}
+}
+
 func raceEnabled() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
