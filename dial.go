@@ -301,7 +301,7 @@ func readHead(br *bufio.Reader) (string, error) {
 		switch {
 		case err == bufio.ErrBufferFull:
 			continue
-		case err == io.EOF:
+		case err == io.EOF, err == io.ErrUnexpectedEOF: // the latter within a record of TLS
 			return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
 		case err != nil:
 			return "", err

@@ -22,7 +22,12 @@ type life struct {
 	writing time.Duration // when the write under way last made progress; negative: none is
 	unread  bool          // its reader waits for the leg across to take bytes
 	taking  bool          // what our kernel holds for it is moving
+	reset   bool          // it was reset; its reader may not know
 }
+
+// resetGrace is how long a reader that is at work has to find a reset itself,
+// behind the bytes that came before it.
+const resetGrace = time.Second
 
 // A need is what a leg needs now.
 type need uint8
@@ -34,6 +39,7 @@ const (
 	needHearing  // nobody is reading it: its silence proves nothing, count it as heard
 	needEndSilent
 	needEndStuck
+	needEndReset
 )
 
 // check says what the leg needs at now, and when to look again.
@@ -48,6 +54,12 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	again := now + p.write/2 // to be there when half of it is over
 	if l.writing >= 0 {
 		again = min(again, l.writing+p.write)
+	}
+	if l.reset && !l.unread {
+		if now-l.heard >= resetGrace {
+			return needEndReset, now
+		}
+		again = min(again, l.heard+resetGrace)
 	}
 	if p.ping == 0 {
 		return needNothing, again

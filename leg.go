@@ -49,6 +49,7 @@ func (l *leg) life(now time.Duration, unread bool) life {
 		pinged:  time.Duration(l.pinged.Load()),
 		writing: time.Duration(l.writing.Load()),
 		unread:  unread,
+		reset:   l.reset(),
 	}
 	if f.writing < 0 && f.pinged <= f.heard {
 		return f

@@ -201,6 +201,9 @@ func TestPolicyCheck(t *testing.T) {
 		{"a write without progress", p, 40 * s, life{heard: 40 * s, writing: 10 * s}, needEndStuck, 40 * s},
 		{"a write about to be stuck", p, 39 * s, life{heard: 39 * s, writing: 10 * s}, needNothing, 40 * s},
 		{"a write begun at 0", p, 30 * s, life{heard: 30 * s, writing: 0}, needEndStuck, 30 * s},
+		{"reset, and nobody at work on it", policy{write: 30 * s}, 40 * s, life{heard: 39 * s, writing: -1, reset: true}, needEndReset, 40 * s},
+		{"reset a moment ago", policy{write: 30 * s}, 40 * s, life{heard: 39500 * time.Millisecond, writing: -1, reset: true}, needNothing, 40500 * time.Millisecond},
+		{"reset, with bytes before it that wait for the leg across", policy{write: 30 * s}, 40 * s, life{writing: -1, unread: true, reset: true}, needNothing, 55 * s},
 		{"no pings", policy{write: 30 * s}, 99 * s, life{writing: -1}, needNothing, 114 * s},
 		{"no pings, writing", policy{write: 30 * s}, 99 * s, life{writing: 90 * s}, needNothing, 114 * s},
 	}

@@ -77,6 +77,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 )
@@ -167,7 +168,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s := newSession([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny, p.policy.jittered(), p.closeTimeout)
 	p.begin(v, s)
-	id := identity{ctx: r.Context(), client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host, path: clip(r.URL.Path)}
+	id := identity{ctx: r.Context(), client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host,
+		path: strings.Clone(clip(r.URL.Path))} // not with all of the request line that it is part of
 	if p.detach {
 		detached = true
 		id.ctx = context.Background() // a request's holds on to half a kilobyte

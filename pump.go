@@ -91,14 +91,15 @@ func (p *pump) stop() {
 }
 
 // chunkSize is how much is read at once while bytes keep coming.
-const chunkSize = 32 << 10
+// A chunk as a whole takes 32 KiB.
+const chunkSize = 32<<10 - 256
 
 // A chunk is what a pump has in hand while bytes pass: what one read fills,
 // and what is to be done with it. The verdict is here to keep stacks small.
 type chunk struct {
-	b       [chunkSize]byte
 	verdict verdict
 	raw     rawChunk
+	b       [chunkSize]byte
 }
 
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
@@ -133,7 +134,7 @@ func (p *pump) receivePlain() error {
 		switch {
 		case n+m == len(buf):
 			buf = c.b[:]
-		case n+m <= restSize:
+		case c != nil && n+m <= restSize:
 			chunks.Put(c)
 			c, buf = nil, rest
 		}

@@ -22,12 +22,15 @@ import (
 // more than the call; a session that waits holds no buffer; and what is left
 // of a long frame goes from socket to socket by splice(2).
 //
-// A read from a TCP connection tells by TCP_INQ (Linux 4.18) whether anything
-// is left to read, a FIN included: that saves the read that finds nothing.
+// A read from a TCP connection tells by TCP_INQ whether anything is left to
+// read, a FIN included: that saves the read that finds nothing. It doesn't tell
+// of a reset. One that came along with the last bytes, in one edge, is found
+// by the session's timer; see leg.reset.
 
 // rawLeg is what a leg has for that.
 type rawLeg struct {
 	conn syscall.RawConn // nil: the leg is read and written as a net.Conn
+	inq  bool            // reads tell what is left to read
 }
 
 // rawPump is what a pump has for that.
@@ -60,11 +63,27 @@ func (l *leg) initRaw() {
 	if !inqTellsFIN() {
 		return
 	}
-	l.raw.conn.Control(func(fd uintptr) {
-		// A unix socket doesn't know it: see rawChunk.recv.
-		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1)
+	l.raw.conn.Control(func(fd uintptr) { // a unix socket doesn't know it
+		l.raw.inq = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
 	})
 }
+
+// reset says whether the connection has been reset, perhaps without its reader
+// having been told.
+func (l *leg) reset() (reset bool) {
+	if l.raw.inq {
+		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
+	}
+	return reset
+}
+
+// tcpState is the first byte of struct tcp_info, the state of a connection.
+func tcpState(fd uintptr) byte {
+	info, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+	return byte(info)
+}
+
+const tcpClose = 7 // of linux/tcp_states.h
 
 // inqTellsFIN says whether TCP_INQ counts a FIN as something left to read:
 // where it doesn't, the end of a stream could go unnoticed.
@@ -80,17 +99,17 @@ var inqTellsFIN = sync.OnceValue(func() bool {
 	return kernelInqTellsFIN(string(release))
 })
 
-// kernelInqTellsFIN: Linux does, since it has the option. gVisor, which has
-// called itself 4.4 or by its name, is not known to.
+// kernelInqTellsFIN: Linux does since 5.1. gVisor, which calls itself 4.4 or by
+// its name, is not known to.
 func kernelInqTellsFIN(release string) bool {
 	var major, minor int
 	fmt.Sscanf(release, "%d.%d", &major, &minor)
-	return (major > 4 || major == 4 && minor >= 18) && !strings.Contains(strings.ToLower(release), "gvisor")
+	return (major > 5 || major == 5 && minor >= 1) && !strings.Contains(strings.ToLower(release), "gvisor")
 }
 
 // writeConn writes b to a connection that is no leg yet.
 func writeConn(conn net.Conn, b []byte) (int, error) {
-	return send(nil, conn, rawLeg{rawConn(conn)}, b)
+	return send(nil, conn, rawLeg{conn: rawConn(conn)}, b)
 }
 
 // send writes b to conn, all of it unless there is an error. to, if not nil,
@@ -195,7 +214,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
 	held := copy(c.b[:], p.held)
-	n, more, errno := c.raw.recv(fd, c.b[held:])
+	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq)
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
 		p.pass(c, c.b[:held+n])
@@ -203,7 +222,7 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	chunks.Put(c)
 	switch {
 	case errno == 0 && n > 0:
-		return more, false
+		return more || p.mind.ended, false
 	case errno == 0:
 		p.raw.err = io.EOF
 		return false, true
@@ -227,15 +246,20 @@ type rawChunk struct {
 	}
 }
 
-// recv reads into b. more says that there may be more to read.
-func (c *rawChunk) recv(fd uintptr, b []byte) (n int, more bool, errno syscall.Errno) {
+// recv reads into b. more says that there may be more to read; it is sure only
+// with inq. Without, there is no room for control messages: a unix socket's
+// peer could send descriptors in them.
+func (c *rawChunk) recv(fd uintptr, b []byte, inq bool) (n int, more bool, errno syscall.Errno) {
 	c.iov.Base, c.iov.Len = unsafe.SliceData(b), uint64(len(b))
 	c.msg.Iov, c.msg.Iovlen = &c.iov, 1
-	c.msg.Control, c.msg.Controllen = (*byte)(unsafe.Pointer(&c.control)), uint64(unsafe.Sizeof(c.control))
-	c.control.header.Type = 0
+	c.msg.Control, c.msg.Controllen = nil, 0
+	if inq {
+		c.msg.Control, c.msg.Controllen = (*byte)(unsafe.Pointer(&c.control)), uint64(unsafe.Sizeof(c.control))
+		c.control.header.Type = 0
+	}
 	m, _, errno := syscall.RawSyscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&c.msg)), syscall.MSG_DONTWAIT)
 	h := &c.control.header
-	more = h.Level != syscall.IPPROTO_TCP || h.Type != tcpInq || c.control.value != 0
+	more = !inq || h.Level != syscall.IPPROTO_TCP || h.Type != tcpInq || c.control.value != 0
 	return int(m), more, errno
 }
 

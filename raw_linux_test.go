@@ -5,6 +5,7 @@ package wsproxy
 import (
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"syscall"
 	"testing"
@@ -68,7 +69,7 @@ func TestPingBehindBytes(t *testing.T) {
 // The hint that saves a read is used only where it tells of a FIN as well.
 func TestInqTellsFIN(t *testing.T) {
 	for release, want := range map[string]bool{
-		"6.18.5": true, "5.10.0-28-amd64": true, "4.18.0": true, "4.17.19": false, "4.4.0": false, "4.19.0-gvisor": false, "": false, "x": false,
+		"6.18.5": true, "5.10.0-28-amd64": true, "5.1.0": true, "5.0.21": false, "4.18.0": false, "4.4.0": false, "4.19.0-gvisor": false, "": false, "x": false,
 	} {
 		if got := kernelInqTellsFIN(release + "\x00\x00"); got != want {
 			t.Errorf("%q: got %v, want %v", release, got, want)
@@ -82,17 +83,14 @@ func TestInqTellsFIN(t *testing.T) {
 		if fin {
 			far.(*net.TCPConn).CloseWrite()
 			await(t, "the FIN is there", func() (there bool) {
-				raw.Control(func(fd uintptr) {
-					const closeWait = 8 // of linux/tcp_states.h, in the first byte of tcp_info
-					info, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
-					there = err == nil && info&0xFF == closeWait
-				})
+				const closeWait = 8 // of linux/tcp_states.h
+				raw.Control(func(fd uintptr) { there = tcpState(fd) == closeWait })
 				return there
 			})
 		}
 		var c chunk
 		raw.Read(func(fd uintptr) bool {
-			n, more, errno := c.raw.recv(fd, c.b[:])
+			n, more, errno := c.raw.recv(fd, c.b[:], true)
 			if errno == syscall.EAGAIN {
 				return false
 			}
@@ -101,6 +99,77 @@ func TestInqTellsFIN(t *testing.T) {
 			}
 			return true
 		})
+	}
+}
+
+// F22: a reset that came along with the last bytes, which TCP_INQ doesn't tell
+// of, ends the session all the same, and those bytes are passed on before.
+func TestResetBehindBytes(t *testing.T) {
+	for _, frame := range []string{"\x82\x03end", "\x88\x00"} {
+		near, far := tcpPair(t) // the upstream's
+		client, peer := tcpPair(t)
+		far.Write([]byte(frame))
+		far.(*net.TCPConn).SetLinger(0)
+		far.Close()
+		l := leg{conn: near}
+		l.initRaw()
+		if !l.raw.inq {
+			t.Fatal("no TCP_INQ")
+		}
+		await(t, "the reset is there", l.reset)
+		// Take the edge that the poller has for it, or that it had.
+		asked := false
+		near.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		l.raw.conn.Read(func(uintptr) bool { was := asked; asked = true; return was })
+		near.SetReadDeadline(time.Time{})
+
+		s := newSession([2]net.Conn{client, near}, [2][]byte{}, 0, 0, policy{write: 2 * time.Second}, time.Minute)
+		over := make(chan struct{})
+		s.detach(func() { close(over) })
+		peer.SetReadDeadline(time.Now().Add(20 * time.Second))
+		got, err := io.ReadAll(io.LimitReader(peer, int64(len(frame))))
+		if string(got) != frame {
+			t.Fatalf("client got %q, %v, want %q", got, err, frame)
+		}
+		if frame[0] == 0x88 {
+			peer.Write([]byte("\x88\x80\x00\x00\x00\x00"))
+		} else if got, _ := io.ReadAll(peer); string(got) != "\x88\x0f\x03\xf3upstream lost" {
+			t.Errorf("client got %q, want Close 1011", got)
+		}
+		peer.Close()
+		select {
+		case <-over:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%q, then a reset: the session goes on", frame)
+		}
+	}
+}
+
+// A unix socket's peer can't leave descriptors with us.
+func TestNoDescriptorsTaken(t *testing.T) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fds[0])
+	defer syscall.Close(fds[1])
+	if err := syscall.Sendmsg(fds[0], []byte("x"), syscall.UnixRights(0, 1), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	count := func() int {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(open)
+	}
+	before := count()
+	var c chunk
+	if n, more, errno := c.raw.recv(uintptr(fds[1]), c.b[:], false); n != 1 || !more || errno != 0 {
+		t.Errorf("got %d bytes, more=%v, %v", n, more, errno)
+	}
+	if after := count(); after != before {
+		t.Errorf("%d descriptors more than before", after-before)
 	}
 }
 

@@ -255,12 +255,15 @@ func (s *session) meet(side Side, need need, now time.Duration) {
 		s.lose(l, errSilent)
 	case needEndStuck:
 		s.lose(l, errStuck)
+	case needEndReset:
+		s.lose(l, errReset)
 	}
 }
 
 var (
 	errSilent = errors.New("no answer to a ping")
 	errStuck  = errors.New("no progress in writing")
+	errReset  = errors.New("connection reset by peer")
 	errLate   = errors.New("no end within the close timeout")
 )
 

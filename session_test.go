@@ -564,6 +564,32 @@ func TestSessionAllocs(t *testing.T) {
 	}
 }
 
+// A connection of the user's own may return from Read with nothing.
+func TestEmptyReads(t *testing.T) {
+	var r *rig
+	r = newRig(t, tcp, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := dialListener(ctx, r.back)
+		return &stuttering{Conn: c}, err
+	}))
+	client, upstream := r.open("", "")
+	for range 10 {
+		upstream.sendText("hello")
+		client.want(text, "hello")
+	}
+}
+
+type stuttering struct {
+	net.Conn
+	reads int
+}
+
+func (c *stuttering) Read(b []byte) (int, error) {
+	if c.reads++; c.reads%2 == 1 {
+		return 0, nil
+	}
+	return c.Conn.Read(b)
+}
+
 // A session at rest takes two stacks of the smallest size, 2 KiB each: that is
 // most of its memory, and a few words more on the way from a read to a write
 // would double it.
