@@ -14,6 +14,7 @@ import (
 
 // A front is a proxy on a port of its own, and what it has logged.
 type front struct {
+	proxy    *wsproxy.Proxy
 	url      string // ws or wss
 	origin   string // of its own pages
 	root     *x509.Certificate
@@ -48,6 +49,7 @@ func newFront(t *testing.T, upstream string, secure bool, options ...wsproxy.Opt
 		server.Close()
 	})
 	return &front{
+		proxy:    proxy,
 		url:      "ws" + strings.TrimPrefix(server.URL, "http"),
 		origin:   server.URL,
 		root:     server.Certificate(),
@@ -55,17 +57,26 @@ func newFront(t *testing.T, upstream string, secure bool, options ...wsproxy.Opt
 	}
 }
 
-// A record is what the proxy says of a session that is over.
+// A record is what the proxy says of a session that is over, or of a handshake
+// that came to nothing.
 type record struct {
+	client     string
 	by, reason string
 	code       int
 	from       [2]counts // the client, the upstream
+
+	side, op string // of a handshake
+	status   int
 }
 
 type counts struct{ frames, messages, bytes uint64 }
 
+// refused begins the paths of handshakes that are meant to come to nothing.
+const refused = "/refused/"
+
 // A sessionLog is a [slog.Handler] that keeps the records of sessions by
-// their requests' paths. A handshake that came to nothing fails the test.
+// their requests' paths. A handshake that came to nothing fails the test,
+// unless its path begins with [refused].
 type sessionLog struct {
 	t       *testing.T
 	mu      sync.Mutex
@@ -78,27 +89,45 @@ func (l *sessionLog) WithAttrs([]slog.Attr) slog.Handler       { return l }
 func (l *sessionLog) WithGroup(string) slog.Handler            { return l }
 
 func (l *sessionLog) Handle(_ context.Context, r slog.Record) error {
-	values := make(map[string]slog.Value)
+	var path string
+	var is record
+	var attrs []slog.Attr
 	r.Attrs(func(a slog.Attr) bool {
-		values[a.Key] = a.Value
+		attrs = append(attrs, a)
+		switch a.Key {
+		case "path":
+			path = a.Value.String()
+		case "client":
+			is.client = a.Value.String()
+		case "by":
+			is.by = a.Value.String()
+		case "reason":
+			is.reason = a.Value.String()
+		case "code":
+			is.code = int(a.Value.Int64())
+		case "from_client":
+			is.from[0] = countsOf(a.Value)
+		case "from_upstream":
+			is.from[1] = countsOf(a.Value)
+		case "side":
+			is.side = a.Value.String()
+		case "op":
+			is.op = a.Value.String()
+		case "status":
+			is.status = int(a.Value.Int64())
+		}
 		return true
 	})
-	if r.Level >= slog.LevelWarn {
-		l.t.Errorf("%s: %v", r.Message, values)
+	if r.Level >= slog.LevelWarn && !strings.HasPrefix(path, refused) {
+		l.t.Errorf("%s: %v", r.Message, attrs)
 		return nil
 	}
-	path, ok := values["path"]
-	if !ok {
+	if path == "" {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.records[path.String()] = record{
-		by:     values["by"].String(),
-		reason: values["reason"].String(),
-		code:   int(values["code"].Int64()),
-		from:   [2]counts{countsOf(values["from_client"]), countsOf(values["from_upstream"])},
-	}
+	l.records[path] = is
 	close(l.changed)
 	l.changed = make(chan struct{})
 	return nil

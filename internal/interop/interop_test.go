@@ -130,15 +130,20 @@ func missing(p peer) string {
 
 // require skips a test that needs a peer that isn't installed. In CI it fails.
 func require(t *testing.T, peers ...peer) {
+	t.Helper()
 	for _, p := range peers {
-		switch why := missing(p); {
-		case why == "":
-		case os.Getenv("CI") == "true":
-			t.Fatal(why)
-		default:
-			t.Skip(why)
+		if why := missing(p); why != "" {
+			unavailable(t, why)
 		}
 	}
+}
+
+func unavailable(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
 }
 
 // An upstream is a peer that runs as a server.
@@ -221,6 +226,10 @@ func testPair(t *testing.T, client peer, up *upstream, secure bool, options ...w
 	require(t, client, up.peer)
 	p := &pair{client: client, upstream: up}
 	p.front = newFront(t, up.url, secure, options...)
+	p.test(t)
+}
+
+func (p *pair) test(t *testing.T) {
 	for _, deflate := range []bool{false, true} {
 		mode := "plain"
 		if deflate {

@@ -1,0 +1,249 @@
+//go:build linux
+
+package interop
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A program is a proxy of Debian's.
+type program struct {
+	name string
+	args []string       // run where its file "conf" is
+	conf string         // around what a test configures, which stands for SITE
+	quit syscall.Signal // asks it to end once its sessions have
+}
+
+var nginx = program{"nginx", []string{"-p", ".", "-c", "conf", "-e", "stderr"}, `
+daemon off; user root; worker_processes 1; pid pid; error_log stderr info;
+events {}
+http {
+  access_log off;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  server {
+    SITE
+  }
+}
+`, syscall.SIGQUIT}
+
+var haproxy = program{"haproxy", []string{"-db", "-f", "conf"}, `
+global
+  log stdout format raw local0
+  maxconn 256
+defaults
+  mode http
+  log global
+  option httplog
+  option dontlognull
+  retries 0
+  timeout connect 30s
+  timeout client 30s
+  timeout server 30s
+SITE
+`, syscall.SIGUSR1}
+
+// A daemon is a program that runs on a port of its own.
+type daemon struct {
+	addr  string
+	pid   int
+	ended chan struct{}
+}
+
+// start runs the program until the test's end. In its configuration LISTEN
+// stands for an address that is free; what else stands for something comes
+// in pairs. A program that isn't installed skips the test.
+func (p program) start(t *testing.T, conf string, words ...string) *daemon {
+	t.Helper()
+	path, err := exec.LookPath(p.name)
+	if err != nil { // its directory need not be in the PATH of those who aren't root
+		path, err = exec.LookPath("/usr/sbin/" + p.name)
+	}
+	if err != nil {
+		unavailable(t, p.name+" is not installed: run setup.sh")
+	}
+	version, _ := exec.Command(path, "-v").CombinedOutput()
+	line, _, _ := bytes.Cut(version, []byte("\n"))
+	t.Logf("%s: %s", p.name, line)
+
+	for {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := ln.Addr().String()
+		ln.Close() // and somebody else may take the port before the program does
+		dir := t.TempDir()
+		conf := strings.NewReplacer(append(words, "LISTEN", addr)...).Replace(strings.Replace(p.conf, "SITE", conf, 1))
+		if err := os.WriteFile(filepath.Join(dir, "conf"), []byte(conf), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		output, err := os.Create(filepath.Join(dir, "output"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(path, p.args...)
+		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
+		// nginx forks; and none must outlive a test that is killed.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		d := &daemon{addr, cmd.Process.Pid, make(chan struct{})}
+		go func() {
+			defer close(d.ended)
+			_ = cmd.Wait() // however it ends
+		}()
+		t.Cleanup(func() {
+			d.kill()
+			if t.Failed() {
+				said, _ := os.ReadFile(output.Name())
+				t.Logf("%s on %s said:\n%s", p.name, addr, said)
+			}
+			output.Close()
+		})
+		if d.ready(t) {
+			return d
+		}
+		if said, _ := os.ReadFile(output.Name()); !bytes.Contains(said, []byte("ddress already in use")) {
+			t.Fatalf("%s has ended at once", p.name)
+		}
+	}
+}
+
+// ready waits until the daemon takes connections, or ends.
+func (d *daemon) ready(t *testing.T) bool {
+	deadline := time.After(limit)
+	for {
+		c, err := net.Dial("tcp", d.addr)
+		if err == nil {
+			c.Close()
+			return true
+		}
+		select {
+		case <-d.ended:
+			return false
+		case <-deadline:
+			t.Fatal(err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// kill ends the daemon at once, and its workers.
+func (d *daemon) kill() {
+	_ = syscall.Kill(-d.pid, syscall.SIGKILL) // it may have ended
+	<-d.ended
+}
+
+// signal sends a signal to the daemon, whose workers are its own business.
+func (d *daemon) signal(t *testing.T, s syscall.Signal) {
+	if err := syscall.Kill(d.pid, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An authority issues certificates.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	a := new(authority)
+	der, key := a.sign(t, &x509.Certificate{
+		Subject:               pkix.Name{CommonName: name},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	})
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.cert, a.key = cert, key
+	return a
+}
+
+// sign completes a certificate. An authority that has none yet signs its own.
+func (a *authority) sign(t *testing.T, c *x509.Certificate) (der []byte, key *ecdsa.PrivateKey) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
+		t.Fatal(err)
+	}
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = c, key
+	}
+	if der, err = x509.CreateCertificate(rand.Reader, c, parent, key.Public(), signer); err != nil {
+		t.Fatal(err)
+	}
+	return der, key
+}
+
+// issue issues a certificate for a name or an address, as server and as
+// client, and returns it with its key in PEM.
+func (a *authority) issue(t *testing.T, name string) []byte {
+	c := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: name},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if ip := net.ParseIP(name); ip != nil {
+		c.IPAddresses = []net.IP{ip}
+	} else {
+		c.DNSNames = []string{name}
+	}
+	der, key := a.sign(t, c)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
+}
+
+// pair is a certificate for name, for Go.
+func (a *authority) pair(t *testing.T, name string) tls.Certificate {
+	both := a.issue(t, name)
+	pair, err := tls.X509KeyPair(both, both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+// files writes a certificate for name with its key, and the authority's own,
+// to a file each.
+func (a *authority) files(t *testing.T, name string) (cert, root string) {
+	dir := t.TempDir()
+	cert, root = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "root.pem")
+	own := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+	for file, data := range map[string][]byte{cert: a.issue(t, name), root: own} {
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, root
+}
