@@ -4,15 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -860,108 +855,6 @@ func TestEndlessRefusal(t *testing.T) {
 			})
 		}
 	}
-}
-
-// A71 to A75, F6: TLS with the upstream.
-func TestUpstreamTLS(t *testing.T) {
-	const name = "upstream.test"
-	authority, err := x509.ParseCertificate(testCA().cert.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	issue := func(notAfter time.Time, names []string, ips ...net.IP) tls.Certificate {
-		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-			SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "leaf"}, NotBefore: time.Unix(0, 0), NotAfter: notAfter,
-			DNSNames: names, IPAddresses: ips,
-		}, authority, authority.PublicKey, testCA().cert.PrivateKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: testCA().cert.PrivateKey}
-	}
-	later := time.Unix(1<<33, 0)
-	ours := &tls.Config{RootCAs: testCA().pool}
-	for _, row := range []struct {
-		id, name, target string
-		client           *tls.Config
-		server           *tls.Config
-		want             int
-		sni              string
-	}{
-		{"A71", "right name", "https://" + name + ":9443", ours, &tls.Config{}, 101, name},
-		{"A71", "system's roots by default", "https://" + name, &tls.Config{}, &tls.Config{}, 502, name},
-		{"A71", "the client's Host is no name for it", "https://other.test", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, []string{"front.test"})}}, 502, "other.test"},
-		{"A72", "ServerName given", "https://192.0.2.7", &tls.Config{RootCAs: testCA().pool, ServerName: name}, &tls.Config{}, 101, name},
-		{"A72", "ServerName given and wrong", "https://" + name, &tls.Config{RootCAs: testCA().pool, ServerName: "other.test"}, &tls.Config{}, 502, "other.test"},
-		{"A72", "address", "https://192.0.2.7", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, nil, net.IPv4(192, 0, 2, 7))}}, 101, ""},
-		{"A72", "IPv6 address", "wss://[2001:db8::7]:443", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, nil, net.ParseIP("2001:db8::7"))}}, 101, ""},
-		{"A72", "address not in the certificate", "https://192.0.2.7", ours, &tls.Config{}, 502, ""},
-		{"A73", "wildcard", "https://a.example.test", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, []string{"*.example.test"})}}, 101, "a.example.test"},
-		{"A73", "wildcard too deep", "https://a.b.example.test", ours, &tls.Config{Certificates: []tls.Certificate{issue(later, []string{"*.example.test"})}}, 502, "a.b.example.test"},
-		{"A73", "expired", "https://" + name, ours, &tls.Config{Certificates: []tls.Certificate{issue(time.Unix(1, 0), []string{name})}}, 502, name},
-		{"A73", "not verified if so configured", "https://other.test", &tls.Config{InsecureSkipVerify: true}, &tls.Config{}, 101, "other.test"},
-		{"A74", "picks HTTP/1.1", "https://" + name, &tls.Config{RootCAs: testCA().pool, NextProtos: []string{"h2", "http/1.1"}}, &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, 101, name},
-		{"A74", "only another protocol", "https://" + name, ours, &tls.Config{NextProtos: []string{"h3"}}, 502, name},
-		{"A74", "TLS 1.1", "https://" + name, ours, &tls.Config{MaxVersion: tls.VersionTLS11}, 502, name},
-		{"A76", "client certificate", "https://" + name, &tls.Config{RootCAs: testCA().pool, Certificates: []tls.Certificate{testCA().cert}}, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 101, name},
-		{"A76", "no client certificate", "https://" + name, ours, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 502, name},
-		{"F14", "callback panics", "https://" + name, &tls.Config{RootCAs: testCA().pool, VerifyConnection: func(tls.ConnectionState) error { panic("callback") }}, &tls.Config{}, 500, name},
-	} {
-		t.Run(row.id+" "+row.name, func(t *testing.T) {
-			r := newRigTo(t, tcp, row.target, wsproxy.WithTLSConfig(row.client), wsproxy.WithInsecureAnyOrigin())
-			c := r.client()
-			c.send(handshakeRequest("/", "") + secondRequest)
-			u := r.upstream()
-			hello := make(chan *tls.ClientHelloInfo, 1)
-			if row.server.Certificates == nil {
-				row.server.Certificates = []tls.Certificate{testCA().cert}
-			}
-			row.server.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { hello <- h; return nil, nil }
-			secure := tls.Server(u.Conn, row.server)
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				if req, err := http.ReadRequest(bufio.NewReader(secure)); err == nil {
-					io.WriteString(secure, goodAnswer(req, ""))
-				}
-			}()
-			if row.want == 101 {
-				if resp := c.readResponse(); resp.StatusCode != 101 {
-					t.Errorf("client: got %d, want 101", resp.StatusCode)
-				}
-			} else {
-				c.wantRefusal(row.want)
-				<-done
-				u.wantGone()
-				m := r.logs.wait(t, 0)
-				// A certificate that is asked for in TLS 1.3 is missed after the handshake.
-				if m["op"] != "tls" && row.name != "no client certificate" {
-					t.Errorf("logged %v, want an error of TLS", m)
-				}
-			}
-			h := <-hello
-			if h.ServerName != row.sni || !slices.Equal(h.SupportedProtos, []string{"http/1.1"}) {
-				t.Errorf("upstream: got SNI %q and ALPN %q, want %q and http/1.1 alone", h.ServerName, h.SupportedProtos, row.sni)
-			}
-		})
-	}
-	t.Run("A75 plain text before the handshake", func(t *testing.T) {
-		r := newRigTo(t, tcp, "https://upstream.test")
-		c := r.client()
-		c.send(handshakeRequest("/", "") + secondRequest)
-		u := r.upstream()
-		u.send("HTTP/1.1 101 Switching Protocols\r\n\r\n")
-		c.wantRefusal(502)
-		u.wantGone()
-	})
-}
-
-// The configuration that was given is cloned: changing it later changes nothing.
-func TestTLSConfigCloned(t *testing.T) {
-	config := &tls.Config{RootCAs: testCA().pool, ServerName: "upstream.test"}
-	r := newRig(t, tlsTCP, wsproxy.WithTLSConfig(config))
-	config.ServerName, config.RootCAs = "other.test", nil
-	r.open("", "")
 }
 
 // accepted restates, on an answer's bytes, when a client may take it for the

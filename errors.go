@@ -1,8 +1,14 @@
 package wsproxy
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
 )
 
 // A Side says which peer something is about.
@@ -59,6 +65,79 @@ func (e *Error) Error() string { return fmt.Sprintf("wsproxy: %v %s: %v", e.Side
 
 // Unwrap returns the error below.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Kind says in a word or two what was the matter, to group by and to count:
+//
+//   - on the way to the upstream: "name lookup", "refused", "unreachable",
+//     "timeout", "reset", "closed" (with no answer), "local" (this machine is
+//     out of descriptors or ports), "bad answer"
+//   - in TLS with it: "unknown authority", "wrong name", "expired" (or not
+//     valid yet), "bad certificate", "alert" (the upstream's own refusal, for
+//     example of our certificate), "not TLS"
+//   - in the proxy: "shutting down", "panic", "client left"
+//   - with the client: "bad handshake", "forbidden origin"
+//   - "other"
+func (e *Error) Kind() string {
+	is := func(targets ...error) bool {
+		for _, t := range targets {
+			if errors.Is(e.Err, t) {
+				return true
+			}
+		}
+		return false
+	}
+	var (
+		invalid x509.CertificateInvalidError
+		op      *net.OpError
+	)
+	switch {
+	case is(ErrBadHandshake):
+		return "bad handshake"
+	case is(ErrForbiddenOrigin):
+		return "forbidden origin"
+	case is(ErrShutdown):
+		return "shutting down"
+	case is(errPanic):
+		return "panic"
+	case e.Status == statusClientLeft, e.Status == 0:
+		return "client left"
+	case e.Status == http.StatusGatewayTimeout:
+		return "timeout"
+	case is(ErrBadAnswer):
+		return "bad answer"
+	case as[x509.UnknownAuthorityError](e.Err):
+		return "unknown authority"
+	case as[x509.HostnameError](e.Err):
+		return "wrong name"
+	case errors.As(e.Err, &invalid) && invalid.Reason == x509.Expired:
+		return "expired"
+	case as[*tls.CertificateVerificationError](e.Err):
+		return "bad certificate"
+	case errors.As(e.Err, &op) && op.Op == "remote error": // crypto/tls has no type for it
+		return "alert"
+	case as[tls.RecordHeaderError](e.Err):
+		return "not TLS"
+	case is(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL):
+		return "local"
+	case is(syscall.ECONNREFUSED):
+		return "refused"
+	case is(syscall.EHOSTUNREACH, syscall.ENETUNREACH):
+		return "unreachable"
+	case as[*net.DNSError](e.Err):
+		return "name lookup"
+	case is(syscall.ECONNRESET, syscall.EPIPE):
+		return "reset"
+	case is(io.EOF, io.ErrUnexpectedEOF):
+		return "closed"
+	}
+	return "other"
+}
+
+// as says whether an error of type E is in err's chain.
+func as[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
 
 // An OptionError is one mistake in the arguments of [New]. New returns all
 // of them at once, joined by [errors.Join].

@@ -124,7 +124,7 @@ func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Reque
 func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http.Request, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
 		}
 	}()
 	pr := &httputil.ProxyRequest{In: in, Out: out}
@@ -223,25 +223,32 @@ func (c *config) clientAddr(r *http.Request) string {
 }
 
 // publicOrigin is the scheme and host that the client has sent its request
-// to, as far as this proxy, or a trusted one in front, can tell.
-func (c *config) publicOrigin(r *http.Request) (scheme, host string) {
+// to, as far as this proxy, or a trusted one in front, can tell. One in front
+// may have cut the port off the host; then it may have told it apart.
+func (c *config) publicOrigin(r *http.Request) (scheme, host, port string) {
 	scheme, host = "http", r.Host
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	if c.trustedPeer(r) {
-		if v := r.Header.Get("X-Forwarded-Proto"); v != "" {
-			scheme = strings.ToLower(v)
-			switch scheme {
-			case "ws":
-				scheme = "http"
-			case "wss":
-				scheme = "https"
-			}
-		}
-		if v := r.Header.Get("X-Forwarded-Host"); v != "" {
-			host = v
+	if !c.trustedPeer(r) {
+		return scheme, host, ""
+	}
+	// Several proxies in a row may have made lists of these.
+	first := func(name string) string {
+		v, _, _ := strings.Cut(r.Header.Get(name), ",")
+		return textproto.TrimString(v)
+	}
+	if v := first("X-Forwarded-Proto"); v != "" {
+		scheme = strings.ToLower(v)
+		switch scheme {
+		case "ws":
+			scheme = "http"
+		case "wss":
+			scheme = "https"
 		}
 	}
-	return scheme, host
+	if v := first("X-Forwarded-Host"); v != "" {
+		host = v
+	}
+	return scheme, host, first("X-Forwarded-Port")
 }

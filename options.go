@@ -40,6 +40,7 @@ type config struct {
 	trusted          []netip.Prefix
 	dialContext      func(ctx context.Context, network, address string) (net.Conn, error)
 	tls              *tls.Config
+	skipVerify       bool
 	logger           *slog.Logger
 	errorHandler     func(http.ResponseWriter, *http.Request, *Error)
 
@@ -204,10 +205,12 @@ func WithInsecureAnyOrigin() Option {
 // requests that come from them are believed and extended. From everyone
 // else, which is the default, they are thrown away and set anew.
 //
-// A proxy that ends TLS in front of this one must be named, or pages loaded
-// over https don't count as the same origin. It must itself set these
-// fields, or take away those that clients send: what it passes through is
-// believed, too.
+// A proxy that ends TLS in front of this one must be named, and must send
+// X-Forwarded-Proto, or pages loaded over https don't count as the same
+// origin. If it changes Host, X-Forwarded-Host must have the client's, and
+// X-Forwarded-Port the port if the host comes without. It must itself set
+// these fields, or take away those that clients send: what it passes through
+// is believed, too. Of a list, the first is what the client has used.
 func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 	return func(c *config) {
 		c.trusted = slices.Clone(prefixes)
@@ -237,10 +240,18 @@ func WithDialContext(f func(ctx context.Context, network, address string) (net.C
 	}
 }
 
-// WithTLSConfig sets how TLS is spoken with an https or wss upstream. It is
-// cloned. ServerName, if empty, becomes the target's host; NextProtos is
-// always http/1.1, for WebSockets need it. The default verifies the
-// upstream's certificate against the system's roots and wants TLS 1.2.
+// WithTLSConfig sets how TLS is spoken with an https or wss upstream: RootCAs
+// for a private authority, Certificates or GetClientCertificate for one that
+// wants to know who we are, ServerName for one that is dialled by address
+// (or through [WithDialContext], over a unix socket) and verified by name. It
+// is cloned. The default verifies the upstream's certificate for the target's
+// host against the system's roots.
+//
+// NextProtos is always http/1.1, for WebSockets need it; TLS 1.2 is the
+// least. Sessions are resumed within this proxy only, and not where
+// client certificates or VerifyPeerCertificate are in play. For
+// InsecureSkipVerify with nothing in its place there is
+// [WithInsecureSkipVerify].
 func WithTLSConfig(t *tls.Config) Option {
 	return func(c *config) {
 		if t == nil {
@@ -248,7 +259,22 @@ func WithTLSConfig(t *tls.Config) Option {
 			return
 		}
 		c.tls = t.Clone()
+		if t.InsecureSkipVerify && t.VerifyConnection == nil && t.VerifyPeerCertificate == nil {
+			c.mistake("WithTLSConfig", "InsecureSkipVerify", "verifies nothing: WithInsecureSkipVerify says so")
+		}
+		for name, v := range map[string]uint16{"MinVersion": t.MinVersion, "MaxVersion": t.MaxVersion} {
+			if v != 0 && v < tls.VersionTLS12 {
+				c.mistake("WithTLSConfig", name+" "+tls.VersionName(v), "TLS 1.2 is the least")
+			}
+		}
 	}
+}
+
+// WithInsecureSkipVerify takes any certificate from an https or wss upstream,
+// for any name: whoever can get in between reads and changes everything,
+// unnoticed. It is for tests.
+func WithInsecureSkipVerify() Option {
+	return func(c *config) { c.skipVerify = true }
 }
 
 // WithDetach lets ServeHTTP return as soon as the client has its 101; the
@@ -327,6 +353,8 @@ func newConfig(target string, options []Option) (*config, error) {
 		}
 		c.dialContext = d.DialContext
 	}
+	c.tls = upstreamTLS(c.tls)
+	c.tls.InsecureSkipVerify = c.tls.InsecureSkipVerify || c.skipVerify
 	if c.anyOrigin && len(c.origins) > 0 {
 		c.mistake("WithInsecureAnyOrigin", "", "makes WithOrigins meaningless: choose one")
 	}

@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -67,6 +68,9 @@ func TestMistakes(t *testing.T) {
 		{"WithTrustedProxies", wsproxy.WithTrustedProxies(netip.MustParsePrefix("::ffff:10.0.0.0/104")), ""},
 		{"WithDialContext", wsproxy.WithDialContext(nil), ""},
 		{"WithTLSConfig", wsproxy.WithTLSConfig(nil), ""},
+		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}), `wsproxy: WithTLSConfig: "InsecureSkipVerify": verifies nothing: WithInsecureSkipVerify says so`},
+		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{MinVersion: tls.VersionTLS11}), `wsproxy: WithTLSConfig: "MinVersion TLS 1.1": TLS 1.2 is the least`},
+		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{MaxVersion: tls.VersionTLS10}), ""},
 		{"WithLogger", wsproxy.WithLogger(nil), ""},
 		{"WithErrorHandler", wsproxy.WithErrorHandler(nil), `wsproxy: WithErrorHandler: "<nil>": nil function`},
 		{"Option", nil, ""},

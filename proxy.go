@@ -301,6 +301,7 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, e *Error) {
 		slog.Int("status", cmp.Or(e.Status, statusClientLeft)),
 		slog.String("side", e.Side.String()),
 		slog.String("op", e.Op),
+		slog.String("kind", e.Kind()),
 		slog.String("error", e.Err.Error()))
 	p.refuse(w, r, e)
 }

@@ -229,9 +229,12 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 	if err != nil || o.Scheme == "" || o.Host == "" || values[0] != o.Scheme+"://"+o.Host {
 		return forbidden("not a scheme and host")
 	}
-	scheme, host := c.publicOrigin(r)
+	scheme, host, forwardedPort := c.publicOrigin(r)
 	name, port := splitHost(o.Scheme, o.Host)
 	ownName, ownPort := splitHost(scheme, host)
+	if (&url.URL{Host: host}).Port() == "" && port == forwardedPort {
+		ownPort = port
+	}
 	if o.Scheme == scheme && name == ownName && port == ownPort {
 		return nil
 	}

@@ -481,9 +481,34 @@ func TestOrigin(t *testing.T) {
 				{"A40", "http://www.test", 403},
 				{"A40", "https://front.test", 403},
 			}},
-		{"not trusted", tcp, "Host: front.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", nil, []row{
+		{"trusted, wss", tcp, "Host: www.test:8443\r\nX-Forwarded-Proto: WSS",
+			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
+				{"A40", "https://www.test:8443", 502},
+				{"A40", "https://www.test", 403},
+				{"A40", "http://www.test:8443", 403},
+			}},
+		{"trusted, lists", tcp, "Host: front.test\r\nX-Forwarded-Proto: https, http\r\nX-Forwarded-Host: www.test , inner.test",
+			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
+				{"A40", "https://www.test", 502},
+				{"A40", "https://inner.test", 403},
+				{"A40", "http://www.test", 403},
+			}},
+		{"trusted, port told apart", tcp, "Host: www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 8443",
+			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
+				{"A40", "https://www.test:8443", 502},
+				{"A40", "https://www.test", 502},
+				{"A40", "https://www.test:8444", 403},
+				{"A40", "http://www.test:8443", 403},
+			}},
+		{"trusted, port in both", tcp, "Host: www.test:9000\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 8443",
+			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
+				{"A40", "https://www.test:9000", 502},
+				{"A40", "https://www.test:8443", 403},
+			}},
+		{"not trusted", tcp, "Host: front.test\r\nX-Forwarded-Port: 8443\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", nil, []row{
 			{"A40", "https://www.test", 403},
 			{"A40", "http://front.test", 502},
+			{"A40", "http://front.test:8443", 403},
 		}},
 		{"any", tcp, "Host: front.test", []wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, []row{
 			{"A39", "http://evil.test", 502},

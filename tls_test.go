@@ -1,0 +1,484 @@
+package wsproxy_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"log"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// issueCert has the tests' authority sign a certificate with a key of its own.
+func issueCert(notBefore, notAfter time.Time, names []string, ips ...net.IP) tls.Certificate {
+	authority, err := x509.ParseCertificate(testCA().cert.Certificate[0])
+	if err != nil {
+		panic(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "leaf"}, NotBefore: notBefore, NotAfter: notAfter,
+		DNSNames: names, IPAddresses: ips,
+	}, authority, &key.PublicKey, testCA().cert.PrivateKey)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// A71 to A75, F6: TLS with the upstream.
+func TestUpstreamTLS(t *testing.T) {
+	const name = "upstream.test"
+	long, later := time.Unix(0, 0), time.Unix(1<<33, 0)
+	ours := &tls.Config{RootCAs: testCA().pool}
+	for _, row := range []struct {
+		id, name, target string
+		client           *tls.Config
+		server           *tls.Config
+		want             int    // the status
+		kind             string // of error
+		sni              string
+	}{
+		{"A71", "right name", "https://" + name + ":9443", ours, &tls.Config{}, 101, "", name},
+		{"A71", "system's roots by default", "https://" + name, &tls.Config{}, &tls.Config{}, 502, "unknown authority", name},
+		{"A71", "the client's Host is no name for it", "https://other.test", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, []string{"front.test"})}}, 502, "wrong name", "other.test"},
+		{"A72", "ServerName given", "https://192.0.2.7", &tls.Config{RootCAs: testCA().pool, ServerName: name}, &tls.Config{}, 101, "", name},
+		{"A72", "ServerName given and wrong", "https://" + name, &tls.Config{RootCAs: testCA().pool, ServerName: "other.test"}, &tls.Config{}, 502, "wrong name", "other.test"},
+		{"A72", "address", "https://192.0.2.7", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, nil, net.IPv4(192, 0, 2, 7))}}, 101, "", ""},
+		{"A72", "IPv6 address", "wss://[2001:db8::7]:443", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, nil, net.ParseIP("2001:db8::7"))}}, 101, "", ""},
+		{"A72", "address not in the certificate", "https://192.0.2.7", ours, &tls.Config{}, 502, "wrong name", ""},
+		{"A73", "wildcard", "https://a.example.test", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, []string{"*.example.test"})}}, 101, "", "a.example.test"},
+		{"A73", "wildcard too deep", "https://a.b.example.test", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, []string{"*.example.test"})}}, 502, "wrong name", "a.b.example.test"},
+		{"A73", "expired", "https://" + name, ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, time.Unix(1, 0), []string{name})}}, 502, "expired", name},
+		{"A73", "not valid yet", "https://" + name, ours, &tls.Config{Certificates: []tls.Certificate{issueCert(later, later, []string{name})}}, 502, "expired", name},
+		{"A73", "verified by the user's own", "https://other.test", &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return nil }}, &tls.Config{}, 101, "", "other.test"},
+		{"A79", "IPv6 address with a zone", "wss://[fe80::7%25eth0]", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, nil, net.ParseIP("fe80::7"))}}, 101, "", ""},
+		{"A79", "name with a NUL", "https://" + name, ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, []string{name + "\x00.evil.test"})}}, 502, "wrong name", name},
+		{"A74", "picks HTTP/1.1", "https://" + name, &tls.Config{RootCAs: testCA().pool, NextProtos: []string{"h2", "http/1.1"}}, &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, 101, "", name},
+		{"A74", "only another protocol", "https://" + name, ours, &tls.Config{NextProtos: []string{"h3"}}, 502, "alert", name},
+		{"A74", "TLS 1.1", "https://" + name, ours, &tls.Config{MaxVersion: tls.VersionTLS11}, 502, "alert", name},
+		{"A76", "client certificate", "https://" + name, &tls.Config{RootCAs: testCA().pool, Certificates: []tls.Certificate{testCA().cert}}, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 101, "", name},
+		{"A76", "no client certificate", "https://" + name, ours, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 502, "alert", name},
+		{"F14", "callback panics", "https://" + name, &tls.Config{RootCAs: testCA().pool, VerifyConnection: func(tls.ConnectionState) error { panic("callback") }}, &tls.Config{}, 500, "panic", name},
+	} {
+		t.Run(row.id+" "+row.name, func(t *testing.T) {
+			r := newRigTo(t, tcp, row.target, wsproxy.WithTLSConfig(row.client), wsproxy.WithInsecureAnyOrigin())
+			c := r.client()
+			c.send(handshakeRequest("/", "") + secondRequest)
+			u := r.upstream()
+			hello := make(chan *tls.ClientHelloInfo, 1)
+			if row.server.Certificates == nil {
+				row.server.Certificates = []tls.Certificate{testCA().cert}
+			}
+			row.server.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { hello <- h; return nil, nil }
+			secure := tls.Server(u.Conn, row.server)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if req, err := http.ReadRequest(bufio.NewReader(secure)); err == nil {
+					io.WriteString(secure, goodAnswer(req, ""))
+				}
+			}()
+			if row.want == 101 {
+				if resp := c.readResponse(); resp.StatusCode != 101 {
+					t.Errorf("client: got %d, want 101", resp.StatusCode)
+				}
+			} else {
+				c.wantRefusal(row.want)
+				<-done
+				u.wantGone()
+				m := r.logs.wait(t, 0)
+				// A certificate that is asked for in TLS 1.3 is missed after the handshake.
+				if m["op"] != "tls" && row.name != "no client certificate" || m["kind"] != row.kind {
+					t.Errorf("logged %v, want an error of TLS: %s", m, row.kind)
+				}
+			}
+			h := <-hello
+			if h.ServerName != row.sni || !slices.Equal(h.SupportedProtos, []string{"http/1.1"}) {
+				t.Errorf("upstream: got SNI %q and ALPN %q, want %q and http/1.1 alone", h.ServerName, h.SupportedProtos, row.sni)
+			}
+		})
+	}
+	t.Run("A75 plain text before the handshake", func(t *testing.T) {
+		r := newRigTo(t, tcp, "https://upstream.test")
+		c := r.client()
+		c.send(handshakeRequest("/", "") + secondRequest)
+		u := r.upstream()
+		u.send("HTTP/1.1 101 Switching Protocols\r\n\r\n")
+		c.wantRefusal(502)
+		u.wantGone()
+		if m := r.logs.wait(t, 0); m["kind"] != "not TLS" {
+			t.Errorf("logged %v, want kind not TLS", m)
+		}
+	})
+}
+
+// The configuration that was given is cloned: changing it later changes nothing.
+func TestTLSConfigCloned(t *testing.T) {
+	config := &tls.Config{RootCAs: testCA().pool, ServerName: "upstream.test"}
+	r := newRig(t, tlsTCP, wsproxy.WithTLSConfig(config))
+	config.ServerName, config.RootCAs = "other.test", nil
+	r.open("", "")
+}
+
+// Any certificate is taken only where the option's name says so.
+func TestInsecureSkipVerify(t *testing.T) {
+	r := newRigTo(t, tlsTCP, "https://other.test", wsproxy.WithInsecureSkipVerify(), wsproxy.WithInsecureAnyOrigin())
+	r.open("", "")
+}
+
+// A72: an upstream behind a unix socket is verified by its name.
+func TestTLSOverUnixSocket(t *testing.T) {
+	for _, row := range []struct {
+		target string
+		want   int
+	}{{"https://upstream.test", 101}, {"https://other.test", 502}} {
+		r := newRigTo(t, tcp, row.target, wsproxy.WithInsecureAnyOrigin())
+		r.back.Close()
+		r.back = listen(t, unix)
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		conn, err := r.back.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := newWire(t, tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{testCA().cert}}), false)
+		if row.want == 101 {
+			u.answer("")
+			if resp := c.readResponse(); resp.StatusCode != 101 {
+				t.Fatalf("client: got %d, want 101", resp.StatusCode)
+			}
+		} else {
+			u.wantGone()
+			c.wantRefusal(502)
+		}
+	}
+}
+
+// A77: a session is resumed where the same proxy has verified it before, and
+// nowhere else.
+func TestResumption(t *testing.T) {
+	shared := tls.NewLRUClientSessionCache(10)
+	trusting := &tls.Config{RootCAs: testCA().pool, ClientSessionCache: shared}
+	server := &tls.Config{Certificates: []tls.Certificate{testCA().cert}}
+	open := func(r *rig) (resumed bool) {
+		t.Helper()
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		conn, err := r.back.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		secure := tls.Server(conn, server)
+		u := newWire(t, secure, false)
+		u.answer("")
+		c.readResponse()
+		u.sendClose(1000, "") // the session is kept when something is read
+		c.wantClose(1000)
+		c.sendClose(1000, "")
+		u.wantClose(1000)
+		u.Close()
+		<-r.returned
+		return secure.ConnectionState().DidResume
+	}
+	proxy := func(target string, config *tls.Config) *rig {
+		return newRigTo(t, tcp, target, wsproxy.WithTLSConfig(config), wsproxy.WithInsecureAnyOrigin())
+	}
+	a := proxy("https://upstream.test", trusting)
+	if open(a) {
+		t.Error("the first session is a resumed one")
+	}
+	if !open(a) {
+		t.Error("the second session of a proxy is not resumed")
+	}
+	if open(proxy("https://upstream.test", trusting)) {
+		t.Error("a session is resumed in another proxy")
+	}
+	withCert := proxy("https://upstream.test", &tls.Config{RootCAs: testCA().pool, Certificates: []tls.Certificate{testCA().cert}})
+	open(withCert)
+	if open(withCert) {
+		t.Error("a session is resumed that has a client certificate")
+	}
+	picky := proxy("https://upstream.test", &tls.Config{RootCAs: testCA().pool, VerifyPeerCertificate: func([][]byte, [][]*x509.Certificate) error { return nil }})
+	open(picky)
+	if open(picky) {
+		t.Error("a session is resumed past VerifyPeerCertificate")
+	}
+}
+
+// writeCert replaces a certificate's files.
+func writeCert(t *testing.T, files wsproxy.CertificateFiles, cert tls.Certificate) {
+	t.Helper()
+	writeFile(t, files.Cert, "CERTIFICATE", cert.Certificate[0])
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, files.Key, "PRIVATE KEY", key)
+}
+
+func writeFile(t *testing.T, path, kind string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func certFiles(dir, name string) wsproxy.CertificateFiles {
+	return wsproxy.CertificateFiles{Cert: filepath.Join(dir, name+".pem"), Key: filepath.Join(dir, name+".key")}
+}
+
+// Which certificate is served to whom, and after what has happened to the files.
+func TestCertificates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		a, b := certFiles(dir, "a"), certFiles(dir, "b")
+		long, later := time.Unix(0, 0), time.Unix(1<<33, 0)
+		issue := func(names ...string) tls.Certificate { return issueCert(long, later, names) }
+		certA, certB := issue("a.test"), issue("b.test", "*.b.test")
+		writeCert(t, a, certA)
+		writeCert(t, b, certB)
+		certs, err := wsproxy.LoadCertificates(a, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs := new(logs)
+		certs.Logger = slog.New(logs)
+		// served is what a client gets that asks for name.
+		served := func(name string) []byte {
+			t.Helper()
+			x, y := newMemPair(memBuffer)
+			server := tls.Server(x, &tls.Config{GetCertificate: certs.GetCertificate})
+			go server.Handshake()
+			client := tls.Client(y, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+			if err := client.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			return client.ConnectionState().PeerCertificates[0].Raw
+		}
+		want := func(name string, cert tls.Certificate) {
+			t.Helper()
+			if !slices.Equal(served(name), cert.Certificate[0]) {
+				t.Errorf("a client that asks for %q gets another certificate", name)
+			}
+		}
+		records := func() int {
+			logs.mu.Lock()
+			defer logs.mu.Unlock()
+			return len(logs.records)
+		}
+		want("a.test", certA)
+		want("b.test", certB)
+		want("x.B.test", certB)
+		want("other.test", certA) // the first of all
+		want("", certA)
+
+		// Replaced: noticed by the first handshake that comes 10 s later.
+		newA := issue("a.test")
+		writeCert(t, a, newA)
+		elapse(9 * time.Second)
+		want("a.test", certA)
+		elapse(time.Second)
+		want("a.test", newA)
+		want("b.test", certB)
+		if m := logs.wait(t, 0); m["msg"] != "wsproxy: certificate replaced" || m["cert"] != a.Cert {
+			t.Errorf("logged %v, want that %s was replaced", m, a.Cert)
+		}
+
+		// Half replaced: what is there stays, is told of once, and the other
+		// one is replaced all the same.
+		third, newB := issue("a.test"), issue("b.test")
+		writeFile(t, a.Cert, "CERTIFICATE", third.Certificate[0])
+		writeCert(t, b, newB)
+		for range 3 {
+			elapse(10 * time.Second)
+			want("a.test", newA)
+			want("b.test", newB)
+		}
+		if m := logs.wait(t, 1); m["msg"] != "wsproxy: certificate not replaced" || m["level"] != slog.LevelError || m["cert"] != a.Cert {
+			t.Errorf("logged %v, want that %s was not replaced", m, a.Cert)
+		}
+		if n := records(); n != 3 {
+			t.Errorf("got %d records, want 3: %s", n, &logs.text)
+		}
+		writeCert(t, a, third)
+		elapse(10 * time.Second)
+		want("a.test", third)
+
+		// Reload tells the caller, at once.
+		if err := os.Remove(b.Key); err != nil {
+			t.Fatal(err)
+		}
+		fourth := issue("a.test")
+		writeCert(t, a, fourth)
+		if err := certs.Reload(); err == nil || !strings.Contains(err.Error(), b.Key) || strings.Contains(err.Error(), a.Cert) {
+			t.Errorf("Reload returned %v, want that %s is missing", err, b.Key)
+		}
+		want("a.test", fourth)
+		want("b.test", newB)
+		writeCert(t, b, certB)
+		if err := certs.Reload(); err != nil {
+			t.Errorf("Reload returned %v", err)
+		}
+		want("b.test", certB)
+	})
+}
+
+// Files that are not in order are told of at the start, all of them.
+func TestLoadCertificatesMistakes(t *testing.T) {
+	if _, err := wsproxy.LoadCertificates(); err == nil {
+		t.Error("no error for no files")
+	}
+	dir := t.TempDir()
+	good, bad := certFiles(dir, "good"), certFiles(dir, "bad")
+	writeCert(t, good, testCA().cert)
+	writeCert(t, bad, testCA().cert)
+	os.WriteFile(bad.Key, []byte("secret"), 0o600)
+	_, err := wsproxy.LoadCertificates(good, bad, certFiles(dir, "missing"))
+	if err == nil || !strings.Contains(err.Error(), bad.Key) || !strings.Contains(err.Error(), "missing.pem") ||
+		strings.Contains(err.Error(), good.Cert) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v, want what is wrong with bad.key and missing.pem", err)
+	}
+}
+
+// Certificates are replaced under 200 sessions: all of them live on, and new
+// handshakes get the new one.
+func TestReplaceUnderSessions(t *testing.T) {
+	dir := t.TempDir()
+	files := certFiles(dir, "front")
+	issue := func() tls.Certificate {
+		return issueCert(time.Unix(0, 0), time.Unix(1<<33, 0), []string{"front.test"})
+	}
+	writeCert(t, files, issue())
+	certs, err := wsproxy.LoadCertificates(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs.Logger = slog.New(slog.DiscardHandler)
+
+	r := &rig{t: t, kind: tcp, logs: new(logs), returned: make(chan struct{}, 1000)}
+	r.front, r.back = listen(t, tcp), listen(t, tcp)
+	r.proxy, err = wsproxy.New("http://"+r.back.Addr().String(), wsproxy.WithLogger(slog.New(r.logs)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: r.proxy, TLSConfig: &tls.Config{GetCertificate: certs.GetCertificate}, ErrorLog: log.New(io.Discard, "", 0)}
+	go server.ServeTLS(r.front, "", "")
+	t.Cleanup(func() { r.proxy.Close(); server.Close() })
+	go http.Serve(r.back, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		conn, brw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, goodAnswer(req, ""))
+		u := &wire{Conn: conn, t: t, br: brw.Reader}
+		for {
+			f, err := u.readFrame()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, u.frame(f.first, f.payload))
+		}
+	}))
+	open := func() (*wire, []byte) {
+		conn, err := dialListener(t.Context(), r.front)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secure := tls.Client(conn, &tls.Config{RootCAs: testCA().pool, ServerName: "front.test"})
+		c := newWire(t, secure, true)
+		c.send(handshakeRequest("/", ""))
+		if resp := c.readResponse(); resp.StatusCode != 101 {
+			t.Fatalf("client was answered %d, want 101", resp.StatusCode)
+		}
+		return c, secure.ConnectionState().PeerCertificates[0].Raw
+	}
+	const sessions = 200
+	clients := make([]*wire, sessions)
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	for i := range clients {
+		clients[i], _ = open()
+	}
+	for i, c := range clients {
+		busy.Go(func() { // each talks all the while
+			for n := 0; ; n++ {
+				message := strings.Repeat("x", i+n%10)
+				c.sendText(message)
+				if f, err := c.readFrame(); err != nil || f.payload != message {
+					t.Errorf("session %d: got %.20q, %v, want its message back", i, f.payload, err)
+					return
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for range 3 {
+		renewed := issue()
+		writeCert(t, files, renewed)
+		if err := certs.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		if _, got := open(); !slices.Equal(got, renewed.Certificate[0]) {
+			t.Error("a new handshake gets an old certificate")
+		}
+	}
+	close(stop)
+	busy.Wait()
+	r.logs.mu.Lock()
+	defer r.logs.mu.Unlock()
+	if len(r.logs.records) > 0 {
+		t.Errorf("sessions ended: %s", &r.logs.text)
+	}
+}
+
+// What is wrong on the way to the upstream is told in a word, too.
+func TestErrorKinds(t *testing.T) {
+	closed := listen(t, tcp)
+	closed.Close()
+	for _, row := range []struct {
+		target, want string
+		options      []wsproxy.Option
+	}{
+		{"http://" + closed.Addr().String(), "refused", nil},
+		{"http://no-such-name.invalid", "name lookup", nil},
+		{"unix:" + filepath.Join(t.TempDir(), "none"), "other", nil},
+		{"http://upstream.test", "panic", []wsproxy.Option{wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { panic("x") })}},
+	} {
+		r := newRigTo(t, tcp, row.target, append([]wsproxy.Option{wsproxy.WithDialContext(new(net.Dialer).DialContext)}, row.options...)...)
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		c.readResponse()
+		if m := r.logs.wait(t, 0); m["kind"] != row.want {
+			t.Errorf("%s: logged %v, want kind %q", row.target, m, row.want)
+		}
+	}
+}
