@@ -3,8 +3,10 @@
 package interop
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -47,9 +49,9 @@ backend dead
 func TestBefore(t *testing.T) {
 	a := newAuthority(t, "private")
 	cert, root := a.files(t, "upstream.example")
-	// By address, verified by name.
-	verify := &tls.Config{RootCAs: pool(a), ServerName: "upstream.example"}
+	verify := &tls.Config{RootCAs: pool(a)}
 	identify := verify.Clone()
+	identify.ServerName = "upstream.example" // for it is dialled by address
 	identify.Certificates = []tls.Certificate{a.pair(t, "the proxy")}
 
 	nginxRefuses := map[string]refusal{
@@ -68,31 +70,35 @@ func TestBefore(t *testing.T) {
 		name    string
 		program program
 		conf    string
-		scheme  string
+		target  string
 		tls     *tls.Config
 		refuses map[string]refusal
 	}{
-		{"nginx", nginx, "listen LISTEN;" + nginxUpstream, "http", &tls.Config{}, nginxRefuses},
+		{"nginx", nginx, "listen LISTEN;" + nginxUpstream, "http://ADDR", &tls.Config{}, nginxRefuses},
 		// http2 is what the proxy must not let itself be talked into.
 		{"nginx, TLS", nginx, "listen LISTEN ssl http2; ssl_certificate CERT; ssl_certificate_key CERT;" + nginxUpstream,
-			"https", verify, with("tls", "asked for upstream.example by ")},
+			"https://upstream.example", verify, with("tls", "asked for upstream.example by ")},
 		{"nginx, client certificate", nginx, "listen LISTEN ssl; ssl_certificate CERT; ssl_certificate_key CERT;" +
 			"ssl_verify_client on; ssl_client_certificate ROOT;" + nginxUpstream,
-			"https", identify, with("tls", "asked for upstream.example by CN=the proxy")},
-		{"haproxy", haproxy, "frontend front\n  bind LISTEN" + haproxyUpstream, "http", &tls.Config{}, map[string]refusal{
+			"https://ADDR", identify, with("tls", "asked for upstream.example by CN=the proxy")},
+		{"haproxy", haproxy, "frontend front\n  bind LISTEN" + haproxyUpstream, "http://ADDR", &tls.Config{}, map[string]refusal{
 			"dead":      {503, "No server is available", "upstream", "answer"},
 			"forbidden": {403, "Request forbidden by administrative rules", "upstream", "answer"},
 		}},
 		{"haproxy, client certificate", haproxy, "frontend front\n" +
 			"  bind LISTEN ssl crt CERT ca-file ROOT verify required alpn h2,http/1.1" + haproxyUpstream,
-			"https", identify, nil},
+			"https://ADDR", identify, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := &pair{client: gorilla{}, upstream: &upstream{peer: coder{}}}
 			echo := p.upstream.listen(t, p.upstream.arrived)
 			d := c.program.start(t, c.conf, "ECHO", strings.TrimPrefix(echo, "http://"), "CERT", cert, "ROOT", root)
-			p.front = newFront(t, c.scheme+"://"+d.addr, false, wsproxy.WithTLSConfig(c.tls))
+			dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, d.addr) // whatever its name
+			}
+			p.front = newFront(t, strings.Replace(c.target, "ADDR", d.addr, 1), false,
+				wsproxy.WithTLSConfig(c.tls), wsproxy.WithDialContext(dial))
 			p.test(t)
 			p.front.wantRefused(t, c.refuses)
 		})

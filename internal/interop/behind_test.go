@@ -108,10 +108,17 @@ func TestBehind(t *testing.T) {
 // TestBehindOrigin: the same origin is the one that the client sees, not the
 // one between the TLS end and the proxy.
 func TestBehindOrigin(t *testing.T) {
-	const cutHost = "proxy_set_header Host $host; proxy_set_header X-Forwarded-Proto $scheme;"
+	const (
+		proto   = "proxy_set_header X-Forwarded-Proto $scheme;"
+		cutHost = proto + "proxy_set_header Host $host;"
+		port    = "proxy_set_header X-Forwarded-Port $server_port;"
+	)
 	ends := map[string]tlsEnd{
-		// Many a manual's configuration has $host, which is without the port.
-		"nginx, X-Forwarded-Port": {nginx, nginxTLS(cutHost + "proxy_set_header X-Forwarded-Port $server_port;")},
+		// Of itself nginx makes the Host that of proxy_pass. Many a manual has
+		// it set to $host, which is without the port.
+		"nginx, X-Forwarded-Host": {nginx, nginxTLS(proto + "proxy_set_header X-Forwarded-Host $http_host;")},
+		"nginx, X-Forwarded-Port": {nginx, nginxTLS(cutHost + port)},
+		"nginx, both":             {nginx, nginxTLS(proto + port + "proxy_set_header X-Forwarded-Host $host;")},
 		"nginx, no port":          {nginx, nginxTLS(cutHost)},
 	}
 	for _, e := range tlsEnds {

@@ -3,6 +3,9 @@
 // holds tests only, in a module of its own, so that their dependencies are
 // nobody else's.
 //
-// setup.sh installs the implementations that are not Go modules. Where one is
-// missing its tests are skipped, and fail if the environment has CI=true.
+// On Linux it also puts nginx and HAProxy in front of the proxy, where they end
+// TLS, and behind it, as its upstream (behind_test.go, before_test.go).
+//
+// setup.sh installs what is not a Go module. Where something is missing its
+// tests are skipped, and fail if the environment has CI=true.
 package interop

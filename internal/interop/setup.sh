@@ -1,18 +1,34 @@
 #!/bin/sh
 # Installs the peers that are not Go modules: npm's ws, and Debian's
-# python3-websockets. Needs root only where a Debian package is missing.
+# python3-websockets, nginx and HAProxy. Needs root only where a Debian package
+# is missing. The tests run nginx and HAProxy by themselves: what is installed
+# here doesn't run as a service, neither now nor after a reboot.
 set -eu
 cd "$(dirname "$0")"
+PATH=$PATH:/usr/sbin # where others than root may not look
 
 missing=
+services=
 command -v node >/dev/null || missing="$missing nodejs"
 command -v npm >/dev/null || missing="$missing npm"
 /usr/bin/python3 -c 'import websockets' 2>/dev/null || missing="$missing python3-websockets"
+command -v nginx >/dev/null || { missing="$missing nginx-light" services=nginx; }
+command -v haproxy >/dev/null || { missing="$missing haproxy" services="$services haproxy"; }
 if [ -n "$missing" ]; then
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update
-	# shellcheck disable=SC2086 # a list of names
-	apt-get install -y --no-install-recommends $missing
+	(
+		policy=/usr/sbin/policy-rc.d # whether packages may start services
+		if [ -n "$services" ] && ! [ -e $policy ]; then
+			trap 'rm -f $policy' EXIT
+			trap 'exit 1' HUP INT TERM
+			printf '#!/bin/sh\nexit 101\n' >$policy
+			chmod 755 $policy
+		fi
+		# shellcheck disable=SC2086 # a list of names
+		apt-get install -y --no-install-recommends $missing
+	)
+	for s in $services; do update-rc.d "$s" disable; done
 fi
 
 cd testdata/npm
