@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/coder/websocket"
+)
+
+// subprotocols are those that the upstream speaks, the best one first.
+var subprotocols = []string{"echo.v2", "echo.v1"}
+
+// maxMessage is the size of the longest message that the upstream takes.
+const maxMessage = 16 << 20
+
+const help = "/close CODE REASON closes, /drop cuts the connection, anything else comes back as it is"
+
+// echo is the upstream: what it is sent, it sends back. With three commands
+// it shows how sessions can end.
+//
+// It checks the page's origin, as Accept does unless told otherwise. Behind
+// the proxy that works because the proxy passes Host on as the client sent it.
+func echo(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols: subprotocols,
+		// Between the browser and the upstream: the proxy only passes it on.
+		CompressionMode: websocket.CompressionContextTakeover,
+	})
+	if err != nil {
+		return // Accept has answered
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(maxMessage)
+	for {
+		kind, message, err := conn.Read(r.Context())
+		if err != nil {
+			return
+		}
+		if kind == websocket.MessageText {
+			switch command, arguments, _ := strings.Cut(string(message), " "); command {
+			case "/close":
+				code, reason, err := parseClose(arguments)
+				if err == nil {
+					conn.Close(code, reason)
+					return
+				}
+				message = []byte(err.Error())
+			case "/drop":
+				return // with no Close frame
+			case "/help":
+				message = []byte(help)
+			}
+		}
+		if err := conn.Write(r.Context(), kind, message); err != nil {
+			return
+		}
+	}
+}
+
+// parseClose reads what follows /close. With nothing there the code is 1000.
+func parseClose(arguments string) (websocket.StatusCode, string, error) {
+	if arguments == "" {
+		return websocket.StatusNormalClosure, "", nil
+	}
+	first, reason, _ := strings.Cut(arguments, " ")
+	code, err := strconv.Atoi(first)
+	switch {
+	// RFC 6455, 7.4: the others are undefined, or may not be sent.
+	case err != nil, code < 1000, code > 1003 && code < 1007, code > 1014 && code < 3000, code > 4999:
+		return 0, "", fmt.Errorf("%.20q is no code that a Close frame may have", first)
+	case len(reason) > 123: // RFC 6455, 5.5: 125 bytes with the code
+		return 0, "", fmt.Errorf("a reason of %d bytes: 123 fit into a Close frame", len(reason))
+	}
+	return websocket.StatusCode(code), reason, nil
+}
