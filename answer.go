@@ -36,6 +36,15 @@ type upstreamRefusal struct {
 	cut    error // why body is not the whole of it; nil: it is
 }
 
+// err returns the refusal as an error.
+func (f *upstreamRefusal) err() *Error {
+	e := &Error{Op: "answer", Side: Upstream, Status: f.status, Err: ErrRefused}
+	if f.cut != nil {
+		e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, f.cut)
+	}
+	return e
+}
+
 var answerReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
 // readAnswer reads the upstream's final answer, and passes over a few 1xx

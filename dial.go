@@ -149,8 +149,8 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	e := &Error{Op: op, Side: Upstream, Status: http.StatusBadGateway, Err: err}
 	var timeout net.Error
 	switch {
-	case errors.Is(context.Cause(ctx), ErrShutdown):
-		e.Side, e.Status, e.Err = neither, http.StatusServiceUnavailable, ErrShutdown
+	case errors.Is(context.Cause(ctx), ErrShutdown), errors.Is(context.Cause(ctx), errEnded):
+		e.Side, e.Status, e.Err = neither, http.StatusServiceUnavailable, context.Cause(ctx)
 	case errors.Is(err, errPanic):
 		e.Side, e.Status = neither, http.StatusInternalServerError
 	case errors.Is(ctx.Err(), context.DeadlineExceeded): // of middleware's

@@ -43,6 +43,13 @@ var (
 	// ErrBadAnswer: the upstream's answer to the handshake is not one that
 	// RFC 6455, 4.1 lets a client accept, or not HTTP at all.
 	ErrBadAnswer = errors.New("bad answer")
+	// ErrRefused: the upstream has answered the handshake with something else
+	// than 101, which was relayed to the client.
+	ErrRefused = errors.New("refused by the upstream")
+	// ErrLimit: there are as many sessions, or handshakes under way, as
+	// [WithMaxSessions], [WithMaxSessionsPerClient] or [WithMaxHandshakes]
+	// allow.
+	ErrLimit = errors.New("limit reached")
 	// ErrShutdown: the proxy takes no more sessions, because
 	// [Proxy.Shutdown] or [Proxy.Close] was called.
 	ErrShutdown = errors.New("shutting down")
@@ -74,7 +81,9 @@ func (e *Error) Unwrap() error { return e.Err }
 //   - in TLS with it: "unknown authority", "wrong name", "expired" (or not
 //     valid yet), "bad certificate", "alert" (the upstream's own refusal, for
 //     example of our certificate), "not TLS"
-//   - in the proxy: "shutting down", "panic", "client left"
+//   - the upstream's own answer: "refusal"
+//   - in the proxy: "limit", "hook" (a refusal of [WithOnOpen]), "kicked"
+//     ([Session.Close]), "shutting down", "panic", "client left"
 //   - with the client: "bad handshake", "forbidden origin"
 //   - "other"
 func (e *Error) Kind() string {
@@ -95,6 +104,14 @@ func (e *Error) Kind() string {
 		return "bad handshake"
 	case is(ErrForbiddenOrigin):
 		return "forbidden origin"
+	case is(ErrRefused):
+		return "refusal"
+	case is(ErrLimit):
+		return "limit"
+	case is(errHook):
+		return "hook"
+	case is(errEnded):
+		return "kicked"
 	case is(ErrShutdown):
 		return "shutting down"
 	case is(errPanic):
@@ -138,6 +155,20 @@ func as[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok
 }
+
+// errHook: a hook of [WithOnOpen] has refused the session.
+var errHook = errors.New("refused by the hook")
+
+// A Refusal is an error by which a hook of [WithOnOpen] says what the client
+// is to be answered.
+type Refusal struct {
+	Status int         // 4xx or 5xx; anything else becomes 500
+	Text   string      // for the client; "": the status' own phrase
+	Header http.Header // more fields of the answer, such as WWW-Authenticate; may be nil
+}
+
+// Error returns the status and the text.
+func (r *Refusal) Error() string { return fmt.Sprintf("%d %s", r.Status, r.Text) }
 
 // An OptionError is one mistake in the arguments of [New]. New returns all
 // of them at once, joined by [errors.Join].

@@ -32,8 +32,8 @@ const (
 	maxControlSize    = 2 + 4 + maxControlPayload
 )
 
-// A violation is a way to break RFC 6455 that a frame's header, or a Close
-// frame's body, shows. Its text goes to logs, never to a peer.
+// A violation is a way to break RFC 6455, or a limit of ours, that a frame's
+// header, or a Close frame's body, shows. Its text goes to logs, never to a peer.
 type violation string
 
 func (v violation) Error() string { return string(v) }

@@ -423,15 +423,16 @@ func (w *wire) reset() {
 
 // logs keeps log records. Groups become "group.key".
 type logs struct {
+	least   slog.Level
 	mu      sync.Mutex
 	records []map[string]any
 	text    bytes.Buffer
 	added   chan struct{} // made on demand
 }
 
-func (l *logs) Enabled(context.Context, slog.Level) bool { return true }
-func (l *logs) WithAttrs([]slog.Attr) slog.Handler       { panic("not used") }
-func (l *logs) WithGroup(string) slog.Handler            { panic("not used") }
+func (l *logs) Enabled(_ context.Context, level slog.Level) bool { return level >= l.least }
+func (l *logs) WithAttrs([]slog.Attr) slog.Handler               { panic("not used") }
+func (l *logs) WithGroup(string) slog.Handler                    { panic("not used") }
 
 func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	m := map[string]any{"msg": r.Message, "level": r.Level}

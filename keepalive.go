@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -13,6 +14,7 @@ type policy struct {
 	pong  time.Duration // and is lost when nothing came from it so long after
 	idle  time.Duration // with no data frame either way for so long, the session ends
 	write time.Duration // a leg that takes no byte for so long is lost
+	age   time.Duration // a session that is so old ends
 }
 
 // A life is what the relay knows of one leg's liveness.
@@ -92,11 +94,18 @@ func (p *policy) checkIdle(now, data time.Duration) (idle bool, again time.Durat
 	return now-data >= p.idle, data + p.idle
 }
 
-// jittered returns the policy for one session: with a ping interval up to a
-// tenth shorter, so that sessions that began together don't ping in step.
+// never is when what doesn't happen is due.
+const never time.Duration = math.MaxInt64
+
+// jittered returns the policy for one session: with a ping interval and a
+// maximum age up to a tenth shorter, so that sessions that began together
+// neither ping in step nor end all at once.
 func (p policy) jittered() policy {
 	if p.ping > 0 {
 		p.ping -= rand.N(p.ping/10 + 1)
+	}
+	if p.age > 0 {
+		p.age -= rand.N(p.age/10 + 1)
 	}
 	return p
 }

@@ -14,16 +14,15 @@ import (
 // to it.
 type leg struct {
 	// Set when made.
-	s    *session
+	s    *Session
 	side Side
 	conn net.Conn
 	raw  rawLeg
 
 	// lock is held while bytes are written to the leg, and from there until
 	// the frame they belong to is complete.
-	lock   writeLock
-	number uint32 // guarded by lock; of the last Ping
-	deaf   bool   // guarded by lock; a write failed: nothing more is written
+	lock writeLock
+	deaf bool // guarded by lock; a write failed: nothing more is written
 
 	acked   uint64        // guarded by s.mu; what the peer's kernel has taken in all
 	ackedAt time.Duration // guarded by s.mu; when that was looked up
@@ -37,6 +36,10 @@ type leg struct {
 	heard   atomic.Int64  // see life
 	pinged  atomic.Int64
 	writing atomic.Int64
+
+	number    atomic.Uint32 // of the last Ping; changed under lock
+	sent      atomic.Int64  // when it was
+	roundTrip atomic.Int64  // of the last Ping that was answered
 }
 
 const pingPending = 1 << 16 // a bit above every close code
@@ -69,6 +72,16 @@ func (l *leg) life(now time.Duration, unread bool) life {
 	}
 	f.taking = l.acked < l.pingEnd
 	return f
+}
+
+// answered takes in the Pong to our Ping of that number.
+func (l *leg) answered(number uint32, now time.Duration) {
+	if number != l.number.Load() {
+		return // an older one's
+	}
+	d := max(now-time.Duration(l.sent.Load()), 1)
+	l.roundTrip.Store(int64(d))
+	l.s.proxy.stats.roundTrips[l.side].observe(d)
 }
 
 // lookBehindPing notes where the Ping that was just written ends in the stream.
@@ -170,9 +183,9 @@ func (l *leg) writePending() {
 	var b []byte
 	now := l.s.now()
 	if frames&pingPending != 0 {
-		l.number++
 		l.pinged.Store(int64(now))
-		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number))
+		l.sent.Store(int64(now))
+		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number.Add(1)))
 	}
 	code := websocket.StatusCode(frames &^ pingPending)
 	if code != 0 {

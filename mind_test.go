@@ -10,7 +10,7 @@ import (
 // drive feeds a stream to a direction in chunks, as a driver does, and
 // returns what it let through and what it ended with. cut says how long the
 // next chunk is.
-func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte, n counts, end final) {
+func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byte, n Counts, end final) {
 	t.Helper()
 	var held []byte
 	for len(stream) > 0 && !d.ended {
@@ -26,7 +26,7 @@ func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byt
 			t.Fatalf("verdict %+v holds bytes back inside a frame", last)
 		}
 		out = append(out, chunk[:last.n]...)
-		n.add(last.frames, last.messages, last.n)
+		n.add(Counts{Frames: uint64(last.frames), Messages: uint64(last.messages), Bytes: uint64(last.n)})
 		if end = last.final; end.size > 0 {
 			size := end.size
 			out = append(out, chunk[last.n:last.n+size]...)
@@ -48,7 +48,7 @@ func TestWalkEverySplit(t *testing.T) {
 			if d.ended || !bytes.Equal(out, stream) {
 				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), end.broken)
 			}
-			if count.bytes != uint64(len(stream)) || count.frames != 20 {
+			if count.Bytes != uint64(len(stream)) || count.Frames != 20 {
 				t.Fatalf("counted %+v, want 20 frames, %d bytes", count, len(stream))
 			}
 		}
@@ -78,7 +78,7 @@ func TestWalkAbsorbs(t *testing.T) {
 		if !bytes.Equal(out, want) {
 			t.Fatalf("chunks of %d: got %x, want %x", size, out, want)
 		}
-		if count.frames != uint64(len(keep)) || count.messages != 2 {
+		if count.Frames != uint64(len(keep)) || count.Messages != 2 {
 			t.Fatalf("counted %+v, want the %d frames that went on", count, len(keep))
 		}
 	}

@@ -3,17 +3,16 @@ package wsproxy
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/coder/websocket"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -26,42 +25,9 @@ const (
 	defaultCloseTimeout     = 5 * time.Second
 )
 
-// config is what [New] makes of its arguments. It doesn't change afterwards.
-type config struct {
-	target           *url.URL
-	policy           policy
-	handshakeTimeout time.Duration
-	closeTimeout     time.Duration
-	detach           bool
-	host             string
-	rewrite          func(*httputil.ProxyRequest)
-	origins          []originPattern
-	anyOrigin        bool
-	trusted          []netip.Prefix
-	dialContext      func(ctx context.Context, network, address string) (net.Conn, error)
-	tls              *tls.Config
-	skipVerify       bool
-	logger           *slog.Logger
-	errorHandler     func(http.ResponseWriter, *http.Request, *Error)
-
-	mistakes []error
-}
-
 // An Option changes a default of [New]. Where an option is given twice, the
 // later one counts.
 type Option func(*config)
-
-func (c *config) mistake(option string, value any, reason string) {
-	c.mistakes = append(c.mistakes, &OptionError{Option: option, Value: value, Reason: reason})
-}
-
-// positive notes a duration that is not above zero as a mistake.
-func (c *config) positive(option string, d time.Duration) time.Duration {
-	if d <= 0 {
-		c.mistake(option, d, "must be above zero: every wait has a limit")
-	}
-	return d
-}
 
 // WithPing sets how the peers of a session are kept alive and watched, each
 // leg on its own: one that has been silent for interval is sent a Ping, and
@@ -319,105 +285,127 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) 
 	}
 }
 
-// newConfig checks everything and returns all mistakes at once.
-func newConfig(target string, options []Option) (*config, error) {
-	c := &config{
-		policy: policy{
-			ping:  defaultPingInterval,
-			pong:  defaultPongTimeout,
-			write: defaultWriteTimeout,
-		},
-		handshakeTimeout: defaultHandshakeTimeout,
-		closeTimeout:     defaultCloseTimeout,
-		tls:              new(tls.Config),
-		logger:           slog.Default(),
-		errorHandler:     writeError,
-	}
-	var err error
-	if c.target, err = parseTarget(target); err != nil {
-		c.mistake("target", redactTarget(target), err.Error())
-	}
-	for _, o := range options {
-		if o == nil {
-			c.mistake("Option", nil, "nil option")
-			continue
+// WithOnOpen calls f with each session whose handshake is in order, before
+// anything is dialled for it. f may refuse it: an error that is, or wraps, a
+// [*Refusal] says what the client is answered; any other makes 403 and goes to
+// the log. It may keep values with the session ([Session.Set]), and have it end
+// when the client's token does ([Session.SetExpiry]).
+//
+// The option may be given several times; the hooks are called in order until
+// one refuses; by default there are none. If f panics, the client is answered
+// 500. It is called by many goroutines at once.
+func WithOnOpen(f func(s *Session, r *http.Request) error) Option {
+	return func(c *config) {
+		if c.onOpen = append(c.onOpen, f); f == nil {
+			c.mistake("WithOnOpen", nil, "nil function")
 		}
-		o(c)
 	}
-	if c.dialContext == nil {
-		d := new(net.Dialer)
-		// TCP's own keep-alive, by Go's defaults, gives a dead peer up after
-		// 15 s and nine probes 15 s apart. Pings that are no slower do better.
-		if p := c.policy; p.ping > 0 && p.ping+p.pong <= 150*time.Second {
-			d.KeepAlive = -1
-		}
-		c.dialContext = d.DialContext
-	}
-	c.tls = upstreamTLS(c.tls)
-	c.tls.InsecureSkipVerify = c.tls.InsecureSkipVerify || c.skipVerify
-	if c.anyOrigin && len(c.origins) > 0 {
-		c.mistake("WithInsecureAnyOrigin", "", "makes WithOrigins meaningless: choose one")
-	}
-	return c, errors.Join(c.mistakes...)
 }
 
-// redactTarget cuts a target that can't be used down to what an error may
-// show: no user, no password, no query. A password that should have been
-// escaped may have a question mark, a slash or a number sign in it.
-func redactTarget(target string) string {
-	if i := strings.LastIndexByte(target, '@'); i >= 0 && !strings.HasPrefix(target, "unix:") {
-		scheme, _, _ := strings.Cut(target, ":")
-		target = scheme + "://…@" + target[i+1:]
-	}
-	if i := strings.IndexAny(target, "?#"); i >= 0 {
-		target = target[:i]
-	}
-	return target
-}
-
-// parseTarget turns ws and wss into http and https, and a unix socket into a
-// URL with the scheme "unix" and the socket's path as its host.
-func parseTarget(target string) (*url.URL, error) {
-	if path, ok := strings.CutPrefix(target, "unix:"); ok {
-		// unix:/run/app.sock, unix:///run/app.sock, unix:app.sock, unix:@abstract
-		path = strings.TrimPrefix(path, "//")
-		if path == "" {
-			return nil, errors.New("unix socket without a path")
+// WithOnClose calls f once for each session that was shown to the hooks of
+// [WithOnOpen] (or would have been, were there any), when it is over: when both
+// connections are closed, or when its handshake has come to nothing. By then
+// [Session.Err] says why.
+//
+// The option may be given several times; the hooks are called in order; by
+// default there are none. If f panics, that is logged. It is called by many goroutines at once, and holds up
+// [Proxy.Shutdown] and, of sessions that aren't detached, ServeHTTP.
+func WithOnClose(f func(s *Session)) Option {
+	return func(c *config) {
+		if c.onClose = append(c.onClose, f); f == nil {
+			c.mistake("WithOnClose", nil, "nil function")
 		}
-		return &url.URL{Scheme: "unix", Host: path}, nil
 	}
-	u, err := url.Parse(target)
-	if err != nil {
-		// The parser's own error quotes the target, or pieces of it that
-		// may be a password's.
-		return nil, errors.New("not a URL")
-	}
-	switch u.Scheme {
-	case "ws":
-		u.Scheme = "http"
-	case "wss":
-		u.Scheme = "https"
-	case "http", "https":
-	case "":
-		return nil, errors.New("no scheme: want http, https, ws, wss or unix")
-	default:
-		return nil, errors.New("unknown scheme: want http, https, ws, wss or unix")
-	}
-	switch {
-	case u.Hostname() == "":
-		return nil, errors.New("no host")
-	case u.User != nil:
-		return nil, errors.New("user and password: set an Authorization header by WithRewrite")
-	case u.Fragment != "":
-		return nil, errors.New("a fragment, which is never sent")
-	}
-	return u, nil
 }
 
-// targetHost is the Host of a request to u that names no other.
-func targetHost(u *url.URL) string {
-	if u.Scheme == "unix" {
-		return "localhost"
+// WithDrain sets how [Proxy.Shutdown] ends sessions: over which window it
+// spreads them, and by which close code to clients; upstreams get 1001. A
+// window of 0, the default, is what the deadline of Shutdown's context leaves,
+// or less where there are few sessions. The default code is 1001 (going away);
+// 1012 (service restart) is the other one in use: some clients reconnect at one
+// of them only.
+func WithDrain(window time.Duration, code websocket.StatusCode) Option {
+	return func(c *config) {
+		c.drainWindow, c.drainCode = window, code
+		if window < 0 {
+			c.mistake("WithDrain", window, "negative")
+		}
+		if !sendableCloseCode(code) {
+			c.mistake("WithDrain", int(code), "a close code that may not be sent")
+		}
 	}
-	return u.Host
+}
+
+// WithMaxSessions limits how many sessions there are at once, handshakes under
+// way included. Past it clients are answered 503 and Retry-After, before
+// anything is dialled. The default, 0, is no limit.
+func WithMaxSessions(n int) Option {
+	return func(c *config) { c.maxSessions = c.count("WithMaxSessions", n) }
+}
+
+// WithMaxHandshakes limits how many handshakes are under way at once, from the
+// client's request to its 101: a crowd that comes back all at once is then let
+// in at the speed at which the upstream answers. Past it clients are answered
+// 503 and Retry-After. The default, 0, is no limit.
+func WithMaxHandshakes(n int) Option {
+	return func(c *config) { c.maxHandshakes = c.count("WithMaxHandshakes", n) }
+}
+
+// WithMaxSessionsPerClient limits how many sessions one client has at once,
+// handshakes under way included. Past it the client is answered 429 and
+// Retry-After, before anything is dialled. The default, 0, is no limit.
+//
+// Clients are told apart by key, which is called by many goroutines at once; a
+// request for which it returns "" isn't counted, and if it panics, the client
+// is answered 500. A nil key stands for the client's address (behind
+// [WithTrustedProxies], the one that they tell of), of IPv6 the first 64 bits.
+// Many people may share an address.
+func WithMaxSessionsPerClient(n int, key func(*http.Request) string) Option {
+	return func(c *config) {
+		c.maxPerClient, c.clientKeyOf = c.count("WithMaxSessionsPerClient", n), key
+	}
+}
+
+// WithMaxMessageSize limits the messages from a side to so many bytes of
+// payload, compressed as they are. A longer one ends the session, by Close 1009
+// to that side and 1001 to the other, as soon as a frame's header shows it;
+// what came before has passed by then. The default, 0, is no limit.
+func WithMaxMessageSize(from Side, bytes int) Option {
+	return func(c *config) {
+		c.limit("WithMaxMessageSize", from).message = uint64(c.count("WithMaxMessageSize", bytes))
+	}
+}
+
+// WithMaxFrameSize is [WithMaxMessageSize] for each data frame. The default, 0,
+// is no limit.
+func WithMaxFrameSize(from Side, bytes int) Option {
+	return func(c *config) {
+		c.limit("WithMaxFrameSize", from).frame = uint64(c.count("WithMaxFrameSize", bytes))
+	}
+}
+
+// WithRateLimit limits how much comes from a side of a session. By default
+// there is no limit.
+func WithRateLimit(from Side, r RateLimit) Option {
+	return func(c *config) {
+		c.limit("WithRateLimit", from).rate = r
+		switch {
+		case !(r.Messages >= 0 && r.Bytes >= 0) || r.Burst < 0:
+			c.mistake("WithRateLimit", r, "negative")
+		case r.Messages == 0 && r.Bytes == 0:
+			c.mistake("WithRateLimit", r, "limits neither messages nor bytes")
+		}
+	}
+}
+
+// WithMaxAge ends sessions that are so old, by Close 1001 to both sides, so
+// that their clients come back and are spread anew. A session's own maximum is
+// up to a tenth shorter, at random. The default, 0, is no limit.
+func WithMaxAge(d time.Duration) Option {
+	return func(c *config) {
+		c.policy.age = d
+		if d < 0 {
+			c.mistake("WithMaxAge", d, "negative")
+		}
+	}
 }

@@ -72,12 +72,13 @@ package wsproxy
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 )
@@ -91,18 +92,17 @@ import (
 type Proxy struct {
 	*config
 
-	mu       sync.Mutex
-	visits   map[*visit]struct{} // guarded by mu
-	draining bool                // guarded by mu
-	closed   bool                // guarded by mu
-	empty    chan struct{}       // closed when draining and visits is empty
-}
+	drained *cause // what ends sessions in a Shutdown
 
-// A visit is one client, from the check of its handshake to the end of its
-// session.
-type visit struct {
-	cancel  context.CancelCauseFunc // ends the handshake; nil after the 101
-	session *session                // guarded by Proxy.mu; nil before the 101
+	mu        sync.Mutex
+	sessions  map[*Session]struct{} // guarded by mu; handshakes under way included
+	perClient map[string]int        // guarded by mu; how many of them each client has
+	opened    int                   // guarded by mu; how many of them are open
+	lastID    uint64                // guarded by mu
+	draining  bool                  // guarded by mu
+	closed    bool                  // guarded by mu
+	empty     chan struct{}         // closed when draining and sessions is empty
+	stats     stats
 }
 
 // New makes a proxy for the upstream at target: an http, https, ws or wss
@@ -116,7 +116,14 @@ func New(target string, options ...Option) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Proxy{config: c, visits: make(map[*visit]struct{}), empty: make(chan struct{})}, nil
+	return &Proxy{
+		config:    c,
+		drained:   causeFor(ReasonDrained, c.drainCode, "shutting down"),
+		sessions:  make(map[*Session]struct{}),
+		perClient: make(map[string]int),
+		empty:     make(chan struct{}),
+		stats:     newStats(),
+	}, nil
 }
 
 // ServeHTTP does the handshake with the upstream and then with the client,
@@ -132,7 +139,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 // is relayed, its body up to 64 KiB and for up to 10 s. In every such case
 // the client's connection is closed after the answer.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, v, err := p.admit(r)
+	ctx, s, err := p.admit(r)
 	if err != nil {
 		p.fail(w, r, err)
 		return
@@ -140,170 +147,133 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	detached := false
 	defer func() {
 		if !detached {
-			p.leave(v)
+			p.leave(s)
 		}
 	}()
-	if err := checkHandshake(w, r); err != nil {
+	fail := func(err *Error) {
+		s.conclude(err)
 		p.fail(w, r, err)
+	}
+	if err := checkHandshake(w, r); err != nil {
+		fail(err)
 		return
 	}
 	if err := p.checkOrigin(r); err != nil {
-		p.fail(w, r, err)
+		fail(err)
+		return
+	}
+	if err := p.callOnOpen(s, r); err != nil {
+		fail(err)
 		return
 	}
 	up, to, err := p.dial(ctx, r)
 	if err != nil {
-		p.fail(w, r, err)
+		fail(err)
 		return
 	}
 	if up.refusal != nil {
-		p.logRefusal(r, up.refusal)
+		err := up.refusal.err()
+		s.conclude(err)
+		p.report(r, err)
 		p.relayRefusal(w, up.refusal)
 		return
 	}
 	client, early, err := p.accept(w, r, up)
 	if err != nil {
-		p.fail(w, r, err)
+		fail(err)
 		return
 	}
-	s := newSession([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny, p.policy.jittered(), p.closeTimeout)
-	p.begin(v, s)
-	id := identity{ctx: r.Context(), client: p.clientAddr(r), upstream: to.Scheme + "://" + to.Host,
-		path: strings.Clone(clip(r.URL.Path))} // not with all of the request line that it is part of
+	s.join([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
+	p.begin(s, to.Scheme+"://"+to.Host, up.subprotocol)
+	p.logOpened(r.Context(), s)
 	if p.detach {
 		detached = true
-		id.ctx = context.Background() // a request's holds on to half a kilobyte
-		s.detach(func() { p.reportDetached(v, s, id) })
+		s.detach(func() { p.endDetached(s) })
 		return
 	}
 	stop := context.AfterFunc(r.Context(), func() { s.stop(causeCancelled, context.Cause(r.Context())) })
 	defer stop()
 	s.run()
-	p.report(s, id)
+	p.end(r.Context(), s)
 }
 
-// reportDetached ends a visit outside of ServeHTTP, where nobody else would
-// catch a panic of the logger's.
-func (p *Proxy) reportDetached(v *visit, s *session, id identity) {
-	defer p.leave(v)
+// end takes in that a session is over.
+func (p *Proxy) end(ctx context.Context, s *Session) {
+	e := &s.ending
+	s.conclude(&SessionError{By: e.cause.by, Reason: e.cause.name, Code: e.code, Err: e.err})
+	p.logEnded(ctx, s)
+}
+
+// endDetached is end outside of ServeHTTP, where nobody else would catch a
+// panic of the logger's.
+func (p *Proxy) endDetached(s *Session) {
+	defer p.leave(s)
 	defer func() {
 		if v := recover(); v != nil {
 			log.Printf("wsproxy: panic in the logger: %v\n%s", v, debug.Stack())
 		}
 	}()
-	p.report(s, id)
+	p.end(context.Background(), s) // a request's holds on to half a kilobyte
 }
 
-// Shutdown refuses new sessions with 503 and ends the running ones, with
-// Close 1001 to both sides, at frame boundaries. It returns when the last
-// one is over: within the close timeout, or later where a slow peer is given
-// more time ([WithCloseTimeout]). If ctx ends first, the rest is cut and
-// ctx's error returned. Handshakes under way are refused, too.
-//
-// Shutdown doesn't touch the http.Server that the proxy is mounted in; call
-// its Shutdown as well.
-func (p *Proxy) Shutdown(ctx context.Context) error {
-	for _, v := range p.drain(false) {
-		if v.session != nil {
-			v.session.stop(causeDrained, nil)
+// callOnOpen calls the user's hooks, each of which may refuse the session.
+func (p *Proxy) callOnOpen(s *Session, r *http.Request) (e *Error) {
+	defer func() {
+		if v := recover(); v != nil {
+			e = &Error{Op: "open", Side: neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
 		}
-	}
-	select {
-	case <-p.empty:
-		return nil
-	case <-ctx.Done():
-		p.Close()
-		return ctx.Err()
-	}
-}
-
-// Close refuses new sessions and cuts the running ones: their connections
-// are closed with no Close frames. It doesn't wait for ServeHTTP to return
-// where it is running, and returns nil.
-func (p *Proxy) Close() error {
-	for _, v := range p.drain(true) {
-		if v.session != nil {
-			v.session.cut(causeCut, ErrShutdown)
+	}()
+	s.letIn = true
+	for _, f := range p.onOpen {
+		if err := f(s, r); err != nil {
+			status := http.StatusForbidden
+			if refusal, ok := errors.AsType[*Refusal](err); ok {
+				status = refusal.Status
+				if status < 400 || status > 599 {
+					status = http.StatusInternalServerError
+				}
+			}
+			return &Error{Op: "open", Side: neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
 		}
 	}
 	return nil
 }
 
-// admit enters a visit, or refuses it.
-func (p *Proxy) admit(r *http.Request) (context.Context, *visit, *Error) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	v := &visit{cancel: cancel}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.draining {
-		cancel(nil)
-		return nil, nil, &Error{Op: "handshake", Side: neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
-	}
-	p.visits[v] = struct{}{}
-	return ctx, v, nil
-}
-
-// begin notes that a visit's session has begun.
-func (p *Proxy) begin(v *visit, s *session) {
-	v.cancel(nil) // of no use to a session, which would keep it all its life
-	p.mu.Lock()
-	v.session, v.cancel = s, nil
-	draining, closed := p.draining, p.closed
-	p.mu.Unlock()
-	switch { // Close or Shutdown has passed by while we were answering
-	case closed:
-		s.cut(causeCut, ErrShutdown)
-	case draining:
-		s.stop(causeDrained, nil)
+// callOnClose calls the user's hooks. A panic of theirs must not reach anyone:
+// the session is over.
+func (p *Proxy) callOnClose(s *Session) {
+	for _, f := range p.onClose {
+		func() {
+			defer func() {
+				if v := recover(); v != nil {
+					p.logger.Error("wsproxy: panic in a hook", "id", s.id, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+				}
+			}()
+			f(s)
+		}()
 	}
 }
 
-// leave ends a visit.
-func (p *Proxy) leave(v *visit) {
-	if v.cancel != nil {
-		v.cancel(nil)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.visits, v)
-	if p.draining && len(p.visits) == 0 {
-		close(p.empty)
-	}
-}
-
-// drain lets no more visits in, ends the handshakes under way, and returns
-// a copy of all visits.
-func (p *Proxy) drain(closing bool) []visit {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = p.closed || closing
-	if !p.draining {
-		p.draining = true
-		if len(p.visits) == 0 {
-			close(p.empty)
-		}
-	}
-	visits := make([]visit, 0, len(p.visits))
-	for v := range p.visits {
-		visits = append(visits, *v)
-		if v.session == nil {
-			v.cancel(ErrShutdown)
-		}
-	}
-	return visits
-}
-
-// fail logs a handshake that came to nothing, and answers the client.
+// fail reports a handshake that came to nothing, and answers the client.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, e *Error) {
+	p.report(r, e)
+	p.refuse(w, r, e)
+}
+
+// report counts and logs a handshake that came to nothing.
+func (p *Proxy) report(r *http.Request, e *Error) {
+	kind := e.Kind()
+	p.mu.Lock()
+	p.stats.refused[kind]++
+	p.mu.Unlock()
 	p.logger.LogAttrs(r.Context(), slog.LevelWarn, "wsproxy: handshake failed",
 		slog.String("client", p.clientAddr(r)),
 		slog.String("path", clip(r.URL.Path)),
 		slog.Int("status", cmp.Or(e.Status, statusClientLeft)),
 		slog.String("side", e.Side.String()),
 		slog.String("op", e.Op),
-		slog.String("kind", e.Kind()),
+		slog.String("kind", kind),
 		slog.String("error", e.Err.Error()))
-	p.refuse(w, r, e)
 }
 
 // clip keeps a path, which may be a megabyte long, from filling logs.
@@ -315,47 +285,35 @@ func clip(path string) string {
 	return path
 }
 
-func (p *Proxy) logRefusal(r *http.Request, f *upstreamRefusal) {
-	attrs := []slog.Attr{
-		slog.String("client", p.clientAddr(r)),
-		slog.String("path", clip(r.URL.Path)),
-		slog.Int("status", f.status),
-		slog.String("side", Upstream.String()),
-		slog.String("op", "answer"),
-	}
-	if f.cut != nil {
-		attrs = append(attrs, slog.String("error", "body cut short: "+f.cut.Error()))
-	}
-	p.logger.LogAttrs(r.Context(), slog.LevelWarn, "wsproxy: handshake refused by the upstream", attrs...)
+func (p *Proxy) logOpened(ctx context.Context, s *Session) {
+	p.logger.LogAttrs(ctx, slog.LevelDebug, "wsproxy: session opened",
+		slog.Uint64("id", s.id),
+		slog.String("client", s.client),
+		slog.String("upstream", s.upstream),
+		slog.String("path", s.path))
 }
 
-// An identity is what a session's log record says of who took part. The
-// request itself isn't kept for it: a detached session would hold it all.
-type identity struct {
-	ctx                    context.Context
-	client, upstream, path string
-}
-
-// report logs a session that is over.
-func (p *Proxy) report(s *session, id identity) {
+// logEnded logs a session that is over.
+func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 	e := &s.ending
 	attrs := []slog.Attr{
-		slog.String("client", id.client),
-		slog.String("upstream", id.upstream),
-		slog.String("path", id.path),
+		slog.Uint64("id", s.id),
+		slog.String("client", s.client),
+		slog.String("upstream", s.upstream),
+		slog.String("path", s.path),
 		slog.Duration("duration", s.now().Round(time.Millisecond)),
 		slog.String("by", e.cause.by.String()),
-		slog.String("reason", e.cause.name),
+		slog.String("reason", string(e.cause.name)),
 		slog.Int("code", int(e.code)),
-		countsAttr("from_client", &s.pumps[Client].count),
-		countsAttr("from_upstream", &s.pumps[Upstream].count),
+		countsAttr("from_client", s.Counts(Client)),
+		countsAttr("from_upstream", s.Counts(Upstream)),
 	}
 	if e.err != nil {
 		attrs = append(attrs, slog.String("error", e.err.Error()))
 	}
-	p.logger.LogAttrs(id.ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
+	p.logger.LogAttrs(ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
 }
 
-func countsAttr(key string, c *counts) slog.Attr {
-	return slog.GroupAttrs(key, slog.Uint64("frames", c.frames), slog.Uint64("messages", c.messages), slog.Uint64("bytes", c.bytes))
+func countsAttr(key string, c Counts) slog.Attr {
+	return slog.GroupAttrs(key, slog.Uint64("frames", c.Frames), slog.Uint64("messages", c.Messages), slog.Uint64("bytes", c.Bytes))
 }

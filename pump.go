@@ -17,22 +17,29 @@ type pump struct {
 	held     []byte // what the mind holds back; at first, what had come behind the handshake
 	owns     bool   // the frame under way is part-written: to's lock is held
 	raw      rawPump
-	count    counts
+	count    tally
+	throttle *throttle    // nil: there is no limit
 	data     atomic.Int64 // when a data frame's bytes last passed
 	waits    atomic.Bool  // for the leg across, rather than for bytes
 }
 
-// counts is what a pump has written to the leg across.
-type counts struct {
-	frames   uint64
-	messages uint64
-	bytes    uint64 // on the wire, headers included
+// A tally is the [Counts] of a pump. Only the pump changes it.
+type tally struct {
+	frames, messages, bytes, pings, largest atomic.Uint64
 }
 
-func (c *counts) add(frames, messages, bytes int) {
-	c.frames += uint64(frames)
-	c.messages += uint64(messages)
-	c.bytes += uint64(bytes)
+func (t *tally) add(frames, messages, bytes int) {
+	if frames > 0 {
+		t.frames.Add(uint64(frames))
+	}
+	if messages > 0 {
+		t.messages.Add(uint64(messages))
+	}
+	t.bytes.Add(uint64(bytes))
+}
+
+func (t *tally) load() Counts {
+	return Counts{t.frames.Load(), t.messages.Load(), t.bytes.Load(), t.pings.Load(), t.largest.Load()}
 }
 
 // run reads the pump's side to its end.
@@ -154,7 +161,31 @@ func (p *pump) pass(c *chunk, b []byte) {
 		p.passFinal(c, b, now)
 	} else if n := c.verdict.n; n > 0 {
 		p.forward(c, b[:n], false, now)
+		if p.throttle != nil {
+			p.slowDown(now)
+		}
 	}
+}
+
+// slowDown waits until the rate limit lets more through. Nothing is read in
+// the meantime, so the peer is slowed down, too. The end of the session, once
+// it has begun, isn't.
+//
+//go:noinline
+func (p *pump) slowDown(now time.Duration) {
+	wait := p.throttle.wait(now)
+	if wait == 0 {
+		return
+	}
+	p.waits.Store(true) // not for bytes: the peer's silence is ours
+	timer := time.NewTimer(wait)
+	select {
+	case <-timer.C:
+	case <-p.from.s.hastened:
+		timer.Stop()
+		p.throttle = nil
+	}
+	p.waits.Store(false)
 }
 
 // look asks the mind about a chunk. It is a call of its own so that its
@@ -162,12 +193,25 @@ func (p *pump) pass(c *chunk, b []byte) {
 //
 //go:noinline
 func (p *pump) look(c *chunk, b []byte, now time.Duration) {
-	p.mind.walk(b, &c.verdict)
-	if c.verdict.data {
+	v := &c.verdict
+	p.mind.walk(b, v)
+	if v.data {
 		p.data.Store(int64(now))
 	}
-	if n := c.verdict.hold; n > 0 {
+	if n := v.hold; n > 0 {
 		p.held = append(p.held, b[len(b)-n:]...)
+	}
+	if v.pong != 0 {
+		p.from.answered(v.pong, now)
+	}
+	if v.pings > 0 {
+		p.count.pings.Add(uint64(v.pings))
+	}
+	if p.mind.largest > p.count.largest.Load() {
+		p.count.largest.Store(p.mind.largest)
+	}
+	if p.throttle != nil && !p.throttle.take(now, v.messages, v.n) {
+		p.mind.ended, v.n, v.final.broken = true, 0, errTooFast
 	}
 }
 
@@ -181,7 +225,7 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	if final.broken == nil {
 		verbatim, tell = s.ending.closeFrom(side, final.code)
 	} else {
-		tell = s.ending.endFrom(side, causeProtocol[side], final.broken)
+		tell = s.ending.endFrom(side, causeOf(side, final.broken), final.broken)
 	}
 	s.hasten(side)
 	s.mu.Unlock()

@@ -196,7 +196,7 @@ func (p *pump) receive() error {
 // come between two.
 func (p *pump) readable(fd uintptr) (done bool) {
 	for !p.from.shut.Load() {
-		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain {
+		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
 			again, done := p.splice(fd)
 			if again {
 				continue

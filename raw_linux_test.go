@@ -40,7 +40,7 @@ func TestPeerAcked(t *testing.T) {
 func TestPingBehindBytes(t *testing.T) {
 	near, far := tcpPair(t)
 	upstream, _ := net.Pipe()
-	s := newSession([2]net.Conn{near, upstream}, [2][]byte{}, 0, 0, policy{}, time.Second)
+	s := newSession([2]net.Conn{near, upstream}, policy{}, time.Second)
 	l := &s.legs[Client]
 	taking := func() bool { // since the last call
 		s.mu.Lock()
@@ -123,7 +123,7 @@ func TestResetBehindBytes(t *testing.T) {
 		l.raw.conn.Read(func(uintptr) bool { was := asked; asked = true; return was })
 		near.SetReadDeadline(time.Time{})
 
-		s := newSession([2]net.Conn{client, near}, [2][]byte{}, 0, 0, policy{write: 2 * time.Second}, time.Minute)
+		s := newSession([2]net.Conn{client, near}, policy{write: 2 * time.Second}, time.Minute)
 		over := make(chan struct{})
 		s.detach(func() { close(over) })
 		peer.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -213,4 +213,11 @@ func await(t *testing.T, what string, done func() bool) {
 			t.Fatalf("waited for too long: %s", what)
 		}
 	}
+}
+
+// newSession joins two connections without a handshake.
+func newSession(conns [2]net.Conn, pol policy, closeTimeout time.Duration) *Session {
+	s := &Session{proxy: &Proxy{config: &config{policy: pol, closeTimeout: closeTimeout}, stats: newStats()}}
+	s.join(conns, [2][]byte{}, 0, 0)
+	return s
 }

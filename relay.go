@@ -23,6 +23,10 @@ type direction struct {
 	last  bool    // it is the last one of a message
 	ended bool    // a Close or a violation was found: the rest counts for nothing
 	left  uint64  // bytes of the frame under way that are still to come
+
+	maxFrame, maxMessage uint64 // bytes of payload; set when made; 0: no limit
+	message              uint64 // payload of the message under way, as far as its headers tell
+	largest              uint64 // of its kind so far
 }
 
 // A final is what a direction ended with: a valid Close frame, which stands
@@ -40,7 +44,9 @@ type verdict struct {
 	hold int  // bytes at the chunk's tail to present again before the next ones
 	data bool // a data frame's bytes are among the n
 
-	frames, messages int // that are complete with the n bytes
+	frames, messages int    // that are complete with the n bytes
+	pings            int    // that begin in these
+	pong             uint32 // the number of the last of our own Pings that was answered; 0: none
 
 	final final // what the direction ended with, if it did in this chunk
 }
@@ -94,16 +100,27 @@ func (d *direction) walk(p []byte, v *verdict) {
 					v.hold = len(p) - i
 					break
 				}
-				if own := d.control(p[i:i+size], h, &v.final); d.ended {
+				if own := d.control(p[i:i+size], h, v); d.ended {
 					keep(p, n, i, v.final.size)
 					break
 				} else if own { // absorbed
 					i += size
 					continue
 				}
+			} else if h.opcode() == opPing {
+				v.pings++
 			}
 			d.data, d.last = false, false
 		} else {
+			if h.opcode() != opContinuation {
+				d.message = 0
+			}
+			d.message += h.length
+			if d.maxFrame > 0 && h.length > d.maxFrame || d.maxMessage > 0 && d.message > d.maxMessage {
+				d.ended, v.final.broken = true, errTooBig
+				break
+			}
+			d.largest = max(d.largest, d.message)
 			d.data, d.last, v.data = true, h.fin(), true
 		}
 		d.open, d.left = true, h.length
@@ -121,14 +138,18 @@ func (d *direction) complete() (message bool) {
 
 // control looks into a whole Close or Pong. A Close ends the direction; of a
 // Pong it says whether it answers a Ping of our own.
-func (d *direction) control(frame []byte, h header, f *final) (own bool) {
+func (d *direction) control(frame []byte, h header, v *verdict) (own bool) {
 	var scratch [maxControlPayload]byte
 	body := scratch[:h.length]
 	unmask(body, frame[h.size:], h.key)
 	if h.opcode() == opPong {
-		return [8]byte(body) == d.tag
+		if own = [8]byte(body) == d.tag; own {
+			v.pong = binary.BigEndian.Uint32(body[8:])
+		}
+		return own
 	}
 	d.ended = true
+	f := &v.final
 	if f.code, f.broken = closeCode(body); f.broken == nil {
 		f.size = len(frame)
 	}
@@ -166,12 +187,12 @@ func pingBody(tag [8]byte, number uint32) []byte {
 
 // A cause is why a session ended, and by whom.
 type cause struct {
-	name string
+	name Reason
 	by   Side
 	// What each side is told, by its index, if nothing better comes up; 0:
 	// its connection is closed with no Close frame.
 	owed [2]websocket.StatusCode
-	// The reason in these Close frames: short, fixed, ASCII.
+	// The reason in these Close frames: short, fixed, ASCII, or the user's.
 	reason string
 }
 
@@ -184,27 +205,58 @@ const goingAway = websocket.StatusGoingAway
 // Causes that one side brought about, by its index.
 var (
 	causeClosed = [2]*cause{
-		{name: "closed", by: Client},
-		{name: "closed", by: Upstream},
+		{name: ReasonClosed, by: Client},
+		{name: ReasonClosed, by: Upstream},
 	}
 	causeLost = [2]*cause{
-		{name: "lost", by: Client, owed: [2]websocket.StatusCode{Upstream: goingAway}, reason: "client lost"},
-		{name: "lost", by: Upstream, owed: [2]websocket.StatusCode{Client: upstreamLost}, reason: "upstream lost"},
+		{name: ReasonLost, by: Client, owed: [2]websocket.StatusCode{Upstream: goingAway}, reason: "client lost"},
+		{name: ReasonLost, by: Upstream, owed: [2]websocket.StatusCode{Client: upstreamLost}, reason: "upstream lost"},
 	}
 	causeProtocol = [2]*cause{
-		{name: "protocol error", by: Client, owed: [2]websocket.StatusCode{websocket.StatusProtocolError, goingAway}, reason: "protocol error by the client"},
-		{name: "protocol error", by: Upstream, owed: [2]websocket.StatusCode{upstreamLost, websocket.StatusProtocolError}, reason: "protocol error by the upstream"},
+		{name: ReasonProtocolError, by: Client, owed: [2]websocket.StatusCode{websocket.StatusProtocolError, goingAway}, reason: "protocol error by the client"},
+		{name: ReasonProtocolError, by: Upstream, owed: [2]websocket.StatusCode{upstreamLost, websocket.StatusProtocolError}, reason: "protocol error by the upstream"},
+	}
+	causeTooBig = [2]*cause{
+		{name: ReasonLimit, by: Client, owed: [2]websocket.StatusCode{websocket.StatusMessageTooBig, goingAway}, reason: "message too big"},
+		{name: ReasonLimit, by: Upstream, owed: [2]websocket.StatusCode{goingAway, websocket.StatusMessageTooBig}, reason: "message too big"},
+	}
+	causeTooFast = [2]*cause{
+		{name: ReasonLimit, by: Client, owed: [2]websocket.StatusCode{websocket.StatusPolicyViolation, goingAway}, reason: "too many messages"},
+		{name: ReasonLimit, by: Upstream, owed: [2]websocket.StatusCode{goingAway, websocket.StatusPolicyViolation}, reason: "too many messages"},
 	}
 )
 
+// Ways to go over a limit.
+const (
+	errTooBig  violation = "message or frame over the limit"
+	errTooFast violation = "messages or bytes over the rate limit"
+)
+
+// causeOf returns the cause of what a side has broken.
+func causeOf(side Side, broken error) *cause {
+	switch broken {
+	case errTooBig:
+		return causeTooBig[side]
+	case errTooFast:
+		return causeTooFast[side]
+	}
+	return causeProtocol[side]
+}
+
 // Causes that lie with the proxy: both sides are told at once.
 var (
-	causeIdle      = &cause{name: "idle", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
-	causeDrained   = &cause{name: "drained", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "shutting down"}
-	causeCancelled = &cause{name: "cancelled", by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
-	causePanic     = &cause{name: "panic", by: neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
-	causeCut       = &cause{name: "cut", by: neither}
+	causeIdle      = &cause{name: ReasonIdle, by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
+	causeAge       = &cause{name: ReasonAge, by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "maximum age"}
+	causeCancelled = &cause{name: ReasonCancelled, by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
+	causePanic     = &cause{name: ReasonPanic, by: neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
+	causeCut       = &cause{name: ReasonCut, by: neither}
 )
+
+// causeFor makes a cause that lies with the proxy and of which the client is
+// told a code of the user's.
+func causeFor(name Reason, code websocket.StatusCode, reason string) *cause {
+	return &cause{name: name, by: neither, owed: [2]websocket.StatusCode{code, goingAway}, reason: reason}
+}
 
 // An ending is how a session comes to its end: what ended it, and which side
 // is to be told what. The first cause wins; whatever follows from it (a

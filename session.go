@@ -1,35 +1,49 @@
 package wsproxy
 
 import (
-	"crypto/rand"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"net"
-	"runtime/debug"
+	"iter"
+	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 )
 
-// This file, pump.go and leg.go do what is decided elsewhere: what happens to
-// the bytes by the mind in relay.go, pings and giving up by the policy in
-// keepalive.go.
-
-// A session joins two legs from the 101 until both are closed.
-//
-// Two goroutines carry it, one a direction, and one timer. Each direction
-// writes to the leg across; Pings, and Closes that lie with the proxy, are
-// injected by whoever has cause to.
-type session struct {
+// A Session is one client's WebSocket: from the moment its handshake is let
+// in until both connections are closed. It is handed to the hooks
+// ([WithOnOpen], [WithOnClose]) and listed by [Proxy.Sessions]. Its methods
+// may be called by many goroutines at once, also when it is over.
+type Session struct {
 	// Set when made.
-	began        time.Time
-	policy       policy
-	closeTimeout time.Duration
-	over         func() // called at the end
-	legs         [2]leg
-	pumps        [2]pump // by the side they read from
+	proxy  *Proxy
+	id     uint64
+	client string
+	path   string
+	key    string // of WithMaxSessionsPerClient; "": not counted
+
+	cancel      context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; nil after the 101
+	open        bool                    // guarded by proxy.mu; the 101 was sent
+	closing     *cause                  // guarded by proxy.mu; it was ended before the 101
+	upstream    string                  // set with open
+	subprotocol string                  // set with open
+	letIn       bool                    // owned by ServeHTTP; the hooks have seen it
+
+	// Two goroutines carry it from the 101 on, one a direction, and one timer.
+	// Each direction writes to the leg across; Pings, and Closes that lie with
+	// the proxy, are injected by whoever has cause to.
+	began  time.Time // set with open
+	policy policy    // set with open
+	over   func()    // set with open; called at the end
+	legs   [2]leg
+	pumps  [2]pump // by the side they read from
 
 	running atomic.Int32 // pumps
 
@@ -41,281 +55,395 @@ type session struct {
 	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
 	finished bool           // guarded by mu
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
+	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
+	extra    *sessionExtra  // guarded by mu; what few sessions have
+	err      error          // guarded by mu; why it is over
+	left     bool           // guarded by mu; it is
 }
 
-// newSession joins the connections of two finished handshakes. early is what
-// came behind each; the RSV bits are those of scanner.
-func newSession(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte, pol policy, closeTimeout time.Duration) *session {
-	s := &session{began: time.Now(), policy: pol, closeTimeout: closeTimeout}
-	for side := range s.legs {
-		l := &s.legs[side]
-		l.s, l.side, l.conn = s, Side(side), conns[side]
-		l.writing.Store(-1)
-		l.initRaw()
+// sessionExtra is what a session has only if somebody asked for it.
+type sessionExtra struct {
+	values  map[any]any
+	expires time.Time
+	expiry  *cause
+	done    chan struct{}
+}
 
-		p := &s.pumps[side]
-		p.from, p.to = l, &s.legs[side^1]
-		p.mind = direction{scan: scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny}}
-		rand.Read(p.mind.tag[:])
-		p.held = early[side]
+// extraLocked returns the session's extra. s.mu is held.
+func (s *Session) extraLocked() *sessionExtra {
+	if s.extra == nil {
+		s.extra = new(sessionExtra)
 	}
-	return s
+	return s.extra
 }
 
-// run carries the session to its end. Both connections are closed then, and
-// nothing of it still runs.
-func (s *session) run() {
-	done := make(chan struct{})
-	s.start(func() { close(done) })
-	s.pumps[Upstream].run()
-	<-done
-}
+// A Reason is why a session ended: one of a small set, for logs and
+// dashboards to group by. Together with the [Side] that brought it about it
+// tells apart what matters: closed by the client or by the upstream, say.
+type Reason string
 
-// detach carries the session in goroutines of its own, and calls over when
-// it is.
-func (s *session) detach(over func()) {
-	s.start(over)
-	go s.pumps[Upstream].run()
-}
-
-func (s *session) start(over func()) {
-	s.over = over
-	s.running.Store(2)
-	s.mu.Lock()
-	s.timer = time.AfterFunc(s.firstTick(), s.tick)
-	if s.deadline != 0 {
-		s.timer.Reset(s.closeTimeout / 2)
-	}
-	s.mu.Unlock()
-	go s.pumps[Client].run()
-}
-
-// finish is called when both pumps have stopped.
-func (s *session) finish() {
-	s.mu.Lock()
-	s.finished = true
-	s.timer.Stop()
-	s.mu.Unlock()
-	s.legs[Client].close()
-	s.legs[Upstream].close()
-	s.helpers.Wait() // after the closing: one may be stuck in writing
-	s.over()
-}
-
-// now is the time that the session's clocks show: monotonic, from 0.
-func (s *session) now() time.Duration { return time.Since(s.began) }
-
-// guard, deferred, turns a panic (a connection may be of the user's own
-// making) into the end of this one session.
-func (s *session) guard() {
-	if v := recover(); v != nil {
-		s.panicked(v)
-	}
-}
-
-func (s *session) panicked(v any) {
-	s.blame(v)
-	s.mu.Lock()
-	s.sever()
-}
-
-// blame makes a panic the cause of the session's end, if there is none yet.
-func (s *session) blame(v any) {
-	s.mu.Lock()
-	s.ending.begin(causePanic, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
-	s.mu.Unlock()
-}
-
-// hasten sets the deadline of an end that has begun, and whom to blame should
-// no better cause come up. s.mu is held.
-func (s *session) hasten(side Side) {
-	if s.deadline != 0 {
-		return
-	}
-	s.suspect = side
-	s.deadline = s.now() + s.closeTimeout
-	s.latest = s.deadline + s.policy.write
-	if s.timer != nil {
-		s.timer.Reset(s.closeTimeout / 2) // see expire
-	}
-}
-
-// settle closes each connection that is done with.
-func (s *session) settle() {
-	for side := range s.legs {
-		l := &s.legs[side]
-		closed := l.closed.Load()
-		s.mu.Lock()
-		e := &s.ending
-		done := e.done(l.side, closed)
-		fin := !done && closed && e.ended[side] && !e.heard[side] && !e.over[side]
-		s.mu.Unlock()
-		switch {
-		case done:
-			l.close()
-		case fin:
-			// It broke the protocol and has been told so; its own Close
-			// can't be made out any more, so wait for its FIN only.
-			l.closeWrite()
-		}
-	}
-}
-
-// stop ends the session for a cause that lies with the proxy. It doesn't wait
-// for the Close frames to be written: a peer that takes no byte would hold up
-// the other one, or all sessions of a Shutdown.
-func (s *session) stop(c *cause, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.finished || !s.ending.begin(c, err) {
-		return
-	}
-	s.hasten(neither)
-	for side := range s.legs {
-		l, code := &s.legs[side], s.ending.tell(Side(side))
-		s.helpers.Go(func() { l.inject(uint32(code)) })
-	}
-}
-
-// cut ends the session at once, with no Close frames.
-func (s *session) cut(c *cause, err error) {
-	s.mu.Lock()
-	s.ending.begin(c, err)
-	s.mu.Unlock()
-	s.legs[Client].abort()
-	s.legs[Upstream].abort()
-}
-
-// firstTick says when the session's timer is first to fire.
-func (s *session) firstTick() time.Duration {
-	_, again := s.policy.check(0, life{writing: -1})
-	_, idle := s.policy.checkIdle(0, 0)
-	return min(again, idle)
-}
-
-// tick is the session's timer: it looks at both legs, does what is due, and
-// arms the timer for when something may next be. It runs in a goroutine of
-// its own, and arms the timer first: a write that blocks holds up nothing.
-func (s *session) tick() {
-	s.mu.Lock()
-	if s.finished {
-		s.mu.Unlock()
-		return
-	}
-	s.helpers.Add(1)
-	defer s.helpers.Done()
-	defer s.guard()
-	now := s.now()
-	if s.deadline != 0 {
-		s.expire(now)
-		return
-	}
-	data := max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load(),
-		s.legs[Client].writing.Load(), s.legs[Upstream].writing.Load())
-	idle, again := s.policy.checkIdle(now, time.Duration(data))
-	var needs [2]need
-	for side := range s.legs {
-		l := &s.legs[side]
-		var at time.Duration
-		needs[side], at = s.policy.check(now, l.life(now, s.pumps[side].waits.Load()))
-		again = min(again, at)
-	}
-	s.timer.Reset(max(again-now, time.Millisecond))
-	s.mu.Unlock()
-
-	if idle {
-		s.stop(causeIdle, nil)
-		return
-	}
-	if needs[Client] != needNothing && needs[Upstream] != needNothing {
-		// A write that blocks is not to hold up the other leg's.
-		need := needs[Client]
-		s.helpers.Go(func() { s.meet(Client, need, now) })
-		needs[Client] = needNothing
-	}
-	for side, need := range needs {
-		s.meet(Side(side), need, now)
-	}
-}
-
-// meet does what a leg needs.
-func (s *session) meet(side Side, need need, now time.Duration) {
-	defer s.guard()
-	l := &s.legs[side]
-	switch need {
-	case needPing:
-		l.inject(pingPending)
-	case needMoreTime:
-		if pinged := l.pinged.Load(); pinged > l.heard.Load() {
-			l.pinged.CompareAndSwap(pinged, int64(now))
-		}
-	case needHearing:
-		l.heard.Store(int64(now))
-	case needEndSilent:
-		s.lose(l, errSilent)
-	case needEndStuck:
-		s.lose(l, errStuck)
-	case needEndReset:
-		s.lose(l, errReset)
-	}
-}
-
-var (
-	errSilent = errors.New("no answer to a ping")
-	errStuck  = errors.New("no progress in writing")
-	errReset  = errors.New("connection reset by peer")
-	errLate   = errors.New("no end within the close timeout")
+const (
+	ReasonClosed        Reason = "closed"         // a side sent a Close frame
+	ReasonLost          Reason = "lost"           // a side went without one, or no longer answered
+	ReasonProtocolError Reason = "protocol error" // a side broke RFC 6455
+	ReasonLimit         Reason = "limit"          // a side went over a size or a rate
+	ReasonIdle          Reason = "idle"           // [WithIdleTimeout]
+	ReasonAge           Reason = "age"            // [WithMaxAge]
+	ReasonExpired       Reason = "expired"        // [Session.SetExpiry]
+	ReasonKicked        Reason = "kicked"         // [Session.Close]
+	ReasonDrained       Reason = "drained"        // [Proxy.Shutdown]
+	ReasonCancelled     Reason = "cancelled"      // the request's context ended
+	ReasonCut           Reason = "cut"            // [Proxy.Close], or a Shutdown whose time was up
+	ReasonPanic         Reason = "panic"          // in a connection of the user's, or a hook
 )
 
-// lose gives a leg up. Its reader finds it closed and tells the other side.
-func (s *session) lose(l *leg, err error) {
+// A SessionError says how a session ended; [Session.Err] returns it. A normal
+// end is one, too.
+type SessionError struct {
+	By     Side                 // who brought it about; the proxy is neither Client nor Upstream
+	Reason Reason               // why
+	Code   websocket.StatusCode // of the Close frame that came first, from a side or from the proxy; 0: none
+	Err    error                // what made it so, where something did
+}
+
+// Error returns a text such as "wsproxy: session ended: upstream lost (1011): EOF".
+func (e *SessionError) Error() string {
+	text := fmt.Sprintf("wsproxy: session ended: %v %s (%d)", e.By, e.Reason, e.Code)
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Unwrap returns the error below.
+func (e *SessionError) Unwrap() error { return e.Err }
+
+// ID is the session's number, unique within its proxy.
+func (s *Session) ID() uint64 { return s.id }
+
+// Client is the client's address: the connection's, or, behind trusted
+// proxies, the one that they tell of.
+func (s *Session) Client() string { return s.client }
+
+// Path is the path of the client's request, without its query; of a long one,
+// the first 200 bytes.
+func (s *Session) Path() string { return s.path }
+
+// Upstream is the scheme and host that was dialled; empty before the 101.
+func (s *Session) Upstream() string {
+	s.proxy.mu.Lock()
+	defer s.proxy.mu.Unlock()
+	return s.upstream
+}
+
+// Subprotocol is the one that client and upstream have agreed on; empty if
+// none, and before the 101. Some clients put a token there.
+func (s *Session) Subprotocol() string {
+	s.proxy.mu.Lock()
+	defer s.proxy.mu.Unlock()
+	return s.subprotocol
+}
+
+// Start is when the session's 101 was sent; the zero time before that.
+func (s *Session) Start() time.Time {
+	s.proxy.mu.Lock()
+	defer s.proxy.mu.Unlock()
+	if !s.open {
+		return time.Time{}
+	}
+	return s.began
+}
+
+// Set keeps a value of the user's with the session, for example the user's
+// name, by a key that should be of a type of its own, as with
+// [context.WithValue].
+func (s *Session) Set(key, value any) {
 	s.mu.Lock()
-	s.ending.begin(causeLost[l.side], err)
-	s.hasten(l.side)
-	s.mu.Unlock()
-	l.abort()
+	defer s.mu.Unlock()
+	x := s.extraLocked()
+	if x.values == nil {
+		x.values = make(map[any]any)
+	}
+	x.values[key] = value
 }
 
-// expire severs a session whose end has taken too long. s.mu is held, and
-// released. It is called half-way as well: what a slow peer takes from then on
-// shows at the deadline.
-func (s *session) expire(now time.Duration) {
-	if now < s.deadline {
-		s.legs[Client].lookLocked(now)
-		s.legs[Upstream].lookLocked(now)
-		s.timer.Reset(s.deadline - now)
-		s.mu.Unlock()
-		return
+// Value returns what was kept by the key; nil if nothing was.
+func (s *Session) Value(key any) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.extra == nil {
+		return nil
 	}
-	if now < s.latest && (s.lingersLocked(Client, now) || s.lingersLocked(Upstream, now)) {
-		s.deadline = min(now+s.closeTimeout, s.latest)
-		s.timer.Reset(s.deadline - now)
-		s.mu.Unlock()
-		return
-	}
-	if s.suspect != neither {
-		s.ending.begin(causeLost[s.suspect], errLate)
-	}
-	s.sever()
+	return s.extra.values[key]
 }
 
-// lingersLocked says whether a slow peer is still taking what was sent to it
-// before its end, and nothing more will be. s.mu is held.
-func (s *session) lingersLocked(side Side, now time.Duration) bool {
-	l := &s.legs[side]
-	return l.takesLocked(now) && (l.closed.Load() || s.ending.ended[side.other()])
+// Counts is what has passed in one direction: what the proxy has written to
+// the side across. Frames of the proxy's own are not in it.
+type Counts struct {
+	Frames         uint64
+	Messages       uint64
+	Bytes          uint64 // on the wire, headers included
+	Pings          uint64 // the peer's own
+	LargestMessage uint64 // bytes of payload, as far as announced; compressed, if it was
 }
 
-// sever closes both connections, each with a last Close frame if one is still
-// owed and can be written without waiting. s.mu is held, and released.
-func (s *session) sever() {
-	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
-	s.mu.Unlock()
-	for side := range s.legs {
-		l := &s.legs[side]
-		if tell[side] != 0 {
-			l.lastWord(tell[side])
+// Counts returns what has come from a side so far.
+func (s *Session) Counts(from Side) Counts { return s.pumps[from].count.load() }
+
+// LastActivity is when a data frame's bytes last passed, in either direction;
+// if none has, it is the session's start. Pings are no activity.
+func (s *Session) LastActivity() time.Time {
+	began := s.Start()
+	if began.IsZero() {
+		return began
+	}
+	return began.Add(s.lastData())
+}
+
+func (s *Session) lastData() time.Duration {
+	return time.Duration(max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load()))
+}
+
+// RoundTrip is the time that the side took to answer the proxy's last Ping to
+// it; 0 while it has answered none. A side that isn't silent isn't pinged
+// ([WithPing]).
+func (s *Session) RoundTrip(side Side) time.Duration {
+	return time.Duration(s.legs[side].roundTrip.Load())
+}
+
+// Close ends the session: the client is sent a Close frame with the code and
+// the reason, at a frame's end, and the upstream one with 1001 and the reason.
+// It doesn't wait; [Session.Done] tells of the end. A session that ends already
+// ends as it was going to; one whose handshake isn't done is refused with 503.
+//
+// The code must be one that may be sent (RFC 6455, 7.4), and the reason UTF-8
+// of at most 123 bytes; else nothing is done, and that is the error.
+func (s *Session) Close(code websocket.StatusCode, reason string) error {
+	if err := checkClose(code, reason); err != nil {
+		return err
+	}
+	s.close(causeFor(ReasonKicked, code, reason))
+	return nil
+}
+
+func checkClose(code websocket.StatusCode, reason string) error {
+	switch {
+	case !sendableCloseCode(code):
+		return fmt.Errorf("wsproxy: close code %d may not be sent", code)
+	case len(reason) > maxControlPayload-2:
+		return errors.New("wsproxy: close reason over 123 bytes")
+	case !utf8.ValidString(reason):
+		return errors.New("wsproxy: close reason is not UTF-8")
+	}
+	return nil
+}
+
+// close ends the session for a cause that lies with the proxy.
+func (s *Session) close(c *cause) {
+	p := s.proxy
+	p.mu.Lock()
+	open := s.open
+	if !open && s.closing == nil {
+		s.closing = c
+		if s.cancel != nil {
+			s.cancel(errEnded)
 		}
-		l.abort()
+	}
+	p.mu.Unlock()
+	if open {
+		s.stop(c, nil)
+	}
+}
+
+// errEnded: a session was ended by [Session.Close] before it was open.
+var errEnded = errors.New("session closed")
+
+// SetExpiry has the session end at t, by Close with the code and the reason to
+// the client: when the token ends that the client came with, for example. A
+// later call replaces it, and the zero time takes it back. The errors are those
+// of [Session.Close].
+func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason string) error {
+	if err := checkClose(code, reason); err != nil {
+		return err
+	}
+	if !t.IsZero() {
+		t = time.Now().Add(time.Until(t)) // by the monotonic clock from here on
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.extraLocked()
+	x.expires, x.expiry = t, causeFor(ReasonExpired, code, reason)
+	if s.timer != nil && s.deadline == 0 && !s.finished {
+		s.timer.Reset(0) // it will look anew
+	}
+	return nil
+}
+
+// expiryLocked returns when the session expires, and why. s.mu is held.
+func (s *Session) expiryLocked() (at time.Duration, c *cause) {
+	at, c = never, causeAge
+	if s.policy.age > 0 {
+		at = s.policy.age
+	}
+	if x := s.extra; x != nil && !x.expires.IsZero() {
+		if t := x.expires.Sub(s.began); t < at {
+			return t, x.expiry
+		}
+	}
+	return at, c
+}
+
+// Done returns a channel that is closed when the session is over.
+func (s *Session) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.extraLocked()
+	if x.done == nil {
+		x.done = make(chan struct{})
+		if s.left {
+			close(x.done)
+		}
+	}
+	return x.done
+}
+
+// Err says why the session is over: a [*SessionError], or an [*Error] where
+// its handshake came to nothing. It is nil before.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// conclude notes why the session is over.
+func (s *Session) conclude(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// Sessions lists the open sessions, oldest first: those that are open when the
+// listing begins. Some may have ended by the time they come up.
+func (p *Proxy) Sessions() iter.Seq[*Session] {
+	return func(yield func(*Session) bool) {
+		for _, s := range p.listed() {
+			if !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+func (p *Proxy) listed() []*Session {
+	p.mu.Lock()
+	list := make([]*Session, 0, len(p.sessions))
+	for s := range p.sessions {
+		if s.open {
+			list = append(list, s)
+		}
+	}
+	p.mu.Unlock()
+	slices.SortFunc(list, func(a, b *Session) int { return cmp.Compare(a.id, b.id) })
+	return list
+}
+
+// admit enters a session, or refuses it.
+func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
+	client := p.clientAddr(r)
+	key, err := p.clientKey(r, client)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	s := &Session{proxy: p, client: client, key: key, cancel: cancel,
+		path: strings.Clone(clip(r.URL.Path))} // not with all of the request line that it is part of
+	p.mu.Lock()
+	err = p.fullLocked(key)
+	if err == nil {
+		p.lastID++
+		s.id = p.lastID
+		p.sessions[s] = struct{}{}
+		if key != "" {
+			p.perClient[key]++
+		}
+	}
+	p.mu.Unlock()
+	if err != nil {
+		cancel(nil)
+		return nil, nil, err
+	}
+	return ctx, s, nil
+}
+
+// fullLocked says whether there is no room for one more session of the
+// client's. p.mu is held.
+func (p *Proxy) fullLocked(key string) *Error {
+	refuse := func(status int, err error) *Error {
+		return &Error{Op: "admit", Side: neither, Status: status, Err: err}
+	}
+	switch {
+	case p.draining:
+		return &Error{Op: "handshake", Side: neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
+	case p.maxSessions > 0 && len(p.sessions) >= p.maxSessions:
+		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d sessions", ErrLimit, p.maxSessions))
+	case p.maxHandshakes > 0 && len(p.sessions)-p.opened >= p.maxHandshakes:
+		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d handshakes under way", ErrLimit, p.maxHandshakes))
+	case key != "" && p.perClient[key] >= p.maxPerClient:
+		return refuse(http.StatusTooManyRequests, fmt.Errorf("%w: %d sessions of one client", ErrLimit, p.maxPerClient))
+	}
+	return nil
+}
+
+// begin notes that a session's 101 was sent.
+func (p *Proxy) begin(s *Session, upstream, subprotocol string) {
+	s.cancel(nil) // of no use to an open session, which would keep it all its life
+	p.mu.Lock()
+	s.cancel, s.open, s.upstream, s.subprotocol = nil, true, upstream, subprotocol
+	p.opened++
+	p.stats.opened++
+	draining, closed, closing := p.draining, p.closed, s.closing
+	p.mu.Unlock()
+	switch { // Close or Shutdown has passed by while we were answering
+	case closed:
+		s.cut(causeCut, ErrShutdown)
+	case closing != nil:
+		s.stop(closing, nil)
+	case draining:
+		s.stop(p.drained, nil)
+	}
+}
+
+// leave ends a session's stay.
+func (p *Proxy) leave(s *Session) {
+	s.conclude(&SessionError{By: neither, Reason: ReasonPanic}) // a panic has come this way, if nothing else was
+	if s.letIn {
+		p.callOnClose(s)
+	}
+	p.mu.Lock()
+	if s.cancel != nil {
+		s.cancel(nil)
+	}
+	delete(p.sessions, s)
+	if s.key != "" {
+		if p.perClient[s.key]--; p.perClient[s.key] == 0 {
+			delete(p.perClient, s.key)
+		}
+	}
+	if s.open {
+		p.opened--
+		p.stats.end(s)
+	}
+	if p.draining && len(p.sessions) == 0 {
+		close(p.empty)
+	}
+	p.mu.Unlock()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = true
+	if s.extra != nil && s.extra.done != nil {
+		close(s.extra.done)
 	}
 }

@@ -103,7 +103,7 @@ func TestShutdownDeadline(t *testing.T) {
 		for _, limit := range []time.Duration{2 * time.Second, time.Minute} {
 			t.Run(fmt.Sprintf("full=%v limit=%v", full, limit), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					r := newRig(t, memory)
+					r := newRig(t, memory, wsproxy.WithDrain(time.Nanosecond, 1001))
 					var clients, upstreams []*wire
 					for range 5 {
 						client, upstream := r.open("", "")
@@ -334,7 +334,7 @@ func stacksOfSessions() string {
 	b = b[:runtime.Stack(b, true)]
 	var found []string
 	for s := range strings.SplitSeq(string(b), "\n\n") {
-		for _, of := range []string{"(*session)", "(*pump)", "(*leg)"} {
+		for _, of := range []string{"(*Session)", "(*pump)", "(*leg)"} {
 			if strings.Contains(s, "/wsproxy."+of) {
 				found = append(found, s)
 				break

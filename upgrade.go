@@ -362,8 +362,13 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 		h["Sec-WebSocket-Version"] = []string{"13"}
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter)
+	}
+	if refusal, ok := errors.AsType[*Refusal](e.Err); ok {
+		for name, values := range refusal.Header {
+			h[http.CanonicalHeaderKey(name)] = values
+		}
 	}
 	c.errorHandler(w, r, e)
 }
@@ -386,6 +391,9 @@ func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	text := cmp.Or(http.StatusText(e.Status), "Request Cancelled")
 	if errors.Is(e, ErrBadHandshake) {
 		text = e.Err.Error()
+	}
+	if refusal, ok := errors.AsType[*Refusal](e.Err); ok {
+		text = cmp.Or(refusal.Text, text)
 	}
 	http.Error(w, text, e.Status)
 }

@@ -1,0 +1,180 @@
+package wsproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// config is what [New] makes of its arguments. It doesn't change afterwards.
+type config struct {
+	target           *url.URL
+	policy           policy
+	handshakeTimeout time.Duration
+	closeTimeout     time.Duration
+	detach           bool
+	host             string
+	rewrite          func(*httputil.ProxyRequest)
+	origins          []originPattern
+	anyOrigin        bool
+	trusted          []netip.Prefix
+	dialContext      func(ctx context.Context, network, address string) (net.Conn, error)
+	tls              *tls.Config
+	skipVerify       bool
+	logger           *slog.Logger
+	errorHandler     func(http.ResponseWriter, *http.Request, *Error)
+	onOpen           []func(*Session, *http.Request) error
+	onClose          []func(*Session)
+	drainWindow      time.Duration
+	drainCode        websocket.StatusCode
+	maxSessions      int
+	maxHandshakes    int
+	maxPerClient     int
+	clientKeyOf      func(*http.Request) string
+	limits           [2]limits // by the side that is limited
+
+	mistakes []error
+}
+
+func (c *config) mistake(option string, value any, reason string) {
+	c.mistakes = append(c.mistakes, &OptionError{Option: option, Value: value, Reason: reason})
+}
+
+// positive notes a duration that is not above zero as a mistake.
+func (c *config) positive(option string, d time.Duration) time.Duration {
+	if d <= 0 {
+		c.mistake(option, d, "must be above zero: every wait has a limit")
+	}
+	return d
+}
+
+// count notes a number that is below zero as a mistake.
+func (c *config) count(option string, n int) int {
+	if n < 0 {
+		c.mistake(option, n, "negative")
+	}
+	return n
+}
+
+// limit returns what the side is limited to.
+func (c *config) limit(option string, from Side) *limits {
+	if from != Client && from != Upstream {
+		c.mistake(option, from, "neither Client nor Upstream")
+		return new(limits)
+	}
+	return &c.limits[from]
+}
+
+// newConfig checks everything and returns all mistakes at once.
+func newConfig(target string, options []Option) (*config, error) {
+	c := &config{
+		policy: policy{
+			ping:  defaultPingInterval,
+			pong:  defaultPongTimeout,
+			write: defaultWriteTimeout,
+		},
+		handshakeTimeout: defaultHandshakeTimeout,
+		closeTimeout:     defaultCloseTimeout,
+		tls:              new(tls.Config),
+		logger:           slog.Default(),
+		errorHandler:     writeError,
+		drainCode:        goingAway,
+	}
+	var err error
+	if c.target, err = parseTarget(target); err != nil {
+		c.mistake("target", redactTarget(target), err.Error())
+	}
+	for _, o := range options {
+		if o == nil {
+			c.mistake("Option", nil, "nil option")
+			continue
+		}
+		o(c)
+	}
+	if c.dialContext == nil {
+		d := new(net.Dialer)
+		// TCP's own keep-alive, by Go's defaults, gives a dead peer up after
+		// 15 s and nine probes 15 s apart. Pings that are no slower do better.
+		if p := c.policy; p.ping > 0 && p.ping+p.pong <= 150*time.Second {
+			d.KeepAlive = -1
+		}
+		c.dialContext = d.DialContext
+	}
+	c.tls = upstreamTLS(c.tls)
+	c.tls.InsecureSkipVerify = c.tls.InsecureSkipVerify || c.skipVerify
+	if c.anyOrigin && len(c.origins) > 0 {
+		c.mistake("WithInsecureAnyOrigin", "", "makes WithOrigins meaningless: choose one")
+	}
+	return c, errors.Join(c.mistakes...)
+}
+
+// redactTarget cuts a target that can't be used down to what an error may
+// show: no user, no password, no query. A password that should have been
+// escaped may have a question mark, a slash or a number sign in it.
+func redactTarget(target string) string {
+	if i := strings.LastIndexByte(target, '@'); i >= 0 && !strings.HasPrefix(target, "unix:") {
+		scheme, _, _ := strings.Cut(target, ":")
+		target = scheme + "://…@" + target[i+1:]
+	}
+	if i := strings.IndexAny(target, "?#"); i >= 0 {
+		target = target[:i]
+	}
+	return target
+}
+
+// parseTarget turns ws and wss into http and https, and a unix socket into a
+// URL with the scheme "unix" and the socket's path as its host.
+func parseTarget(target string) (*url.URL, error) {
+	if path, ok := strings.CutPrefix(target, "unix:"); ok {
+		// unix:/run/app.sock, unix:///run/app.sock, unix:app.sock, unix:@abstract
+		path = strings.TrimPrefix(path, "//")
+		if path == "" {
+			return nil, errors.New("unix socket without a path")
+		}
+		return &url.URL{Scheme: "unix", Host: path}, nil
+	}
+	u, err := url.Parse(target)
+	if err != nil {
+		// The parser's own error quotes the target, or pieces of it that
+		// may be a password's.
+		return nil, errors.New("not a URL")
+	}
+	switch u.Scheme {
+	case "ws":
+		u.Scheme = "http"
+	case "wss":
+		u.Scheme = "https"
+	case "http", "https":
+	case "":
+		return nil, errors.New("no scheme: want http, https, ws, wss or unix")
+	default:
+		return nil, errors.New("unknown scheme: want http, https, ws, wss or unix")
+	}
+	switch {
+	case u.Hostname() == "":
+		return nil, errors.New("no host")
+	case u.User != nil:
+		return nil, errors.New("user and password: set an Authorization header by WithRewrite")
+	case u.Fragment != "":
+		return nil, errors.New("a fragment, which is never sent")
+	}
+	return u, nil
+}
+
+// targetHost is the Host of a request to u that names no other.
+func targetHost(u *url.URL) string {
+	if u.Scheme == "unix" {
+		return "localhost"
+	}
+	return u.Host
+}

@@ -1,0 +1,164 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// Shutdown drains the proxy: it refuses new sessions with 503 and ends the
+// running ones by Close 1001 to both sides (another code to clients by
+// [WithDrain]), at frame boundaries. They are told one by one, evenly spread
+// and slightly jittered, so that their clients don't all come back at the same
+// instant: over the window of WithDrain, or else over what ctx's deadline
+// leaves, but then at no fewer than 10 a second. Those that have been idle for
+// longest are told first: one in the middle of something gets the most time
+// to end by itself.
+//
+// It returns when the last session is over; if ctx ends before that, the rest
+// is cut, and an error that wraps ctx's says how many were. [Proxy.Stats] tells
+// of the progress. Handshakes under way are refused, too. Further calls wait
+// for the same end, each by its own ctx.
+//
+// Shutdown doesn't touch the http.Server that the proxy is mounted in: call its
+// Shutdown as well, or [ShutdownServer] for both.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	sessions, first := p.drain(false)
+	if first {
+		p.tell(ctx, sessions)
+	}
+	select {
+	case <-p.empty:
+		return nil
+	default:
+	}
+	select {
+	case <-p.empty:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wsproxy: %d sessions cut: %w", p.cutAll(), ctx.Err())
+	}
+}
+
+// drainRate is how many sessions a second are told at least, where no window
+// is set: few sessions aren't worth a long wait.
+const drainRate = 10
+
+// tell has the sessions end, spread over time, until ctx ends.
+func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
+	window := p.drainWindow
+	if window == 0 {
+		if deadline, ok := ctx.Deadline(); ok {
+			window = time.Until(deadline) - p.closeTimeout - time.Second // for the last ones to end
+		}
+		window = max(min(window, time.Duration(len(sessions))*time.Second/drainRate), 0)
+	}
+	slot := window / time.Duration(max(len(sessions), 1))
+	active := make(map[*Session]time.Time, len(sessions)) // it changes
+	for _, s := range sessions {
+		active[s] = s.LastActivity()
+	}
+	slices.SortFunc(sessions, func(a, b *Session) int { return active[a].Compare(active[b]) })
+	began := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for i, s := range sessions {
+		due := time.Duration(i) * slot
+		if slot > 0 {
+			due += rand.N(slot)
+		}
+		if wait := due - time.Since(began); wait > 0 {
+			timer.Reset(wait)
+			select {
+			case <-timer.C:
+			case <-p.empty:
+			case <-ctx.Done():
+				return
+			}
+		}
+		s.stop(p.drained, nil)
+		p.mu.Lock()
+		p.stats.drain.Told++
+		p.mu.Unlock()
+	}
+}
+
+// Close refuses new sessions and cuts the running ones: their connections
+// are closed with no Close frames. It doesn't wait for ServeHTTP to return
+// where it is running, and returns nil.
+func (p *Proxy) Close() error {
+	p.cutAll()
+	return nil
+}
+
+// cutAll cuts what is left, and returns how many sessions that was.
+func (p *Proxy) cutAll() int {
+	sessions, _ := p.drain(true)
+	for _, s := range sessions {
+		s.cut(causeCut, ErrShutdown)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stats.drain.Cut += len(sessions)
+	return len(sessions)
+}
+
+// drain lets no more sessions in, ends the handshakes under way, and returns
+// the open sessions. first says that nobody has called it before.
+func (p *Proxy) drain(closing bool) (open []*Session, first bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed && closing {
+		return nil, false
+	}
+	p.closed = p.closed || closing
+	if first = !p.draining; first {
+		p.draining = true
+		p.stats.drain = DrainStats{Began: time.Now(), Total: p.opened}
+		if len(p.sessions) == 0 {
+			close(p.empty)
+		}
+	}
+	for s := range p.sessions {
+		if s.open {
+			open = append(open, s)
+		} else if s.cancel != nil {
+			s.cancel(ErrShutdown)
+		}
+	}
+	return open, first
+}
+
+// serverShare is the part of the time that [ShutdownServer] keeps for the
+// server.
+const serverShare = 10
+
+// ShutdownServer shuts a server down and the proxies that are mounted in it, in
+// the order that loses least: first the proxies drain, all at the same time,
+// while the server still answers (new handshakes get 503 and Retry-After, and
+// other requests are served), and then the server closes its listeners and
+// waits for its requests. [http.Server.RegisterOnShutdown] wouldn't wait for
+// the proxies. A tenth of the time that ctx leaves is kept for the server.
+//
+// The errors are joined: those of [Proxy.Shutdown] and [http.Server.Shutdown].
+// After an error of the server's, its connections may still be open.
+func ShutdownServer(ctx context.Context, server *http.Server, proxies ...*Proxy) error {
+	drain, cancel := ctx, context.CancelFunc(func() {})
+	if deadline, ok := ctx.Deadline(); ok {
+		drain, cancel = context.WithDeadline(ctx, deadline.Add(-time.Until(deadline)/serverShare))
+	}
+	defer cancel()
+	results := make(chan error)
+	for _, p := range proxies {
+		go func() { results <- p.Shutdown(drain) }()
+	}
+	var errs []error
+	for range proxies {
+		errs = append(errs, <-results)
+	}
+	return errors.Join(append(errs, server.Shutdown(ctx))...)
+}

@@ -1,0 +1,119 @@
+package wsproxy
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"time"
+)
+
+// limits is what one side may send.
+type limits struct {
+	frame, message uint64 // bytes of payload; 0: no limit
+	rate           RateLimit
+}
+
+// A RateLimit says how much may come from one side of a session
+// ([WithRateLimit]). A rate of 0 is no limit.
+type RateLimit struct {
+	Messages float64 // a second
+	Bytes    float64 // a second, on the wire
+
+	// Burst is how long's worth of them may come at once, after silence; one
+	// message always may. 0 stands for one second.
+	Burst time.Duration
+
+	// Close ends a session that goes over the limit, by Close 1008. Otherwise
+	// it is slowed down: what goes over is read later, so that TCP holds the
+	// sender up. Pings wait with the rest.
+	Close bool
+}
+
+// A throttle keeps a direction to its rate limit. It decides; time is an
+// argument.
+type throttle struct {
+	messages, bytes bucket
+	close           bool
+}
+
+func newThrottle(r RateLimit) *throttle {
+	burst := r.Burst.Seconds()
+	if burst == 0 {
+		burst = 1
+	}
+	fill := func(rate float64) bucket {
+		size := max(rate*burst, 1)
+		return bucket{rate: rate, size: size, level: size}
+	}
+	return &throttle{messages: fill(r.Messages), bytes: fill(r.Bytes), close: r.Close}
+}
+
+// take counts what came. It says false if the session is to end for it.
+func (t *throttle) take(now time.Duration, messages, bytes int) bool {
+	t.messages.take(now, messages)
+	t.bytes.take(now, bytes)
+	return !t.close || t.wait(now) == 0
+}
+
+// wait says for how long nothing more is to be read.
+func (t *throttle) wait(now time.Duration) time.Duration {
+	return max(t.messages.wait(now), t.bytes.wait(now))
+}
+
+// A bucket holds tokens. More can be taken than there are, for what has come
+// has come (golang.org/x/time/rate would refuse a chunk that is larger than
+// the bucket); then the next ones have to wait for as many.
+type bucket struct {
+	rate  float64 // tokens a second; 0: endless
+	size  float64
+	level float64
+	at    time.Duration // when the level was this
+}
+
+func (b *bucket) take(now time.Duration, n int) {
+	b.level = min(b.level+b.rate*(now-b.at).Seconds(), b.size) - float64(n)
+	b.at = now
+}
+
+func (b *bucket) wait(now time.Duration) time.Duration {
+	missing := -(b.level + b.rate*(now-b.at).Seconds())
+	if b.rate == 0 || missing <= 0 {
+		return 0
+	}
+	return min(time.Duration(missing/b.rate*float64(time.Second))+1, time.Hour)
+}
+
+// clientKey returns what a client's sessions are counted by; "" if they aren't.
+func (c *config) clientKey(r *http.Request, client string) (key string, e *Error) {
+	switch {
+	case c.maxPerClient == 0:
+		return "", nil
+	case c.clientKeyOf == nil:
+		return addressKey(client), nil
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			e = &Error{Op: "admit", Side: neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
+		}
+	}()
+	return c.clientKeyOf(r), nil
+}
+
+// addressKey cuts a client's address down to what one client has: of IPv6 the
+// first 64 bits, which an ordinary line gets all of.
+func addressKey(client string) string {
+	addr, err := netip.ParseAddr(client)
+	if ap, perr := netip.ParseAddrPort(client); perr == nil {
+		addr, err = ap.Addr(), nil
+	}
+	if err != nil {
+		return client
+	}
+	addr = addr.Unmap().WithZone("")
+	if addr.Is6() {
+		prefix, _ := addr.Prefix(64) // can't fail for IPv6
+		return prefix.String()
+	}
+	return addr.String()
+}

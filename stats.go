@@ -1,0 +1,147 @@
+package wsproxy
+
+import (
+	"maps"
+	"sync/atomic"
+	"time"
+)
+
+// Stats is what a proxy has done so far, and has in hand: a snapshot. Counters
+// start with the proxy at 0 and only grow.
+type Stats struct {
+	Open       int // sessions
+	Handshakes int // under way
+
+	Opened  uint64             // sessions
+	Ended   map[Outcome]uint64 // sessions, by how
+	Refused map[string]uint64  // handshakes that came to nothing, by [Error.Kind]
+
+	FromClients, FromUpstreams Counts // of all sessions, the open ones included; LargestMessage is of any
+
+	Durations  Histogram    // of sessions that ended
+	RoundTrips [2]Histogram // of the proxy's own Pings, by [Side]
+
+	Drain DrainStats
+}
+
+// An Outcome is how a session ended, as in [SessionError].
+type Outcome struct {
+	By     Side
+	Reason Reason
+}
+
+// A Histogram counts durations in buckets.
+type Histogram struct {
+	Bounds []time.Duration // the upper bounds, inclusive; the last bucket has none. Not to be changed
+	Counts []uint64        // of each bucket alone; one more than Bounds
+	Sum    time.Duration
+}
+
+// DrainStats is how far [Proxy.Shutdown] has come.
+type DrainStats struct {
+	Began time.Time // zero: it hasn't
+	Total int       // sessions that were open then
+	Told  int       // of these, have been told to end, or ended by themselves
+	Cut   int       // sessions that were cut when the time was up
+}
+
+var (
+	durationBounds  = []time.Duration{time.Second, 10 * time.Second, time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour}
+	roundTripBounds = []time.Duration{time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second, 5 * time.Second}
+)
+
+// stats is what a Proxy counts for its Stats.
+type stats struct {
+	opened  uint64             // guarded by Proxy.mu
+	ended   map[Outcome]uint64 // guarded by Proxy.mu
+	refused map[string]uint64  // guarded by Proxy.mu
+	passed  [2]Counts          // guarded by Proxy.mu; of sessions that ended
+	drain   DrainStats         // guarded by Proxy.mu
+
+	durations  histogram
+	roundTrips [2]histogram
+}
+
+func newStats() stats {
+	return stats{
+		ended:      make(map[Outcome]uint64),
+		refused:    make(map[string]uint64),
+		durations:  newHistogram(durationBounds),
+		roundTrips: [2]histogram{newHistogram(roundTripBounds), newHistogram(roundTripBounds)},
+	}
+}
+
+// end takes in a session that is over. Proxy.mu is held.
+func (t *stats) end(s *Session) {
+	e := &s.ending // nothing changes it any more
+	if e.cause != nil {
+		t.ended[Outcome{e.cause.by, e.cause.name}]++
+	} else {
+		t.ended[Outcome{neither, ReasonPanic}]++
+	}
+	for side := range t.passed {
+		t.passed[side].add(s.Counts(Side(side)))
+	}
+	t.durations.observe(s.now())
+}
+
+func (c *Counts) add(d Counts) {
+	c.Frames += d.Frames
+	c.Messages += d.Messages
+	c.Bytes += d.Bytes
+	c.Pings += d.Pings
+	c.LargestMessage = max(c.LargestMessage, d.LargestMessage)
+}
+
+// Stats returns a snapshot. It costs some 100 ns for each open session, during
+// which new handshakes wait; relaying doesn't.
+func (p *Proxy) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := Stats{
+		Open:       p.opened,
+		Handshakes: len(p.sessions) - p.opened,
+		Opened:     p.stats.opened,
+		Ended:      maps.Clone(p.stats.ended),
+		Refused:    maps.Clone(p.stats.refused),
+		Durations:  p.stats.durations.load(),
+		RoundTrips: [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
+		Drain:      p.stats.drain,
+	}
+	passed := p.stats.passed
+	for s := range p.sessions {
+		for side := range passed {
+			passed[side].add(s.Counts(Side(side)))
+		}
+	}
+	st.FromClients, st.FromUpstreams = passed[Client], passed[Upstream]
+	return st
+}
+
+// A histogram is a [Histogram] that is being counted.
+type histogram struct {
+	bounds []time.Duration
+	counts []atomic.Uint64
+	sum    atomic.Int64
+}
+
+func newHistogram(bounds []time.Duration) histogram {
+	return histogram{bounds: bounds, counts: make([]atomic.Uint64, len(bounds)+1)}
+}
+
+func (h *histogram) observe(d time.Duration) {
+	i := 0
+	for i < len(h.bounds) && d > h.bounds[i] {
+		i++
+	}
+	h.counts[i].Add(1)
+	h.sum.Add(int64(d))
+}
+
+func (h *histogram) load() Histogram {
+	counts := make([]uint64, len(h.counts))
+	for i := range h.counts {
+		counts[i] = h.counts[i].Load()
+	}
+	return Histogram{h.bounds, counts, time.Duration(h.sum.Load())}
+}
