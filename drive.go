@@ -19,7 +19,8 @@ import (
 // join joins the connections of two finished handshakes. early is what came
 // behind each; the RSV bits are those of scanner.
 func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
-	s.began, s.policy = time.Now(), s.proxy.policy.jittered()
+	pol := s.proxy.policy.jittered()
+	s.began, s.ping, s.age = time.Now(), pol.ping, pol.age
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, Side(side), conns[side]
@@ -28,10 +29,9 @@ func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny by
 
 		p, limit := &s.pumps[side], &s.proxy.limits[side]
 		p.from, p.to = l, &s.legs[side^1]
-		p.mind = direction{
-			scan:       scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny},
-			maxFrame:   limit.frame,
-			maxMessage: limit.message,
+		p.mind = direction{scan: scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny}}
+		if limit.frame > 0 || limit.message > 0 {
+			p.mind.limits = limit
 		}
 		rand.Read(p.mind.tag[:])
 		p.held = early[side]
@@ -116,7 +116,7 @@ func (s *Session) hasten(side Side) {
 	}
 	s.suspect = side
 	s.deadline = s.now() + s.proxy.closeTimeout
-	s.latest = s.deadline + s.policy.write
+	s.latest = s.deadline + s.proxy.policy.write
 	if s.timer != nil {
 		s.timer.Reset(s.proxy.closeTimeout / 2) // see expire
 	}
@@ -174,8 +174,9 @@ func (s *Session) cut(c *cause, err error) {
 
 // firstTickLocked says when the session's timer is first to fire. s.mu is held.
 func (s *Session) firstTickLocked() time.Duration {
-	_, again := s.policy.check(0, life{writing: -1})
-	_, idle := s.policy.checkIdle(0, 0)
+	pol := s.policy()
+	_, again := pol.check(0, life{writing: -1})
+	_, idle := pol.checkIdle(0, 0)
 	expires, _ := s.expiryLocked()
 	return min(again, idle, expires)
 }
@@ -198,14 +199,15 @@ func (s *Session) tick() {
 		return
 	}
 	data := max(s.lastData(), time.Duration(s.legs[Client].writing.Load()), time.Duration(s.legs[Upstream].writing.Load()))
-	idle, again := s.policy.checkIdle(now, data)
+	pol := s.policy()
+	idle, again := pol.checkIdle(now, data)
 	expires, expiry := s.expiryLocked()
 	again = min(again, expires)
 	var needs [2]need
 	for side := range s.legs {
 		l := &s.legs[side]
 		var at time.Duration
-		needs[side], at = s.policy.check(now, l.life(now, s.pumps[side].waits.Load()))
+		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load()))
 		again = min(again, at)
 	}
 	s.timer.Reset(max(again-now, time.Millisecond))

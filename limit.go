@@ -14,6 +14,11 @@ type limits struct {
 	rate           RateLimit
 }
 
+// exceeded says whether a frame, or its message so far, is too big.
+func (l *limits) exceeded(frame, message uint64) bool {
+	return l.frame > 0 && frame > l.frame || l.message > 0 && message > l.message
+}
+
 // A RateLimit says how much may come from one side of a session
 // ([WithRateLimit]). A rate of 0 is no limit.
 type RateLimit struct {

@@ -151,7 +151,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	fail := func(err *Error) {
-		s.conclude(err)
+		s.decide(err)
 		p.fail(w, r, err)
 	}
 	if err := checkHandshake(w, r); err != nil {
@@ -173,7 +173,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if up.refusal != nil {
 		err := up.refusal.err()
-		s.conclude(err)
+		s.decide(err)
 		p.report(r, err)
 		p.relayRefusal(w, up.refusal)
 		return
@@ -199,8 +199,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // end takes in that a session is over.
 func (p *Proxy) end(ctx context.Context, s *Session) {
-	e := &s.ending
-	s.conclude(&SessionError{By: e.cause.by, Reason: e.cause.name, Code: e.code, Err: e.err})
+	s.decide(nil)
 	p.logEnded(ctx, s)
 }
 

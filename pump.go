@@ -207,8 +207,8 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 	if v.pings > 0 {
 		p.count.pings.Add(uint64(v.pings))
 	}
-	if p.mind.largest > p.count.largest.Load() {
-		p.count.largest.Store(p.mind.largest)
+	if v.largest > p.count.largest.Load() {
+		p.count.largest.Store(v.largest)
 	}
 	if p.throttle != nil && !p.throttle.take(now, v.messages, v.n) {
 		p.mind.ended, v.n, v.final.broken = true, 0, errTooFast

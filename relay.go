@@ -24,9 +24,8 @@ type direction struct {
 	ended bool    // a Close or a violation was found: the rest counts for nothing
 	left  uint64  // bytes of the frame under way that are still to come
 
-	maxFrame, maxMessage uint64 // bytes of payload; set when made; 0: no limit
-	message              uint64 // payload of the message under way, as far as its headers tell
-	largest              uint64 // of its kind so far
+	limits  *limits // set when made; nil: none
+	message uint64  // bytes of payload of the message under way, as far as its headers tell
 }
 
 // A final is what a direction ended with: a valid Close frame, which stands
@@ -46,6 +45,7 @@ type verdict struct {
 
 	frames, messages int    // that are complete with the n bytes
 	pings            int    // that begin in these
+	largest          uint64 // message of which a frame begins in these: bytes of payload so far
 	pong             uint32 // the number of the last of our own Pings that was answered; 0: none
 
 	final final // what the direction ended with, if it did in this chunk
@@ -116,11 +116,11 @@ func (d *direction) walk(p []byte, v *verdict) {
 				d.message = 0
 			}
 			d.message += h.length
-			if d.maxFrame > 0 && h.length > d.maxFrame || d.maxMessage > 0 && d.message > d.maxMessage {
+			if d.limits != nil && d.limits.exceeded(h.length, d.message) {
 				d.ended, v.final.broken = true, errTooBig
 				break
 			}
-			d.largest = max(d.largest, d.message)
+			v.largest = max(v.largest, d.message)
 			d.data, d.last, v.data = true, h.fin(), true
 		}
 		d.open, d.left = true, h.length

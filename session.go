@@ -1,14 +1,9 @@
 package wsproxy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"iter"
-	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,23 +22,22 @@ type Session struct {
 	id     uint64
 	client string
 	path   string
-	key    string // of WithMaxSessionsPerClient; "": not counted
 
-	cancel      context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; nil after the 101
-	open        bool                    // guarded by proxy.mu; the 101 was sent
-	closing     *cause                  // guarded by proxy.mu; it was ended before the 101
-	upstream    string                  // set with open
-	subprotocol string                  // set with open
-	letIn       bool                    // owned by ServeHTTP; the hooks have seen it
+	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; nil after the 101
+	open     bool                    // guarded by proxy.mu; the 101 was sent
+	closing  *cause                  // guarded by proxy.mu; it was ended before the 101
+	upstream string                  // set with open
+	letIn    bool                    // owned by ServeHTTP; the hooks have seen it
 
 	// Two goroutines carry it from the 101 on, one a direction, and one timer.
 	// Each direction writes to the leg across; Pings, and Closes that lie with
 	// the proxy, are injected by whoever has cause to.
-	began  time.Time // set with open
-	policy policy    // set with open
-	over   func()    // set with open; called at the end
-	legs   [2]leg
-	pumps  [2]pump // by the side they read from
+	began time.Time     // set with open
+	ping  time.Duration // set with open; these two of its policy are its own
+	age   time.Duration
+	over  func() // set with open; called at the end
+	legs  [2]leg
+	pumps [2]pump // by the side they read from
 
 	running atomic.Int32 // pumps
 
@@ -57,16 +51,19 @@ type Session struct {
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
 	extra    *sessionExtra  // guarded by mu; what few sessions have
-	err      error          // guarded by mu; why it is over
-	left     bool           // guarded by mu; it is
+	failed   *Error         // guarded by mu; why its handshake came to nothing
+	decided  bool           // guarded by mu; why it is over won't change any more
+	left     bool           // guarded by mu; it is over
 }
 
 // sessionExtra is what a session has only if somebody asked for it.
 type sessionExtra struct {
-	values  map[any]any
-	expires time.Time
-	expiry  *cause
-	done    chan struct{}
+	key         string // of WithMaxSessionsPerClient; "": not counted. Set when made
+	subprotocol string
+	values      map[any]any
+	expires     time.Time
+	expiry      *cause
+	done        chan struct{}
 }
 
 // extraLocked returns the session's extra. s.mu is held.
@@ -139,9 +136,12 @@ func (s *Session) Upstream() string {
 // Subprotocol is the one that client and upstream have agreed on; empty if
 // none, and before the 101. Some clients put a token there.
 func (s *Session) Subprotocol() string {
-	s.proxy.mu.Lock()
-	defer s.proxy.mu.Unlock()
-	return s.subprotocol
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.extra == nil {
+		return ""
+	}
+	return s.extra.subprotocol
 }
 
 // Start is when the session's 101 was sent; the zero time before that.
@@ -282,8 +282,8 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 // expiryLocked returns when the session expires, and why. s.mu is held.
 func (s *Session) expiryLocked() (at time.Duration, c *cause) {
 	at, c = never, causeAge
-	if s.policy.age > 0 {
-		at = s.policy.age
+	if s.age > 0 {
+		at = s.age
 	}
 	if x := s.extra; x != nil && !x.expires.IsZero() {
 		if t := x.expires.Sub(s.began); t < at {
@@ -312,138 +312,31 @@ func (s *Session) Done() <-chan struct{} {
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err
-}
-
-// conclude notes why the session is over.
-func (s *Session) conclude(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = err
-	}
-}
-
-// Sessions lists the open sessions, oldest first: those that are open when the
-// listing begins. Some may have ended by the time they come up.
-func (p *Proxy) Sessions() iter.Seq[*Session] {
-	return func(yield func(*Session) bool) {
-		for _, s := range p.listed() {
-			if !yield(s) {
-				return
-			}
-		}
-	}
-}
-
-func (p *Proxy) listed() []*Session {
-	p.mu.Lock()
-	list := make([]*Session, 0, len(p.sessions))
-	for s := range p.sessions {
-		if s.open {
-			list = append(list, s)
-		}
-	}
-	p.mu.Unlock()
-	slices.SortFunc(list, func(a, b *Session) int { return cmp.Compare(a.id, b.id) })
-	return list
-}
-
-// admit enters a session, or refuses it.
-func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
-	client := p.clientAddr(r)
-	key, err := p.clientKey(r, client)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	s := &Session{proxy: p, client: client, key: key, cancel: cancel,
-		path: strings.Clone(clip(r.URL.Path))} // not with all of the request line that it is part of
-	p.mu.Lock()
-	err = p.fullLocked(key)
-	if err == nil {
-		p.lastID++
-		s.id = p.lastID
-		p.sessions[s] = struct{}{}
-		if key != "" {
-			p.perClient[key]++
-		}
-	}
-	p.mu.Unlock()
-	if err != nil {
-		cancel(nil)
-		return nil, nil, err
-	}
-	return ctx, s, nil
-}
-
-// fullLocked says whether there is no room for one more session of the
-// client's. p.mu is held.
-func (p *Proxy) fullLocked(key string) *Error {
-	refuse := func(status int, err error) *Error {
-		return &Error{Op: "admit", Side: neither, Status: status, Err: err}
-	}
+	e := &s.ending
 	switch {
-	case p.draining:
-		return &Error{Op: "handshake", Side: neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
-	case p.maxSessions > 0 && len(p.sessions) >= p.maxSessions:
-		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d sessions", ErrLimit, p.maxSessions))
-	case p.maxHandshakes > 0 && len(p.sessions)-p.opened >= p.maxHandshakes:
-		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d handshakes under way", ErrLimit, p.maxHandshakes))
-	case key != "" && p.perClient[key] >= p.maxPerClient:
-		return refuse(http.StatusTooManyRequests, fmt.Errorf("%w: %d sessions of one client", ErrLimit, p.maxPerClient))
+	case !s.decided:
+		return nil
+	case s.failed != nil:
+		return s.failed
+	case e.cause == nil: // a panic on the way to the 101, of the user's ResponseWriter say
+		return &SessionError{By: neither, Reason: ReasonPanic}
 	}
-	return nil
+	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: e.code, Err: e.err}
 }
 
-// begin notes that a session's 101 was sent.
-func (p *Proxy) begin(s *Session, upstream, subprotocol string) {
-	s.cancel(nil) // of no use to an open session, which would keep it all its life
-	p.mu.Lock()
-	s.cancel, s.open, s.upstream, s.subprotocol = nil, true, upstream, subprotocol
-	p.opened++
-	p.stats.opened++
-	draining, closed, closing := p.draining, p.closed, s.closing
-	p.mu.Unlock()
-	switch { // Close or Shutdown has passed by while we were answering
-	case closed:
-		s.cut(causeCut, ErrShutdown)
-	case closing != nil:
-		s.stop(closing, nil)
-	case draining:
-		s.stop(p.drained, nil)
-	}
-}
-
-// leave ends a session's stay.
-func (p *Proxy) leave(s *Session) {
-	s.conclude(&SessionError{By: neither, Reason: ReasonPanic}) // a panic has come this way, if nothing else was
-	if s.letIn {
-		p.callOnClose(s)
-	}
-	p.mu.Lock()
-	if s.cancel != nil {
-		s.cancel(nil)
-	}
-	delete(p.sessions, s)
-	if s.key != "" {
-		if p.perClient[s.key]--; p.perClient[s.key] == 0 {
-			delete(p.perClient, s.key)
-		}
-	}
-	if s.open {
-		p.opened--
-		p.stats.end(s)
-	}
-	if p.draining && len(p.sessions) == 0 {
-		close(p.empty)
-	}
-	p.mu.Unlock()
-
+// decide notes that it is clear why the session is over: failed, if its
+// handshake came to nothing.
+func (s *Session) decide(failed *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left = true
-	if s.extra != nil && s.extra.done != nil {
-		close(s.extra.done)
+	if !s.decided {
+		s.decided, s.failed = true, failed
 	}
+}
+
+// policy returns the session's policy.
+func (s *Session) policy() policy {
+	p := s.proxy.policy
+	p.ping, p.age = s.ping, s.age
+	return p
 }

@@ -1,0 +1,151 @@
+package wsproxy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// This file is the list of a proxy's sessions: who is let in, and who is there.
+
+// Sessions lists the open sessions, oldest first: those that are open when the
+// listing begins. Some may have ended by the time they come up.
+func (p *Proxy) Sessions() iter.Seq[*Session] {
+	return func(yield func(*Session) bool) {
+		for _, s := range p.listed() {
+			if !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+func (p *Proxy) listed() []*Session {
+	p.mu.Lock()
+	list := make([]*Session, 0, len(p.sessions))
+	for s := range p.sessions {
+		if s.open {
+			list = append(list, s)
+		}
+	}
+	p.mu.Unlock()
+	slices.SortFunc(list, func(a, b *Session) int { return cmp.Compare(a.id, b.id) })
+	return list
+}
+
+// admit enters a session, or refuses it.
+func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
+	client := p.clientAddr(r)
+	key, err := p.clientKey(r, client)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	s := &Session{proxy: p, client: client, cancel: cancel,
+		path: strings.Clone(clip(r.URL.Path))} // not with all of the request line that it is part of
+	if key != "" {
+		s.extra = &sessionExtra{key: key}
+	}
+	p.mu.Lock()
+	err = p.fullLocked(key)
+	if err == nil {
+		p.lastID++
+		s.id = p.lastID
+		p.sessions[s] = struct{}{}
+		if key != "" {
+			p.perClient[key]++
+		}
+	}
+	p.mu.Unlock()
+	if err != nil {
+		cancel(nil)
+		return nil, nil, err
+	}
+	return ctx, s, nil
+}
+
+// fullLocked says whether there is no room for one more session of the
+// client's. p.mu is held.
+func (p *Proxy) fullLocked(key string) *Error {
+	refuse := func(status int, err error) *Error {
+		return &Error{Op: "admit", Side: neither, Status: status, Err: err}
+	}
+	switch {
+	case p.draining:
+		return &Error{Op: "handshake", Side: neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
+	case p.maxSessions > 0 && len(p.sessions) >= p.maxSessions:
+		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d sessions", ErrLimit, p.maxSessions))
+	case p.maxHandshakes > 0 && len(p.sessions)-p.opened >= p.maxHandshakes:
+		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d handshakes under way", ErrLimit, p.maxHandshakes))
+	case key != "" && p.perClient[key] >= p.maxPerClient:
+		return refuse(http.StatusTooManyRequests, fmt.Errorf("%w: %d sessions of one client", ErrLimit, p.maxPerClient))
+	}
+	return nil
+}
+
+// begin notes that a session's 101 was sent.
+func (p *Proxy) begin(s *Session, upstream, subprotocol string) {
+	s.cancel(nil) // of no use to an open session, which would keep it all its life
+	if subprotocol != "" {
+		s.mu.Lock()
+		s.extraLocked().subprotocol = subprotocol
+		s.mu.Unlock()
+	}
+	p.mu.Lock()
+	s.cancel, s.open, s.upstream = nil, true, upstream
+	p.opened++
+	p.stats.opened++
+	draining, closed, closing := p.draining, p.closed, s.closing
+	p.mu.Unlock()
+	switch { // Close or Shutdown has passed by while we were answering
+	case closed:
+		s.cut(causeCut, ErrShutdown)
+	case closing != nil:
+		s.stop(closing, nil)
+	case draining:
+		s.stop(p.drained, nil)
+	}
+}
+
+// leave ends a session's stay.
+func (p *Proxy) leave(s *Session) {
+	s.decide(nil)
+	if s.letIn {
+		p.callOnClose(s)
+	}
+	key := ""
+	s.mu.Lock()
+	if s.extra != nil {
+		key = s.extra.key
+	}
+	s.mu.Unlock()
+	p.mu.Lock()
+	if s.cancel != nil {
+		s.cancel(nil)
+	}
+	delete(p.sessions, s)
+	if key != "" {
+		if p.perClient[key]--; p.perClient[key] == 0 {
+			delete(p.perClient, key)
+		}
+	}
+	if s.open {
+		p.opened--
+		p.stats.end(s)
+	}
+	if p.draining && len(p.sessions) == 0 {
+		close(p.empty)
+	}
+	p.mu.Unlock()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = true
+	if s.extra != nil && s.extra.done != nil {
+		close(s.extra.done)
+	}
+}
