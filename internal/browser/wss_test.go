@@ -267,6 +267,9 @@ func TestDrain(t *testing.T) {
 	require(t)
 	p := example.drain[drains.Add(1)-1]
 	b := openPage(t, p)
+	if got, want := b.read("ping"), "after 25 s of silence, answer within 10 s"; got != want {
+		t.Errorf("the page shows the pings %q, want %q", got, want)
+	}
 	b.connect()
 	b.click("send-text")
 	b.received(1)
