@@ -182,9 +182,9 @@ func (s *site) record(t *testing.T) map[string]string {
 // "msg".
 type recorder chan<- map[string]string
 
-func (recorder) Enabled(context.Context, slog.Level) bool { return true }
-func (c recorder) WithAttrs([]slog.Attr) slog.Handler     { return c }
-func (c recorder) WithGroup(string) slog.Handler          { return c }
+func (recorder) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+func (c recorder) WithAttrs([]slog.Attr) slog.Handler         { return c }
+func (c recorder) WithGroup(string) slog.Handler              { return c }
 
 func (c recorder) Handle(_ context.Context, r slog.Record) error {
 	values := map[string]string{"msg": r.Message}
