@@ -39,7 +39,7 @@ func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url
 	defer cancel()
 	out, err := c.outgoing(limit, r)
 	if err != nil {
-		return nil, c.target, &Error{Op: "rewrite", Side: neither, Status: http.StatusInternalServerError, Err: err}
+		return nil, c.target, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
 	}
 	fail := func(op string, err error) (*upstreamConn, *url.URL, *Error) {
 		return nil, out.URL, dialError(ctx, limit, op, err)
@@ -150,11 +150,11 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	var timeout net.Error
 	switch {
 	case errors.Is(context.Cause(ctx), ErrShutdown), errors.Is(context.Cause(ctx), errEnded):
-		e.Side, e.Status, e.Err = neither, http.StatusServiceUnavailable, context.Cause(ctx)
+		e.Side, e.Status, e.Err = Neither, http.StatusServiceUnavailable, context.Cause(ctx)
 	case errors.Is(err, errPanic):
-		e.Side, e.Status = neither, http.StatusInternalServerError
+		e.Side, e.Status = Neither, http.StatusInternalServerError
 	case errors.Is(ctx.Err(), context.DeadlineExceeded): // of middleware's
-		e.Side, e.Status, e.Err = neither, http.StatusGatewayTimeout, context.DeadlineExceeded
+		e.Side, e.Status, e.Err = Neither, http.StatusGatewayTimeout, context.DeadlineExceeded
 	case ctx.Err() != nil: // the client has left, as a rule
 		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
 	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():

@@ -20,7 +20,7 @@ import (
 // behind each; the RSV bits are those of scanner.
 func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
 	pol := s.proxy.policy.jittered()
-	s.began, s.ping, s.age = time.Now(), pol.ping, pol.age
+	s.ping, s.age = pol.ping, pol.age
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, Side(side), conns[side]
@@ -97,7 +97,7 @@ func (s *Session) guard() {
 func (s *Session) panicked(v any) {
 	s.blame(v)
 	s.mu.Lock()
-	s.hasten(neither)
+	s.hasten(Neither)
 	s.sever()
 }
 
@@ -155,7 +155,7 @@ func (s *Session) stop(c *cause, err error) {
 	if s.finished || !s.ending.begin(c, err) {
 		return
 	}
-	s.hasten(neither)
+	s.hasten(Neither)
 	for side := range s.legs {
 		l, code := &s.legs[side], s.ending.tell(Side(side))
 		s.helpers.Go(func() { l.inject(uint32(code)) })
@@ -166,7 +166,7 @@ func (s *Session) stop(c *cause, err error) {
 func (s *Session) cut(c *cause, err error) {
 	s.mu.Lock()
 	s.ending.begin(c, err)
-	s.hasten(neither)
+	s.hasten(Neither)
 	s.mu.Unlock()
 	s.legs[Client].abort()
 	s.legs[Upstream].abort()
@@ -287,7 +287,7 @@ func (s *Session) expire(now time.Duration) {
 		s.mu.Unlock()
 		return
 	}
-	if s.suspect != neither {
+	if s.suspect != Neither {
 		s.ending.begin(causeLost[s.suspect], errLate)
 	}
 	s.sever()

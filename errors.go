@@ -17,8 +17,7 @@ type Side uint8
 const (
 	Client   Side = iota // who connected to the proxy
 	Upstream             // the server that the proxy dials
-
-	neither // the proxy itself
+	Neither              // the proxy itself; of what lies with neither peer
 )
 
 // String returns "client", "upstream" or "proxy".

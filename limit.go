@@ -99,7 +99,7 @@ func (c *config) clientKey(r *http.Request, client string) (key string, e *Error
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			e = &Error{Op: "admit", Side: neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
+			e = &Error{Op: "admit", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
 		}
 	}()
 	return c.clientKeyOf(r), nil

@@ -97,7 +97,7 @@ type Proxy struct {
 	mu        sync.Mutex
 	sessions  map[*Session]struct{} // guarded by mu; handshakes under way included
 	perClient map[string]int        // guarded by mu; how many of them each client has
-	opened    int                   // guarded by mu; how many of them are open
+	opened    int                   // guarded by mu; how many of them are listed
 	lastID    uint64                // guarded by mu
 	draining  bool                  // guarded by mu
 	closed    bool                  // guarded by mu
@@ -178,13 +178,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.relayRefusal(w, up.refusal)
 		return
 	}
+	p.list(s, to.Scheme+"://"+to.Host, up.subprotocol)
 	client, early, err := p.accept(w, r, up)
 	if err != nil {
 		fail(err)
 		return
 	}
 	s.join([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
-	p.begin(s, to.Scheme+"://"+to.Host, up.subprotocol)
+	p.begin(s)
 	p.logOpened(r.Context(), s)
 	if p.detach {
 		detached = true
@@ -219,7 +220,7 @@ func (p *Proxy) endDetached(s *Session) {
 func (p *Proxy) callOnOpen(s *Session, r *http.Request) (e *Error) {
 	defer func() {
 		if v := recover(); v != nil {
-			e = &Error{Op: "open", Side: neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
+			e = &Error{Op: "open", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
 		}
 	}()
 	s.letIn = true
@@ -232,7 +233,7 @@ func (p *Proxy) callOnOpen(s *Session, r *http.Request) (e *Error) {
 					status = http.StatusInternalServerError
 				}
 			}
-			return &Error{Op: "open", Side: neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
+			return &Error{Op: "open", Side: Neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
 		}
 	}
 	return nil

@@ -217,7 +217,7 @@ func await(t *testing.T, what string, done func() bool) {
 
 // newSession joins two connections without a handshake.
 func newSession(conns [2]net.Conn, pol policy, closeTimeout time.Duration) *Session {
-	s := &Session{proxy: &Proxy{config: &config{policy: pol, closeTimeout: closeTimeout}, stats: newStats()}}
+	s := &Session{proxy: &Proxy{config: &config{policy: pol, closeTimeout: closeTimeout}, stats: newStats()}, began: time.Now()}
 	s.join(conns, [2][]byte{}, 0, 0)
 	return s
 }

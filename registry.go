@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 )
 
 // This file is the list of a proxy's sessions: who is let in, and who is there.
@@ -28,7 +29,7 @@ func (p *Proxy) listed() []*Session {
 	p.mu.Lock()
 	list := make([]*Session, 0, len(p.sessions))
 	for s := range p.sessions {
-		if s.open {
+		if !s.began.IsZero() {
 			list = append(list, s)
 		}
 	}
@@ -72,11 +73,11 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 // client's. p.mu is held.
 func (p *Proxy) fullLocked(key string) *Error {
 	refuse := func(status int, err error) *Error {
-		return &Error{Op: "admit", Side: neither, Status: status, Err: err}
+		return &Error{Op: "admit", Side: Neither, Status: status, Err: err}
 	}
 	switch {
 	case p.draining:
-		return &Error{Op: "handshake", Side: neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
+		return &Error{Op: "handshake", Side: Neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
 	case p.maxSessions > 0 && len(p.sessions) >= p.maxSessions:
 		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d sessions", ErrLimit, p.maxSessions))
 	case p.maxHandshakes > 0 && len(p.sessions)-p.opened >= p.maxHandshakes:
@@ -87,17 +88,25 @@ func (p *Proxy) fullLocked(key string) *Error {
 	return nil
 }
 
-// begin notes that a session's 101 was sent.
-func (p *Proxy) begin(s *Session, upstream, subprotocol string) {
-	s.cancel(nil) // of no use to an open session, which would keep it all its life
+// list has the session listed. That is before its 101 is sent: whoever has
+// that can look it up.
+func (p *Proxy) list(s *Session, upstream, subprotocol string) {
 	if subprotocol != "" {
 		s.mu.Lock()
 		s.extraLocked().subprotocol = subprotocol
 		s.mu.Unlock()
 	}
 	p.mu.Lock()
-	s.cancel, s.open, s.upstream = nil, true, upstream
+	defer p.mu.Unlock()
+	s.began, s.upstream = time.Now(), upstream
 	p.opened++
+}
+
+// begin notes that a session's 101 was sent.
+func (p *Proxy) begin(s *Session) {
+	s.cancel(nil) // of no use to an open session, which would keep it all its life
+	p.mu.Lock()
+	s.cancel, s.open = nil, true
 	p.stats.opened++
 	draining, closed, closing := p.draining, p.closed, s.closing
 	p.mu.Unlock()
@@ -133,8 +142,10 @@ func (p *Proxy) leave(s *Session) {
 			delete(p.perClient, key)
 		}
 	}
-	if s.open {
+	if !s.began.IsZero() {
 		p.opened--
+	}
+	if s.open {
 		p.stats.end(s)
 	}
 	if p.draining && len(p.sessions) == 0 {

@@ -245,17 +245,17 @@ func causeOf(side Side, broken error) *cause {
 
 // Causes that lie with the proxy: both sides are told at once.
 var (
-	causeIdle      = &cause{name: ReasonIdle, by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
-	causeAge       = &cause{name: ReasonAge, by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "maximum age"}
-	causeCancelled = &cause{name: ReasonCancelled, by: neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
-	causePanic     = &cause{name: ReasonPanic, by: neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
-	causeCut       = &cause{name: ReasonCut, by: neither}
+	causeIdle      = &cause{name: ReasonIdle, by: Neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
+	causeAge       = &cause{name: ReasonAge, by: Neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "maximum age"}
+	causeCancelled = &cause{name: ReasonCancelled, by: Neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
+	causePanic     = &cause{name: ReasonPanic, by: Neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
+	causeCut       = &cause{name: ReasonCut, by: Neither}
 )
 
 // causeFor makes a cause that lies with the proxy and of which the client is
 // told a code of the user's.
 func causeFor(name Reason, code websocket.StatusCode, reason string) *cause {
-	return &cause{name: name, by: neither, owed: [2]websocket.StatusCode{code, goingAway}, reason: reason}
+	return &cause{name: name, by: Neither, owed: [2]websocket.StatusCode{code, goingAway}, reason: reason}
 }
 
 // An ending is how a session comes to its end: what ended it, and which side

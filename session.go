@@ -97,7 +97,7 @@ const (
 // A SessionError says how a session ended; [Session.Err] returns it. A normal
 // end is one, too.
 type SessionError struct {
-	By     Side                 // who brought it about; the proxy is neither Client nor Upstream
+	By     Side                 // who brought it about
 	Reason Reason               // why
 	Code   websocket.StatusCode // of the Close frame that came first, from a side or from the proxy; 0: none
 	Err    error                // what made it so, where something did
@@ -144,13 +144,11 @@ func (s *Session) Subprotocol() string {
 	return s.extra.subprotocol
 }
 
-// Start is when the session's 101 was sent; the zero time before that.
+// Start is when the upstream had accepted the session; the zero time before
+// that.
 func (s *Session) Start() time.Time {
 	s.proxy.mu.Lock()
 	defer s.proxy.mu.Unlock()
-	if !s.open {
-		return time.Time{}
-	}
 	return s.began
 }
 
@@ -319,7 +317,7 @@ func (s *Session) Err() error {
 	case s.failed != nil:
 		return s.failed
 	case e.cause == nil: // a panic on the way to the 101, of the user's ResponseWriter say
-		return &SessionError{By: neither, Reason: ReasonPanic}
+		return &SessionError{By: Neither, Reason: ReasonPanic}
 	}
 	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: e.code, Err: e.err}
 }

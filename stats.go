@@ -77,7 +77,7 @@ func (t *stats) end(s *Session) {
 	if e.cause != nil {
 		t.ended[Outcome{e.cause.by, e.cause.name}]++
 	} else {
-		t.ended[Outcome{neither, ReasonPanic}]++
+		t.ended[Outcome{Neither, ReasonPanic}]++
 	}
 	for side := range t.passed {
 		t.passed[side].add(s.Counts(Side(side)))

@@ -1,0 +1,622 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// What an operator and the hooks see of sessions, and how they end them.
+
+// the is the proxy's only session.
+func (r *rig) the() *wsproxy.Session {
+	r.t.Helper()
+	all := slices.Collect(r.proxy.Sessions())
+	if len(all) != 1 {
+		r.t.Fatalf("%d sessions are listed, want 1", len(all))
+	}
+	return all[0]
+}
+
+// A session is listed from its 101 to its end, with all that is known of it.
+func TestSessions(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		if n := len(slices.Collect(r.proxy.Sessions())); n != 0 {
+			t.Errorf("%d sessions are listed, want none", n)
+		}
+		before := time.Now()
+		client := r.client()
+		client.send(handshakeRequest("/room?token=secret", "Sec-WebSocket-Protocol: chat, other\r\n"))
+		upstream := r.upstream()
+		upstream.answer("Sec-WebSocket-Protocol: chat\r\n")
+		client.readResponse()
+		client.sendText("hello")
+		upstream.want(text, "hello")
+		s := r.the()
+		scheme := "http"
+		if k == tlsTCP {
+			scheme = "https"
+		}
+		if s.ID() == 0 || s.Client() == "" || s.Path() != "/room" || s.Upstream() != scheme+"://upstream.test" || s.Subprotocol() != "chat" ||
+			s.Start().Before(before) || s.Start().After(time.Now()) || s.LastActivity().Before(s.Start()) || s.Err() != nil {
+			t.Errorf("got id %d, client %q, path %q, upstream %q, subprotocol %q, start %v, activity %v, error %v",
+				s.ID(), s.Client(), s.Path(), s.Upstream(), s.Subprotocol(), s.Start(), s.LastActivity(), s.Err())
+		}
+		select {
+		case <-s.Done():
+			t.Error("a running session is done")
+		default:
+		}
+
+		// The counters are live, each direction's own.
+		client.send(client.frame(0x01, "ab") + client.frame(ping, "x") + client.frame(0x80, "cde"))
+		upstream.want(0x01, "ab")
+		upstream.want(ping, "x")
+		upstream.want(0x80, "cde")
+		upstream.send(upstream.frame(pong, "x") + upstream.frame(data, strings.Repeat("d", 200)))
+		client.want(pong, "x")
+		client.want(data, strings.Repeat("d", 200))
+		wantCounts(t, s, wsproxy.Client, wsproxy.Counts{Frames: 4, Messages: 2, Bytes: 11 + 8 + 7 + 9, Pings: 1, LargestMessage: 5})
+		wantCounts(t, s, wsproxy.Upstream, wsproxy.Counts{Frames: 2, Messages: 1, Bytes: 3 + 204, LargestMessage: 200})
+
+		second, _ := r.open("", "")
+		if all := slices.Collect(r.proxy.Sessions()); len(all) != 2 || all[0] != s || all[1].ID() <= s.ID() {
+			t.Errorf("listed are %v, want two, the older one first", all)
+		}
+		client.sendClose(1000, "bye")
+		upstream.wantClose(1000)
+		upstream.sendClose(1000, "bye")
+		client.wantClose(1000)
+		upstream.Close()
+		<-s.Done()
+		var e *wsproxy.SessionError
+		if err := s.Err(); !errors.As(err, &e) || *e != (wsproxy.SessionError{By: wsproxy.Client, Reason: wsproxy.ReasonClosed, Code: 1000}) {
+			t.Errorf("got %v, want that the client has closed it with 1000", err)
+		}
+		if r.the() == s {
+			t.Error("a session that is over is still listed")
+		}
+		<-s.Done() // a channel that is asked for late is closed, too
+		second.Close()
+	})
+}
+
+// wantCounts waits for the counters, which may be a moment behind the bytes.
+func wantCounts(t *testing.T, s *wsproxy.Session, from wsproxy.Side, want wsproxy.Counts) {
+	t.Helper()
+	deadline := time.Now().Add(wireTimeout)
+	for s.Counts(from) != want {
+		if time.Now().After(deadline) {
+			t.Fatalf("from %v: counted %+v, want %+v", from, s.Counts(from), want)
+		}
+		runtime.Gosched()
+	}
+}
+
+// A session that the operator ends: its client is told the code and the
+// reason, between two frames, and the upstream 1001.
+func TestKick(t *testing.T) {
+	eachKind(t, func(t *testing.T, k kind) {
+		r := newRig(t, k)
+		client, upstream := r.open("", "")
+		half := upstream.frame(text, "whole")
+		upstream.send(half[:4])
+		client.wantBytes(half[:4])
+		s := r.the()
+		for _, bad := range []struct {
+			code   websocket.StatusCode
+			reason string
+		}{{1005, ""}, {1006, ""}, {999, ""}, {2000, ""}, {5000, ""}, {1000, strings.Repeat("x", 124)}, {1000, "\xff"}} {
+			if err := s.Close(bad.code, bad.reason); err == nil {
+				t.Errorf("Close(%d, %q): no error", bad.code, bad.reason)
+			}
+		}
+		reason := strings.Repeat("é", 61) + "!"
+		for range 3 {
+			if err := s.Close(4401, reason); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		}
+		upstream.want(closing, closeBody(1001, reason))
+		upstream.send(half[4:] + upstream.frame(closing, closeBody(1001, "")))
+		client.wantBytes(half[4:])
+		client.want(closing, closeBody(4401, reason))
+		client.sendClose(4401, "")
+		client.wantEnd()
+		upstream.Close()
+		<-s.Done()
+		var e *wsproxy.SessionError
+		if !errors.As(s.Err(), &e) || e.By != wsproxy.Neither || e.Reason != wsproxy.ReasonKicked || e.Code != 4401 {
+			t.Errorf("got %v, want kicked with 4401", s.Err())
+		}
+		r.wantEnded("proxy", "kicked")
+		if err := s.Close(1000, ""); err != nil {
+			t.Errorf("Close of a session that is over: %v", err)
+		}
+	})
+}
+
+// Who refuses in a hook says how; nothing is dialled, and the hooks for the end
+// are told.
+func TestOnOpen(t *testing.T) {
+	type key struct{}
+	for _, row := range []struct {
+		name   string
+		hook   func(s *wsproxy.Session, r *http.Request) error
+		status int
+		body   string
+		field  string
+	}{
+		{"refusal", func(*wsproxy.Session, *http.Request) error {
+			return &wsproxy.Refusal{Status: 401, Text: "who are you?", Header: http.Header{"www-authenticate": {"Bearer"}}}
+		}, 401, "who are you?\n", "Www-Authenticate: Bearer\r\n"},
+		{"wrapped", func(*wsproxy.Session, *http.Request) error {
+			return fmt.Errorf("secret detail: %w", &wsproxy.Refusal{Status: 429})
+		}, 429, "Too Many Requests\n", "Retry-After: 5\r\n"},
+		{"any error", func(*wsproxy.Session, *http.Request) error { return errors.New("secret detail") }, 403, "Forbidden\n", ""},
+		{"no status to refuse with", func(*wsproxy.Session, *http.Request) error { return &wsproxy.Refusal{Status: 200} }, 500, "Internal Server Error\n", ""},
+		{"panic", func(*wsproxy.Session, *http.Request) error { panic("secret detail") }, 500, "Internal Server Error\n", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var dials atomic.Int32
+			ended := make(chan *wsproxy.Session, 10)
+			second := false
+			r := newRig(t, tcp, noDial(&dials),
+				wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error { s.Set(key{}, "first"); return nil }),
+				wsproxy.WithOnOpen(row.hook),
+				wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { second = true; return nil }),
+				wsproxy.WithOnClose(func(s *wsproxy.Session) { ended <- s }))
+			c := r.client()
+			c.send(handshakeRequest("/", "") + secondRequest)
+			head, body := c.wantRefusal(row.status)
+			if body != row.body || !strings.Contains(head, row.field) {
+				t.Errorf("client: got %q with body %q, want %q with %q", head, body, row.field, row.body)
+			}
+			if dials.Load() > 0 || second {
+				t.Errorf("dialled %d times; a later hook was called: %v", dials.Load(), second)
+			}
+			s := <-ended
+			var e *wsproxy.Error
+			if !errors.As(s.Err(), &e) || e.Status != row.status || s.Value(key{}) != "first" || !s.Start().IsZero() {
+				t.Errorf("OnClose: got error %v, value %v", s.Err(), s.Value(key{}))
+			}
+			kind := "hook"
+			if row.name == "panic" {
+				kind = "panic"
+			}
+			if m := r.logs.wait(t, 0); m["kind"] != kind {
+				t.Errorf("logged %v, want kind %q", m, kind)
+			}
+			<-r.returned
+			if len(ended) > 0 {
+				t.Error("OnClose was called twice")
+			}
+		})
+	}
+}
+
+// OnClose is called once, whatever has ended the session, and one that panics
+// does no harm; never for what no hook has seen.
+func TestOnClose(t *testing.T) {
+	for _, detached := range []bool{false, true} {
+		var mu sync.Mutex
+		var errs []error
+		options := []wsproxy.Option{
+			wsproxy.WithOnClose(func(*wsproxy.Session) { panic("hook") }),
+			wsproxy.WithOnClose(func(s *wsproxy.Session) {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, s.Err())
+			}),
+		}
+		if detached {
+			options = append(options, wsproxy.WithDetach())
+		}
+		r := newRig(t, tcp, options...)
+		next := func(by wsproxy.Side, reason wsproxy.Reason) {
+			t.Helper()
+			deadline := time.Now().Add(wireTimeout)
+			for {
+				mu.Lock()
+				if len(errs) > 0 {
+					defer mu.Unlock()
+					var e *wsproxy.SessionError
+					if !errors.As(errs[0], &e) || e.By != by || e.Reason != reason || len(errs) > 1 {
+						t.Errorf("OnClose was called with %v, want one that was ended by %v for %q", errs, by, reason)
+					}
+					errs = nil
+					return
+				}
+				mu.Unlock()
+				if time.Now().After(deadline) {
+					t.Fatal("OnClose isn't called")
+				}
+				runtime.Gosched()
+			}
+		}
+		c := r.client() // no handshake
+		c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+		c.wantRefusal(426)
+
+		client, upstream := r.open("", "")
+		client.reset()
+		upstream.wantClose(1001)
+		upstream.Close()
+		next(wsproxy.Client, wsproxy.ReasonLost)
+
+		client, upstream = r.open("", "")
+		upstream.send("\x83\x00")
+		client.wantClose(1011)
+		client.Close()
+		upstream.wantClose(1002)
+		upstream.Close()
+		next(wsproxy.Upstream, wsproxy.ReasonProtocolError)
+
+		r.open("", "")
+		r.proxy.Close()
+		next(wsproxy.Neither, wsproxy.ReasonCut)
+	}
+}
+
+// A session may be ended before its 101: its client is refused then.
+func TestKickInHandshake(t *testing.T) {
+	r := newRig(t, tcp, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+		go s.Close(1008, "")
+		return nil
+	}))
+	c := r.client()
+	c.send(handshakeRequest("/", "") + secondRequest)
+	c.wantRefusal(503)
+	if m := r.logs.wait(t, 0); m["kind"] != "kicked" {
+		t.Errorf("logged %v, want kind kicked", m)
+	}
+}
+
+// A session ends when its expiry, which may be moved, says so.
+func TestExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+			if err := s.SetExpiry(time.Now(), 1006, ""); err == nil {
+				t.Error("SetExpiry takes a code that may not be sent")
+			}
+			return s.SetExpiry(time.Now().Add(time.Minute).Round(0), 4401, "token expired")
+		}))
+		expire := func(after time.Duration, change func(s *wsproxy.Session)) {
+			t.Helper()
+			client, upstream := r.open("", "")
+			began := time.Now()
+			change(r.the())
+			client.want(closing, closeBody(4401, "token expired"))
+			wantAt(t, began, after)
+			upstream.wantClose(1001)
+			client.sendClose(4401, "")
+			upstream.sendClose(1001, "")
+			upstream.Close()
+			<-r.returned
+		}
+		expire(time.Minute, func(*wsproxy.Session) {})
+		for _, d := range []time.Duration{30 * time.Second, 10 * time.Minute, 0, -time.Minute} {
+			expire(max(d, 0), func(s *wsproxy.Session) { s.SetExpiry(time.Now().Add(d), 4401, "token expired") })
+		}
+		// Taken back.
+		client, _ := r.open("", "")
+		r.the().SetExpiry(time.Time{}, 1000, "")
+		elapse(24 * time.Hour)
+		if r.the().Err() != nil {
+			t.Error("a session whose expiry was taken back has ended")
+		}
+		client.Close()
+		r.wantRecord(0, "proxy", "expired")
+	})
+}
+
+// Sessions end at the maximum age, up to a tenth earlier, and not in step.
+func TestMaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithMaxAge(100*time.Minute))
+		began := time.Now()
+		var ages []time.Duration
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for range 30 {
+			client, upstream := r.open("", "")
+			watched(upstream)
+			watched(client)
+			all.Go(func() {
+				<-r.returned
+				mu.Lock()
+				defer mu.Unlock()
+				ages = append(ages, time.Since(began))
+			})
+		}
+		all.Wait()
+		slices.Sort(ages)
+		if ages[0] < 90*time.Minute || ages[29] > 100*time.Minute+time.Second || ages[29]-ages[0] < 2*time.Minute {
+			t.Errorf("sessions have ended at the age of %v to %v, want them spread over 90 to 100 minutes", ages[0], ages[29])
+		}
+		r.wantRecord(0, "proxy", "age")
+	})
+}
+
+// Round trips are those of the proxy's own Pings, each leg's own.
+func TestRoundTrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithPing(10*time.Second, 5*time.Second))
+		client, upstream := r.open("", "")
+		s := r.the()
+		answer := func(w *wire, after time.Duration) {
+			f, err := w.readFrame()
+			if err != nil || f.first != ping {
+				t.Errorf("%s: got frame %#x, %v, want a Ping", w.who(), f.first, err)
+			}
+			elapse(after)
+			w.send(w.frame(pong, f.payload))
+		}
+		var both sync.WaitGroup
+		both.Go(func() { answer(client, 30*time.Millisecond) })
+		both.Go(func() { answer(upstream, 2*time.Second) })
+		both.Wait()
+		synctest.Wait()
+		if c, u := s.RoundTrip(wsproxy.Client), s.RoundTrip(wsproxy.Upstream); c != 30*time.Millisecond || u != 2*time.Second {
+			t.Errorf("got round trips of %v and %v, want 30 ms and 2 s", c, u)
+		}
+		st := r.proxy.Stats().RoundTrips
+		if st[wsproxy.Client].Sum != 30*time.Millisecond || st[wsproxy.Upstream].Sum != 2*time.Second ||
+			st[wsproxy.Client].Counts[3] != 1 || st[wsproxy.Upstream].Counts[6] != 1 {
+			t.Errorf("got histograms %+v", st)
+		}
+	})
+}
+
+// F15, A68: past the limits clients are refused before anything is dialled, and
+// whoever leaves, in whatever way, makes room.
+func TestMaxSessions(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		option wsproxy.Option
+		status int
+	}{
+		{"in all", wsproxy.WithMaxSessions(2), 503},
+		{"per client", wsproxy.WithMaxSessionsPerClient(2, nil), 429},
+		{"per client, by header", wsproxy.WithMaxSessionsPerClient(2, func(r *http.Request) string { return r.Header.Get("X-User") }), 429},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t, tcp, row.option)
+			const user = "X-User: 42\r\n"
+			refused := func() {
+				t.Helper()
+				c := r.client()
+				c.send(handshakeRequest("/", user) + secondRequest)
+				if head, _ := c.wantRefusal(row.status); !strings.Contains(head, "\r\nRetry-After: 5\r\n") {
+					t.Errorf("got %q, want Retry-After", head)
+				}
+				<-r.returned
+			}
+			// A handshake under way counts, too.
+			first, upstream := r.open(user, "")
+			waiting := r.client()
+			waiting.send(handshakeRequest("/", user))
+			pending := r.upstream()
+			pending.readRequest()
+			refused()
+			pending.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // that one has left
+			waiting.wantRefusal(403)
+			<-r.returned
+			second, upstream2 := r.open(user, "")
+			refused()
+			first.reset()
+			upstream.wantClose(1001)
+			upstream.Close()
+			<-r.returned
+			third, _ := r.open(user, "")
+			refused()
+			if row.status == 429 { // another one has room of its own
+				if strings.Contains(row.name, "header") {
+					r.open("X-User: 43\r\n", "")
+					r.open("", "") // not counted
+					r.open("", "")
+					r.open("", "")
+				}
+			}
+			second.sendClose(1000, "")
+			upstream2.wantClose(1000)
+			upstream2.sendClose(1000, "")
+			upstream2.Close()
+			<-r.returned
+			r.open(user, "")
+			third.Close()
+		})
+	}
+	t.Run("panic", func(t *testing.T) {
+		var dials atomic.Int32
+		r := newRig(t, tcp, noDial(&dials), wsproxy.WithMaxSessionsPerClient(1, func(*http.Request) string { panic("key") }))
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		c.wantRefusal(500)
+	})
+}
+
+// Handshakes under way have a limit of their own; open sessions don't count.
+func TestMaxHandshakes(t *testing.T) {
+	r := newRig(t, tcp, wsproxy.WithMaxHandshakes(1))
+	r.open("", "")
+	r.open("", "")
+	waiting := r.client()
+	waiting.send(handshakeRequest("/", ""))
+	pending := r.upstream()
+	req := pending.readRequest()
+	c := r.client()
+	c.send(handshakeRequest("/", "") + secondRequest)
+	c.wantRefusal(503)
+	if st := r.proxy.Stats(); st.Open != 2 || st.Handshakes != 1 || st.Refused["limit"] != 1 {
+		t.Errorf("got %+v", st)
+	}
+	pending.send(goodAnswer(req, ""))
+	if resp := waiting.readResponse(); resp.StatusCode != 101 {
+		t.Errorf("got %d, want 101", resp.StatusCode)
+	}
+	r.open("", "")
+}
+
+// One client is one address, whatever its port; of IPv6 one /64. Behind a
+// trusted proxy it is the address that that one tells of.
+func TestClientKeys(t *testing.T) {
+	for _, row := range []struct {
+		first, second, forwarded string // addresses; X-Forwarded-For of the second
+		same                     bool
+	}{
+		{"192.0.2.1:1", "192.0.2.1:2", "", true},
+		{"192.0.2.1:1", "192.0.2.2:1", "", false},
+		{"192.0.2.1:1", "[::ffff:192.0.2.1]:1", "", true},
+		{"[2001:db8::1]:1", "[2001:db8::ffff:1]:1", "", true},
+		{"[2001:db8::1]:1", "[2001:db8:0:1::1]:1", "", false},
+		{"[fe80::1%eth0]:1", "[fe80::2%eth1]:1", "", true},
+		{"@", "@", "", true},
+		{"192.0.2.1:1", "10.0.0.1:5", "192.0.2.1", true},
+		{"192.0.2.1:1", "192.0.2.9:5", "192.0.2.1", false}, // not trusted
+	} {
+		hang := make(chan struct{})
+		dialled := make(chan struct{}, 2)
+		p, err := wsproxy.New("http://upstream.test", wsproxy.WithMaxSessionsPerClient(1, nil), wsproxy.WithLogger(discard),
+			wsproxy.WithTrustedProxies(netip.MustParsePrefix("10.0.0.0/8")),
+			wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+				dialled <- struct{}{}
+				<-hang
+				return nil, io.EOF
+			}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := func(addr, forwarded string) *http.Request {
+			req, _ := http.NewRequest("GET", "/", nil)
+			req.Header = http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
+			if forwarded != "" {
+				req.Header.Set("X-Forwarded-For", forwarded)
+			}
+			req.RemoteAddr, req.Host = addr, "front.test"
+			return req
+		}
+		var first sync.WaitGroup
+		first.Go(func() { p.ServeHTTP(new(response), request(row.first, "")) })
+		<-dialled
+		code := make(chan int)
+		go func() {
+			w := new(response)
+			p.ServeHTTP(w, request(row.second, row.forwarded))
+			code <- w.Code
+		}()
+		select {
+		case <-dialled:
+			if row.same {
+				t.Errorf("%+v: two sessions of one client", row)
+			}
+			close(hang)
+			<-code
+		case got := <-code:
+			if !row.same || got != 429 {
+				t.Errorf("%+v: answered %d", row, got)
+			}
+			close(hang)
+		}
+		first.Wait()
+	}
+}
+
+// The totals hold what has passed in sessions that are over as well as in those
+// that are open, and how handshakes have failed.
+func TestStats(t *testing.T) {
+	r := newRig(t, tcp)
+	client, upstream := r.open("", "")
+	client.sendText("12345")
+	upstream.want(text, "12345")
+	client.sendClose(1000, "")
+	upstream.wantClose(1000)
+	upstream.sendClose(1000, "")
+	upstream.Close()
+	<-r.returned
+	second, upstream2 := r.open("", "")
+	upstream2.sendText("1234567")
+	second.want(text, "1234567")
+	c := r.client()
+	c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	c.wantRefusal(426)
+	<-r.returned
+	wantCounts(t, r.the(), wsproxy.Upstream, wsproxy.Counts{Frames: 1, Messages: 1, Bytes: 9, LargestMessage: 7})
+	st := r.proxy.Stats()
+	if st.Open != 1 || st.Handshakes != 0 || st.Opened != 2 || len(st.Ended) != 1 || len(st.Refused) != 1 ||
+		st.Ended[wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}] != 1 || st.Refused["bad handshake"] != 1 {
+		t.Errorf("got %+v", st)
+	}
+	if want := (wsproxy.Counts{Frames: 2, Messages: 1, Bytes: 11 + 8, LargestMessage: 5}); st.FromClients != want {
+		t.Errorf("from clients: got %+v, want %+v", st.FromClients, want)
+	}
+	if want := (wsproxy.Counts{Frames: 2, Messages: 1, Bytes: 9 + 4, LargestMessage: 7}); st.FromUpstreams != want {
+		t.Errorf("from upstreams: got %+v, want %+v", st.FromUpstreams, want)
+	}
+	if h := st.Durations; len(h.Counts) != len(h.Bounds)+1 || h.Counts[0] != 1 || h.Sum <= 0 {
+		t.Errorf("durations: got %+v", h)
+	}
+}
+
+// What is listed, counted, ended and opened all at once is consistent: for the
+// race detector.
+func TestRegistryUnderLoad(t *testing.T) {
+	r := newRig(t, tcp, wsproxy.WithMaxSessionsPerClient(1000, nil), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+		s.Set("user", s.ID())
+		return s.SetExpiry(time.Now().Add(time.Hour), 1008, "")
+	}))
+	stop := make(chan struct{})
+	var watching sync.WaitGroup
+	for range 2 {
+		watching.Go(func() {
+			for {
+				for s := range r.proxy.Sessions() {
+					_ = fmt.Sprint(s.ID(), s.Client(), s.Path(), s.Upstream(), s.Subprotocol(), s.Start(), s.LastActivity(),
+						s.RoundTrip(wsproxy.Client), s.Counts(wsproxy.Client), s.Value("user"), s.Err())
+					s.Set("seen", true)
+					s.SetExpiry(time.Now().Add(time.Hour), 1008, "")
+				}
+				r.proxy.Stats()
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		})
+	}
+	for i := range 100 {
+		client, upstream := r.open("Sec-WebSocket-Protocol: a\r\n", "Sec-WebSocket-Protocol: a\r\n")
+		client.sendText("x")
+		upstream.want(text, "x")
+		if i%2 == 0 {
+			s := slices.Collect(r.proxy.Sessions())[0]
+			s.Close(1000, "")
+		}
+		upstream.Close()
+		client.Close()
+		<-r.returned
+	}
+	close(stop)
+	watching.Wait()
+	if st := r.proxy.Stats(); st.Open != 0 || st.Opened != 100 {
+		t.Errorf("got %+v, want 100 sessions, all over", st)
+	}
+}
