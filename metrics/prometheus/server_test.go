@@ -1,0 +1,204 @@
+//go:build linux
+
+package wsprometheus_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	wsprometheus "github.com/seed-ffb73231/wsproxy/metrics/prometheus"
+)
+
+// These tests run Prometheus' own programs, which setup.sh installs.
+
+// program returns a program's path. Without it, the test is skipped, and fails
+// in CI.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		text := name + " is not installed: run setup.sh"
+		if os.Getenv("CI") == "true" {
+			t.Fatal(text)
+		}
+		t.Skip(text)
+	}
+	return path
+}
+
+// scraped returns a server of the metrics of a proxy that has one session open
+// and one behind it.
+func scraped(t *testing.T) *httptest.Server {
+	s := newSite(t)
+	conn, session := s.open(t)
+	conn.CloseNow()
+	<-session.Done()
+	s.open(t)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(wsprometheus.New(s.proxy, prometheus.Labels{"proxy": "chat"}))
+	metrics := httptest.NewServer(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	t.Cleanup(metrics.Close)
+	return metrics
+}
+
+// Names, types and help are as Prometheus wants them.
+func TestPromtool(t *testing.T) {
+	path := program(t, "promtool")
+	resp, err := http.Get(scraped(t).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	cmd := exec.CommandContext(t.Context(), path, "check", "metrics")
+	cmd.Stdin = resp.Body
+	if said, err := cmd.CombinedOutput(); err != nil || len(said) > 0 {
+		t.Errorf("promtool: %v\n%s", err, said)
+	}
+}
+
+// A Prometheus server scrapes the proxy and answers queries.
+func TestPrometheus(t *testing.T) {
+	path := program(t, "prometheus")
+	target, err := url.Parse(scraped(t).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	api := startPrometheus(ctx, t, path, target.Host)
+	for query, want := range map[string]string{
+		`wsproxy_sessions{proxy="chat"}`:                                                       "1",
+		`sum(wsproxy_sessions_ended_total{by="client",reason="lost"})`:                         "1",
+		`wsproxy_received_messages_total{from="upstream"}`:                                     "2",
+		`histogram_quantile(0.5, sum by (le) (wsproxy_session_duration_seconds_bucket)) <= 10`: "0.5",
+	} {
+		for got := ""; got != want; {
+			var err error
+			if got, err = ask(ctx, api, query); ctx.Err() != nil {
+				t.Fatalf("%s: got %q (%v), want %s", query, got, err, want)
+			}
+			if got != want { // it hasn't scraped yet
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+	}
+}
+
+// ask returns the only value that a query has; "" if it has none, or several.
+func ask(ctx context.Context, api, query string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, api+"/api/v1/query?query="+url.QueryEscape(query), nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Error string
+		Data  struct {
+			Result []struct{ Value [2]any } // when, and what
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return "", err
+	}
+	if len(answer.Data.Result) != 1 {
+		return "", fmt.Errorf("%d values: %s", len(answer.Data.Result), answer.Error)
+	}
+	value, _ := answer.Data.Result[0].Value[1].(string)
+	return value, nil
+}
+
+// startPrometheus runs a server that scrapes target, until the test's end, and
+// returns its URL.
+func startPrometheus(ctx context.Context, t *testing.T, path, target string) string {
+	t.Helper()
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "prometheus.yml")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, `
+global: {scrape_interval: 1s}
+scrape_configs:
+- job_name: wsproxy
+  static_configs:
+  - targets: [%q]
+`, target), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := ln.Addr().String()
+		ln.Close() // and somebody else may take the port before Prometheus does
+		var said bytes.Buffer
+		cmd := exec.Command(path, "--config.file="+conf, "--storage.tsdb.path="+filepath.Join(dir, addr), "--web.listen-address="+addr)
+		cmd.Stdout, cmd.Stderr = &said, &said
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // should the test be killed
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cmd.Wait() // however it ends
+		}()
+		t.Cleanup(func() {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			kill := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+			<-ended
+			kill.Stop()
+			if t.Failed() {
+				t.Logf("prometheus said:\n%s", said.Bytes())
+			}
+		})
+		if ready(ctx, t, "http://"+addr, ended) {
+			return "http://" + addr
+		}
+		<-ended
+		if !strings.Contains(said.String(), "address already in use") {
+			t.Fatal("prometheus has ended at once")
+		}
+	}
+}
+
+// ready waits until the server is ready, or ends.
+func ready(ctx context.Context, t *testing.T, api string, ended <-chan struct{}) bool {
+	t.Helper()
+	for {
+		resp, err := http.Get(api + "/-/ready")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return true
+			}
+			err = errors.New(resp.Status)
+		}
+		select {
+		case <-ended:
+			return false
+		case <-ctx.Done():
+			t.Fatal(err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

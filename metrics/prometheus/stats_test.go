@@ -1,0 +1,130 @@
+package wsprometheus
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// Every number of the statistics has a place of its own.
+func TestExposition(t *testing.T) {
+	st := wsproxy.Stats{
+		Open: 1, Handshakes: 2, Opened: 3,
+		Ended: map[wsproxy.Outcome]uint64{
+			{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}:     4,
+			{By: wsproxy.Upstream, Reason: wsproxy.ReasonLost}:     5,
+			{By: wsproxy.Upstream + 1, Reason: wsproxy.ReasonIdle}: 6,
+		},
+		Refused:       map[string]uint64{"bad answer": 7},
+		FromClients:   wsproxy.Counts{Frames: 8, Messages: 9, Bytes: 10, Pings: 11, LargestMessage: 12},
+		FromUpstreams: wsproxy.Counts{Frames: 13, Messages: 14, Bytes: 15, Pings: 16, LargestMessage: 17},
+		Durations: wsproxy.Histogram{
+			Bounds: []time.Duration{time.Second, time.Minute},
+			Counts: []uint64{18, 0, 19},
+			Sum:    1500 * time.Millisecond,
+		},
+		RoundTrips: [2]wsproxy.Histogram{
+			{Bounds: []time.Duration{5 * time.Millisecond}, Counts: []uint64{20, 21}, Sum: time.Second},
+			{Bounds: []time.Duration{5 * time.Millisecond}, Counts: []uint64{22, 0}, Sum: time.Millisecond},
+		},
+		Drain: wsproxy.DrainStats{Began: time.Unix(1_000_000_000, 500e6), Total: 23, Told: 24, Cut: 25},
+	}
+	c := newCollector(func() wsproxy.Stats { return st }, prometheus.Labels{"proxy": "chat"})
+	const want = `
+# HELP wsproxy_drain_began_timestamp_seconds When the shutdown began, in Unix time; 0 while it hasn't.
+# TYPE wsproxy_drain_began_timestamp_seconds gauge
+wsproxy_drain_began_timestamp_seconds{proxy="chat"} 1.0000000005e+09
+# HELP wsproxy_drain_cut_sessions Sessions that were cut when the shutdown's time was up.
+# TYPE wsproxy_drain_cut_sessions gauge
+wsproxy_drain_cut_sessions{proxy="chat"} 25
+# HELP wsproxy_drain_sessions Sessions that were open when the shutdown began.
+# TYPE wsproxy_drain_sessions gauge
+wsproxy_drain_sessions{proxy="chat"} 23
+# HELP wsproxy_drain_told_sessions Of these, have been told to end, or ended by themselves.
+# TYPE wsproxy_drain_told_sessions gauge
+wsproxy_drain_told_sessions{proxy="chat"} 24
+# HELP wsproxy_handshakes Handshakes under way.
+# TYPE wsproxy_handshakes gauge
+wsproxy_handshakes{proxy="chat"} 2
+# HELP wsproxy_handshakes_failed_total Handshakes that came to nothing, by what was the matter.
+# TYPE wsproxy_handshakes_failed_total counter
+wsproxy_handshakes_failed_total{kind="bad answer",proxy="chat"} 7
+# HELP wsproxy_largest_message_bytes Payload of the largest message that a side has sent so far.
+# TYPE wsproxy_largest_message_bytes gauge
+wsproxy_largest_message_bytes{from="client",proxy="chat"} 12
+wsproxy_largest_message_bytes{from="upstream",proxy="chat"} 17
+# HELP wsproxy_ping_round_trip_seconds How long a side took to answer the proxy's pings.
+# TYPE wsproxy_ping_round_trip_seconds histogram
+wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="client",le="0.005"} 20
+wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="client",le="+Inf"} 41
+wsproxy_ping_round_trip_seconds_sum{proxy="chat",side="client"} 1
+wsproxy_ping_round_trip_seconds_count{proxy="chat",side="client"} 41
+wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="upstream",le="0.005"} 22
+wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="upstream",le="+Inf"} 22
+wsproxy_ping_round_trip_seconds_sum{proxy="chat",side="upstream"} 0.001
+wsproxy_ping_round_trip_seconds_count{proxy="chat",side="upstream"} 22
+# HELP wsproxy_received_bytes_total Bytes relayed from a side, on the wire.
+# TYPE wsproxy_received_bytes_total counter
+wsproxy_received_bytes_total{from="client",proxy="chat"} 10
+wsproxy_received_bytes_total{from="upstream",proxy="chat"} 15
+# HELP wsproxy_received_frames_total Frames relayed from a side.
+# TYPE wsproxy_received_frames_total counter
+wsproxy_received_frames_total{from="client",proxy="chat"} 8
+wsproxy_received_frames_total{from="upstream",proxy="chat"} 13
+# HELP wsproxy_received_messages_total Messages relayed from a side.
+# TYPE wsproxy_received_messages_total counter
+wsproxy_received_messages_total{from="client",proxy="chat"} 9
+wsproxy_received_messages_total{from="upstream",proxy="chat"} 14
+# HELP wsproxy_received_pings_total Pings of a side's own, relayed.
+# TYPE wsproxy_received_pings_total counter
+wsproxy_received_pings_total{from="client",proxy="chat"} 11
+wsproxy_received_pings_total{from="upstream",proxy="chat"} 16
+# HELP wsproxy_session_duration_seconds How long the sessions lasted that ended.
+# TYPE wsproxy_session_duration_seconds histogram
+wsproxy_session_duration_seconds_bucket{proxy="chat",le="1"} 18
+wsproxy_session_duration_seconds_bucket{proxy="chat",le="60"} 18
+wsproxy_session_duration_seconds_bucket{proxy="chat",le="+Inf"} 37
+wsproxy_session_duration_seconds_sum{proxy="chat"} 1.5
+wsproxy_session_duration_seconds_count{proxy="chat"} 37
+# HELP wsproxy_sessions Sessions that are open.
+# TYPE wsproxy_sessions gauge
+wsproxy_sessions{proxy="chat"} 1
+# HELP wsproxy_sessions_ended_total Sessions that ended, by who ended them and why.
+# TYPE wsproxy_sessions_ended_total counter
+wsproxy_sessions_ended_total{by="client",proxy="chat",reason="closed"} 4
+wsproxy_sessions_ended_total{by="proxy",proxy="chat",reason="idle"} 6
+wsproxy_sessions_ended_total{by="upstream",proxy="chat",reason="lost"} 5
+# HELP wsproxy_sessions_opened_total Sessions that were opened.
+# TYPE wsproxy_sessions_opened_total counter
+wsproxy_sessions_opened_total{proxy="chat"} 3
+`
+	if err := testutil.CollectAndCompare(c, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	lint(t, c)
+	st = wsproxy.Stats{} // as of a proxy that has done nothing yet
+	lint(t, c)
+	if err := testutil.CollectAndCompare(c, strings.NewReader(`
+# HELP wsproxy_drain_began_timestamp_seconds When the shutdown began, in Unix time; 0 while it hasn't.
+# TYPE wsproxy_drain_began_timestamp_seconds gauge
+wsproxy_drain_began_timestamp_seconds{proxy="chat"} 0
+`), "wsproxy_drain_began_timestamp_seconds"); err != nil {
+		t.Error(err)
+	}
+}
+
+func lint(t *testing.T, c prometheus.Collector) {
+	t.Helper()
+	problems, err := testutil.CollectAndLint(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
