@@ -58,11 +58,32 @@ func newThrottle(r RateLimit) *throttle {
 func (t *throttle) take(now time.Duration, messages, bytes int) bool {
 	t.messages.take(now, messages)
 	t.bytes.take(now, bytes)
-	return !t.close || t.wait(now) == 0
+	return !t.close || t.messages.level >= 0 && t.bytes.level >= 0
+}
+
+// leastPiece is how many bytes are let through at once at least: more than a
+// direction ever holds back, or it would never get on.
+const leastPiece = 1 << 10
+
+// allows says how many messages and how many of n bytes may pass now.
+func (t *throttle) allows(now time.Duration, n int) (messages, bytes int) {
+	if t.close {
+		return 0, n
+	}
+	if t.messages.rate > 0 {
+		messages = int(max(t.messages.now(now), 1))
+	}
+	if t.bytes.rate > 0 {
+		n = min(n, int(max(t.bytes.now(now), leastPiece)))
+	}
+	return messages, n
 }
 
 // wait says for how long nothing more is to be read.
 func (t *throttle) wait(now time.Duration) time.Duration {
+	if t.close {
+		return 0
+	}
 	return max(t.messages.wait(now), t.bytes.wait(now))
 }
 
@@ -76,13 +97,20 @@ type bucket struct {
 	at    time.Duration // when the level was this
 }
 
-func (b *bucket) take(now time.Duration, n int) {
-	b.level = min(b.level+b.rate*(now-b.at).Seconds(), b.size) - float64(n)
-	b.at = now
+// now returns the level.
+func (b *bucket) now(now time.Duration) float64 {
+	return min(b.level+b.rate*(now-b.at).Seconds(), b.size)
 }
 
+func (b *bucket) take(now time.Duration, n int) {
+	if b.rate > 0 {
+		b.level, b.at = b.now(now)-float64(n), now
+	}
+}
+
+// wait says when there is something in it again.
 func (b *bucket) wait(now time.Duration) time.Duration {
-	missing := -(b.level + b.rate*(now-b.at).Seconds())
+	missing := min(b.size, 1) - b.now(now)
 	if b.rate == 0 || missing <= 0 {
 		return 0
 	}

@@ -156,14 +156,48 @@ func (p *pump) pass(c *chunk, b []byte) {
 	if p.mind.ended {
 		return // RFC 6455, 5.5.1: nothing counts after a Close
 	}
+	if p.throttle != nil {
+		p.passSlowly(c, b, now)
+		return
+	}
 	p.look(c, b, now)
 	if p.mind.ended {
 		p.passFinal(c, b, now)
 	} else if n := c.verdict.n; n > 0 {
 		p.forward(c, b[:n], false, now)
+	}
+}
+
+// passSlowly is pass under a rate limit: piece by piece, each as large as the
+// limit allows, with waits between.
+//
+//go:noinline
+func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
+	v := &c.verdict
+	for {
+		size := len(b)
+		p.mind.quota = 0
 		if p.throttle != nil {
-			p.slowDown(now)
+			p.mind.quota, size = p.throttle.allows(now, size)
 		}
+		p.held = p.held[:0]
+		p.look(c, b[:size], now)
+		left := len(b) - size + v.rest
+		if p.mind.ended {
+			p.passFinal(c, b[:size], now)
+			return
+		}
+		if v.n > 0 {
+			p.forward(c, b[:v.n], false, now)
+		}
+		if p.throttle != nil {
+			p.slowDown(p.from.s.now())
+			now = p.from.s.now()
+		}
+		if left == 0 {
+			return
+		}
+		b = b[len(b)-left-v.hold:]
 	}
 }
 

@@ -25,6 +25,7 @@ type direction struct {
 	left  uint64  // bytes of the frame under way that are still to come
 
 	limits  *limits // set when made; nil: none
+	quota   int     // how many messages may be complete with one chunk; 0: any number
 	message uint64  // bytes of payload of the message under way, as far as its headers tell
 }
 
@@ -41,6 +42,7 @@ type verdict struct {
 	n    int  // bytes that go on
 	edge int  // the last frame boundary in these; -1: none
 	hold int  // bytes at the chunk's tail to present again before the next ones
+	rest int  // bytes at the chunk's tail that weren't looked at, for the quota; there is no hold then
 	data bool // a data frame's bytes are among the n
 
 	frames, messages int    // that are complete with the n bytes
@@ -82,6 +84,10 @@ func (d *direction) walk(p []byte, v *verdict) {
 		}
 		v.edge = n
 		if i == len(p) {
+			break
+		}
+		if d.quota > 0 && v.messages >= d.quota {
+			v.rest = len(p) - i
 			break
 		}
 		h, err := d.scan.next(p[i:])

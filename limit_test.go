@@ -1,0 +1,213 @@
+package wsproxy_test
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A58: a message or frame over its limit ends the session as soon as a header
+// shows it; up to the limit everything passes, and control frames always do.
+func TestMaxMessageSize(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		side := wsproxy.Upstream
+		if w.masked() {
+			side = wsproxy.Client
+		}
+		for _, row := range []struct {
+			name   string
+			option wsproxy.Option
+			fine   []frame
+			bad    frame
+		}{
+			{"message", wsproxy.WithMaxMessageSize(side, 1000), []frame{{text, strings.Repeat("a", 1000)}, {text, ""}}, frame{text, strings.Repeat("a", 1001)}},
+			{"fragments", wsproxy.WithMaxMessageSize(side, 1000), []frame{
+				{0x01, strings.Repeat("a", 600)}, {ping, strings.Repeat("p", 125)}, {0x00, ""}, {0x80, strings.Repeat("a", 400)},
+				{0x02, strings.Repeat("a", 999)}, {0x00, "a"}, {ping, "p"},
+			}, frame{0x80, "b"}},
+			{"frame", wsproxy.WithMaxFrameSize(side, 100), []frame{
+				{0x01, strings.Repeat("a", 100)}, {0x00, strings.Repeat("a", 100)}, {ping, strings.Repeat("p", 125)}, {0x80, strings.Repeat("a", 100)},
+			}, frame{data, strings.Repeat("a", 101)}},
+			{"tiny", wsproxy.WithMaxMessageSize(side, 1), []frame{{text, "a"}, {text, ""}}, frame{text, "aa"}},
+		} {
+			t.Run(row.name, func(t *testing.T) {
+				r := newRig(t, k, row.option)
+				from, to := w.open(r, "", "")
+				for _, f := range row.fine {
+					from.send(from.frame(f.first, f.payload))
+					to.want(f.first, f.payload)
+				}
+				// The other direction has no limit.
+				long := strings.Repeat("l", 5000)
+				to.sendText(long)
+				from.want(text, long)
+
+				raw := from.frame(row.bad.first, row.bad.payload)
+				if row.name == "message" { // just the header
+					raw = raw[:10]
+				}
+				from.send(raw)
+				to.want(closing, closeBody(1001, "message too big"))
+				to.sendClose(1001, "")
+				from.want(closing, closeBody(1009, "message too big"))
+				from.Close()
+				to.Close()
+				m := r.wantEnded(side.String(), "limit")
+				if m["code"] != int64(1009) {
+					t.Errorf("logged %v, want code 1009", m)
+				}
+			})
+		}
+	})
+}
+
+// A46, A58: a frame of 2^63-1 bytes and one without end of its message are
+// streamed up to the limit, not gathered.
+func TestMaxMessageHuge(t *testing.T) {
+	eachWay(t, func(t *testing.T, k kind, w way) {
+		r := newRig(t, k, wsproxy.WithMaxMessageSize(wsproxy.Client, 1<<20), wsproxy.WithMaxMessageSize(wsproxy.Upstream, 1<<20))
+		from, to := w.open(r, "", "")
+		mask := ""
+		length := "\x7f"
+		if w.masked() {
+			mask, length = "\x01\x02\x03\x04", "\xff"
+		}
+		from.send("\x82" + length + "\x7f\xff\xff\xff\xff\xff\xff\xff" + mask + "some of it")
+		to.wantClose(1001)
+		to.sendClose(1001, "")
+		from.wantClose(1009)
+	})
+}
+
+// What goes over a rate is read later: the sender is held up, nothing is lost,
+// and neither its Pings nor its silence count against it.
+func TestRateSlowsDown(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		rate     wsproxy.RateLimit
+		messages int
+		size     int
+		atLeast  time.Duration
+		atMost   time.Duration
+	}{
+		{"messages", wsproxy.RateLimit{Messages: 10}, 110, 10, 9900 * time.Millisecond, 10*time.Second + time.Millisecond},
+		{"messages, burst", wsproxy.RateLimit{Messages: 10, Burst: 10 * time.Second}, 100, 10, 0, 0},
+		{"slower than one a second", wsproxy.RateLimit{Messages: 0.01}, 3, 10, 200 * time.Second, 201 * time.Second},
+		{"bytes", wsproxy.RateLimit{Bytes: 10_000}, 110, 992, 9 * time.Second, 11 * time.Second},
+		{"both", wsproxy.RateLimit{Messages: 100, Bytes: 10_000}, 110, 992, 9 * time.Second, 11 * time.Second},
+		{"a message over the burst", wsproxy.RateLimit{Bytes: 10_000}, 2, 100_000, 9 * time.Second, 20 * time.Second},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			eachWayInTime(t, func(t *testing.T, w way) {
+				side := wsproxy.Upstream
+				if w.masked() {
+					side = wsproxy.Client
+				}
+				r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(side, row.rate))
+				from, to := w.open(r, "", "")
+				began := time.Now()
+				from.sendLater(strings.Repeat(from.frame(text, strings.Repeat("m", row.size)), row.messages))
+				for range row.messages {
+					to.want(text, strings.Repeat("m", row.size))
+				}
+				if d := time.Since(began); d < row.atLeast || d > row.atMost {
+					t.Errorf("took %v, want %v to %v", d, row.atLeast, row.atMost)
+				}
+				// It is over when it is over, however long the wait would be.
+				began = time.Now()
+				to.sendClose(1000, "")
+				from.wantClose(1000)
+				from.sendClose(1000, "")
+				to.Close()
+				from.wantEnd()
+				<-r.returned
+				if d := time.Since(began); d > 5*time.Second {
+					t.Errorf("the end took %v", d)
+				}
+			})
+		})
+	}
+}
+
+// A53: or the session ends, by Close 1008.
+func TestRateCloses(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		side := wsproxy.Upstream
+		if w.masked() {
+			side = wsproxy.Client
+		}
+		r := newRig(t, memory, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
+		from, to := w.open(r, "", "")
+		for range 20 { // at the rate
+			from.sendText("m")
+			to.want(text, "m")
+			elapse(200 * time.Millisecond)
+		}
+		elapse(2 * time.Second)
+		for range 5 { // a second's worth at once
+			from.sendText("m")
+			to.want(text, "m")
+		}
+		from.sendText("one too many")
+		to.want(closing, closeBody(1001, "too many messages"))
+		to.sendClose(1001, "")
+		from.want(closing, closeBody(1008, "too many messages"))
+		from.Close()
+		to.Close()
+		if m := r.wantEnded(side.String(), "limit"); m["code"] != int64(1008) {
+			t.Errorf("logged %v, want code 1008", m)
+		}
+	})
+}
+
+// A throttled peer isn't taken for dead, and a Kick isn't held up by the limit.
+func TestRateAndKeepalive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 600}))
+		client, upstream := r.open("", "")
+		k := watched(upstream)
+		client.sendText("1")
+		synctest.Wait()
+		client.sendText("2")
+		synctest.Wait()
+		elapse(5 * time.Minute) // nothing is read from the client, its Pongs neither
+		s := r.the()
+		if err := s.Err(); err != nil {
+			t.Fatalf("the session has ended: %v", err)
+		}
+		began := time.Now()
+		s.Close(1008, "")
+		go func() {
+			for {
+				f, err := client.readFrame()
+				if err != nil {
+					return
+				}
+				if f.first == closing {
+					client.sendClose(1008, "")
+				}
+			}
+		}()
+		<-s.Done()
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("the end took %v", d)
+		}
+		_ = k
+	})
+}
+
+// Between two TCP sockets long frames don't pass a limit by.
+func TestRateLongFrame(t *testing.T) {
+	r := newRig(t, tcp, wsproxy.WithRateLimit(wsproxy.Upstream, wsproxy.RateLimit{Bytes: 4 << 20, Burst: 100 * time.Millisecond}))
+	client, upstream := r.open("", "")
+	began := time.Now()
+	long := strings.Repeat("x", 4<<20)
+	upstream.sendLater(upstream.frame(data, long))
+	client.want(data, long)
+	if d := time.Since(began); d < 500*time.Millisecond {
+		t.Errorf("4 MiB at 4 MiB/s took %v", d)
+	}
+}
