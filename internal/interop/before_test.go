@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -61,9 +62,7 @@ func TestBefore(t *testing.T) {
 	}
 	with := func(path, body string) map[string]refusal {
 		all := map[string]refusal{path: {403, body, "upstream", "answer"}}
-		for path, r := range nginxRefuses {
-			all[path] = r
-		}
+		maps.Copy(all, nginxRefuses)
 		return all
 	}
 	for _, c := range []struct {
