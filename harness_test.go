@@ -78,7 +78,7 @@ func newRig(t testing.TB, k kind, options ...wsproxy.Option) *rig {
 // origin may come in.
 func newRigTo(t testing.TB, k kind, target string, options ...wsproxy.Option) *rig {
 	t.Helper()
-	r := &rig{t: t, kind: k, logs: new(logs), returned: make(chan struct{}, 100)}
+	r := &rig{t: t, kind: k, logs: new(logs), returned: make(chan struct{}, 10_000)}
 	r.front, r.back = listen(t, k), listen(t, k)
 	options = append([]wsproxy.Option{
 		wsproxy.WithLogger(slog.New(r.logs)),

@@ -1,0 +1,240 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// opened opens n sessions whose ends answer what they are told. when holds
+// the time at which each client was told, since the bubble began.
+func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*wire) {
+	began := time.Now()
+	var mu sync.Mutex
+	told := make([]time.Duration, n)
+	for i := range n {
+		client, upstream := r.open("", "")
+		clients, upstreams = append(clients, client), append(upstreams, upstream)
+		go func() {
+			for {
+				f, err := client.readFrame()
+				if err != nil {
+					return
+				}
+				if f.first == closing {
+					mu.Lock()
+					told[i] = time.Since(began)
+					mu.Unlock()
+					io.WriteString(client, client.frame(closing, f.payload)) // it may have closed first
+				}
+			}
+		}()
+		go func() {
+			for {
+				f, err := upstream.readFrame()
+				if err != nil {
+					upstream.Close()
+					return
+				}
+				if f.first == closing {
+					upstream.send(upstream.frame(closing, f.payload))
+					upstream.Close()
+					return
+				}
+			}
+		}()
+	}
+	return func() []time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(told)
+	}, clients, upstreams
+}
+
+// Sessions are told one by one, evenly spread: over the window that was set,
+// or over what the context leaves, or faster where they are few.
+func TestDrainSpread(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		options  []wsproxy.Option
+		sessions int
+		limit    time.Duration // of the context; 0: none
+		window   time.Duration // in which they are told
+	}{
+		{"window", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 0, time.Minute},
+		{"window, few sessions", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1012)}, 3, 0, time.Minute},
+		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // less a close timeout and a second
+		{"few sessions", nil, 20, 5 * time.Minute, 2 * time.Second},
+		{"no time at all", nil, 50, 2 * time.Second, 0},
+		{"no deadline", nil, 50, 0, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, memory, append([]wsproxy.Option{wsproxy.WithPing(0, 0)}, row.options...)...)
+				when, _, _ := r.opened(row.sessions)
+				ctx := t.Context()
+				if row.limit > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, row.limit)
+					defer cancel()
+				}
+				if err := r.proxy.Shutdown(ctx); err != nil {
+					t.Errorf("Shutdown: %v", err)
+				}
+				told := when()
+				slices.Sort(told)
+				slot := row.window / time.Duration(row.sessions)
+				for i, d := range told {
+					if d < time.Duration(i)*slot || d > time.Duration(i+1)*slot {
+						t.Fatalf("session %d of %d was told after %v, want it in its slot of %v", i, row.sessions, d, slot)
+					}
+				}
+				d := r.proxy.Stats().Drain
+				if d.Total != row.sessions || d.Told != row.sessions || d.Cut != 0 || d.Began.IsZero() {
+					t.Errorf("got %+v, want all %d told and none cut", d, row.sessions)
+				}
+			})
+		})
+	}
+}
+
+// Those that have been idle for longest go first.
+func TestDrainOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
+		when, clients, _ := r.opened(5)
+		for _, i := range []int{3, 0, 4, 2, 1} { // 1 spoke last
+			elapse(time.Second)
+			clients[i].sendText("x")
+		}
+		synctest.Wait()
+		if err := r.proxy.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		told := when()
+		order := []int{0, 1, 2, 3, 4}
+		slices.SortFunc(order, func(a, b int) int { return int(told[a] - told[b]) })
+		if !slices.Equal(order, []int{3, 0, 4, 2, 1}) {
+			t.Errorf("told in the order %v, want the longest idle first", order)
+		}
+		for m := range 5 {
+			if rec := r.wantRecord(m, "proxy", "drained"); rec["code"] != int64(1012) {
+				t.Errorf("logged %v, want code 1012", rec)
+			}
+		}
+	})
+}
+
+// What the context's end cuts is told to the caller, and counted.
+func TestDrainCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Minute, 1001))
+		r.opened(60)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		began := time.Now()
+		others := make(chan error)
+		go func() { others <- r.proxy.Shutdown(t.Context()) }()
+		synctest.Wait()
+		err := r.proxy.Shutdown(ctx) // an impatient one beside a patient one
+		wantAt(t, began, 30*time.Second)
+		if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "wsproxy: 30 sessions cut: context deadline exceeded" {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if err := <-others; err != nil {
+			t.Errorf("the other Shutdown: %v", err)
+		}
+		if d := r.proxy.Stats().Drain; d.Cut != 30 || d.Total != 60 {
+			t.Errorf("got %+v, want 30 of 60 cut", d)
+		}
+	})
+}
+
+// A drain of sessions that end by themselves meanwhile is over when they are.
+func TestDrainEndsEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Hour, 1001))
+		_, clients, _ := r.opened(10)
+		began := time.Now()
+		done := make(chan error)
+		go func() { done <- r.proxy.Shutdown(t.Context()) }()
+		elapse(time.Minute)
+		for _, c := range clients {
+			c.sendClose(1000, "")
+		}
+		if err := <-done; err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		wantAt(t, began, time.Minute)
+	})
+}
+
+// One call for the server and its proxies: while these drain, the server still
+// answers.
+func TestShutdownServer(t *testing.T) {
+	const message = "still there"
+	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, kind: tcp, proxy: p, logs: new(logs), front: listen(t, tcp), back: listen(t, tcp), returned: make(chan struct{}, 10)}
+	r.proxy, err = wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dialListener(ctx, r.back)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/ws", r.proxy)
+	mux.Handle("/other", p)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, message) })
+	server := &http.Server{Handler: mux}
+	served := make(chan error)
+	go func() { served <- server.Serve(r.front) }()
+	client := r.client()
+	client.send(handshakeRequest("/ws", ""))
+	upstream := r.upstream()
+	upstream.answer("")
+	client.readResponse()
+	done := make(chan error)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), wireTimeout)
+		defer cancel()
+		done <- wsproxy.ShutdownServer(ctx, server, p, r.proxy)
+	}()
+	client.wantClose(1001)
+	c := r.client()
+	c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	if body, _ := io.ReadAll(c.readResponse().Body); string(body) != message {
+		t.Errorf("while the proxy drains, the server answers %q", body)
+	}
+	late := r.client()
+	late.send(handshakeRequest("/ws", ""))
+	late.wantRefusal(503)
+	client.sendClose(1001, "")
+	upstream.wantClose(1001)
+	upstream.sendClose(1001, "")
+	upstream.Close()
+	if err := <-done; err != nil {
+		t.Errorf("ShutdownServer: %v", err)
+	}
+	if err := <-served; err != http.ErrServerClosed {
+		t.Errorf("Serve: %v", err)
+	}
+
+	// What went wrong is told, of each.
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := wsproxy.ShutdownServer(ctx, new(http.Server), r.proxy); err != nil {
+		t.Errorf("ShutdownServer of what is shut down: %v", err)
+	}
+}
