@@ -1,0 +1,70 @@
+// Shutdown shows how a program with WebSockets leaves: on SIGTERM it stops
+// being ready, drains its sessions over some seconds, and exits; the clients
+// come back elsewhere, spread over that time, and lose nothing.
+//
+//	go run ./examples/shutdown            # shows it, and ends
+//	go run ./examples/shutdown -at-once   # the same without a drain: the crowd that comes back
+//	go run ./examples/shutdown -addr :8080 -upstream http://127.0.0.1:9000   # is such a program
+//
+// What there is to copy is in server.go. The rest is the demonstration: it
+// starts that program twice, A and B, opens 1,000 sessions through A, sends A
+// a SIGTERM, and counts when and how the clients come back at B.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+type settings struct {
+	// Of the program.
+	addr, upstream string
+	grace          time.Duration
+	window         time.Duration
+	timeout        time.Duration
+	atOnce         bool
+	child          bool
+
+	// Of the demonstration.
+	sessions int
+	delay    time.Duration
+}
+
+func main() {
+	var s settings
+	flag.StringVar(&s.addr, "addr", "127.0.0.1:0", "where to serve")
+	flag.StringVar(&s.upstream, "upstream", "", "serve, and proxy to this URL; without it, demonstrate")
+	flag.DurationVar(&s.grace, "grace", time.Second, "after SIGTERM, how long the balancer may take to notice that we aren't ready")
+	flag.DurationVar(&s.window, "window", 5*time.Second, "then, spread the sessions' ends over so long")
+	flag.DurationVar(&s.timeout, "timeout", 25*time.Second, "from SIGTERM on, cut what is left after so long; less than the container's own grace period")
+	flag.BoolVar(&s.atOnce, "at-once", false, "end all sessions at the same time, to see what -window is good for")
+	flag.BoolVar(&s.child, "child", false, "end with standard input, too")
+	flag.IntVar(&s.sessions, "sessions", 1000, "in the demonstration, how many clients there are")
+	flag.DurationVar(&s.delay, "delay", 250*time.Millisecond, "in the demonstration, clients wait for a random part of this before they come back")
+	flag.Parse()
+	if flag.NArg() > 0 || s.grace < 0 || s.window <= 0 || s.timeout <= s.grace || s.sessions < 1 || s.delay < 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal doesn't wait
+	run := demonstrate
+	if s.upstream != "" {
+		run = serve
+	}
+	if err := run(ctx, s); err != nil {
+		fmt.Fprintln(os.Stderr, "shutdown:", err)
+		os.Exit(1)
+	}
+}
+
+func say(who, format string, args ...any) {
+	fmt.Printf("%-9s %s\n", who, fmt.Sprintf(format, args...))
+}
