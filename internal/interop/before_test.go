@@ -36,8 +36,8 @@ location /refused/tls {
 `
 
 const haproxyUpstream = `
-  use_backend dead if { path /refused/dead }
   http-request deny deny_status 403 if { path /refused/forbidden }
+  use_backend dead if { path /refused/dead }
   default_backend echo
 backend echo
   server echo ECHO

@@ -84,9 +84,13 @@ type sessionLog struct {
 	records map[string]record // guarded by mu
 }
 
-func (l *sessionLog) Enabled(context.Context, slog.Level) bool { return true }
-func (l *sessionLog) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l *sessionLog) WithGroup(string) slog.Handler            { return l }
+// Enabled leaves out that a session has begun.
+func (l *sessionLog) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo
+}
+
+func (l *sessionLog) WithAttrs([]slog.Attr) slog.Handler { return l }
+func (l *sessionLog) WithGroup(string) slog.Handler      { return l }
 
 func (l *sessionLog) Handle(_ context.Context, r slog.Record) error {
 	var path string
