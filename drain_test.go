@@ -53,6 +53,7 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 			}
 		}()
 	}
+	synctest.Wait() // until all have begun
 	return func() []time.Duration {
 		mu.Lock()
 		defer mu.Unlock()
@@ -169,7 +170,7 @@ func TestDrainEndsEarly(t *testing.T) {
 		go func() { done <- r.proxy.Shutdown(t.Context()) }()
 		elapse(time.Minute)
 		for _, c := range clients {
-			c.sendClose(1000, "")
+			io.WriteString(c, c.frame(closing, closeBody(1000, ""))) // one may have been told already
 		}
 		if err := <-done; err != nil {
 			t.Errorf("Shutdown: %v", err)

@@ -100,6 +100,9 @@ func (p *Proxy) list(s *Session, upstream, subprotocol string) {
 	defer p.mu.Unlock()
 	s.began, s.upstream = time.Now(), upstream
 	p.opened++
+	if p.draining { // it will be told as soon as it is open
+		p.stats.drain.Total++
+	}
 }
 
 // begin notes that a session's 101 was sent.
@@ -109,6 +112,9 @@ func (p *Proxy) begin(s *Session) {
 	s.cancel, s.open = nil, true
 	p.stats.opened++
 	draining, closed, closing := p.draining, p.closed, s.closing
+	if draining {
+		p.stats.drain.Told++
+	}
 	p.mu.Unlock()
 	switch { // Close or Shutdown has passed by while we were answering
 	case closed:
