@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 export GOTOOLCHAIN=local
 
-modules=(. internal/interop bench)
+modules=(. internal/interop internal/browser metrics/prometheus metrics/otel bench)
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 step() { printf '\n== %s\n' "$*"; }
@@ -49,6 +49,13 @@ step bench
 
 step real peers
 (cd internal/interop && ./setup.sh && go test -race -count=1 ./...)
+
+step a real browser
+(cd internal/browser && ./setup.sh && go test -race -count=1 ./...)
+
+step metrics
+(cd metrics/prometheus && ./setup.sh && go test -race -count=1 ./...)
+(cd metrics/otel && go test -race -count=1 ./...)
 
 step fuzzing
 for f in $(grep -ho '^func Fuzz[A-Za-z]*' ./*_test.go | sed 's/func //' | sort); do

@@ -27,20 +27,31 @@
 // A Close frame passes as it is, code and reason. Where a side goes without
 // one, the proxy writes it, between two frames of what it relays:
 //
-//	                               client gets    upstream gets
-//	upstream lost                  1011           -
-//	client lost                    -              1001
-//	client breaks the protocol     1002           1001
-//	upstream breaks the protocol   1011           1002
-//	idle, Shutdown, context ended  1001           1001
+//	                                client gets    upstream gets
+//	upstream lost                   1011           -
+//	client lost                     -              1001
+//	client breaks the protocol      1002           1001
+//	upstream breaks the protocol    1011           1002
+//	idle, too old, context ended    1001           1001
+//	Shutdown                        1001 or other  1001
+//	ended by the user (Session)     as given       1001
+//	too big, too fast: client       1009, 1008     1001
+//	too big, too fast: upstream     1001           1009, 1008
 //
 // If a frame is only part-written and its rest doesn't come, no Close frame
 // is possible and the connection is closed without.
 //
 // # Shutdown
 //
-// [http.Server.Shutdown] knows nothing of WebSockets. Call [Proxy.Shutdown]
-// as well: it refuses new sessions and ends the running ones, all at once.
+// [http.Server.Shutdown] knows nothing of WebSockets. [Proxy.Shutdown] refuses
+// new sessions and ends the running ones, spread over time ([WithDrain]);
+// [ShutdownServer] does both.
+//
+// # Sessions
+//
+// [Proxy.Sessions] lists what is open, [WithOnOpen] and [WithOnClose] hook into
+// a session's begin and end, and [Proxy.Stats] counts. A [Session] can be ended
+// at any time, or given an end ([Session.Close], [Session.SetExpiry]).
 //
 // # Security
 //
@@ -62,8 +73,10 @@
 // # Limits
 //
 // WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported:
-// they are answered 405 or 501. Sessions, message sizes and message rates
-// are not limited. How long a client may take to send its handshake is the
+// they are answered 405 or 501. Nothing limits how many sessions there are, how
+// long they last, and how large or many their messages are, unless an option
+// does ([WithMaxSessions], [WithMaxSessionsPerClient], [WithMaxHandshakes],
+// [WithMaxAge], [WithMaxMessageSize], [WithMaxFrameSize], [WithRateLimit]). How long a client may take to send its handshake is the
 // http.Server's to limit (ReadHeaderTimeout). A session takes two file
 // descriptors, and on Linux two more for each direction in which a long
 // frame is stuck.
@@ -132,7 +145,8 @@ func New(target string, options ...Option) (*Proxy, error) {
 // A request that is no WebSocket handshake is refused, and nothing is
 // dialled for it: 405, 426, 431 or 400 by what is wrong with it, 403 for a
 // forbidden origin, 501 where the connection can't be taken over, 503 after
-// [Proxy.Shutdown]. An upstream that can't be reached or answers nonsense
+// [Proxy.Shutdown], 503 or 429 at a limit, and what a hook of [WithOnOpen] says.
+// An upstream that can't be reached or answers nonsense
 // makes 502, one that doesn't answer in time 504; this machine's want of
 // descriptors or ports makes 503, a hook that panics 500, and a request
 // context that ends 504 or, if it is cancelled, 499. An answer other than 101

@@ -68,6 +68,9 @@ func fragment(statements string) string {
 	if !strings.Contains(statements, "proxy, err :=") {
 		given += "var proxy *wsproxy.Proxy\n_ = proxy\n"
 	}
+	if strings.Contains(statements, "check(") {
+		given += "check := func(string) (name string, expires time.Time, ok bool) { return }\n"
+	}
 	if !strings.Contains(statements, "server :=") {
 		given += "server := new(http.Server)\n_ = server\n"
 	}
