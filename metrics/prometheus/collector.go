@@ -62,8 +62,8 @@ type collector struct {
 // New makes a collector of what the proxy does. Each of its metrics bears the
 // labels, which may be nil; among proxies in one registry the values differ
 // and the names don't. A name that is no label's, or one of the metrics' own,
-// is an error of [prometheus.Registerer.Register]. The collector may be used by many
-// goroutines at once.
+// is an error of [prometheus.Registerer.Register]. The collector may be used by
+// many goroutines at once.
 func New(proxy *wsproxy.Proxy, labels prometheus.Labels) prometheus.Collector {
 	return newCollector(proxy.Stats, labels)
 }

@@ -16,9 +16,9 @@ func TestExposition(t *testing.T) {
 	st := wsproxy.Stats{
 		Open: 1, Handshakes: 2, Opened: 3,
 		Ended: map[wsproxy.Outcome]uint64{
-			{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}:     4,
-			{By: wsproxy.Upstream, Reason: wsproxy.ReasonLost}:     5,
-			{By: wsproxy.Upstream + 1, Reason: wsproxy.ReasonIdle}: 6,
+			{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}: 4,
+			{By: wsproxy.Upstream, Reason: wsproxy.ReasonLost}: 5,
+			{By: wsproxy.Neither, Reason: wsproxy.ReasonIdle}:  6,
 		},
 		Refused:       map[string]uint64{"bad answer": 7},
 		FromClients:   wsproxy.Counts{Frames: 8, Messages: 9, Bytes: 10, Pings: 11, LargestMessage: 12},

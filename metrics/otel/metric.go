@@ -1,0 +1,65 @@
+package wsotel
+
+import (
+	"context"
+	"errors"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// Observe has the proxy's statistics read whenever metrics are collected. The
+// registration ends that, for a proxy that the process outlives. Several
+// proxies need a [Config].Name each.
+func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
+	c = c.withDefaults()
+	meter := c.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
+	var (
+		all  []metric.Observable
+		errs []error
+	)
+	gauge := func(name, unit, description string) metric.Int64Observable {
+		i, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		all, errs = append(all, i), append(errs, err)
+		return i
+	}
+	counter := func(name, unit, description string) metric.Int64Observable {
+		i, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		all, errs = append(all, i), append(errs, err)
+		return i
+	}
+	sessions := gauge("wsproxy.session.count", "{session}", "Sessions that are open.")
+	opened := counter("wsproxy.session.opened", "{session}", "Sessions that were opened.")
+	handshakes := gauge("wsproxy.handshake.count", "{handshake}", "Handshakes under way.")
+	failed := counter("wsproxy.handshake.failed", "{handshake}", "Handshakes that came to nothing, by what was the matter.")
+	io := counter("wsproxy.io", "By", "Bytes relayed from a side, on the wire.")
+	messages := counter("wsproxy.messages", "{message}", "Messages relayed from a side.")
+	frames := counter("wsproxy.frames", "{frame}", "Frames relayed from a side.")
+	pings := counter("wsproxy.pings", "{ping}", "Pings of a side's own, relayed.")
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		observe := func(i metric.Int64Observable, n uint64, attrs ...attribute.KeyValue) {
+			o.ObserveInt64(i, int64(n), metric.WithAttributes(c.named(attrs...)...))
+		}
+		st := proxy.Stats()
+		observe(sessions, uint64(st.Open))
+		observe(opened, st.Opened)
+		observe(handshakes, uint64(st.Handshakes))
+		for kind, n := range st.Refused {
+			observe(failed, n, semconv.ErrorTypeKey.String(kind))
+		}
+		for side, n := range [2]wsproxy.Counts{wsproxy.Client: st.FromClients, wsproxy.Upstream: st.FromUpstreams} {
+			from := attribute.String("wsproxy.from", wsproxy.Side(side).String())
+			observe(io, n.Bytes, from)
+			observe(messages, n.Messages, from)
+			observe(frames, n.Frames, from)
+			observe(pings, n.Pings, from)
+		}
+		return nil
+	}, all...)
+}
