@@ -1,0 +1,170 @@
+// Console is a proxy with an operator's console beside it: a page that lists
+// the sessions while they run, ends one of them with a code and a reason, or
+// drains them all.
+//
+//	go run ./examples/console
+//	go run ./examples/console -addr :8080 -upstream http://127.0.0.1:9000
+//
+// Without -upstream it has an upstream and some clients of its own, so that
+// there is something to see. The console is on a listener of its own, which is
+// loopback's unless -console says otherwise: it has no login, and whoever
+// reaches it can end sessions.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+type settings struct {
+	addr, console string
+	upstream      string
+	ping          time.Duration
+	window        time.Duration
+	visitors      int
+}
+
+func main() {
+	var s settings
+	flag.StringVar(&s.addr, "addr", "127.0.0.1:8080", "where the proxy serves, on /websocket")
+	flag.StringVar(&s.console, "console", "127.0.0.1:8081", "where the console serves; whoever reaches it can end sessions")
+	flag.StringVar(&s.upstream, "upstream", "", "proxy to this URL; without it, to an upstream of its own")
+	flag.DurationVar(&s.ping, "ping", 5*time.Second, "ping a side that has been silent for so long; 0: no pings, and no round trips to show")
+	flag.DurationVar(&s.window, "window", 10*time.Second, "spread the ends of sessions over so long in a drain")
+	flag.IntVar(&s.visitors, "visitors", 25, "clients of its own; there are none with -upstream")
+	flag.Parse()
+	if flag.NArg() > 0 || s.window <= 0 || s.visitors < 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C doesn't wait
+	if err := run(ctx, s); err != nil {
+		fmt.Fprintln(os.Stderr, "console:", err)
+		os.Exit(1)
+	}
+}
+
+// userKey is what a session's user is kept by.
+type userKey struct{}
+
+// keepUser is a hook that finds out who a session is of. Here that is what the
+// client says it is; yours would look at a cookie or a token.
+func keepUser(s *wsproxy.Session, r *http.Request) error {
+	s.Set(userKey{}, presentable(r.URL.Query().Get("user"), 64))
+	return nil
+}
+
+func run(ctx context.Context, s settings) error {
+	options := []wsproxy.Option{
+		wsproxy.WithOnOpen(keepUser),
+		wsproxy.WithPing(s.ping, 10*time.Second),
+		wsproxy.WithDrain(s.window, websocket.StatusGoingAway),
+	}
+	demonstrating := s.upstream == ""
+	if demonstrating {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		upstream := &http.Server{Handler: http.HandlerFunc(echo), ReadHeaderTimeout: 5 * time.Second}
+		defer upstream.Close()
+		go upstream.Serve(ln)
+		s.upstream = "http://" + ln.Addr().String()
+		options = append(options, wsproxy.WithLogger(slog.New(slog.DiscardHandler))) // the page tells it
+	}
+
+	// 1. The public server, with the proxy.
+	proxy, err := wsproxy.New(s.upstream, options...)
+	if err != nil {
+		return err
+	}
+	defer proxy.Close()
+	mux := http.NewServeMux()
+	mux.Handle("/websocket", proxy)
+	mux.Handle("/websocket/", proxy)
+	outer, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		return fmt.Errorf("%w (-addr 127.0.0.1:0 takes any port that is free)", err)
+	}
+	public := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer public.Close()
+
+	// 2. The console's, which the public has no way to. It outlives the drain,
+	// so that there is something to watch.
+	inner, err := net.Listen("tcp", s.console)
+	if err != nil {
+		return fmt.Errorf("%w (-console 127.0.0.1:0 takes any port that is free)", err)
+	}
+	url := "ws://" + outer.Addr().String() + "/websocket"
+	con := newConsole(proxy, s, url, inner.Addr().(*net.TCPAddr))
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	private := &http.Server{
+		Handler:           con,
+		ReadHeaderTimeout: 5 * time.Second,
+		BaseContext:       func(net.Listener) context.Context { return watching },
+	}
+	defer private.Close()
+
+	failed := make(chan error, 2)
+	go func() { failed <- public.Serve(outer) }()
+	go func() { failed <- private.Serve(inner) }()
+	say("proxy", "%s, to %s", url, s.upstream)
+	say("console", "http://%s/", inner.Addr())
+	if con.local {
+		say("", "It has no login, and whoever reaches it can end sessions: so only this machine does.")
+	} else {
+		say("", "IT HAS NO LOGIN, AND OTHER MACHINES MAY REACH IT: whoever does can end sessions.")
+	}
+	say("", "Ctrl-C drains the sessions and ends it.")
+
+	var visitors sync.WaitGroup
+	visiting, stopVisiting := context.WithCancel(ctx) // whoever is sent away by the end doesn't come back
+	defer visitors.Wait()
+	defer stopVisiting()
+	if demonstrating {
+		for i := range s.visitors {
+			visitors.Go(func() { visit(visiting, url, i) })
+		}
+	}
+	select {
+	case err := <-failed:
+		proxy.Close() // or the visitors would stay
+		return err
+	case <-ctx.Done():
+	}
+
+	// 3. The end: of the sessions first, then of both servers.
+	ctx, cancel := context.WithTimeout(context.Background(), s.window+20*time.Second)
+	defer cancel()
+	err = wsproxy.ShutdownServer(ctx, public, proxy)
+	stopWatching()
+	err = errors.Join(err, private.Shutdown(ctx))
+	con.wait()
+	if err != nil {
+		return err
+	}
+	say("proxy", "has shut down: %d sessions", proxy.Stats().Opened)
+	return nil
+}
+
+func say(who, format string, args ...any) {
+	fmt.Println(strings.TrimRight(fmt.Sprintf("%-9s %s", who, fmt.Sprintf(format, args...)), " "))
+}
