@@ -149,6 +149,14 @@ func (e *Error) Kind() string {
 	return "other"
 }
 
+// kinds are what Kind may return.
+var kinds = []string{
+	"name lookup", "refused", "unreachable", "timeout", "reset", "closed", "local", "bad answer",
+	"unknown authority", "wrong name", "expired", "bad certificate", "alert", "not TLS",
+	"refusal", "limit", "hook", "kicked", "shutting down", "panic", "client left",
+	"bad handshake", "forbidden origin", "other",
+}
+
 // as says whether an error of type E is in err's chain.
 func as[E error](err error) bool {
 	_, ok := errors.AsType[E](err)

@@ -28,9 +28,18 @@ var hopByHop = []string{
 }
 
 // stripHopByHop takes hop-by-hop fields out of h, and those that its
-// Connection field nominates. What a peer may not nominate away it keeps:
-// the fields that say who is asking, from where, and for what.
+// Connection field nominates.
 func stripHopByHop(h http.Header) {
+	stripNominated(h)
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// stripNominated takes out of h what its Connection field nominates. What a
+// peer may not nominate away it keeps: the fields that say who is asking, from
+// where, and for what.
+func stripNominated(h http.Header) {
 	for _, v := range h["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
 			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
@@ -41,9 +50,6 @@ func stripHopByHop(h http.Header) {
 				delete(h, name)
 			}
 		}
-	}
-	for _, name := range hopByHop {
-		delete(h, name)
 	}
 }
 

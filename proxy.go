@@ -176,10 +176,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(err)
 		return
 	}
-	if err := p.callOnOpen(s, r); err != nil {
+	shown, err := p.callOnOpen(s, r)
+	if err != nil {
 		fail(err)
 		return
 	}
+	r = shown
 	up, to, err := p.dial(ctx, r)
 	if err != nil {
 		fail(err)
@@ -230,14 +232,22 @@ func (p *Proxy) endDetached(s *Session) {
 	p.end(context.Background(), s) // a request's holds on to half a kilobyte
 }
 
-// callOnOpen calls the user's hooks, each of which may refuse the session.
-func (p *Proxy) callOnOpen(s *Session, r *http.Request) (e *Error) {
+// callOnOpen calls the user's hooks, each of which may refuse the session. They
+// get a copy of the request, which is what goes on: what the client's
+// Connection field nominates is gone before they set fields of their own.
+func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Error) {
+	s.letIn = true
+	if len(p.onOpen) == 0 {
+		return r, nil
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			e = &Error{Op: "open", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
 		}
 	}()
-	s.letIn = true
+	r = r.Clone(r.Context())
+	stripNominated(r.Header)
+	r.Header["Connection"] = []string{"Upgrade"}
 	for _, f := range p.onOpen {
 		if err := f(s, r); err != nil {
 			status := http.StatusForbidden
@@ -247,10 +257,10 @@ func (p *Proxy) callOnOpen(s *Session, r *http.Request) (e *Error) {
 					status = http.StatusInternalServerError
 				}
 			}
-			return &Error{Op: "open", Side: Neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
+			return nil, &Error{Op: "open", Side: Neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
 		}
 	}
-	return nil
+	return r, nil
 }
 
 // callOnClose calls the user's hooks. A panic of theirs must not reach anyone:

@@ -13,8 +13,8 @@ type Stats struct {
 	Handshakes int // under way
 
 	Opened  uint64             // sessions
-	Ended   map[Outcome]uint64 // sessions, by how
-	Refused map[string]uint64  // handshakes that came to nothing, by [Error.Kind]
+	Ended   map[Outcome]uint64 // sessions, by how; what hasn't happened yet is there with 0
+	Refused map[string]uint64  // handshakes that came to nothing, by [Error.Kind]; the same
 
 	FromClients, FromUpstreams Counts // of all sessions, the open ones included; LargestMessage is of any
 
@@ -63,9 +63,22 @@ type stats struct {
 }
 
 func newStats() stats {
+	ended := make(map[Outcome]uint64)
+	for _, side := range []Side{Client, Upstream} {
+		for _, reason := range []Reason{ReasonClosed, ReasonLost, ReasonProtocolError, ReasonLimit} {
+			ended[Outcome{side, reason}] = 0
+		}
+	}
+	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonKicked, ReasonDrained, ReasonCancelled, ReasonCut, ReasonPanic} {
+		ended[Outcome{Neither, reason}] = 0
+	}
+	refused := make(map[string]uint64)
+	for _, kind := range kinds {
+		refused[kind] = 0
+	}
 	return stats{
-		ended:      make(map[Outcome]uint64),
-		refused:    make(map[string]uint64),
+		ended:      ended,
+		refused:    refused,
 		durations:  newHistogram(durationBounds),
 		roundTrips: [2]histogram{newHistogram(roundTripBounds), newHistogram(roundTripBounds)},
 	}

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -480,5 +481,29 @@ func TestErrorKinds(t *testing.T) {
 		if m := r.logs.wait(t, 0); m["kind"] != row.want {
 			t.Errorf("%s: logged %v, want kind %q", row.target, m, row.want)
 		}
+	}
+}
+
+// Every kind of error has its counter from the start.
+func TestKindsCounted(t *testing.T) {
+	source, err := os.ReadFile("errors.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := wsproxy.New("http://upstream.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := p.Stats().Refused
+	_, kind, _ := strings.Cut(string(source), "func (e *Error) Kind() string")
+	kind, _, _ = strings.Cut(kind, "\n}\n")
+	found := regexp.MustCompile(`return "(.*)"`).FindAllStringSubmatch(kind, -1)
+	for _, m := range found {
+		if _, ok := refused[m[1]]; !ok {
+			t.Errorf("no counter for %q", m[1])
+		}
+	}
+	if len(found) != len(refused) {
+		t.Errorf("%d kinds, %d counters", len(found), len(refused))
 	}
 }

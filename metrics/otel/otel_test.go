@@ -255,9 +255,10 @@ func TestClientsTrace(t *testing.T) {
 		"Traceparent": {clients},
 		"Tracestate":  {"vendor=secret"},
 		"Baggage":     {"user=secret"},
-		"Connection":  {"TRACEPARENT, keep-alive,tracestate ,baggage, X-Drop"},
-		"X-Drop":      {"a"},
 	}
+	nominated := header.Clone() // gone, as HTTP has it, before ours are set
+	nominated["Connection"] = []string{"TRACEPARENT, keep-alive,tracestate ,baggage, X-Drop"}
+	nominated["X-Drop"] = []string{"a"}
 	middleware := func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			traceID, _ := trace.TraceIDFromHex(outer)
@@ -267,6 +268,7 @@ func TestClientsTrace(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name    string
+		header  http.Header
 		trust   bool
 		around  func(http.Handler) http.Handler
 		trace   string // the session's; "": one of its own
@@ -274,14 +276,15 @@ func TestClientsTrace(t *testing.T) {
 		state   []string // what the upstream gets
 		baggage []string
 	}{
-		{name: "untrusted", linked: true},
-		{name: "trusted", trust: true, trace: id, state: []string{"vendor=secret"}, baggage: []string{"user=secret"}},
-		{name: "middleware", around: middleware, trace: outer},
-		{name: "middleware, trusted", trust: true, around: middleware, trace: outer},
+		{name: "untrusted", header: header, linked: true},
+		{name: "trusted", header: header, trust: true, trace: id, state: []string{"vendor=secret"}, baggage: []string{"user=secret"}},
+		{name: "middleware", header: header, around: middleware, trace: outer},
+		{name: "middleware, trusted", header: header, trust: true, around: middleware, trace: outer},
+		{name: "nominated", header: nominated, trust: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newSite(t, wsotel.Config{TrustClients: test.trust}, test.around)
-			conn := openRaw(t, s.url, header)
+			conn := openRaw(t, s.url, test.header)
 			session := <-s.sessions
 			conn.Close()
 			handshake, whole := s.ended(t, session)
@@ -529,6 +532,9 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.messages{wsproxy.from=upstream}": 0,
 		"wsproxy.pings{wsproxy.from=client}":      0,
 		"wsproxy.pings{wsproxy.from=upstream}":    0,
+	}
+	for kind := range s.proxy.Stats().Refused { // each is there from the start
+		want["wsproxy.handshake.failed{error.type="+kind+"}"] = 0
 	}
 	check := func(when string, changes map[string]int64) {
 		t.Helper()

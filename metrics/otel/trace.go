@@ -6,9 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/textproto"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -81,22 +79,9 @@ func (t *tracing) open(s *wsproxy.Session, r *http.Request) error {
 	return nil
 }
 
-// inject puts the trace context in the place of the client's, and keeps the
-// client from having it removed: what Connection names doesn't reach the
-// upstream (RFC 9110, 7.6.1).
+// inject puts the trace context in the place of the client's.
 func (t *tracing) inject(ctx context.Context, h http.Header) {
-	fields := t.Propagator.Fields()
-	var nominated []string
-	for _, v := range h["Connection"] {
-		for name := range strings.SplitSeq(v, ",") {
-			name = textproto.TrimString(name)
-			if !slices.ContainsFunc(fields, func(f string) bool { return strings.EqualFold(f, name) }) {
-				nominated = append(nominated, name)
-			}
-		}
-	}
-	h["Connection"] = nominated
-	for _, f := range fields {
+	for _, f := range t.Propagator.Fields() {
 		h.Del(f) // or a tracestate of the client's may stay, with a traceparent of ours
 	}
 	t.Propagator.Inject(ctx, propagation.HeaderCarrier(h))
