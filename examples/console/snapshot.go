@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,11 +78,17 @@ func take(proxy *wsproxy.Proxy, v view) *snapshot {
 		Bytes:      [2]uint64{st.FromClients.Bytes, st.FromUpstreams.Bytes},
 	}
 	for outcome, n := range st.Ended {
-		snap.Ended = append(snap.Ended, tally{fmt.Sprint(outcome.Reason, " by ", outcome.By), n})
+		if n > 0 { // some are there from the beginning on
+			snap.Ended = append(snap.Ended, tally{fmt.Sprint(outcome.Reason, " by ", outcome.By), n})
+		}
 	}
-	slices.SortFunc(snap.Ended, func(a, b tally) int { return cmp.Compare(a.Name, b.Name) })
-	for _, kind := range slices.Sorted(maps.Keys(st.Refused)) {
-		snap.Refused = append(snap.Refused, tally{kind, st.Refused[kind]})
+	for kind, n := range st.Refused {
+		if n > 0 {
+			snap.Refused = append(snap.Refused, tally{kind, n})
+		}
+	}
+	for _, tallies := range [][]tally{snap.Ended, snap.Refused} {
+		slices.SortFunc(tallies, func(a, b tally) int { return cmp.Compare(a.Name, b.Name) })
 	}
 	if d := st.Drain; !d.Began.IsZero() {
 		snap.Drain = &drainState{d.Total, d.Told, st.Open, d.Cut}
