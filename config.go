@@ -110,7 +110,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		}
 		c.dialContext = d.DialContext
 	}
-	c.tls = upstreamTLS(c.tls)
+	completeTLS(c.tls)
 	c.tls.InsecureSkipVerify = c.tls.InsecureSkipVerify || c.skipVerify
 	if c.anyOrigin && len(c.origins) > 0 {
 		c.mistake("WithInsecureAnyOrigin", "", "makes WithOrigins meaningless: choose one")

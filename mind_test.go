@@ -2,7 +2,9 @@ package wsproxy
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"testing"
 	"time"
 )
@@ -301,5 +303,26 @@ func TestEnding(t *testing.T) {
 			t.Errorf("%s: told %v for %q by the %v, want %v for %q by the %v", tt.name,
 				told, e.cause.name, e.cause.by, tt.want, tt.cause.name, tt.cause.by)
 		}
+	}
+}
+
+// A client that has left leaves no trace in the map by which sessions are
+// counted.
+func TestNoKeysLeft(t *testing.T) {
+	p, err := New("http://upstream.test", WithMaxSessionsPerClient(2, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", i)
+		_, s, e := p.admit(r)
+		if e != nil {
+			t.Fatal(e)
+		}
+		p.leave(s)
+	}
+	if len(p.perClient) > 0 || len(p.sessions) > 0 {
+		t.Errorf("%d clients and %d sessions are left", len(p.perClient), len(p.sessions))
 	}
 }

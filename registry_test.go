@@ -228,6 +228,13 @@ func TestOnOpenHeader(t *testing.T) {
 	if got := req.Header["X-Other"]; got != nil {
 		t.Errorf("upstream: got X-Other %q, which the client has nominated", got)
 	}
+
+	var held *http.Request
+	direct(t, "http://upstream.test", edited("Connection: Upgrade", "Connection: Upgrade, X-Other\r\nX-Other: 1"), func(r *http.Request) { held = r },
+		wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { r.Header.Set("X-User", "42"); return nil }))
+	if held.Header.Get("X-User") != "" || held.Header.Get("X-Other") != "1" {
+		t.Errorf("the server's request has become %v", held.Header)
+	}
 }
 
 // OnClose is called once, whatever has ended the session, and one that panics
@@ -379,16 +386,18 @@ func TestRoundTrip(t *testing.T) {
 		r := newRig(t, memory, wsproxy.WithPing(10*time.Second, 5*time.Second))
 		client, upstream := r.open("", "")
 		s := r.the()
-		answer := func(w *wire, after time.Duration) {
+		answer := func(w *wire, after time.Duration) (pinged string) {
 			f, err := w.readFrame()
 			if err != nil || f.first != ping {
 				t.Errorf("%s: got frame %#x, %v, want a Ping", w.who(), f.first, err)
 			}
 			elapse(after)
 			w.send(w.frame(pong, f.payload))
+			return f.payload
 		}
 		var both sync.WaitGroup
-		both.Go(func() { answer(client, 30*time.Millisecond) })
+		var first string
+		both.Go(func() { first = answer(client, 30*time.Millisecond) })
 		both.Go(func() { answer(upstream, 2*time.Second) })
 		both.Wait()
 		synctest.Wait()
@@ -399,6 +408,14 @@ func TestRoundTrip(t *testing.T) {
 		if st[wsproxy.Client].Sum != 30*time.Millisecond || st[wsproxy.Upstream].Sum != 2*time.Second ||
 			st[wsproxy.Client].Counts[3] != 1 || st[wsproxy.Upstream].Counts[6] != 1 {
 			t.Errorf("got histograms %+v", st)
+		}
+		// A late answer to an older Ping is none to the next one.
+		client.readFrame()
+		elapse(time.Second)
+		client.send(client.frame(pong, first))
+		synctest.Wait()
+		if c := s.RoundTrip(wsproxy.Client); c != 30*time.Millisecond {
+			t.Errorf("got a round trip of %v by the answer to an older Ping", c)
 		}
 	})
 }

@@ -15,9 +15,8 @@ import (
 	"time"
 )
 
-// upstreamTLS completes the configuration for TLS with upstreams.
-func upstreamTLS(config *tls.Config) *tls.Config {
-	config = config.Clone()
+// completeTLS completes the configuration for TLS with upstreams.
+func completeTLS(config *tls.Config) {
 	// WebSockets over HTTP/2 are another handshake (RFC 8441).
 	config.NextProtos = []string{"http/1.1"}
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
@@ -30,7 +29,6 @@ func upstreamTLS(config *tls.Config) *tls.Config {
 	if config.VerifyPeerCertificate == nil && config.GetClientCertificate == nil && len(config.Certificates) == 0 {
 		config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	}
-	return config
 }
 
 // clientTLS speaks TLS with the upstream over conn. name is what its
