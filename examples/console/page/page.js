@@ -236,8 +236,11 @@ function drawRows(list) {
 	if (document.activeElement !== focused && focused.isConnected) focused.focus({ preventScroll: true }); // it was moved
 }
 
+// Of numbers the large ones are what one looks for.
+const largest = new Set(["age", "idle", "messages", "bytes", "rtt"]);
+
 function sortBy(key) {
-	view.descending = view.sort === key ? !view.descending : false;
+	view.descending = view.sort === key ? !view.descending : largest.has(key);
 	view.sort = key;
 	drawSort();
 	look();
@@ -272,12 +275,7 @@ for (const c of columns) {
 	th.ariaLabel = "Action";
 	$("head").append(th);
 }
-$("sort").addEventListener("change", e => {
-	view.descending = false;
-	view.sort = e.target.value;
-	drawSort();
-	look();
-});
+$("sort").addEventListener("change", e => sortBy(e.target.value));
 $("direction").addEventListener("click", () => sortBy(view.sort));
 
 let typing = 0;
