@@ -83,6 +83,8 @@ func readHead(br *bufio.Reader) (string, error) {
 		switch {
 		case err == bufio.ErrBufferFull:
 			continue
+		case err == io.EOF && len(head) == 0:
+			return "", fmt.Errorf("%w: connection closed with no answer: %w", ErrBadAnswer, err)
 		case err == io.EOF, err == io.ErrUnexpectedEOF: // the latter within a record of TLS
 			return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
 		case err != nil:

@@ -149,8 +149,10 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	e := &Error{Op: op, Side: Upstream, Status: http.StatusBadGateway, Err: err}
 	var timeout net.Error
 	switch {
-	case errors.Is(context.Cause(ctx), ErrShutdown), errors.Is(context.Cause(ctx), errEnded):
-		e.Side, e.Status, e.Err = Neither, http.StatusServiceUnavailable, context.Cause(ctx)
+	case errors.Is(context.Cause(ctx), ErrShutdown):
+		e.Side, e.Status, e.Err = Neither, http.StatusServiceUnavailable, ErrShutdown
+	case errors.Is(context.Cause(ctx), errEnded):
+		e.Side, e.Status, e.Err = Neither, http.StatusForbidden, errEnded
 	case errors.Is(err, errPanic):
 		e.Side, e.Status = Neither, http.StatusInternalServerError
 	case errors.Is(ctx.Err(), context.DeadlineExceeded): // of middleware's

@@ -15,14 +15,14 @@ import (
 // [WithDrain]), at frame boundaries. They are told one by one, evenly spread
 // and slightly jittered, so that their clients don't all come back at the same
 // instant: over the window of WithDrain, or else over what ctx's deadline
-// leaves, but then at no fewer than 10 a second. Those that have been idle for
-// longest are told first: one in the middle of something gets the most time
+// leaves, but then at no fewer than 10 a second. With neither they are told all
+// at once. Those that have been idle for longest are told first: one in the middle of something gets the most time
 // to end by itself.
 //
 // It returns when the last session is over; if ctx ends before that, the rest
 // is cut, and an error that wraps ctx's says how many were. [Proxy.Stats] tells
 // of the progress. Handshakes under way are refused, too. Further calls wait
-// for the same end, each by its own ctx.
+// for the same end; the first ctx to end cuts for all of them.
 //
 // Shutdown doesn't touch the http.Server that the proxy is mounted in: call its
 // Shutdown as well, or [ShutdownServer] for both.
@@ -52,11 +52,14 @@ const drainRate = 10
 func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 	window := p.drainWindow
 	if window == 0 {
-		if deadline, ok := ctx.Deadline(); ok {
-			window = time.Until(deadline) - p.closeTimeout - time.Second // for the last ones to end
-		}
-		window = max(min(window, time.Duration(len(sessions))*time.Second/drainRate), 0)
+		window = time.Duration(len(sessions)) * time.Second / drainRate
 	}
+	if deadline, ok := ctx.Deadline(); ok {
+		window = min(window, time.Until(deadline)-p.closeTimeout-time.Second) // for the last ones to end
+	} else if p.drainWindow == 0 {
+		window = 0
+	}
+	window = max(window, 0)
 	slot := window / time.Duration(max(len(sessions), 1))
 	active := make(map[*Session]time.Time, len(sessions)) // it changes
 	for _, s := range sessions {

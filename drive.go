@@ -200,6 +200,9 @@ func (s *Session) tick() {
 	}
 	data := max(s.lastData(), time.Duration(s.legs[Client].writing.Load()), time.Duration(s.legs[Upstream].writing.Load()))
 	pol := s.policy()
+	if s.pumps[Client].slowed.Load() || s.pumps[Upstream].slowed.Load() {
+		data = now
+	}
 	idle, again := pol.checkIdle(now, data)
 	expires, expiry := s.expiryLocked()
 	again = min(again, expires)
@@ -207,7 +210,7 @@ func (s *Session) tick() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		var at time.Duration
-		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load()))
+		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load()))
 		again = min(again, at)
 	}
 	s.timer.Reset(max(again-now, time.Millisecond))

@@ -99,6 +99,8 @@ func (e *Error) Kind() string {
 		op      *net.OpError
 	)
 	switch {
+	case is(errHook):
+		return "hook"
 	case is(ErrBadHandshake):
 		return "bad handshake"
 	case is(ErrForbiddenOrigin):
@@ -107,8 +109,6 @@ func (e *Error) Kind() string {
 		return "refusal"
 	case is(ErrLimit):
 		return "limit"
-	case is(errHook):
-		return "hook"
 	case is(errEnded):
 		return "kicked"
 	case is(ErrShutdown):
@@ -119,6 +119,8 @@ func (e *Error) Kind() string {
 		return "client left"
 	case e.Status == http.StatusGatewayTimeout:
 		return "timeout"
+	case is(io.EOF):
+		return "closed"
 	case is(ErrBadAnswer):
 		return "bad answer"
 	case as[x509.UnknownAuthorityError](e.Err):
@@ -135,7 +137,7 @@ func (e *Error) Kind() string {
 		return "not TLS"
 	case is(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL):
 		return "local"
-	case is(syscall.ECONNREFUSED):
+	case is(syscall.ECONNREFUSED), e.Op == "dial" && is(syscall.ENOENT): // a unix socket that isn't there
 		return "refused"
 	case is(syscall.EHOSTUNREACH, syscall.ENETUNREACH):
 		return "unreachable"
@@ -143,7 +145,7 @@ func (e *Error) Kind() string {
 		return "name lookup"
 	case is(syscall.ECONNRESET, syscall.EPIPE):
 		return "reset"
-	case is(io.EOF, io.ErrUnexpectedEOF):
+	case is(io.ErrUnexpectedEOF):
 		return "closed"
 	}
 	return "other"
@@ -171,7 +173,16 @@ var errHook = errors.New("refused by the hook")
 type Refusal struct {
 	Status int         // 4xx or 5xx; anything else becomes 500
 	Text   string      // for the client; "": the status' own phrase
-	Header http.Header // more fields of the answer, such as WWW-Authenticate; may be nil
+	Header http.Header // more fields of the answer, such as WWW-Authenticate, or Content-Type for a Text that is JSON
+}
+
+// refusal is what a hook has refused a session by; nil: no hook has.
+func (e *Error) refusal() *Refusal {
+	if e.Op != "open" {
+		return nil
+	}
+	r, _ := errors.AsType[*Refusal](e.Err)
+	return r
 }
 
 // Error returns the status and the text.

@@ -166,11 +166,9 @@ func (c *config) setForwarding(r *http.Request, h http.Header) {
 	if !peer.IsValid() {
 		// Middleware that has looked into X-Forwarded-For itself may leave
 		// an address without a port; a unix socket has none at all.
-		a, err := netip.ParseAddr(r.RemoteAddr)
-		if err != nil {
+		if peer = parseAddr(r.RemoteAddr); !peer.IsValid() {
 			return
 		}
-		peer = a.Unmap().WithZone("")
 	}
 	hops := slices.DeleteFunc(h["X-Forwarded-For"], func(v string) bool { return v == "" })
 	h.Set("X-Forwarded-For", strings.Join(append(hops, peer.String()), ", "))
@@ -191,6 +189,19 @@ func peerAddr(r *http.Request) netip.Addr {
 		return netip.Addr{}
 	}
 	return ap.Addr().Unmap().WithZone("")
+}
+
+// parseAddr parses an address, which may have a port; the zero Addr is none.
+func parseAddr(s string) netip.Addr {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		ap, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return netip.Addr{}
+		}
+		a = ap.Addr()
+	}
+	return a.Unmap().WithZone("")
 }
 
 func (c *config) trusts(a netip.Addr) bool {
@@ -216,11 +227,10 @@ func (c *config) clientAddr(r *http.Request) string {
 	addr := r.RemoteAddr
 	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
 	for i := len(hops) - 1; i >= 0; i-- {
-		a, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
+		a := parseAddr(strings.TrimSpace(hops[i])) // some proxies add the port
+		if !a.IsValid() {
 			break
 		}
-		a = a.Unmap().WithZone("")
 		if addr = a.String(); !c.trusts(a) {
 			break
 		}

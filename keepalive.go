@@ -22,7 +22,8 @@ type life struct {
 	heard   time.Duration // when bytes last came from it
 	pinged  time.Duration // when our last Ping went out; before heard: answered
 	writing time.Duration // when the write under way last made progress; negative: none is
-	unread  bool          // its reader waits for the leg across to take bytes
+	unread  bool          // its reader waits for the leg across to take bytes, or for the rate limit
+	slowed  bool          // for the latter, which may take long
 	taking  bool          // what our kernel holds for it is moving
 	reset   bool          // it was reset; its reader may not know
 }
@@ -57,7 +58,7 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	if l.writing >= 0 {
 		again = min(again, l.writing+p.write)
 	}
-	if l.reset && !l.unread {
+	if l.reset && (!l.unread || l.slowed) {
 		if now-l.heard >= resetGrace {
 			return needEndReset, now
 		}

@@ -37,21 +37,24 @@ type leg struct {
 	pinged  atomic.Int64
 	writing atomic.Int64
 
-	number    atomic.Uint32 // of the last Ping; changed under lock
-	sent      atomic.Int64  // when it was
+	number    uint32        // guarded by lock; of the last Ping
+	awaited   atomic.Uint32 // the same; 0 once it was answered
+	sent      atomic.Int64  // when that was
 	roundTrip atomic.Int64  // of the last Ping that was answered
 }
 
 const pingPending = 1 << 16 // a bit above every close code
 
 // life returns what is known of the leg at now. unread says that its reader
-// waits for the leg across. s.mu is held.
-func (l *leg) life(now time.Duration, unread bool) life {
+// waits for something else than bytes, slowed that this is the rate limit. s.mu
+// is held.
+func (l *leg) life(now time.Duration, unread, slowed bool) life {
 	f := life{
 		heard:   time.Duration(l.heard.Load()),
 		pinged:  time.Duration(l.pinged.Load()),
 		writing: time.Duration(l.writing.Load()),
 		unread:  unread,
+		slowed:  slowed,
 		reset:   l.reset(),
 	}
 	if f.writing < 0 && f.pinged <= f.heard {
@@ -76,10 +79,11 @@ func (l *leg) life(now time.Duration, unread bool) life {
 
 // answered takes in the Pong to our Ping of that number.
 func (l *leg) answered(number uint32, now time.Duration) {
-	if number != l.number.Load() {
-		return // an older one's
+	sent := l.sent.Load()
+	if !l.awaited.CompareAndSwap(number, 0) {
+		return // an older one's, or one more
 	}
-	d := max(now-time.Duration(l.sent.Load()), 1)
+	d := max(now-time.Duration(sent), 1)
 	l.roundTrip.Store(int64(d))
 	l.s.proxy.stats.roundTrips[l.side].observe(d)
 }
@@ -184,8 +188,11 @@ func (l *leg) writePending() {
 	now := l.s.now()
 	if frames&pingPending != 0 {
 		l.pinged.Store(int64(now))
+		l.awaited.Store(0) // an answer to the one before has nothing to do with the time below
 		l.sent.Store(int64(now))
-		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number.Add(1)))
+		l.number++
+		l.awaited.Store(l.number)
+		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number))
 	}
 	code := websocket.StatusCode(frames &^ pingPending)
 	if code != 0 {

@@ -2,8 +2,8 @@ package wsproxy
 
 import (
 	"fmt"
+	"math"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"time"
 )
@@ -26,7 +26,8 @@ type RateLimit struct {
 	Bytes    float64 // a second, on the wire
 
 	// Burst is how long's worth of them may come at once, after silence; one
-	// message always may. 0 stands for one second.
+	// message always may. 0 stands for one second. With Close, Bytes times
+	// Burst should be more than the largest message.
 	Burst time.Duration
 
 	// Close ends a session that goes over the limit, by Close 1008. Otherwise
@@ -71,10 +72,10 @@ func (t *throttle) allows(now time.Duration, n int) (messages, bytes int) {
 		return 0, n
 	}
 	if t.messages.rate > 0 {
-		messages = int(max(t.messages.now(now), 1))
+		messages = int(max(min(t.messages.now(now), math.MaxInt32), 1))
 	}
 	if t.bytes.rate > 0 {
-		n = min(n, int(max(t.bytes.now(now), leastPiece)))
+		n = int(min(float64(n), max(t.bytes.now(now), leastPiece)))
 	}
 	return messages, n
 }
@@ -136,14 +137,10 @@ func (c *config) clientKey(r *http.Request, client string) (key string, e *Error
 // addressKey cuts a client's address down to what one client has: of IPv6 the
 // first 64 bits, which an ordinary line gets all of.
 func addressKey(client string) string {
-	addr, err := netip.ParseAddr(client)
-	if ap, perr := netip.ParseAddrPort(client); perr == nil {
-		addr, err = ap.Addr(), nil
-	}
-	if err != nil {
+	addr := parseAddr(client)
+	if !addr.IsValid() {
 		return client
 	}
-	addr = addr.Unmap().WithZone("")
 	if addr.Is6() {
 		prefix, _ := addr.Prefix(64) // can't fail for IPv6
 		return prefix.String()

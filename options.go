@@ -1,9 +1,11 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -286,7 +288,7 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) 
 }
 
 // WithOnOpen calls f with each session whose handshake is in order, before
-// anything is dialled for it. f may refuse it: an error that is, or wraps, a
+// anything is dialled for it: the session may still come to nothing. f may refuse it: an error that is, or wraps, a
 // [*Refusal] says what the client is answered; any other makes 403 and goes to
 // the log. Header fields that it sets in r go on to the upstream, and clients
 // can't have them removed. It may keep values with the session ([Session.Set]), and have it end
@@ -322,16 +324,16 @@ func WithOnClose(f func(s *Session)) Option {
 // WithDrain sets how [Proxy.Shutdown] ends sessions: over which window it
 // spreads them, and by which close code to clients; upstreams get 1001. A
 // window of 0, the default, is what the deadline of Shutdown's context leaves,
-// or less where there are few sessions. The default code is 1001 (going away);
-// 1012 (service restart) is the other one in use: some clients reconnect at one
-// of them only.
+// or less where there are few sessions; a longer one than that is cut down to
+// it. A code of 0, the default, is 1001 (going away); 1012 (service restart) is
+// the other one in use: some clients reconnect at one of them only.
 func WithDrain(window time.Duration, code websocket.StatusCode) Option {
 	return func(c *config) {
-		c.drainWindow, c.drainCode = window, code
+		c.drainWindow, c.drainCode = window, cmp.Or(code, goingAway)
 		if window < 0 {
 			c.mistake("WithDrain", window, "negative")
 		}
-		if !sendableCloseCode(code) {
+		if !sendableCloseCode(c.drainCode) {
 			c.mistake("WithDrain", int(code), "a close code that may not be sent")
 		}
 	}
@@ -356,7 +358,9 @@ func WithMaxHandshakes(n int) Option {
 // handshakes under way included. Past it the client is answered 429 and
 // Retry-After, before anything is dialled. The default, 0, is no limit.
 //
-// Clients are told apart by key, which is called by many goroutines at once; a
+// Every request that reaches the proxy counts while it is there, also one that
+// will be refused as no handshake. Clients are told apart by key, which is
+// called by many goroutines at once; a
 // request for which it returns "" isn't counted, and if it panics, the client
 // is answered 500. A nil key stands for the client's address (behind
 // [WithTrustedProxies], the one that they tell of), of IPv6 the first 64 bits.
@@ -391,8 +395,10 @@ func WithRateLimit(from Side, r RateLimit) Option {
 	return func(c *config) {
 		c.limit("WithRateLimit", from).rate = r
 		switch {
-		case !(r.Messages >= 0 && r.Bytes >= 0) || r.Burst < 0:
+		case !(r.Messages >= 0 && r.Bytes >= 0) || r.Burst < 0: // or no number
 			c.mistake("WithRateLimit", r, "negative")
+		case math.IsInf(r.Messages, 0) || math.IsInf(r.Bytes, 0):
+			c.mistake("WithRateLimit", r, "infinite: 0 is no limit")
 		case r.Messages == 0 && r.Bytes == 0:
 			c.mistake("WithRateLimit", r, "limits neither messages nor bytes")
 		}

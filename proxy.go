@@ -202,7 +202,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.join([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
 	p.begin(s)
-	p.logOpened(r.Context(), s)
+	guarded("the logger", func() { p.logOpened(r.Context(), s) })
 	if p.detach {
 		detached = true
 		s.detach(func() { p.endDetached(s) })
@@ -224,12 +224,17 @@ func (p *Proxy) end(ctx context.Context, s *Session) {
 // panic of the logger's.
 func (p *Proxy) endDetached(s *Session) {
 	defer p.leave(s)
+	guarded("the logger", func() { p.end(context.Background(), s) }) // a request's holds on to half a kilobyte
+}
+
+// guarded calls what is the user's. A panic in it is of no use to anyone else.
+func guarded(what string, f func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			log.Printf("wsproxy: panic in the logger: %v\n%s", v, debug.Stack())
+			log.Printf("wsproxy: panic in %s: %v\n%s", what, v, debug.Stack())
 		}
 	}()
-	p.end(context.Background(), s) // a request's holds on to half a kilobyte
+	f()
 }
 
 // callOnOpen calls the user's hooks, each of which may refuse the session. They
@@ -267,14 +272,14 @@ func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Err
 // the session is over.
 func (p *Proxy) callOnClose(s *Session) {
 	for _, f := range p.onClose {
-		func() {
+		guarded("the logger", func() {
 			defer func() {
 				if v := recover(); v != nil {
 					p.logger.Error("wsproxy: panic in a hook", "id", s.id, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 				}
 			}()
 			f(s)
-		}()
+		})
 	}
 }
 

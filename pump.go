@@ -20,7 +20,8 @@ type pump struct {
 	count    tally
 	throttle *throttle    // nil: there is no limit
 	data     atomic.Int64 // when a data frame's bytes last passed
-	waits    atomic.Bool  // for the leg across, rather than for bytes
+	waits    atomic.Bool  // for the leg across or the rate limit, rather than for bytes
+	slowed   atomic.Bool  // for the rate limit
 }
 
 // A tally is the [Counts] of a pump. Only the pump changes it.
@@ -212,14 +213,17 @@ func (p *pump) slowDown(now time.Duration) {
 		return
 	}
 	p.waits.Store(true) // not for bytes: the peer's silence is ours
+	p.slowed.Store(true)
 	timer := time.NewTimer(wait)
 	select {
 	case <-timer.C:
 	case <-p.from.s.hastened:
 		timer.Stop()
-		p.throttle = nil
+		p.throttle, p.mind.quota = nil, 0
 	}
+	p.slowed.Store(false)
 	p.waits.Store(false)
+	p.data.Store(int64(p.from.s.now())) // what was held back is no silence
 }
 
 // look asks the mind about a chunk. It is a call of its own so that its
@@ -244,7 +248,7 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 	if v.largest > p.count.largest.Load() {
 		p.count.largest.Store(v.largest)
 	}
-	if p.throttle != nil && !p.throttle.take(now, v.messages, v.n) {
+	if p.throttle != nil && !p.throttle.take(now, v.messages, len(b)-v.hold-v.rest) {
 		p.mind.ended, v.n, v.final.broken = true, 0, errTooFast
 	}
 }

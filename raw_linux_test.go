@@ -45,7 +45,7 @@ func TestPingBehindBytes(t *testing.T) {
 	taking := func() bool { // since the last call
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return l.life(s.now(), false).taking
+		return l.life(s.now(), false, false).taking
 	}
 	overfill(t, near, far)
 	l.inject(pingPending)

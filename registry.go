@@ -128,10 +128,14 @@ func (p *Proxy) begin(s *Session) {
 
 // leave ends a session's stay.
 func (p *Proxy) leave(s *Session) {
+	defer p.remove(s) // a hook may end its goroutine (runtime.Goexit)
 	s.decide(nil)
 	if s.letIn {
 		p.callOnClose(s)
 	}
+}
+
+func (p *Proxy) remove(s *Session) {
 	key := ""
 	s.mu.Lock()
 	if s.extra != nil {
@@ -153,6 +157,8 @@ func (p *Proxy) leave(s *Session) {
 	}
 	if s.open {
 		p.stats.end(s)
+	} else if p.draining && !s.began.IsZero() {
+		p.stats.drain.Told++ // its 101 has failed
 	}
 	if p.draining && len(p.sessions) == 0 {
 		close(p.empty)

@@ -308,7 +308,7 @@ func TestKickInHandshake(t *testing.T) {
 	}))
 	c := r.client()
 	c.send(handshakeRequest("/", "") + secondRequest)
-	c.wantRefusal(503)
+	c.wantRefusal(403)
 	if m := r.logs.wait(t, 0); m["kind"] != "kicked" {
 		t.Errorf("logged %v, want kind kicked", m)
 	}

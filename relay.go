@@ -285,6 +285,9 @@ func (e *ending) begin(c *cause, err error) bool {
 	}
 	e.cause, e.err, e.owed = c, err, c.owed
 	e.code = max(c.owed[Client], c.owed[Upstream])
+	if c.by == Neither {
+		e.code = c.owed[Client]
+	}
 	return true
 }
 

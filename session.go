@@ -122,8 +122,8 @@ func (s *Session) ID() uint64 { return s.id }
 // proxies, the one that they tell of.
 func (s *Session) Client() string { return s.client }
 
-// Path is the path of the client's request, without its query; of a long one,
-// the first 200 bytes.
+// Path is the path of the client's request, without its query; a long one is
+// cut short after 200 bytes.
 func (s *Session) Path() string { return s.path }
 
 // Upstream is the scheme and host that was dialled; empty before the 101.
@@ -185,7 +185,7 @@ type Counts struct {
 	LargestMessage uint64 // bytes of payload, as far as announced; compressed, if it was
 }
 
-// Counts returns what has come from a side so far.
+// Counts returns what has come from a side, [Client] or [Upstream], so far.
 func (s *Session) Counts(from Side) Counts { return s.pumps[from].count.load() }
 
 // LastActivity is when a data frame's bytes last passed, in either direction;
@@ -202,7 +202,7 @@ func (s *Session) lastData() time.Duration {
 	return time.Duration(max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load()))
 }
 
-// RoundTrip is the time that the side took to answer the proxy's last Ping to
+// RoundTrip is the time that the side, [Client] or [Upstream], took to answer the proxy's last Ping to
 // it; 0 while it has answered none. A side that isn't silent isn't pinged
 // ([WithPing]).
 func (s *Session) RoundTrip(side Side) time.Duration {
@@ -212,7 +212,7 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 // Close ends the session: the client is sent a Close frame with the code and
 // the reason, at a frame's end, and the upstream one with 1001 and the reason.
 // It doesn't wait; [Session.Done] tells of the end. A session that ends already
-// ends as it was going to; one whose handshake isn't done is refused with 503.
+// ends as it was going to; one whose handshake isn't done is refused with 403.
 //
 // The code must be one that may be sent (RFC 6455, 7.4), and the reason UTF-8
 // of at most 123 bytes; else nothing is done, and that is the error.

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -32,7 +33,7 @@ type Outcome struct {
 
 // A Histogram counts durations in buckets.
 type Histogram struct {
-	Bounds []time.Duration // the upper bounds, inclusive; the last bucket has none. Not to be changed
+	Bounds []time.Duration // the upper bounds, inclusive; the last bucket has none
 	Counts []uint64        // of each bucket alone; one more than Bounds
 	Sum    time.Duration
 }
@@ -156,5 +157,5 @@ func (h *histogram) load() Histogram {
 	for i := range h.counts {
 		counts[i] = h.counts[i].Load()
 	}
-	return Histogram{h.bounds, counts, time.Duration(h.sum.Load())}
+	return Histogram{slices.Clone(h.bounds), counts, time.Duration(h.sum.Load())}
 }

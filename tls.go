@@ -109,8 +109,10 @@ func LoadCertificates(files ...CertificateFiles) (*Certificates, error) {
 func (c *Certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	// One handshake waits for the files; those beside it take what is there.
 	if time.Since(c.began) >= time.Duration(c.next.Load()) && c.mu.TryLock() {
-		c.reloadLocked() // it has logged what is wrong
-		c.mu.Unlock()
+		func() {
+			defer c.mu.Unlock()
+			c.reloadLocked() // it has logged what is wrong
+		}()
 	}
 	certs := *c.inUse.Load()
 	for _, cert := range certs {

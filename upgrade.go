@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -352,6 +353,11 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	}
 	c.limitAnswer(w)
 	h := w.Header()
+	if refusal := e.refusal(); refusal != nil {
+		for name, values := range refusal.Header {
+			h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
+		}
+	}
 	if r.ProtoMajor < 2 { // in HTTP/2 it would end all the client's requests
 		h["Connection"] = []string{"close"}
 	}
@@ -364,11 +370,6 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 		h["Sec-WebSocket-Version"] = []string{"13"}
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter)
-	}
-	if refusal, ok := errors.AsType[*Refusal](e.Err); ok {
-		for name, values := range refusal.Header {
-			h[http.CanonicalHeaderKey(name)] = values
-		}
 	}
 	c.errorHandler(w, r, e)
 }
@@ -389,11 +390,16 @@ const statusClientLeft = 499
 // client's own handshake it says; of all else, nothing but the status.
 func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	text := cmp.Or(http.StatusText(e.Status), "Request Cancelled")
-	if errors.Is(e, ErrBadHandshake) {
+	if e.Op == "handshake" && errors.Is(e, ErrBadHandshake) {
 		text = e.Err.Error()
 	}
-	if refusal, ok := errors.AsType[*Refusal](e.Err); ok {
+	if refusal := e.refusal(); refusal != nil {
 		text = cmp.Or(refusal.Text, text)
+		if refusal.Header.Get("Content-Type") != "" { // it is for the user to say what the text is
+			w.WriteHeader(e.Status)
+			io.WriteString(w, text) // a client that has left doesn't need it
+			return
+		}
 	}
 	http.Error(w, text, e.Status)
 }
