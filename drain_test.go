@@ -73,6 +73,7 @@ func TestDrainSpread(t *testing.T) {
 	}{
 		{"window", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 0, time.Minute},
 		{"window, few sessions", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1012)}, 3, 0, time.Minute},
+		{"window, longer than the context", []wsproxy.Option{wsproxy.WithDrain(time.Hour, 0)}, 60, 66 * time.Second, time.Minute},
 		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // less a close timeout and a second
 		{"few sessions", nil, 20, 5 * time.Minute, 2 * time.Second},
 		{"no time at all", nil, 50, 2 * time.Second, 0},

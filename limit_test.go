@@ -1,6 +1,8 @@
 package wsproxy_test
 
 import (
+	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -168,7 +170,7 @@ func TestRateAndKeepalive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 600}))
 		client, upstream := r.open("", "")
-		k := watched(upstream)
+		watched(upstream)
 		client.sendText("1")
 		synctest.Wait()
 		client.sendText("2")
@@ -195,8 +197,92 @@ func TestRateAndKeepalive(t *testing.T) {
 		if d := time.Since(began); d > 5*time.Second {
 			t.Errorf("the end took %v", d)
 		}
-		_ = k
 	})
+}
+
+// When the limit falls with the session's end, no frame is lost over it.
+func TestRateEndsMidway(t *testing.T) {
+	for _, k := range []kind{memory, tcp} {
+		r := newRig(t, k, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
+		client, upstream := r.open("", "")
+		client.sendText("1")
+		upstream.want(text, "1")
+		client.sendText("2") // the next one would have to wait
+		upstream.want(text, "2")
+		upstream.sendClose(1000, "")
+		client.wantClose(1000)
+		payload := upstream.frame(data, "not a frame") // in the middle of a message
+		client.send(client.frame(text, "3") + client.frame(data, payload+payload) + client.frame(closing, closeBody(1000, "")))
+		upstream.want(text, "3")
+		upstream.want(data, payload+payload)
+		upstream.wantClose(1000)
+		upstream.Close()
+		<-r.returned
+	}
+}
+
+// What the limit holds back is no silence of the application's.
+func TestRateAndIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(time.Minute),
+			wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 90}))
+		client, upstream := r.open("", "")
+		client.sendLater(strings.Repeat(client.frame(text, "m"), 5))
+		for range 5 {
+			upstream.want(text, "m")
+		}
+		began := time.Now()
+		upstream.wantClose(1001) // now it is idle
+		if d := time.Since(began); d < time.Minute || d > 3*time.Minute {
+			t.Errorf("idle after %v, want it a minute after the last wait", d)
+		}
+	})
+}
+
+// A client that is reset while it is slowed down isn't kept until all that it
+// had sent is through.
+func TestRateAndReset(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells of a reset behind bytes")
+	}
+	r := newRig(t, tcp, wsproxy.WithWriteTimeout(2*time.Second), wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
+	client, upstream := r.open("", "")
+	client.send(strings.Repeat(client.frame(text, "m"), 1000)) // a quarter of an hour's
+	upstream.want(text, "m")
+	client.reset()
+	r.wantEnded("client", "lost")
+	upstream.Close()
+}
+
+// Pongs that the proxy keeps to itself are bytes, too, and only one answers a
+// Ping.
+func TestRateAndPongs(t *testing.T) {
+	r := newRig(t, tcp, wsproxy.WithPing(50*time.Millisecond, wireTimeout),
+		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Bytes: 1000, Close: true}))
+	client, upstream := r.open("", "")
+	f, err := client.readFrame()
+	if err != nil || f.first != ping {
+		t.Fatalf("got frame %#x, %v, want a Ping", f.first, err)
+	}
+	answer := client.frame(pong, f.payload)
+	for range 10 {
+		client.send(answer)
+	}
+	client.sendText("x")
+	for {
+		if f, err := upstream.readFrame(); err != nil || f.first == text {
+			break
+		}
+	}
+	var n uint64
+	for _, c := range r.proxy.Stats().RoundTrips[wsproxy.Client].Counts {
+		n += c
+	}
+	if n != 1 {
+		t.Errorf("%d round trips of one Ping", n)
+	}
+	go io.WriteString(client, strings.Repeat(answer, 1000))
+	r.wantEnded("client", "limit")
 }
 
 // Between two TCP sockets long frames don't pass a limit by.

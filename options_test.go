@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -71,6 +72,21 @@ func TestMistakes(t *testing.T) {
 		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}), `wsproxy: WithTLSConfig: "InsecureSkipVerify": verifies nothing: WithInsecureSkipVerify says so`},
 		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{MinVersion: tls.VersionTLS11}), `wsproxy: WithTLSConfig: "MinVersion TLS 1.1": TLS 1.2 is the least`},
 		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{MaxVersion: tls.VersionTLS10}), ""},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1, Bytes: math.Inf(1)}), ""},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: math.NaN()}), ""},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: -1}), ""},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{}), ""},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Neither, wsproxy.RateLimit{Messages: 1}), `wsproxy: WithRateLimit: "proxy": neither Client nor Upstream`},
+		{"WithMaxMessageSize", wsproxy.WithMaxMessageSize(wsproxy.Client, -1), `wsproxy: WithMaxMessageSize: "-1": negative`},
+		{"WithMaxFrameSize", wsproxy.WithMaxFrameSize(wsproxy.Upstream, -1), ""},
+		{"WithMaxSessions", wsproxy.WithMaxSessions(-1), ""},
+		{"WithMaxHandshakes", wsproxy.WithMaxHandshakes(-1), ""},
+		{"WithMaxSessionsPerClient", wsproxy.WithMaxSessionsPerClient(-1, nil), ""},
+		{"WithMaxAge", wsproxy.WithMaxAge(-1), ""},
+		{"WithDrain", wsproxy.WithDrain(-1, 1001), ""},
+		{"WithDrain", wsproxy.WithDrain(0, 1006), `wsproxy: WithDrain: "1006": a close code that may not be sent`},
+		{"WithOnOpen", wsproxy.WithOnOpen(nil), ""},
+		{"WithOnClose", wsproxy.WithOnClose(nil), ""},
 		{"WithLogger", wsproxy.WithLogger(nil), ""},
 		{"WithErrorHandler", wsproxy.WithErrorHandler(nil), `wsproxy: WithErrorHandler: "<nil>": nil function`},
 		{"Option", nil, ""},

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -147,6 +150,15 @@ func TestKick(t *testing.T) {
 			t.Errorf("got %v, want kicked with 4401", s.Err())
 		}
 		r.wantEnded("proxy", "kicked")
+		normal, _ := r.open("", "")
+		s2 := r.the()
+		s2.Close(1000, "")
+		normal.wantClose(1000)
+		r.proxy.Close()
+		<-s2.Done()
+		if !errors.As(s2.Err(), &e) || e.Code != 1000 {
+			t.Errorf("got %v, want the code that the client was sent", s2.Err())
+		}
 		if err := s.Close(1000, ""); err != nil {
 			t.Errorf("Close of a session that is over: %v", err)
 		}
@@ -170,6 +182,12 @@ func TestOnOpen(t *testing.T) {
 		{"wrapped", func(*wsproxy.Session, *http.Request) error {
 			return fmt.Errorf("secret detail: %w", &wsproxy.Refusal{Status: 429})
 		}, 429, "Too Many Requests\n", "Retry-After: 5\r\n"},
+		{"JSON", func(*wsproxy.Session, *http.Request) error {
+			return &wsproxy.Refusal{Status: 401, Text: `{"error":1}`, Header: http.Header{"Content-Type": {"application/json"}, "Connection": {"keep-alive"}}}
+		}, 401, `{"error":1}`, "Content-Type: application/json\r\n"},
+		{"an error of the proxy's", func(*wsproxy.Session, *http.Request) error {
+			return fmt.Errorf("secret detail: %w", wsproxy.ErrBadHandshake)
+		}, 403, "Forbidden\n", ""},
 		{"any error", func(*wsproxy.Session, *http.Request) error { return errors.New("secret detail") }, 403, "Forbidden\n", ""},
 		{"no status to refuse with", func(*wsproxy.Session, *http.Request) error { return &wsproxy.Refusal{Status: 200} }, 500, "Internal Server Error\n", ""},
 		{"panic", func(*wsproxy.Session, *http.Request) error { panic("secret detail") }, 500, "Internal Server Error\n", ""},
@@ -299,6 +317,47 @@ func TestOnClose(t *testing.T) {
 		next(wsproxy.Neither, wsproxy.ReasonCut)
 	}
 }
+
+// A hook that ends its goroutine, or that panics where the logger does too,
+// leaves nothing behind, and neither does a logger that panics at the start.
+func TestOnCloseNeverReturns(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		options []wsproxy.Option
+	}{
+		{"Goexit", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { runtime.Goexit() })}},
+		{"Goexit, detached", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { runtime.Goexit() }), wsproxy.WithDetach()}},
+		{"panics", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { panic("hook") }), wsproxy.WithLogger(slog.New(panicking{}))}},
+		{"panics, detached", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { panic("hook") }), wsproxy.WithLogger(slog.New(panicking{})), wsproxy.WithDetach()}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			log.SetOutput(io.Discard)
+			defer log.SetOutput(os.Stderr)
+			r := newRig(t, tcp, row.options...)
+			client, upstream := r.open("", "")
+			client.sendText("x")
+			upstream.want(text, "x")
+			s := r.the()
+			upstream.sendClose(1000, "")
+			upstream.Close()
+			client.wantClose(1000)
+			client.sendClose(1000, "")
+			client.wantEnd()
+			<-s.Done()
+			if st := r.proxy.Stats(); st.Open != 0 || st.Handshakes != 0 {
+				t.Errorf("left are %d sessions, %d handshakes", st.Open, st.Handshakes)
+			}
+		})
+	}
+}
+
+// panicking is a log handler that panics.
+type panicking struct{}
+
+func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
+func (panicking) Handle(context.Context, slog.Record) error { panic("logger") }
+func (p panicking) WithAttrs([]slog.Attr) slog.Handler      { return p }
+func (p panicking) WithGroup(string) slog.Handler           { return p }
 
 // A session may be ended before its 101: its client is refused then.
 func TestKickInHandshake(t *testing.T) {

@@ -461,6 +461,22 @@ func TestReplaceUnderSessions(t *testing.T) {
 	}
 }
 
+// hangingUp is an upstream that closes what comes.
+func hangingUp(t *testing.T) string {
+	ln := listen(t, tcp)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			http.ReadRequest(bufio.NewReader(c)) // or it would be a reset
+			c.Close()
+		}
+	}()
+	return ln.Addr().String()
+}
+
 // What is wrong on the way to the upstream is told in a word, too.
 func TestErrorKinds(t *testing.T) {
 	closed := listen(t, tcp)
@@ -472,6 +488,7 @@ func TestErrorKinds(t *testing.T) {
 		{"http://" + closed.Addr().String(), "refused", nil},
 		{"http://no-such-name.invalid", "name lookup", nil},
 		{"unix:" + filepath.Join(t.TempDir(), "none"), "refused", nil},
+		{"http://" + hangingUp(t), "closed", nil},
 		{"http://upstream.test", "panic", []wsproxy.Option{wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { panic("x") })}},
 	} {
 		r := newRigTo(t, tcp, row.target, append([]wsproxy.Option{wsproxy.WithDialContext(new(net.Dialer).DialContext)}, row.options...)...)
