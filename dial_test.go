@@ -259,6 +259,8 @@ func TestClientAddress(t *testing.T) {
 		{"garbage before", "X-Forwarded-For: unknown, 192.0.2.9", trusted, "192.0.2.9"},
 		{"garbage", "X-Forwarded-For: <script>", trusted, "192.0.2.1:1234"},
 		{"IPv4 in IPv6", "X-Forwarded-For: ::ffff:10.0.0.1", trusted, "10.0.0.1"},
+		{"with a port", "X-Forwarded-For: 10.0.0.1:4711", trusted, "10.0.0.1"},
+		{"IPv6 with a port", "X-Forwarded-For: [2001:db8::1]:4711, 192.0.2.9:1", trusted, "2001:db8::1"},
 		{"zone", "X-Forwarded-For: 10.0.0.1, fe80::1%a b", trusted, "10.0.0.1"},
 		{"zone of a stranger", "X-Forwarded-For: 2001:db8::1%a b", trusted, "2001:db8::1"},
 	} {

@@ -311,8 +311,9 @@ func WithOnOpen(f func(s *Session, r *http.Request) error) Option {
 // [Session.Err] says why.
 //
 // The option may be given several times; the hooks are called in order; by
-// default there are none. If f panics, that is logged. It is called by many goroutines at once, and holds up
-// [Proxy.Shutdown] and, of sessions that aren't detached, ServeHTTP.
+// default there are none. If f panics, that is logged. It is called by many
+// goroutines at once, and holds up [Proxy.Shutdown] and, of sessions that
+// aren't detached, ServeHTTP.
 func WithOnClose(f func(s *Session)) Option {
 	return func(c *config) {
 		if c.onClose = append(c.onClose, f); f == nil {

@@ -73,13 +73,15 @@
 // # Limits
 //
 // WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported:
-// they are answered 405 or 501. Nothing limits how many sessions there are, how
-// long they last, and how large or many their messages are, unless an option
-// does ([WithMaxSessions], [WithMaxSessionsPerClient], [WithMaxHandshakes],
-// [WithMaxAge], [WithMaxMessageSize], [WithMaxFrameSize], [WithRateLimit]). How long a client may take to send its handshake is the
+// they are answered 405 or 501. Nothing limits how many sessions there are,
+// how long they last, and how large or many their messages are, unless an
+// option does: [WithMaxSessions], [WithMaxSessionsPerClient],
+// [WithMaxHandshakes], [WithMaxAge], [WithMaxMessageSize], [WithMaxFrameSize],
+// [WithRateLimit]. How long a client may take to send its handshake is the
 // http.Server's to limit (ReadHeaderTimeout). A session takes two file
 // descriptors, and on Linux two more for each direction in which a long
-// frame is stuck.
+// frame is stuck. One that is slowed down by a rate limit keeps a buffer of
+// 32 KiB for as long.
 package wsproxy
 
 import (
