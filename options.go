@@ -288,11 +288,12 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) 
 }
 
 // WithOnOpen calls f with each session whose handshake is in order, before
-// anything is dialled for it: the session may still come to nothing. f may refuse it: an error that is, or wraps, a
-// [*Refusal] says what the client is answered; any other makes 403 and goes to
-// the log. Header fields that it sets in r go on to the upstream, and clients
-// can't have them removed. It may keep values with the session ([Session.Set]), and have it end
-// when the client's token does ([Session.SetExpiry]).
+// anything is dialled for it: the session may still come to nothing. f may
+// refuse it: an error that is, or wraps, a [*Refusal] says what the client is
+// answered; any other makes 403 and goes to the log. Header fields that it sets
+// in r go on to the upstream, and clients can't have them removed. It may keep
+// values with the session ([Session.Set]), and have it end when the client's
+// token does ([Session.SetExpiry]).
 //
 // The option may be given several times; the hooks are called in order until
 // one refuses; by default there are none. If f panics, the client is answered

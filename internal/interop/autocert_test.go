@@ -98,16 +98,16 @@ func TestREADMEAutocert(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var snippet string
+	var snippet strings.Builder
 	for _, s := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
 		if strings.Contains(s[1], "autocert.") {
-			snippet += s[1]
+			snippet.WriteString(s[1])
 		}
 	}
-	if snippet == "" {
+	if snippet.String() == "" {
 		t.Fatal("no snippet with autocert")
 	}
-	program := "package main\nimport (\n\"net/http\"\n\"golang.org/x/crypto/acme/autocert\"\n)\nfunc main() {\nserver := new(http.Server)\n" + snippet + "}\n"
+	program := "package main\nimport (\n\"net/http\"\n\"golang.org/x/crypto/acme/autocert\"\n)\nfunc main() {\nserver := new(http.Server)\n" + snippet.String() + "}\n"
 	dir, err := os.MkdirTemp(".", "readme") // inside the module, for its go.mod
 	if err != nil {
 		t.Fatal(err)
