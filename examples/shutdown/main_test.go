@@ -121,15 +121,23 @@ func TestDemonstration(t *testing.T) {
 			t.Errorf("the busiest is %v times the mean, want a spike\n%s", got, out)
 		}
 	})
+	t.Run("little time", func(t *testing.T) {
+		t.Parallel()
+		// A window that is longer than the time there is gets cut down.
+		out, code := demonstration(t, "-sessions=20", "-grace=100ms", "-window=1m", "-timeout=8s")
+		if got := number(t, out, "Close 1001"); code != 0 || got != 20 {
+			t.Errorf("exit code %d, %v sessions were told, want all 20\n%s", code, got, out)
+		}
+	})
 	t.Run("cut", func(t *testing.T) {
 		t.Parallel()
-		// A drain that has no time for its window: what is lost must show.
-		out, code := demonstration(t, "-sessions=20", "-grace=100ms", "-window=1m", "-timeout=2s")
+		// A drain that has no time at all: what is lost must show.
+		out, code := demonstration(t, "-sessions=100", "-grace=100ms", "-timeout=100100us")
 		if code != 1 {
 			t.Errorf("exit code %d, want 1\n%s", code, out)
 		}
-		if got := number(t, out, "cut"); got < 10 {
-			t.Errorf("%v sessions are shown as cut, want most of 20\n%s", got, out)
+		if !regexp.MustCompile(`(?m)^A         drained in .*, [1-9]\d* cut$`).MatchString(out) {
+			t.Errorf("no sessions are shown as cut\n%s", out)
 		}
 	})
 }
