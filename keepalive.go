@@ -63,6 +63,9 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 			return needEndReset, now
 		}
 		again = min(again, l.heard+resetGrace)
+		if l.slowed {
+			return needNothing, again // and not needHearing: the grace is to come to its end
+		}
 	}
 	if p.ping == 0 {
 		return needNothing, again

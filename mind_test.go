@@ -326,3 +326,16 @@ func TestNoKeysLeft(t *testing.T) {
 		t.Errorf("%d clients and %d sessions are left", len(p.perClient), len(p.sessions))
 	}
 }
+
+// A leg that was reset while the rate limit holds it up is lost once the grace
+// is over; being unread doesn't begin it anew.
+func TestResetWhileSlowed(t *testing.T) {
+	p := policy{ping: 25 * time.Second, pong: 10 * time.Second, write: 30 * time.Second}
+	l := life{heard: 10 * time.Second, writing: -1, unread: true, slowed: true, reset: true}
+	if need, again := p.check(10*time.Second+resetGrace/2, l); need != needNothing || again != 10*time.Second+resetGrace {
+		t.Errorf("within the grace: got need %d, again at %v", need, again)
+	}
+	if need, _ := p.check(10*time.Second+resetGrace, l); need != needEndReset {
+		t.Errorf("after the grace: got need %d, want the end", need)
+	}
+}
