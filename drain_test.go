@@ -95,10 +95,15 @@ func TestDrainSpread(t *testing.T) {
 				told := when()
 				slices.Sort(told)
 				slot := row.window / time.Duration(row.sessions)
+				jittered := slot == 0
 				for i, d := range told {
+					jittered = jittered || d != time.Duration(i)*slot
 					if d < time.Duration(i)*slot || d > time.Duration(i+1)*slot {
 						t.Fatalf("session %d of %d was told after %v, want it in its slot of %v", i, row.sessions, d, slot)
 					}
+				}
+				if !jittered {
+					t.Error("all were told at their slot's very beginning, want some jitter")
 				}
 				d := r.proxy.Stats().Drain
 				if d.Total != row.sessions || d.Told != row.sessions || d.Cut != 0 || d.Began.IsZero() {
