@@ -60,7 +60,7 @@ var (
 // Its text is for logs. It names neither query strings nor header values,
 // for tokens ride in both, and it must not reach a client.
 type Error struct {
-	Op     string // what failed: "handshake", "origin", "hijack", "rewrite", "dial", "tls", "answer" …
+	Op     string // what failed: "admit", "handshake", "origin", "open" (a hook), "rewrite", "dial", "tls", "answer", "hijack"
 	Side   Side   // on which side
 	Status int    // what the client is answered; 0: nothing, it left during its 101
 	Err    error

@@ -77,7 +77,7 @@ func (p *Proxy) fullLocked(key string) *Error {
 	}
 	switch {
 	case p.draining:
-		return &Error{Op: "handshake", Side: Neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
+		return &Error{Op: "admit", Side: Neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
 	case p.maxSessions > 0 && len(p.sessions) >= p.maxSessions:
 		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d sessions", ErrLimit, p.maxSessions))
 	case p.maxHandshakes > 0 && len(p.sessions)-p.opened >= p.maxHandshakes:

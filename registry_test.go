@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -720,4 +721,71 @@ func TestRegistryUnderLoad(t *testing.T) {
 	if st := r.proxy.Stats(); st.Open != 0 || st.Opened != 100 {
 		t.Errorf("got %+v, want 100 sessions, all over", st)
 	}
+}
+
+// A session that is ended while its 101 is on the way, by the operator or by a
+// drain, ends as soon as it is open.
+func TestEndWhileAnswering(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		end    func(p *wsproxy.Proxy, s *wsproxy.Session)
+		code   int
+		reason wsproxy.Reason
+	}{
+		{"kicked", func(_ *wsproxy.Proxy, s *wsproxy.Session) { s.Close(4401, "") }, 4401, wsproxy.ReasonKicked},
+		{"drained", func(p *wsproxy.Proxy, _ *wsproxy.Session) {
+			go p.Shutdown(context.Background())
+			for p.Stats().Drain.Began.IsZero() {
+				runtime.Gosched()
+			}
+		}, 1001, wsproxy.ReasonDrained},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			shown := make(chan *wsproxy.Session, 1)
+			r := newRig(t, tcp, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error { shown <- s; return nil }))
+			front := listen(t, tcp)
+			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				r.proxy.ServeHTTP(hijackHook{w, func() {
+					s := <-shown
+					row.end(r.proxy, s)
+					shown <- s
+				}}, req)
+			})}
+			go server.Serve(front)
+			t.Cleanup(func() { server.Close() })
+			conn, err := dialListener(t.Context(), front)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := newWire(t, conn, true)
+			client.send(handshakeRequest("/", ""))
+			upstream := r.upstream()
+			upstream.answer("")
+			if resp := client.readResponse(); resp.StatusCode != 101 {
+				t.Fatalf("got %d, want 101", resp.StatusCode)
+			}
+			s := <-shown
+			client.wantClose(row.code)
+			client.sendClose(row.code, "")
+			upstream.wantClose(1001)
+			upstream.sendClose(1001, "")
+			upstream.Close()
+			<-s.Done()
+			var e *wsproxy.SessionError
+			if !errors.As(s.Err(), &e) || e.Reason != row.reason {
+				t.Errorf("got %v, want %s", s.Err(), row.reason)
+			}
+		})
+	}
+}
+
+// hijackHook calls f when the connection is about to be taken over.
+type hijackHook struct {
+	http.ResponseWriter
+	f func()
+}
+
+func (h hijackHook) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h.f()
+	return h.ResponseWriter.(http.Hijacker).Hijack()
 }
