@@ -7,4 +7,6 @@ import (
 	_ "github.com/Shopify/toxiproxy/v2/toxics"
 	_ "github.com/coder/websocket"
 	_ "github.com/gorilla/websocket"
+
+	_ "github.com/seed-ffb73231/wsproxy"
 )
