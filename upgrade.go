@@ -55,7 +55,7 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
 		return refusal(http.StatusBadRequest, "request has an Expect field")
 	case r.URL.Path == "*" || r.URL.Opaque != "" || r.URL.Scheme != "" && r.URL.Host == "":
 		return refusal(http.StatusBadRequest, "request target is not a path")
-	case len(r.RequestURI)+headerSize(h) > maxHandshakeHeader:
+	case len(r.RequestURI)+len(r.Host)+headerSize(h) > maxHandshakeHeader: // net/http keeps Host apart
 		return refusal(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
 	case len(h["Sec-Websocket-Version"]) != 1:
 		return refusal(http.StatusBadRequest, "want one Sec-WebSocket-Version field")

@@ -172,6 +172,7 @@ func TestRefuse(t *testing.T) {
 		{"A37", "NUL in a value", withLines("X-A: \x00"), 400, true},
 		{"A37", "CR in a value", withLines("X-A: a\rX-B: b"), 400, true},
 		{"A62", "header over 64 KiB", withLines("X-A: " + strings.Repeat("a", 65_536)), 431, false},
+		{"A62", "Host over 64 KiB", edited("front.test", strings.Repeat("a", 65_536)), 431, false},
 		{"A62", "many small fields", withLines(strings.Repeat("A: \r\n", 14_000) + "A: "), 431, false},
 		{"A62", "request target over 64 KiB", edited("GET /", "GET /"+strings.Repeat("a", 65_536)), 431, false},
 	}
