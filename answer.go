@@ -23,6 +23,7 @@ import (
 
 const (
 	maxInformational   = 5        // 1xx answers before the final one
+	maxExtensions      = 16       // in a 101
 	maxRefusalBody     = 64 << 10 // of an upstream's refusal, in bytes
 	refusalBodyTimeout = 10 * time.Second
 )
@@ -176,6 +177,9 @@ func checkAnswer(resp *http.Response, sent offer, offered http.Header) (*upstrea
 	extensions, err := parseExtensions(h["Sec-Websocket-Extensions"])
 	if err != nil {
 		return nil, errors.New("malformed Sec-WebSocket-Extensions")
+	}
+	if len(extensions) > maxExtensions { // each is looked for in all that were offered
+		return nil, errors.New("too many extensions")
 	}
 	asked, _ := parseExtensions(sent.extensions)
 	askedByClient, _ := parseExtensions(offered["Sec-Websocket-Extensions"])

@@ -419,6 +419,8 @@ func TestBadAnswers(t *testing.T) {
 		conn   = "Connection: Upgrade\r\n"
 		accept = "Sec-WebSocket-Accept: ACCEPT\r\n"
 		good   = status + up + conn + accept
+		// As many extensions as no upstream accepts, though the client offers them.
+		letters = "a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q"
 	)
 	rows := []struct{ id, name, answer string }{
 		{"A5", "101 and nothing else", status + "\r\n"},
@@ -454,6 +456,7 @@ func TestBadAnswers(t *testing.T) {
 		{"A35", "extension twice", good + "Sec-WebSocket-Extensions: x-a, x-a\r\n\r\n"},
 		{"A35", "second extension not offered", good + "Sec-WebSocket-Extensions: x-a\r\nSec-WebSocket-Extensions: x-b\r\n\r\n"},
 		{"A35", "extension not a token", good + "Sec-WebSocket-Extensions: x/a\r\n\r\n"},
+		{"A35", "17 extensions", good + "Sec-WebSocket-Extensions: " + letters + "\r\n\r\n"},
 		{"A36", "CR in a value", good + "X-A: a\rX-B: b\r\n\r\n"},
 		{"A36", "NUL in a value", good + "X-A: a\x00\r\n\r\n"},
 		{"A36", "space before the colon", good + "X-A : a\r\n\r\n"},
@@ -491,7 +494,7 @@ func TestBadAnswers(t *testing.T) {
 			t.Run(row.id+" "+row.name, func(t *testing.T) {
 				r := r.on(t)
 				client := r.client()
-				client.send(handshakeRequest("/", "Sec-WebSocket-Protocol: chat, v2\r\nSec-WebSocket-Extensions: x-a\r\n") + rawFrame(text, true, "early"))
+				client.send(handshakeRequest("/", "Sec-WebSocket-Protocol: chat, v2\r\nSec-WebSocket-Extensions: x-a, "+letters+"\r\n") + rawFrame(text, true, "early"))
 				upstream := r.upstream()
 				head := upstream.readHead()
 				key := keyLine.FindStringSubmatch(head)[1]
