@@ -233,6 +233,9 @@ func (c *config) relayRefusal(w http.ResponseWriter, f *upstreamRefusal) {
 	for name, values := range f.header {
 		h[name] = append(h[name], values...)
 	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // or net/http guesses one by the body
+	}
 	h["Connection"] = []string{"close"}
 	if f.status == http.StatusUpgradeRequired {
 		h["Connection"] = []string{"close", "Upgrade"}

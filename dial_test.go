@@ -745,6 +745,7 @@ func TestRelayRefusal(t *testing.T) {
 		{"A2", "426", "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n\r\nno", 426,
 			"Connection: Upgrade|Upgrade: websocket|Sec-Websocket-Version: 13", "no", false},
 		{"A2", "404", "HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nContent-Type: text/x\r\n\r\nthere", 404, "Content-Type: text/x", "there", false},
+		{"A2", "no Content-Type", "HTTP/1.1 403 No\r\nContent-Length: 6\r\n\r\n<html>", 403, "", "<html>", false},
 		{"A2", "500, chunked", "HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n" + chunked("a") + chunked("bc") + "0\r\nX-T: 1\r\n\r\n", 500, "", "abc", false},
 		{"A2", "to the end of the connection", "HTTP/1.0 503 No\r\n\r\nabc", 503, "", "abc", false},
 		{"A2", "after 1xx", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 403 No\r\nContent-Length: 1\r\n\r\nx", 403, "", "x", false},
@@ -794,6 +795,9 @@ func TestRelayRefusal(t *testing.T) {
 					if !strings.Contains(head, line) {
 						t.Errorf("client: got %q, want %q in it", head, line)
 					}
+				}
+				if !strings.Contains(row.answer, "Content-Type") && strings.Contains(head, "Content-Type") {
+					t.Errorf("client: got %q, want no Content-Type that the upstream hasn't sent", head)
 				}
 				if m := hopPattern.FindString(head); m != "" && row.status != 426 {
 					t.Errorf("client: got %q, which is about the upstream's connection", m)
