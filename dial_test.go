@@ -34,6 +34,7 @@ var discard = slog.New(slog.DiscardHandler)
 
 // C6, C7: the whole of a request, byte for byte, over every kind of leg.
 func TestOutgoingBytes(t *testing.T) {
+	t.Attr("case", "C5 C6 C7")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		client := r.client()
@@ -276,6 +277,7 @@ func TestClientAddress(t *testing.T) {
 
 // A81: what is dialled for which target; C6: and for which rewriting.
 func TestDialAddress(t *testing.T) {
+	t.Attr("case", "A81")
 	to := func(u string) wsproxy.Option {
 		return wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host, _ = strings.Cut(u, "://")
@@ -318,6 +320,7 @@ func TestDialAddress(t *testing.T) {
 // A34, F14: a hook that panics, or leaves a request that can't be sent, makes 500
 // and nothing is dialled; the next session isn't touched.
 func TestRewriteFails(t *testing.T) {
+	t.Attr("case", "A34")
 	for name, f := range map[string]func(*httputil.ProxyRequest){
 		"F14 panic":        func(*httputil.ProxyRequest) { panic("hook") },
 		"F14 panic abort":  func(*httputil.ProxyRequest) { panic(http.ErrAbortHandler) },
@@ -413,6 +416,7 @@ func TestDialFails(t *testing.T) {
 // connections are closed, and what the client has sent behind its handshake
 // never reaches the upstream (A2).
 func TestBadAnswers(t *testing.T) {
+	t.Attr("case", "A2 A5 A6 A7 A8 A9 A10 A35 A36 A63")
 	const (
 		status = "HTTP/1.1 101 Switching Protocols\r\n"
 		up     = "Upgrade: websocket\r\n"
@@ -521,6 +525,7 @@ func TestBadAnswers(t *testing.T) {
 // A10: up to five answers of 1xx before the 101 are passed over, and a client
 // that hasn't asked for them sees none.
 func TestInformationalAnswers(t *testing.T) {
+	t.Attr("case", "A10")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		client := r.client()
@@ -733,6 +738,7 @@ func TestUpstreamResets(t *testing.T) {
 // F7, A2 to A4: an upstream's refusal is relayed, status, body and what of the
 // header is not about one connection; then both connections are closed.
 func TestRelayRefusal(t *testing.T) {
+	t.Attr("case", "A2 A3 A4")
 	big := strings.Repeat("0123456789abcdef", 4096) // 64 KiB
 	chunked := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
 	rows := []struct {

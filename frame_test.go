@@ -22,6 +22,7 @@ func unhex(t testing.TB, s string) []byte {
 
 // The examples of RFC 6455, 5.7.
 func TestHeaderRFCExamples(t *testing.T) {
+	t.Attr("case", "C17")
 	tests := []struct {
 		name, frame string
 		masked      bool
@@ -65,6 +66,7 @@ func TestHeaderRFCExamples(t *testing.T) {
 // A45, A47, A48, A50, A51: each way for a header to be wrong, found at the
 // first byte that shows it.
 func TestHeaderViolations(t *testing.T) {
+	t.Attr("case", "A45 A47 A48 A50 A51")
 	tests := []struct {
 		name  string
 		s     scanner
@@ -153,6 +155,7 @@ func TestCloseCode(t *testing.T) {
 
 // What we build, we can read.
 func TestAppendControl(t *testing.T) {
+	t.Attr("case", "A49 C21")
 	keys := make(map[uint32]bool)
 	for i := range 1000 {
 		body := strings.Repeat("x", i%(maxControlPayload+1))

@@ -106,6 +106,7 @@ const (
 // C27, F36: each leg is pinged on its own, only when nothing has come from it
 // for the interval; nobody sees the Pongs to the proxy's Pings.
 func TestPingSilentLegOnly(t *testing.T) {
+	t.Attr("case", "C27")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		busy, silent := w.open(r, "", "")
@@ -139,6 +140,7 @@ func TestPingSilentLegOnly(t *testing.T) {
 // C27: sessions that began together don't ping in step, and each Ping's body
 // is its own.
 func TestPingJitter(t *testing.T) {
+	t.Attr("case", "C27")
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory)
 		var legs []*watch
@@ -464,6 +466,7 @@ func TestLongFrame(t *testing.T) {
 // sides get Close 1001, at that instant. Pings and Pongs are not data,
 // whosever they are; a data frame is, from either side.
 func TestIdle(t *testing.T) {
+	t.Attr("case", "C28")
 	for _, test := range []struct {
 		name string
 		say  func(w *wire) string // at 50 s

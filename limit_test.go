@@ -14,6 +14,7 @@ import (
 // A58: a message or frame over its limit ends the session as soon as a header
 // shows it; up to the limit everything passes, and control frames always do.
 func TestMaxMessageSize(t *testing.T) {
+	t.Attr("case", "A58")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		side := wsproxy.Upstream
 		if w.masked() {
@@ -69,6 +70,7 @@ func TestMaxMessageSize(t *testing.T) {
 // A46, A58: a frame of 2^63-1 bytes and one without end of its message are
 // streamed up to the limit, not gathered.
 func TestMaxMessageHuge(t *testing.T) {
+	t.Attr("case", "A46 A58")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		r := newRig(t, k, wsproxy.WithMaxMessageSize(wsproxy.Client, 1<<20), wsproxy.WithMaxMessageSize(wsproxy.Upstream, 1<<20))
 		from, to := w.open(r, "", "")

@@ -40,6 +40,7 @@ func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byt
 
 // C18: however a stream is cut, the same bytes go on; all of them.
 func TestWalkEverySplit(t *testing.T) {
+	t.Attr("case", "C17 C18")
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 50 {
 		masked := r.IntN(2) == 0

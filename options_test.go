@@ -132,6 +132,7 @@ func TestNoMistakes(t *testing.T) {
 // A81: targets that can't be meant are mistakes, and no password, query or
 // fragment of one is in the error's text or value.
 func TestTargets(t *testing.T) {
+	t.Attr("case", "A81")
 	for _, good := range []string{"http://h", "HTTPS://h:1/p?q", "ws://[::1]:80", "wss://h", "unix:/s", "unix:///s", "unix:s", "unix:@s"} {
 		if _, err := wsproxy.New(good); err != nil {
 			t.Errorf("%s: %v", good, err)

@@ -55,6 +55,7 @@ func eachWay(t *testing.T, f func(t *testing.T, k kind, w way)) {
 // A11, C22: frames that come behind a handshake, from either side, arrive
 // after the 101, in order, all of them.
 func TestEarlyFrames(t *testing.T) {
+	t.Attr("case", "A11 C22")
 	eachKind(t, func(t *testing.T, k kind) {
 		for name, stream := range map[string][]string{
 			"one frame":      {"early"},
@@ -151,6 +152,7 @@ func breaches(masked bool) map[string]breach {
 // nothing after does. What the other side still has to say arrives before the
 // Close. It makes no difference how the bytes are cut.
 func TestBreaches(t *testing.T) {
+	t.Attr("case", "A45 A47 A48 A50 A52 A54 C12 C13 C15")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		r, n := newRig(t, k), 0
 		for name, b := range breaches(w.masked()) {
@@ -169,6 +171,7 @@ func TestBreaches(t *testing.T) {
 // A51: with permessage-deflate, RSV1 may be set on a message's first frame,
 // and on no other. The other bits stay forbidden.
 func TestBreachesWithDeflate(t *testing.T) {
+	t.Attr("case", "A51")
 	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		f := func(first byte, payload string) string { return rawFrame(first, w.masked(), payload) }
@@ -250,6 +253,7 @@ func (r *rig) wantRecord(n int, by, reason string) map[string]any {
 // memory. It is cut short: no Close frame fits into it, the connection across
 // just ends.
 func TestEndlessFrame(t *testing.T) {
+	t.Attr("case", "A46")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -296,6 +300,7 @@ func TestEndlessFrame(t *testing.T) {
 // A52, C15, F23: a Close frame that may be sent passes as it is, either way,
 // and so does the answer.
 func TestClosePasses(t *testing.T) {
+	t.Attr("case", "A52 C15")
 	bodies := []string{"", closeBody(1000, strings.Repeat("r", 123)), closeBody(1001, "grüße"), closeBody(4401, "token expired")}
 	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999} {
 		bodies = append(bodies, closeBody(code, ""))
@@ -351,6 +356,7 @@ func TestCloseCrossing(t *testing.T) {
 // A59: nothing that comes behind a Close frame goes on, in the same write or
 // later; not even another Close.
 func TestDataAfterClose(t *testing.T) {
+	t.Attr("case", "A59")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -401,6 +407,7 @@ func TestCloseOfOneThatIsGone(t *testing.T) {
 // one is told so, if a frame boundary lets it; what the lost one had sent in
 // full arrives before.
 func TestLost(t *testing.T) {
+	t.Attr("case", "C25")
 	tests := []struct {
 		name string
 		tail func(w *wire) string // how its stream ends
@@ -457,6 +464,7 @@ func TestLost(t *testing.T) {
 // end that could still be answered: that connection is closed at once, whatever
 // the other side does.
 func TestTLSBroken(t *testing.T) {
+	t.Attr("case", "A80")
 	for _, w := range ways {
 		for name, breaks := range map[string]func(c net.Conn){
 			"garbled": func(c net.Conn) { io.WriteString(c, "\x17\x03\x03\x00\x20"+strings.Repeat("x", 32)) },
@@ -504,6 +512,7 @@ func TestHalfClose(t *testing.T) {
 // F35: Pings and Pongs between the applications pass as they are, and so do
 // Pongs that look like answers to the proxy's own Pings but aren't.
 func TestForeignPingsPass(t *testing.T) {
+	t.Attr("case", "C11")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -521,6 +530,7 @@ func TestForeignPingsPass(t *testing.T) {
 // those where the relay does something else, arrive as they were sent, in one
 // frame or many, small ones between big ones.
 func TestPayloadSizes(t *testing.T) {
+	t.Attr("case", "C16 C23 C24")
 	sizes := []int{0, 1, 125, 126, 127, 511, 512, 513, 48_000}
 	for _, base := range []int{16 << 10, 32 << 10, 64 << 10, 1 << 20} {
 		for d := -16; d <= 16; d += 4 {
@@ -572,6 +582,7 @@ func TestPayloadSizes(t *testing.T) {
 // which are gone. The Pings to an upstream are masked, each with a key of its
 // own; those to a client aren't.
 func TestInjection(t *testing.T) {
+	t.Attr("case", "C18 C19 C20 C21")
 	talk := func(t *testing.T, k kind, many int32, client, upstream bool, pause func()) {
 		r := newRig(t, k, wsproxy.WithPing(time.Millisecond, time.Minute))
 		a, b := r.open("", "")

@@ -26,6 +26,7 @@ import (
 // F38: Shutdown sends Close 1001 to both sides of every session and returns
 // when the last one is over; whoever comes then is answered 503.
 func TestShutdown(t *testing.T) {
+	t.Attr("case", "C29")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		var wires [][2]*wire
@@ -66,6 +67,7 @@ func TestShutdown(t *testing.T) {
 // F40: Shutdown and Close may be called at any time, often, by many, with no
 // sessions.
 func TestShutdownAgain(t *testing.T) {
+	t.Attr("case", "C29")
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory)
 		client, upstream := r.open("", "")
@@ -99,6 +101,7 @@ func TestShutdownAgain(t *testing.T) {
 // close timeout: with peers that don't answer, and with such as have no room
 // for a Close. These hold nobody else's Close up.
 func TestShutdownDeadline(t *testing.T) {
+	t.Attr("case", "C29")
 	for _, full := range []bool{false, true} {
 		for _, limit := range []time.Duration{2 * time.Second, time.Minute} {
 			t.Run(fmt.Sprintf("full=%v limit=%v", full, limit), func(t *testing.T) {
@@ -154,6 +157,7 @@ func (w *wire) fill() string {
 
 // F40: a handshake under way when Shutdown comes is refused.
 func TestShutdownInHandshake(t *testing.T) {
+	t.Attr("case", "C29")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		client := r.client()
@@ -252,6 +256,7 @@ func TestContextEnds(t *testing.T) {
 // F42, F46: however sessions end, when ServeHTTP has returned none of their
 // goroutines is left, and none of their descriptors.
 func TestNothingIsLeft(t *testing.T) {
+	t.Attr("case", "C30")
 	long := strings.Repeat("x", 3<<20)
 	ends := map[string]func(client, upstream *wire){
 		"client closes":          func(c, u *wire) { c.sendClose(1000, ""); u.wantClose(1000); u.sendClose(1000, ""); u.Close() },

@@ -52,6 +52,7 @@ func issueCert(notBefore, notAfter time.Time, names []string, ips ...net.IP) tls
 
 // A71 to A75, F6: TLS with the upstream.
 func TestUpstreamTLS(t *testing.T) {
+	t.Attr("case", "A71 A72 A73 A74 A75 A76 A79")
 	const name = "upstream.test"
 	long, later := time.Unix(0, 0), time.Unix(1<<33, 0)
 	ours := &tls.Config{RootCAs: testCA().pool}
@@ -153,6 +154,7 @@ func TestInsecureSkipVerify(t *testing.T) {
 
 // A72: an upstream behind a unix socket is verified by its name.
 func TestTLSOverUnixSocket(t *testing.T) {
+	t.Attr("case", "A72")
 	for _, row := range []struct {
 		target string
 		want   int
@@ -182,6 +184,7 @@ func TestTLSOverUnixSocket(t *testing.T) {
 // A77: a session is resumed where the same proxy has verified it before, and
 // nowhere else.
 func TestResumption(t *testing.T) {
+	t.Attr("case", "A77")
 	shared := tls.NewLRUClientSessionCache(10)
 	trusting := &tls.Config{RootCAs: testCA().pool, ClientSessionCache: shared}
 	server := &tls.Config{Certificates: []tls.Certificate{testCA().cert}}

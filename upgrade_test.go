@@ -97,6 +97,7 @@ func (w *wire) wantRefusal(status int) (head, body string) {
 // (A18) the connection is closed, so that what comes behind it is no second
 // request.
 func TestRefuse(t *testing.T) {
+	t.Attr("case", "A1 A13 A14 A15 A16 A17 A18 A22 A23 A34 A37 A38 A62 C3 C9")
 	const (
 		key      = "Sec-WebSocket-Key: " + testKey
 		version  = "Sec-WebSocket-Version: 13"
@@ -211,6 +212,7 @@ func TestRefuse(t *testing.T) {
 // What is in order, however odd it looks, is answered 101 with the key's
 // accept (C1: RFC 6455, 1.3), and the upstream gets one clean handshake.
 func TestAccept(t *testing.T) {
+	t.Attr("case", "A12 A22 A23 A31 C1 C2")
 	const connLine, upLine = "Connection: Upgrade", "Upgrade: websocket"
 	rows := []struct {
 		id, name string
@@ -412,6 +414,7 @@ func TestAnswer101Middleware(t *testing.T) {
 
 // A39, A40: which pages may open a WebSocket.
 func TestOrigin(t *testing.T) {
+	t.Attr("case", "A39 A40")
 	type row struct {
 		id, origin string // origin "-": no field
 		want       int    // 502: let through, and nobody is there
@@ -592,6 +595,7 @@ func TestHijackable(t *testing.T) {
 
 // F12, F13: HTTP/2 requests are refused, whatever their fields say.
 func TestHTTP2(t *testing.T) {
+	t.Attr("case", "C26")
 	var dials atomic.Int32
 	p, err := wsproxy.New("http://upstream.test", noDial(&dials), wsproxy.WithLogger(discard))
 	if err != nil {
@@ -781,6 +785,7 @@ func TestErrorHandler(t *testing.T) {
 // A43: tokens ride in the query, in Cookie and Authorization, in subprotocols
 // and in what the upstream sets. None of them is in a log record or an error.
 func TestNoSecrets(t *testing.T) {
+	t.Attr("case", "A43")
 	const secret = "s3cr3t"
 	lines := "Cookie: sid=" + secret + "\r\nAuthorization: Bearer " + secret + "\r\nX-Token: " + secret + "\r\n" +
 		"Sec-WebSocket-Protocol: base64url.bearer." + secret + "\r\n" +
@@ -1135,6 +1140,7 @@ func TestAnswerLimits(t *testing.T) {
 
 // A43: a refusal's body that is broken off doesn't get into the log.
 func TestRefusalTrailerNotLogged(t *testing.T) {
+	t.Attr("case", "A43")
 	r := newRig(t, memory)
 	r.client().send(handshakeRequest("/", ""))
 	u := r.upstream()
