@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -30,8 +31,9 @@ const (
 
 // An upstreamRefusal is an upstream's answer other than 101.
 type upstreamRefusal struct {
-	resp   *http.Response // its body is still to be read
-	status int
+	conn   net.Conn
+	limit  *io.LimitedReader // of what is read from conn
+	resp   *http.Response
 	header http.Header
 	body   []byte
 	cut    error // why body is not the whole of it; nil: it is
@@ -39,7 +41,7 @@ type upstreamRefusal struct {
 
 // err returns the refusal as an error.
 func (f *upstreamRefusal) err() *Error {
-	e := &Error{Op: "answer", Side: Upstream, Status: f.status, Err: ErrRefused}
+	e := &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: ErrRefused}
 	if f.cut != nil {
 		e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, f.cut)
 	}
@@ -209,9 +211,15 @@ func answerHeader(h http.Header) http.Header {
 	return h
 }
 
-// read reads as much of the answer as will be relayed.
-func (f *upstreamRefusal) read() {
-	f.status, f.header = f.resp.StatusCode, answerHeader(f.resp.Header)
+// read reads as much of the answer as will be relayed, and closes the
+// connection. It fails if ctx ends.
+func (f *upstreamRefusal) read(ctx context.Context) *Error {
+	defer f.conn.Close()
+	limit, cancel := context.WithTimeout(ctx, refusalBodyTimeout)
+	defer cancel()
+	stop := interruptAt(limit, f.conn)
+	f.limit.N = 2 * maxRefusalBody // chunked coding takes some
+	f.header = answerHeader(f.resp.Header)
 	body, err := io.ReadAll(io.LimitReader(f.resp.Body, maxRefusalBody+1))
 	var timeout net.Error
 	switch {
@@ -222,7 +230,12 @@ func (f *upstreamRefusal) read() {
 	case err != nil: // its text may quote the body
 		err = errors.New("broken off")
 	}
-	f.resp, f.body, f.cut = nil, body, err
+	f.body, f.cut = body, err
+	stop()
+	if err := ctx.Err(); err != nil {
+		return dialError(ctx, limit, "answer", err)
+	}
+	return nil
 }
 
 // relayRefusal answers the client with an upstream's refusal. A redirect is the
@@ -237,11 +250,11 @@ func (c *config) relayRefusal(w http.ResponseWriter, f *upstreamRefusal) {
 		h["Content-Type"] = nil // or net/http guesses one by the body
 	}
 	h["Connection"] = []string{"close"}
-	if f.status == http.StatusUpgradeRequired {
+	if f.resp.StatusCode == http.StatusUpgradeRequired {
 		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 	}
-	w.WriteHeader(f.status)
+	w.WriteHeader(f.resp.StatusCode)
 	w.Write(f.body) // the client may have left
 	if f.cut != nil {
 		http.NewResponseController(w).Flush() // or nothing of it is sent

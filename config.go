@@ -18,12 +18,23 @@ import (
 
 // config is what [New] makes of its arguments. It doesn't change afterwards.
 type config struct {
-	target           *url.URL
+	members          []Member  // of WithUpstreams
+	first            []*member // what New begins with
+	balance          Balance
+	retryShare       float64 // of handshakes, may be tried again
+	retrySent        bool
+	check            *HealthCheck
+	keepRemoved      bool
+	sticky           *sticky
+	source           Source
+	sourceInterval   time.Duration
+	sourceAddresses  []netip.Addr
 	policy           policy
 	handshakeTimeout time.Duration
 	closeTimeout     time.Duration
 	detach           bool
-	host             string
+	host             string // "": the client's
+	targetsHost      bool   // in place of that
 	rewrite          func(*httputil.ProxyRequest)
 	origins          []originPattern
 	anyOrigin        bool
@@ -78,6 +89,8 @@ func (c *config) limit(option string, from Side) *limits {
 // newConfig checks everything and returns all mistakes at once.
 func newConfig(target string, options []Option) (*config, error) {
 	c := &config{
+		balance:    LeastSessions(),
+		retryShare: defaultRetryShare,
 		policy: policy{
 			ping:  defaultPingInterval,
 			pong:  defaultPongTimeout,
@@ -90,16 +103,16 @@ func newConfig(target string, options []Option) (*config, error) {
 		errorHandler:     writeError,
 		drainCode:        goingAway,
 	}
-	var err error
-	if c.target, err = parseTarget(target); err != nil {
-		c.mistake("target", redactTarget(target), err.Error())
-	}
 	for _, o := range options {
 		if o == nil {
 			c.mistake("Option", nil, "nil option")
 			continue
 		}
 		o(c)
+	}
+	c.useMembers(target)
+	if c.dialContext != nil && len(c.sourceAddresses) > 0 {
+		c.mistake("WithSourceAddresses", "", "WithDialContext dials from where it likes")
 	}
 	if c.dialContext == nil {
 		d := new(net.Dialer)
@@ -108,7 +121,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		if p := c.policy; p.ping > 0 && p.ping+p.pong <= 150*time.Second {
 			d.KeepAlive = -1
 		}
-		c.dialContext = d.DialContext
+		c.dialContext = dialFrom(d, c.sourceAddresses)
 	}
 	completeTLS(c.tls)
 	c.tls.InsecureSkipVerify = c.tls.InsecureSkipVerify || c.skipVerify
@@ -116,6 +129,33 @@ func newConfig(target string, options []Option) (*config, error) {
 		c.mistake("WithInsecureAnyOrigin", "", "makes WithOrigins meaningless: choose one")
 	}
 	return c, errors.Join(c.mistakes...)
+}
+
+// useMembers makes the first members of what New was given.
+func (c *config) useMembers(target string) {
+	earlier := c.mistakes
+	c.mistakes = nil // the target comes first
+	defer func() { c.mistakes = append(c.mistakes, earlier...) }()
+	switch {
+	case target == "" && (len(c.members) > 0 || c.source != nil):
+	case len(c.members) > 0:
+		c.mistake("target", redactTarget(target), "WithUpstreams says where to go: leave this empty")
+	case c.source != nil:
+		c.mistake("target", redactTarget(target), "WithSource says where to go: leave this empty")
+	default:
+		m, err := c.newMember(Member{Target: target})
+		if err != nil {
+			c.mistake("target", redactTarget(target), err.Error())
+			return
+		}
+		c.first = []*member{m}
+	}
+	if len(c.members) > 0 {
+		var err error
+		if c.first, err = c.newMembers(c.members); err != nil {
+			c.mistakes = append(c.mistakes, err)
+		}
+	}
 }
 
 // redactTarget cuts a target that can't be used down to what an error may

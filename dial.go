@@ -31,22 +31,35 @@ type upstreamConn struct {
 	refusal     *upstreamRefusal // set: the upstream has refused, and all else is not
 }
 
-// dial does the upstream's handshake for the client's request r. It returns
-// the upstream's answer, which may be a refusal, and the URL that was dialled.
-func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url.URL, *Error) {
-	// The whole of it has one budget, and ends when the client leaves.
-	limit, cancel := context.WithTimeout(ctx, c.handshakeTimeout)
-	defer cancel()
-	out, err := c.outgoing(limit, r)
+// dial does the upstream's handshake for the client's request r with a member.
+// It returns the answer, which may be a refusal whose body is still to be read,
+// and what was dialled, as in [Session.Upstream]: WithRewrite may have gone
+// elsewhere. It ends with limit, which ends with ctx; share, if it isn't 0, is
+// how much of that may be spent on what can be tried again with another member.
+func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, share time.Duration) (_ *upstreamConn, to string, _ *Error) {
+	out, err := c.outgoing(limit, r, m.url)
 	if err != nil {
-		return nil, c.target, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
+		return nil, m.origin, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
 	}
-	fail := func(op string, err error) (*upstreamConn, *url.URL, *Error) {
-		return nil, out.URL, dialError(ctx, limit, op, err)
+	to, address := m.origin, m.address
+	if out.URL.Scheme != m.url.Scheme || out.URL.Host != m.url.Host {
+		to, address, share = out.URL.Scheme+"://"+out.URL.Host, "", 0
 	}
-	conn, op, err := c.connect(limit, out.URL)
+	part := limit
+	if share > 0 {
+		var cancel context.CancelFunc
+		part, cancel = context.WithTimeout(limit, share)
+		defer cancel()
+	}
+	fail := func(op string, err error) (*upstreamConn, string, *Error) {
+		return nil, to, dialError(ctx, part, op, err)
+	}
+	conn, op, err := c.connect(part, out.URL, address)
 	if err != nil {
 		return fail(op, err)
+	}
+	if !c.retrySent {
+		part = limit
 	}
 	done := false
 	defer func() { // a connection of the user's may panic
@@ -55,29 +68,17 @@ func (c *config) dial(ctx context.Context, r *http.Request) (*upstreamConn, *url
 		}
 	}()
 	// From here on the deadline stands for the context.
-	stop := interruptAt(limit, conn)
-	up, limited, err := handshake(conn, out, r.Header)
+	stop := interruptAt(part, conn)
+	up, err := handshake(conn, out, r.Header)
 	if !stop() && err == nil {
-		err = limit.Err()
-	}
-	if err == nil && up.refusal != nil {
-		// The answer has come in time; its body has a limit of its own.
-		limit, cancel := context.WithTimeout(ctx, refusalBodyTimeout)
-		defer cancel()
-		stop := interruptAt(limit, conn)
-		limited.N = 2 * maxRefusalBody // chunked coding takes some
-		up.refusal.read()
-		stop()
-		err = ctx.Err()
+		err = part.Err()
 	}
 	if err != nil {
 		return fail("answer", err)
 	}
-	if up.refusal == nil {
-		conn.SetDeadline(time.Time{})
-		done = true
-	}
-	return up, out.URL, nil
+	conn.SetDeadline(time.Time{})
+	done = true
+	return up, to, nil
 }
 
 // interruptAt makes what is done with conn fail once ctx has ended, until
@@ -100,10 +101,10 @@ var longAgo = time.Unix(1, 0)
 // errPanic: a user's hook panicked.
 var errPanic = errors.New("panic")
 
-// connect returns a connection over which u's host is to be spoken to in
-// HTTP, or what failed. A panic in a hook of the user's (WithDialContext, the
+// connect returns a connection over which u's host, which may be at another
+// address, is to be spoken to in HTTP, or what failed. A panic in a hook of the user's (WithDialContext, the
 // callbacks in a tls.Config) is an error of this handshake only.
-func (c *config) connect(ctx context.Context, u *url.URL) (conn net.Conn, op string, err error) {
+func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn net.Conn, op string, err error) {
 	op = "dial"
 	defer func() {
 		if v := recover(); v != nil {
@@ -113,8 +114,8 @@ func (c *config) connect(ctx context.Context, u *url.URL) (conn net.Conn, op str
 			conn.Close()
 		}
 	}()
-	network, address := dialAddress(u)
-	if conn, err = c.dialContext(ctx, network, address); err != nil {
+	network, named := dialAddress(u)
+	if conn, err = c.dialContext(ctx, network, cmp.Or(address, named)); err != nil {
 		return nil, op, err
 	}
 	if conn == nil {
@@ -169,8 +170,8 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 }
 
 // handshake sends the request and reads the answer; of a refusal, all but
-// the body, for which limit can be raised.
-func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstreamConn, limit *io.LimitedReader, _ error) {
+// the body.
+func handshake(conn net.Conn, out *http.Request, offered http.Header) (*upstreamConn, error) {
 	// Written as the RFC writes them: some upstreams compare the case of the
 	// names, though it has no meaning.
 	h := out.Header
@@ -194,15 +195,15 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 	}
 	headers.Put(b)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	limit = &io.LimitedReader{R: conn, N: maxHandshakeHeader}
+	limit := &io.LimitedReader{R: conn, N: maxHandshakeHeader}
 	br := answerReaders.Get().(*bufio.Reader)
 	br.Reset(limit)
 	resp, err := readAnswer(br, out)
 	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
 		// Its body is still to be read, through br.
-		return &upstreamConn{refusal: &upstreamRefusal{resp: resp}}, limit, nil
+		return &upstreamConn{refusal: &upstreamRefusal{conn: conn, limit: limit, resp: resp}}, nil
 	}
 	defer func() {
 		br.Reset(nil)
@@ -212,18 +213,18 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (_ *upstre
 		if limit.N <= 0 {
 			err = fmt.Errorf("%w: header over 64 KiB", ErrBadAnswer)
 		}
-		return nil, nil, err
+		return nil, err
 	}
 	up, err := checkAnswer(resp, sent, offered)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
+		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	}
 	if n := br.Buffered(); n > 0 {
 		peeked, _ := br.Peek(n) // buffered: can't fail
 		up.early = bytes.Clone(peeked)
 	}
 	up.conn = conn
-	return up, limit, nil
+	return up, nil
 }
 
 // headers are buffers for what is sent in a handshake.

@@ -50,16 +50,57 @@ const drainRate = 10
 
 // tell has the sessions end, spread over time, until ctx ends.
 func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
-	window := p.drainWindow
-	if window == 0 {
-		window = time.Duration(len(sessions)) * time.Second / drainRate
-	}
+	window := p.window(len(sessions))
 	if deadline, ok := ctx.Deadline(); ok {
 		window = min(window, time.Until(deadline)-p.closeTimeout-time.Second) // for the last ones to end
 	} else if p.drainWindow == 0 {
 		window = 0
 	}
-	window = max(window, 0)
+	p.spread(ctx, sessions, max(window, 0), func(s *Session) {
+		s.stop(p.drained, nil)
+		p.mu.Lock()
+		p.stats.drain.Told++
+		p.mu.Unlock()
+	})
+}
+
+// window is how long it takes to tell so many sessions, if there is time.
+func (p *Proxy) window(sessions int) time.Duration {
+	if p.drainWindow > 0 {
+		return p.drainWindow
+	}
+	return time.Duration(sessions) * time.Second / drainRate
+}
+
+// longestMove is the window in which sessions are told to end that have to
+// leave their member, where the user has set none.
+const longestMove = 30 * time.Second
+
+// drainMembers has the sessions end whose members are to be left, in the
+// background.
+func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
+	stays := func(s *Session) bool { return s.member == nil || !leave(s.member) }
+	sessions := p.listed()
+	p.mu.Lock()
+	sessions = slices.DeleteFunc(sessions, stays)
+	p.mu.Unlock()
+	window := p.window(len(sessions))
+	if p.drainWindow == 0 {
+		window = min(window, longestMove)
+	}
+	go p.spread(p.life, sessions, window, func(s *Session) {
+		p.mu.Lock()
+		changed := !s.open || stays(s) // or the member is back
+		p.mu.Unlock()
+		if !changed {
+			s.stop(c, nil)
+		}
+	})
+}
+
+// spread calls tell for each of the sessions, evenly spread over the window,
+// until ctx ends or all sessions are over.
+func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Duration, tell func(*Session)) {
 	slot := window / time.Duration(max(len(sessions), 1))
 	active := make(map[*Session]time.Time, len(sessions)) // it changes
 	for _, s := range sessions {
@@ -83,10 +124,7 @@ func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 				return
 			}
 		}
-		s.stop(p.drained, nil)
-		p.mu.Lock()
-		p.stats.drain.Told++
-		p.mu.Unlock()
+		tell(s)
 	}
 }
 
@@ -121,6 +159,7 @@ func (p *Proxy) drain(closing bool) (open []*Session, first bool) {
 	p.closed = p.closed || closing
 	if first = !p.draining; first {
 		p.draining = true
+		p.endLife()
 		p.stats.drain = DrainStats{Began: time.Now(), Total: p.opened}
 		if len(p.sessions) == 0 {
 			close(p.empty)

@@ -47,8 +47,11 @@ var (
 	ErrRefused = errors.New("refused by the upstream")
 	// ErrLimit: there are as many sessions, or handshakes under way, as
 	// [WithMaxSessions], [WithMaxSessionsPerClient] or [WithMaxHandshakes]
-	// allow.
+	// allow, or every member has as many as its MaxSessions.
 	ErrLimit = errors.New("limit reached")
+	// ErrNoUpstream: there are no members, for [WithSource] has named none
+	// yet.
+	ErrNoUpstream = errors.New("no upstream")
 	// ErrShutdown: the proxy takes no more sessions, because
 	// [Proxy.Shutdown] or [Proxy.Close] was called.
 	ErrShutdown = errors.New("shutting down")
@@ -60,7 +63,7 @@ var (
 // Its text is for logs. It names neither query strings nor header values,
 // for tokens ride in both, and it must not reach a client.
 type Error struct {
-	Op     string // what failed: "admit", "handshake", "origin", "open" (a hook), "rewrite", "dial", "tls", "answer", "hijack"
+	Op     string // what failed: "admit", "handshake", "origin", "open" (a hook), "place" (with a member), "rewrite", "dial", "tls", "answer", "hijack"
 	Side   Side   // on which side
 	Status int    // what the client is answered; 0: nothing, it left during its 101
 	Err    error
@@ -81,7 +84,7 @@ func (e *Error) Unwrap() error { return e.Err }
 //     valid yet), "bad certificate", "alert" (the upstream's own refusal, for
 //     example of our certificate), "not TLS"
 //   - the upstream's own answer: "refusal"
-//   - in the proxy: "limit", "hook" (a refusal of [WithOnOpen]), "kicked"
+//   - in the proxy: "limit", "no upstream", "hook" (a refusal of [WithOnOpen]), "kicked"
 //     ([Session.Close]), "shutting down", "panic", "client left"
 //   - with the client: "bad handshake", "forbidden origin"
 //   - "other"
@@ -109,6 +112,8 @@ func (e *Error) Kind() string {
 		return "refusal"
 	case is(ErrLimit):
 		return "limit"
+	case is(ErrNoUpstream):
+		return "no upstream"
 	case is(errEnded):
 		return "kicked"
 	case is(ErrShutdown):
@@ -155,7 +160,7 @@ func (e *Error) Kind() string {
 var kinds = []string{
 	"name lookup", "refused", "unreachable", "timeout", "reset", "closed", "local", "bad answer",
 	"unknown authority", "wrong name", "expired", "bad certificate", "alert", "not TLS",
-	"refusal", "limit", "hook", "kicked", "shutting down", "panic", "client left",
+	"refusal", "limit", "no upstream", "hook", "kicked", "shutting down", "panic", "client left",
 	"bad handshake", "forbidden origin", "other",
 }
 

@@ -60,11 +60,14 @@ func forwarding(name string) bool {
 }
 
 // outgoing makes the upstream's request of the client's.
-func (c *config) outgoing(ctx context.Context, r *http.Request) (out *http.Request, err error) {
+func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL) (out *http.Request, err error) {
 	out = r.Clone(ctx)
 	out.RequestURI, out.Body = "", nil
-	joinTarget(out, c.target)
-	if c.host != "" {
+	joinTarget(out, target)
+	switch {
+	case c.targetsHost:
+		out.Host = targetHost(target)
+	case c.host != "":
 		out.Host = c.host
 	}
 	h := out.Header

@@ -81,7 +81,8 @@ func WithWriteTimeout(d time.Duration) Option {
 }
 
 // WithHandshakeTimeout limits the upstream's side of the handshake as a
-// whole: connecting, TLS, and the upstream's answer. The default is 10 s.
+// whole: connecting, TLS, and the upstream's answer, and as many members as are
+// tried. The default is 10 s.
 // It must be above zero. Past it the client is answered 504.
 func WithHandshakeTimeout(d time.Duration) Option {
 	return func(c *config) { c.handshakeTimeout = c.positive("WithHandshakeTimeout", d) }
@@ -129,10 +130,8 @@ func WithRewrite(f func(pr *httputil.ProxyRequest)) Option {
 // can. The empty string means the target's host.
 func WithHost(host string) Option {
 	return func(c *config) {
-		if c.host = host; host == "" && c.target != nil {
-			c.host = targetHost(c.target)
-		}
-		if !httpguts.ValidHostHeader(c.host) || strings.ContainsAny(host, "/@ ") {
+		c.host, c.targetsHost = host, host == ""
+		if !httpguts.ValidHostHeader(host) || strings.ContainsAny(host, "/@ ") {
 			c.mistake("WithHost", host, "not a host")
 		}
 	}

@@ -185,16 +185,20 @@ func TestDocumentedDefaults(t *testing.T) {
 		}
 		return f
 	}
-	text, err := os.ReadFile("options.go")
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, name := range []string{"options.go", "balance_options.go", "health.go"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, b...)
 	}
 	consts := make(map[string]string) // name: "25 s"
 	for _, m := range regexp.MustCompile(`(?m)^\t(default\w+) += (\d+) \* time\.Second$`).FindAllStringSubmatch(string(text), -1) {
 		consts[m[1]] = m[2] + " s"
 	}
 	comments := make(map[string]string)
-	for _, d := range source("options.go").Decls {
+	for _, d := range append(source("options.go").Decls, source("balance_options.go").Decls...) {
 		if f, ok := d.(*ast.FuncDecl); ok {
 			comments[f.Name.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
 		}
@@ -223,7 +227,12 @@ func TestDocumentedDefaults(t *testing.T) {
 			t.Errorf("%s: the comment says\n%s\nwant in it: %s", row.option, comment, want)
 		}
 	}
-	if len(consts) != 5 {
+	for _, want := range []string{"random; 0: " + consts["defaultCheckInterval"], "of each; 0: " + consts["defaultCheckTimeout"]} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("HealthCheck's fields don't say %q", want)
+		}
+	}
+	if len(consts) != 7 {
 		t.Errorf("got the defaults %v, want each of them compared here", consts)
 	}
 	// Every option's comment says what goes without it.

@@ -107,7 +107,9 @@ import (
 type Proxy struct {
 	*config
 
-	drained *cause // what ends sessions in a Shutdown
+	drained *cause          // what ends sessions in a Shutdown
+	life    context.Context // ends with Shutdown or Close
+	endLife context.CancelFunc
 
 	mu        sync.Mutex
 	sessions  map[*Session]struct{} // guarded by mu; handshakes under way included
@@ -116,6 +118,7 @@ type Proxy struct {
 	lastID    uint64                // guarded by mu
 	draining  bool                  // guarded by mu
 	closed    bool                  // guarded by mu
+	upstreams upstreams             // guarded by mu
 	empty     chan struct{}         // closed when draining and sessions is empty
 	stats     stats
 }
@@ -131,14 +134,27 @@ func New(target string, options ...Option) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Proxy{
+	p := &Proxy{
 		config:    c,
 		drained:   causeFor(ReasonDrained, c.drainCode, "shutting down"),
 		sessions:  make(map[*Session]struct{}),
 		perClient: make(map[string]int),
 		empty:     make(chan struct{}),
+		upstreams: upstreams{known: make(map[string]*member), began: time.Now(), retries: mostRetries},
 		stats:     newStats(),
-	}, nil
+	}
+	p.life, p.endLife = context.WithCancel(context.Background())
+	if len(c.first) > 0 {
+		p.setMembers(c.first)
+	}
+	if c.source != nil {
+		if err := p.firstMembers(); err != nil {
+			p.endLife()
+			return nil, err
+		}
+		go p.follow()
+	}
+	return p, nil
 }
 
 // ServeHTTP does the handshake with the upstream and then with the client,
@@ -184,7 +200,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r = shown
-	up, to, err := p.dial(ctx, r)
+	up, to, err := p.reach(ctx, s, r)
 	if err != nil {
 		fail(err)
 		return
@@ -196,7 +212,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.relayRefusal(w, up.refusal)
 		return
 	}
-	p.list(s, to.Scheme+"://"+to.Host, up.subprotocol)
+	p.list(s, to, up.subprotocol)
 	client, early, err := p.accept(w, r, up)
 	if err != nil {
 		fail(err)

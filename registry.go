@@ -112,6 +112,7 @@ func (p *Proxy) begin(s *Session) {
 	s.cancel, s.open = nil, true
 	p.stats.opened++
 	draining, closed, closing := p.draining, p.closed, s.closing
+	removed := s.member != nil && s.member.gone && !p.keepRemoved
 	if draining {
 		p.stats.drain.Told++
 	}
@@ -123,6 +124,8 @@ func (p *Proxy) begin(s *Session) {
 		s.stop(closing, nil)
 	case draining:
 		s.stop(p.drained, nil)
+	case removed:
+		s.stop(causeRemoved, nil)
 	}
 }
 
@@ -147,6 +150,7 @@ func (p *Proxy) remove(s *Session) {
 		s.cancel(nil)
 	}
 	delete(p.sessions, s)
+	p.releaseLocked(s)
 	if key != "" {
 		if p.perClient[key]--; p.perClient[key] == 0 {
 			delete(p.perClient, key)

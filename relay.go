@@ -256,6 +256,8 @@ var (
 	causeCancelled = &cause{name: ReasonCancelled, by: Neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
 	causePanic     = &cause{name: ReasonPanic, by: Neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
 	causeCut       = &cause{name: ReasonCut, by: Neither}
+	causeRemoved   = causeFor(ReasonRemoved, websocket.StatusServiceRestart, "upstream removed")
+	causeDown      = causeFor(ReasonDown, websocket.StatusServiceRestart, "upstream down")
 )
 
 // causeFor makes a cause that lies with the proxy and of which the client is

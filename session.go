@@ -27,6 +27,7 @@ type Session struct {
 	open     bool                    // guarded by proxy.mu; the 101 was sent
 	closing  *cause                  // guarded by proxy.mu; it was ended before the 101
 	upstream string                  // set with open
+	member   *member                 // guarded by proxy.mu; whose it is; nil: nobody's
 	letIn    bool                    // owned by ServeHTTP; the hooks have seen it
 
 	// Two goroutines carry it from the 101 on, one a direction, and one timer.
@@ -89,6 +90,8 @@ const (
 	ReasonExpired       Reason = "expired"        // [Session.SetExpiry]
 	ReasonKicked        Reason = "kicked"         // [Session.Close]
 	ReasonDrained       Reason = "drained"        // [Proxy.Shutdown]
+	ReasonRemoved       Reason = "removed"        // its upstream was taken out by [Proxy.SetUpstreams]
+	ReasonDown          Reason = "down"           // its upstream was marked down by [WithHealthCheck]
 	ReasonCancelled     Reason = "cancelled"      // the request's context ended
 	ReasonCut           Reason = "cut"            // [Proxy.Close], or a Shutdown whose time was up
 	ReasonPanic         Reason = "panic"          // in a connection of the user's, or a hook
@@ -126,7 +129,8 @@ func (s *Session) Client() string { return s.client }
 // cut short after 200 bytes.
 func (s *Session) Path() string { return s.path }
 
-// Upstream is the scheme and host that was dialled; empty before the 101.
+// Upstream is the scheme and host that was dialled, and # and the member's
+// Address if it has one; empty before the 101.
 func (s *Session) Upstream() string {
 	s.proxy.mu.Lock()
 	defer s.proxy.mu.Unlock()

@@ -22,6 +22,9 @@ type Stats struct {
 	Durations  Histogram    // of sessions that ended
 	RoundTrips [2]Histogram // of the proxy's own Pings, by [Side]
 
+	Members []MemberState // in the order of the set
+	Retries uint64        // handshakes tried again with another member
+
 	Drain DrainStats
 }
 
@@ -58,6 +61,7 @@ type stats struct {
 	refused map[string]uint64  // guarded by Proxy.mu
 	passed  [2]Counts          // guarded by Proxy.mu; of sessions that ended
 	drain   DrainStats         // guarded by Proxy.mu
+	retries uint64             // guarded by Proxy.mu
 
 	durations  histogram
 	roundTrips [2]histogram
@@ -70,7 +74,7 @@ func newStats() stats {
 			ended[Outcome{side, reason}] = 0
 		}
 	}
-	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonKicked, ReasonDrained, ReasonCancelled, ReasonCut, ReasonPanic} {
+	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonKicked, ReasonDrained, ReasonRemoved, ReasonDown, ReasonCancelled, ReasonCut, ReasonPanic} {
 		ended[Outcome{Neither, reason}] = 0
 	}
 	refused := make(map[string]uint64)
@@ -120,7 +124,13 @@ func (p *Proxy) Stats() Stats {
 		Refused:    maps.Clone(p.stats.refused),
 		Durations:  p.stats.durations.load(),
 		RoundTrips: [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
+		Members:    make([]MemberState, len(p.upstreams.members)),
+		Retries:    p.stats.retries,
 		Drain:      p.stats.drain,
+	}
+	now := time.Since(p.upstreams.began)
+	for i, m := range p.upstreams.members {
+		st.Members[i] = m.state(now)
 	}
 	passed := p.stats.passed
 	for s := range p.sessions {

@@ -368,7 +368,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 		h["Sec-WebSocket-Version"] = []string{"13"}
-	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter)
 	}
 	c.errorHandler(w, r, e)

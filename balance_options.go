@@ -1,0 +1,155 @@
+package wsproxy
+
+import (
+	"cmp"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The options of a proxy with several upstreams. Their defaults, which the
+// comments repeat:
+const (
+	defaultRetryShare    = 0.2
+	defaultCheckInterval = 10 * time.Second
+	defaultCheckTimeout  = 5 * time.Second
+	defaultFall          = 3
+	defaultRise          = 2
+)
+
+// WithUpstreams balances over several members; [New]'s target is then "".
+// [WithBalance] says by what rule, [Proxy.SetUpstreams] changes the set.
+//
+// A member with which a handshake fails is left alone for a second, and after
+// each further failure in a row for twice as long, up to 30 s; then one
+// handshake goes ahead. Failures are what Error.Kind tells of the way to the
+// upstream, and three answers of 5xx in a row; this machine's own want of
+// descriptors or ports is none. Meanwhile handshakes go to others; if none is
+// well, the one that has been left alone for longest is tried.
+//
+// A handshake that has failed before the request was sent is tried again with
+// another member, as long as the time of [WithHandshakeTimeout] lasts, of which
+// each takes at most half of what is left, and as long as retries are few: see
+// [WithRetry]. When every member has its MaxSessions, the client is answered 503
+// and Retry-After.
+//
+// [WithRewrite] is called for each member that is tried. Where it goes to
+// another scheme or host, all of this leaves the session alone.
+func WithUpstreams(members ...Member) Option {
+	return func(c *config) {
+		if c.members = slices.Clone(members); len(members) == 0 {
+			c.mistake("WithUpstreams", "", "no members")
+		}
+	}
+}
+
+// WithSource asks s who the members are: once in [New], and then each time so
+// long after its last answer, until [Proxy.Shutdown] or [Proxy.Close]. When it
+// fails, or names none, that is logged and the last members stay; until it has
+// named some, they are those of [WithUpstreams], or else handshakes are answered
+// 503. Where New's target is "", that is enough.
+//
+// [EachAddress] and [EachServer] ask name servers. For what is told rather than
+// asked, call [Proxy.SetUpstreams], or wait in s until there is news. The first
+// call has the time of [WithHandshakeTimeout]; a mistake in what it returns is
+// New's error.
+func WithSource(interval time.Duration, s Source) Option {
+	return func(c *config) {
+		c.source, c.sourceInterval = s, c.positive("WithSource", interval)
+		if s == nil {
+			c.mistake("WithSource", nil, "nil source")
+		}
+	}
+}
+
+// WithBalance sets which member gets a new session. The default is
+// [LeastSessions].
+func WithBalance(b Balance) Option {
+	return func(c *config) {
+		if c.balance = b; b.find == nil {
+			c.mistake("WithBalance", "Balance{}", "made by none of LeastSessions, RoundRobin, TwoChoices, Rendezvous, Choose")
+		}
+	}
+}
+
+// WithSticky has clients come back to the member that had their last session,
+// as long as it is well and not full, by a cookie that is set with the 101. The
+// cookie is as given (Name, Path, Domain, MaxAge, Secure, HttpOnly, SameSite),
+// with a value by which those who know the secret, and nobody else, can tell the
+// member: proxies that share the secret, of at least 16 bytes, send a client to
+// the same one. Clients without such a cookie are placed by [WithBalance].
+func WithSticky(cookie http.Cookie, secret []byte) Option {
+	return func(c *config) {
+		cookie.Value = "x"
+		if err := cookie.Valid(); err != nil {
+			c.mistake("WithSticky", cookie.Name, strings.TrimPrefix(err.Error(), "http: "))
+		}
+		if len(secret) < 16 {
+			c.mistake("WithSticky", len(secret), "a secret of fewer than 16 bytes")
+		}
+		c.sticky = &sticky{cookie: cookie, secret: slices.Clone(secret)}
+	}
+}
+
+// WithRetry sets how many handshakes may be tried again with another member: a
+// share of all, from 0 to 1, and 20 at once on top of that. When a whole cluster
+// is sick, retries don't double its load. The default is 0.2; 0 is none.
+//
+// What is tried again is what failed before the request was sent. With sent it
+// is also a request that got no answer, or one of 502, 503 or 504: the first
+// member may have acted on it.
+func WithRetry(share float64, sent bool) Option {
+	return func(c *config) {
+		c.retryShare, c.retrySent = share, sent
+		if !(share >= 0 && share <= 1) {
+			c.mistake("WithRetry", share, "not a share from 0 to 1")
+		}
+	}
+}
+
+// WithHealthCheck asks the members whether they are well, besides what
+// handshakes tell. By default nobody is asked. Checks end with [Proxy.Shutdown]
+// or [Proxy.Close].
+func WithHealthCheck(h HealthCheck) Option {
+	return func(c *config) {
+		for name, n := range map[string]int64{"Interval": int64(h.Interval), "Timeout": int64(h.Timeout), "Fall": int64(h.Fall), "Rise": int64(h.Rise)} {
+			if n < 0 {
+				c.mistake("WithHealthCheck", name, "negative")
+			}
+		}
+		if h.Path != "" && !strings.HasPrefix(h.Path, "/") {
+			c.mistake("WithHealthCheck", h.Path, "does not begin with a slash")
+		}
+		h.Header = h.Header.Clone()
+		h.Interval, h.Timeout = cmp.Or(h.Interval, defaultCheckInterval), cmp.Or(h.Timeout, defaultCheckTimeout)
+		h.Fall, h.Rise = cmp.Or(h.Fall, defaultFall), cmp.Or(h.Rise, defaultRise)
+		c.check = &h
+	}
+}
+
+// WithKeepRemoved lets sessions go on when [Proxy.SetUpstreams], or
+// [WithSource], takes their member out of the set, until they end by
+// themselves. By default they are told to end.
+func WithKeepRemoved() Option {
+	return func(c *config) { c.keepRemoved = true }
+}
+
+// WithSourceAddresses dials from these addresses in turn, for [WithDialContext]
+// to be left alone: towards one address and port of an upstream, each has some
+// 28,000 ports of its own (on Linux, net.ipv4.ip_local_port_range), and no more
+// sessions than that. Where one has no port left, the next one is tried. On
+// Linux the ports of connections to different upstreams don't count together
+// (IP_BIND_ADDRESS_NO_PORT). By default the system chooses the address. An
+// upstream's addresses of the other family are left out.
+func WithSourceAddresses(addresses ...netip.Addr) Option {
+	return func(c *config) {
+		c.sourceAddresses = slices.Clone(addresses)
+		for _, a := range addresses {
+			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
+				c.mistake("WithSourceAddresses", a, "not the address of a machine")
+			}
+		}
+	}
+}

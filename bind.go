@@ -1,0 +1,41 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+)
+
+// dialFrom returns what dials from the addresses in turn; with none, from
+// wherever the system likes.
+func dialFrom(d *net.Dialer, addresses []netip.Addr) func(ctx context.Context, network, address string) (net.Conn, error) {
+	if len(addresses) == 0 {
+		return d.DialContext
+	}
+	var turn atomic.Uint32
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if network == "unix" {
+			return d.DialContext(ctx, network, address)
+		}
+		first := int(turn.Add(1))
+		var errs []error
+		for i := range addresses {
+			from := *d
+			from.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(addresses[(first+i)%len(addresses)], 0))
+			from.Control = bindLate
+			conn, err := from.DialContext(ctx, network, address)
+			if err == nil {
+				return conn, nil
+			}
+			// What the upstream says to one it says to the others, too.
+			var mismatch *net.AddrError
+			if errs = append(errs, err); !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.As(err, &mismatch) {
+				break
+			}
+		}
+		return nil, errors.Join(errs...)
+	}
+}

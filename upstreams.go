@@ -1,0 +1,342 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// This file is the set of upstreams: who is in it, and which member a session
+// is with. policy.go chooses, health.go knows who is well.
+
+// A Member is one of the upstreams that a proxy balances over: see
+// [WithUpstreams].
+type Member struct {
+	// Target is an http, https, ws or wss URL, or unix:/path/to/socket, as
+	// New's. Members are told apart by it, without its query, and by Address.
+	Target string
+
+	// Address is where to connect to, host:port, in place of the target's host,
+	// which is still the one that TLS verifies. "": the host is looked up at
+	// each handshake.
+	Address string
+
+	// Weight is the member's share, compared with the others'; 0 stands for 1.
+	Weight int
+
+	// MaxSessions is how many sessions it is given at once, handshakes under
+	// way included; 0: any number.
+	MaxSessions int
+}
+
+// A MemberState is what is known of a member: a snapshot.
+type MemberState struct {
+	Name        string // its target without the query; # and its Address, if it has one
+	Weight      int
+	MaxSessions int
+	Sessions    int  // handshakes under way included
+	Down        bool // it gets no new ones for now
+}
+
+// A member is a Member in use.
+type member struct {
+	key     string // what it is told apart by
+	name    string // as in MemberState
+	origin  string // as in Session.Upstream
+	url     *url.URL
+	address string
+	hash    uint64 // of the name
+	token   string // of the name, for the cookie of WithSticky
+
+	// Guarded by Proxy.mu.
+	weight     int
+	share      float64 // the weight
+	max        int
+	sessions   int  // handshakes under way included
+	gone       bool // from the set
+	saved      int  // see roundRobin
+	stopChecks context.CancelFunc
+	health
+}
+
+// upstreams is the set of members. It is guarded by Proxy.mu.
+type upstreams struct {
+	members []*member
+	known   map[string]*member // by key: these, and those that are gone but have sessions
+	turn    int                // which member an even choice begins with
+	began   time.Time          // what the members' times count from
+	retries float64            // how many there may be now; see mayRetry
+}
+
+// newMember checks a Member.
+func (c *config) newMember(m Member) (*member, error) {
+	u, err := parseTarget(m.Target)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.Weight < 0:
+		return nil, errors.New("negative weight")
+	case m.MaxSessions < 0:
+		return nil, errors.New("negative number of sessions")
+	}
+	n := &member{
+		key:     u.String(),
+		name:    u.Scheme + "://" + u.Host + u.EscapedPath(),
+		origin:  u.Scheme + "://" + u.Host,
+		url:     u,
+		address: m.Address,
+		weight:  max(m.Weight, 1),
+		max:     m.MaxSessions,
+	}
+	if m.Address != "" {
+		host, port, err := net.SplitHostPort(m.Address)
+		switch {
+		case err != nil, host == "", port == "":
+			return nil, errors.New("the address is not host:port")
+		case u.Scheme == "unix":
+			return nil, errors.New("a unix socket has no other address")
+		}
+		n.key += "#" + m.Address
+		n.name += "#" + m.Address
+		n.origin += "#" + m.Address
+	}
+	n.share, n.hash = float64(n.weight), hashString(n.name)
+	if c.sticky != nil {
+		n.token = c.sticky.sign(n.name)
+	}
+	return n, nil
+}
+
+// newMembers checks members, and returns all mistakes at once.
+func (c *config) newMembers(members []Member) ([]*member, error) {
+	var mistakes []error
+	mistake := func(m Member, reason string) {
+		mistakes = append(mistakes, &OptionError{Option: "WithUpstreams", Value: redactTarget(m.Target), Reason: reason})
+	}
+	list := make([]*member, 0, len(members))
+	names := make(map[string]bool, len(members))
+	for _, m := range members {
+		n, err := c.newMember(m)
+		switch {
+		case err != nil:
+			mistake(m, err.Error())
+		case names[n.name]:
+			mistake(m, "is there twice")
+		default:
+			names[n.name] = true
+			list = append(list, n)
+		}
+	}
+	if len(members) == 0 {
+		mistakes = append(mistakes, &OptionError{Option: "WithUpstreams", Value: "", Reason: "no members"})
+	}
+	return list, errors.Join(mistakes...)
+}
+
+// SetUpstreams replaces the members. Those that stay, by their targets and
+// addresses, keep their sessions, their counts and what is known of their
+// health; their weights and limits may change. Those that go get no new
+// sessions, and theirs are told to end by Close 1012 (service restart), spread
+// over the window of [WithDrain], or else ten a second and in 30 s at most;
+// with [WithKeepRemoved] they go on. It doesn't wait for that.
+//
+// If there is a mistake in them, nothing changes; the errors are [New]'s.
+func (p *Proxy) SetUpstreams(members ...Member) error {
+	list, err := p.newMembers(members)
+	if err != nil {
+		return err
+	}
+	if added, removed := p.setMembers(list); added > 0 || removed > 0 {
+		guarded("the logger", func() {
+			p.logger.Info("wsproxy: members changed", "members", len(list), "added", added, "removed", removed)
+		})
+	}
+	return nil
+}
+
+func (p *Proxy) setMembers(list []*member) (added, removed int) {
+	p.mu.Lock()
+	u := &p.upstreams
+	for _, m := range u.members {
+		m.gone = true
+	}
+	for i, n := range list {
+		m := u.known[n.key]
+		if m == nil {
+			m = n
+			m.gone = true
+			u.known[m.key] = m
+		}
+		if m.gone && !slices.Contains(u.members, m) { // it may come back while it still has sessions
+			added++
+			p.watchLocked(m)
+		}
+		m.gone, m.weight, m.share, m.max = false, n.weight, n.share, n.max
+		list[i] = m
+	}
+	for _, m := range u.members {
+		if m.gone {
+			removed++
+			p.forgetLocked(m)
+		}
+	}
+	u.members = list
+	p.mu.Unlock()
+	if removed > 0 && !p.keepRemoved {
+		p.drainMembers(causeRemoved, func(m *member) bool { return m.gone })
+	}
+	return added, removed
+}
+
+// forgetLocked lets go of a member that is gone. p.mu is held.
+func (p *Proxy) forgetLocked(m *member) {
+	if m.stopChecks != nil {
+		m.stopChecks()
+		m.stopChecks = nil
+	}
+	m.health = health{} // should it come back, it may be another one
+	if m.sessions == 0 {
+		delete(p.upstreams.known, m.key)
+	}
+}
+
+func (m *member) full() bool { return m.max > 0 && m.sessions >= m.max }
+
+// fits says whether a member may be given the session now. Proxy.mu is held.
+func (m *member) fits(now time.Duration, at *placement) bool {
+	return m.well(now) && !m.full() && !slices.Contains(at.tried, m)
+}
+
+// state returns a snapshot. Proxy.mu is held.
+func (m *member) state(now time.Duration) MemberState {
+	return MemberState{Name: m.name, Weight: m.weight, MaxSessions: m.max, Sessions: m.sessions, Down: !m.well(now)}
+}
+
+// A placement is a session's search for a member.
+type placement struct {
+	r     *http.Request
+	hash  uint64 // of the key of [Rendezvous]; 0: there is none
+	token string // in the cookie of WithSticky
+	tried []*member
+}
+
+// place gives the session to a member that it hasn't been given to before; nil:
+// there is none. others says whether there would be another one.
+func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Error) {
+	var chosen *member
+	if p.balance.choose != nil {
+		if chosen, e = p.ask(at); e != nil {
+			return nil, false, e
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u := &p.upstreams
+	now := time.Since(u.began)
+	p.releaseLocked(s)
+	if len(at.tried) == 0 {
+		u.retries = min(u.retries+p.retryShare, mostRetries)
+	}
+	if at.token != "" {
+		i := slices.IndexFunc(u.members, func(m *member) bool { return m.token == at.token && m.fits(now, at) })
+		if i >= 0 {
+			m = u.members[i]
+		}
+	}
+	switch {
+	case m != nil:
+	case chosen != nil && !chosen.gone && chosen.fits(now, at):
+		m = chosen
+	default:
+		m = p.balance.find(u, at, now)
+	}
+	if m == nil && len(at.tried) == 0 {
+		m = u.leastBad()
+	}
+	if m == nil {
+		return nil, false, nil
+	}
+	m.sessions++
+	m.probing = m.failed > 0
+	s.member = m
+	at.tried = append(at.tried, m)
+	return m, slices.ContainsFunc(u.members, func(m *member) bool { return m.fits(now, at) }), nil
+}
+
+// releaseLocked takes the session from its member. p.mu is held.
+func (p *Proxy) releaseLocked(s *Session) {
+	m := s.member
+	if m == nil {
+		return
+	}
+	s.member = nil
+	if m.sessions--; m.sessions == 0 && m.gone {
+		delete(p.upstreams.known, m.key)
+	}
+}
+
+// reach does the upstream's handshake with one member after the other until one
+// answers: never twice with the same, all within the handshake timeout, and
+// again only where the request has reached nobody, unless [WithRetry] says
+// more. to is what was dialled, as in [Session.Upstream].
+func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *upstreamConn, to string, e *Error) {
+	limit, cancel := context.WithTimeout(ctx, p.handshakeTimeout)
+	defer cancel()
+	at, e := p.newPlacement(s, r)
+	if e != nil {
+		return nil, "", e
+	}
+	for {
+		m, others, err := p.place(s, at)
+		switch {
+		case err != nil:
+			return nil, "", err
+		case m == nil && e == nil:
+			return nil, "", p.noMember()
+		case m == nil: // there was another one, but no more
+			return nil, "", e
+		}
+		// As long as there are others, half of the time that is left is for
+		// them.
+		var share time.Duration
+		if deadline, _ := limit.Deadline(); others {
+			share = time.Until(deadline) / 2
+		}
+		up, to, e = p.dial(ctx, limit, m, r, share)
+		if to != m.origin { // WithRewrite has gone elsewhere
+			p.mu.Lock()
+			p.releaseLocked(s)
+			p.mu.Unlock()
+		}
+		again := p.judge(s, up, e) && others && limit.Err() == nil && p.mayRetry()
+		switch {
+		case again && e == nil:
+			e = up.refusal.err()
+			up.refusal.conn.Close()
+		case again:
+		case e == nil && up.refusal != nil:
+			return up, to, up.refusal.read(ctx)
+		default:
+			if e == nil && p.sticky != nil && to == m.origin {
+				p.sticky.set(up.header, m, at.token)
+			}
+			return up, to, e
+		}
+	}
+}
+
+// noMember says why no member could be tried.
+func (p *Proxy) noMember() *Error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := &Error{Op: "place", Side: Neither, Status: http.StatusServiceUnavailable, Err: ErrNoUpstream}
+	if n := len(p.upstreams.members); n > 0 {
+		e.Err = fmt.Errorf("%w: %d members, all full", ErrLimit, n)
+	}
+	return e
+}
