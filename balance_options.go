@@ -19,8 +19,8 @@ const (
 	defaultRise          = 2
 )
 
-// WithUpstreams balances over several members; [New]'s target is then "".
-// [WithBalance] says by what rule, [Proxy.SetUpstreams] changes the set.
+// WithUpstreams balances over several members; [New]'s target is then "". By
+// default there is one, the target. [WithBalance] says by what rule, [Proxy.SetUpstreams] changes the set.
 //
 // A member with which a handshake fails is left alone for a second, and after
 // each further failure in a row for twice as long, up to 30 s; then one
@@ -54,7 +54,7 @@ func WithUpstreams(members ...Member) Option {
 // [EachAddress] and [EachServer] ask name servers. For what is told rather than
 // asked, call [Proxy.SetUpstreams], or wait in s until there is news. The first
 // call has the time of [WithHandshakeTimeout]; a mistake in what it returns is
-// New's error.
+// New's error. By default the members stay what they are.
 func WithSource(interval time.Duration, s Source) Option {
 	return func(c *config) {
 		c.source, c.sourceInterval = s, c.positive("WithSource", interval)
@@ -79,7 +79,8 @@ func WithBalance(b Balance) Option {
 // cookie is as given (Name, Path, Domain, MaxAge, Secure, HttpOnly, SameSite),
 // with a value by which those who know the secret, and nobody else, can tell the
 // member: proxies that share the secret, of at least 16 bytes, send a client to
-// the same one. Clients without such a cookie are placed by [WithBalance].
+// the same one. Clients without such a cookie are placed by [WithBalance], and by
+// default all are.
 func WithSticky(cookie http.Cookie, secret []byte) Option {
 	return func(c *config) {
 		cookie.Value = "x"

@@ -151,10 +151,8 @@ func (c *config) useMembers(target string) {
 		c.first = []*member{m}
 	}
 	if len(c.members) > 0 {
-		var err error
-		if c.first, err = c.newMembers(c.members); err != nil {
-			c.mistakes = append(c.mistakes, err)
-		}
+		first, mistakes := c.newMembers(c.members)
+		c.first, c.mistakes = first, append(c.mistakes, mistakes...)
 	}
 }
 

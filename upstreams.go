@@ -113,12 +113,10 @@ func (c *config) newMember(m Member) (*member, error) {
 }
 
 // newMembers checks members, and returns all mistakes at once.
-func (c *config) newMembers(members []Member) ([]*member, error) {
-	var mistakes []error
+func (c *config) newMembers(members []Member) (list []*member, mistakes []error) {
 	mistake := func(m Member, reason string) {
 		mistakes = append(mistakes, &OptionError{Option: "WithUpstreams", Value: redactTarget(m.Target), Reason: reason})
 	}
-	list := make([]*member, 0, len(members))
 	names := make(map[string]bool, len(members))
 	for _, m := range members {
 		n, err := c.newMember(m)
@@ -135,7 +133,7 @@ func (c *config) newMembers(members []Member) ([]*member, error) {
 	if len(members) == 0 {
 		mistakes = append(mistakes, &OptionError{Option: "WithUpstreams", Value: "", Reason: "no members"})
 	}
-	return list, errors.Join(mistakes...)
+	return list, mistakes
 }
 
 // SetUpstreams replaces the members. Those that stay, by their targets and
@@ -147,9 +145,9 @@ func (c *config) newMembers(members []Member) ([]*member, error) {
 //
 // If there is a mistake in them, nothing changes; the errors are [New]'s.
 func (p *Proxy) SetUpstreams(members ...Member) error {
-	list, err := p.newMembers(members)
-	if err != nil {
-		return err
+	list, mistakes := p.newMembers(members)
+	if len(mistakes) > 0 {
+		return errors.Join(mistakes...)
 	}
 	if added, removed := p.setMembers(list); added > 0 || removed > 0 {
 		guarded("the logger", func() {
