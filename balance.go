@@ -26,8 +26,8 @@ func LeastSessions() Balance { return Balance{find: (*upstreams).least} }
 // RoundRobin gives each member its turn, the heavier ones more often.
 func RoundRobin() Balance { return Balance{find: (*upstreams).roundRobin} }
 
-// TwoChoices draws two members and gives the session to the one that has fewer,
-// in proportion to their weights: many proxies that don't know of each other
+// TwoChoices draws two members, the heavier ones more often, and gives the
+// session to the one that has fewer, in proportion to their weights: many proxies that don't know of each other
 // don't all take the same one, as they may with [LeastSessions].
 func TwoChoices() Balance { return Balance{find: (*upstreams).twoChoices} }
 
@@ -149,13 +149,13 @@ func (u *upstreams) roundRobin(at *placement, now time.Duration) (best *member) 
 
 func (u *upstreams) twoChoices(at *placement, now time.Duration) *member {
 	var first *member
-	for range 16 { // most of them fit, as a rule
+	for range 64 { // most of them fit, as a rule
 		if len(u.members) < 2 {
 			break
 		}
 		m := u.members[rand.IntN(len(u.members))]
 		switch {
-		case m == first || !m.fits(now, at):
+		case m == first || !m.fits(now, at) || rand.IntN(u.heaviest) >= m.weight:
 		case first == nil:
 			first = m
 		case m.lighter(first):
@@ -177,7 +177,7 @@ func (u *upstreams) rendezvous(at *placement, now time.Duration) (best *member) 
 	}
 	lowest := math.Inf(1)
 	for _, m := range u.members {
-		rest := float64(^mix(at.hash, m.hash)>>11) * (1.0 / (1 << 53)) // 1-u
+		rest := float64(int64(mix(at.hash, m.hash)>>11)) * (1.0 / (1 << 53)) // 1-u
 		if rest >= lowest*m.share || !m.fits(now, at) {
 			continue
 		}
@@ -194,12 +194,12 @@ func hashString(s string) uint64 {
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * 1099511628211
 	}
-	return max(mix(h, 0), 1)
+	return max(mix(h, h), 1) // 0 stands for none
 }
 
-// mix makes one number of two, in which every bit depends on all of theirs.
+// mix makes one number of two: the halves of their product, folded. The
+// constants are arbitrary, odd, and have as many ones as zeros.
 func mix(a, b uint64) uint64 {
-	high, low := bits.Mul64(a^b^0x9e3779b97f4a7c15, 0xd6e8feb86659fd93)
-	high, low = bits.Mul64(high^low, 0xa0761d6478bd642f)
+	high, low := bits.Mul64(a^0x9e3779b97f4a7c15, b^0xd1b54a32d192ed03)
 	return high ^ low
 }

@@ -45,32 +45,34 @@ type MemberState struct {
 
 // A member is a Member in use.
 type member struct {
+	hash uint64 // of the name
+
+	// Guarded by Proxy.mu.
+	weight   int
+	share    float64 // the weight
+	max      int
+	sessions int // handshakes under way included
+	saved    int // see roundRobin
+	health
+	gone       bool // from the set
+	stopChecks context.CancelFunc
+
 	key     string // what it is told apart by
 	name    string // as in MemberState
 	origin  string // as in Session.Upstream
 	url     *url.URL
 	address string
-	hash    uint64 // of the name
 	token   string // of the name, for the cookie of WithSticky
-
-	// Guarded by Proxy.mu.
-	weight     int
-	share      float64 // the weight
-	max        int
-	sessions   int  // handshakes under way included
-	gone       bool // from the set
-	saved      int  // see roundRobin
-	stopChecks context.CancelFunc
-	health
 }
 
 // upstreams is the set of members. It is guarded by Proxy.mu.
 type upstreams struct {
-	members []*member
-	known   map[string]*member // by key: these, and those that are gone but have sessions
-	turn    int                // which member an even choice begins with
-	began   time.Time          // what the members' times count from
-	retries float64            // how many there may be now; see mayRetry
+	members  []*member
+	heaviest int                // weight of a member's
+	known    map[string]*member // by key: these, and those that are gone but have sessions
+	turn     int                // which member an even choice begins with
+	began    time.Time          // what the members' times count from
+	retries  float64            // how many there may be now; see mayRetry
 }
 
 // newMember checks a Member.
@@ -163,7 +165,9 @@ func (p *Proxy) setMembers(list []*member) (added, removed int) {
 	for _, m := range u.members {
 		m.gone = true
 	}
+	u.heaviest = 0
 	for i, n := range list {
+		u.heaviest = max(u.heaviest, n.weight)
 		m := u.known[n.key]
 		if m == nil {
 			m = n
