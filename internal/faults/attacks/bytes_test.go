@@ -1,0 +1,159 @@
+package attacks
+
+import (
+	"crypto/sha1"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+)
+
+// The handshake of RFC 6455, 1.3.
+const (
+	key       = "dGhlIHNhbXBsZSBub25jZQ=="
+	keyAnswer = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+)
+
+// handshake is a client's handshake with further lines, each ending in CRLF.
+func handshake(lines string) string {
+	return "GET / HTTP/1.1\r\nHost: front.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key + "\r\n" + lines + "\r\n"
+}
+
+// edited is the plain handshake with pieces replaced: old, new, old, new …
+func edited(edits ...string) string { return strings.NewReplacer(edits...).Replace(handshake("")) }
+
+// second is a request that follows on a connection which must be closed.
+const second = "GET /second HTTP/1.1\r\nHost: front.test\r\n\r\n"
+
+// opened is the 101 that the client gets, with what the upstream has added.
+func opened(lines string) string {
+	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + keyAnswer + "\r\n" + lines + "\r\n"
+}
+
+// forwarded are the lines by which the upstream is told of the client.
+func forwarded(host string, secure bool) string {
+	scheme := "http"
+	if secure {
+		scheme = "https"
+	}
+	return "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Host: " + host + "\r\nX-Forwarded-Proto: " + scheme + "\r\n"
+}
+
+// passed is what the upstream gets of a handshake: its first line, its Host,
+// and the lines that stand before Connection, between it and Upgrade, and
+// behind these, in the order of their names.
+func passed(line, host, before, between, behind string) string {
+	return line + "\r\nHost: " + host + "\r\n" + before + "Connection: Upgrade\r\n" + between +
+		"Upgrade: websocket\r\n" + behind + "\r\n"
+}
+
+// own are the two lines of every handshake that only the proxy makes.
+const own = "Sec-WebSocket-Key: KEY\r\nSec-WebSocket-Version: 13\r\n"
+
+var keyLine = regexp.MustCompile(`(?m)^Sec-WebSocket-Key: ([A-Za-z0-9+/]{21}[AQgw]==)\r$`)
+
+// keyed replaces the key in a request by KEY; not the client's own, which
+// must not go on.
+func keyed(head string) string {
+	if strings.Contains(head, key) {
+		return head
+	}
+	return keyLine.ReplaceAllString(head, "Sec-WebSocket-Key: KEY\r")
+}
+
+// answer is a correct 101 to a request, with further lines.
+func answer(request, lines string) string {
+	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Accept: " + acceptOf(request) + "\r\n" + lines + "\r\n"
+}
+
+// acceptOf is what answers the key in a request.
+func acceptOf(request string) string {
+	k := "none"
+	if m := keyLine.FindStringSubmatch(request); m != nil {
+		k = m[1]
+	}
+	sum := sha1.Sum([]byte(k + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+var dateLine = regexp.MustCompile(`(?m)^Date: [A-Z][a-z]{2}, .*GMT\r\n`)
+
+// undated takes out what changes with the time of day.
+func undated(s string) string { return dateLine.ReplaceAllString(s, "") }
+
+// refused is the proxy's own answer, but for the date: the status, and a text
+// that says no more than it must.
+func refused(status int, text string) string {
+	lines := "Connection: close\r\n"
+	switch status {
+	case 405:
+		lines = "Allow: GET\r\n" + lines
+	case 426:
+		lines += "Connection: Upgrade\r\n"
+	case 429, 503:
+		lines += "Content-Type: text/plain; charset=utf-8\r\nRetry-After: 5\r\n"
+	}
+	if status != 429 && status != 503 {
+		lines += "Content-Type: text/plain; charset=utf-8\r\n"
+	}
+	if status == 426 {
+		lines += "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n"
+	}
+	if text == "" {
+		text = http.StatusText(status)
+	} else {
+		text = "bad handshake: " + text
+	}
+	return fmt.Sprintf("HTTP/1.1 %d %s\r\n%sX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%s\n",
+		status, http.StatusText(status), lines, len(text)+1, text)
+}
+
+// statusLine is how an answer with the status begins.
+func statusLine(status int) string { return fmt.Sprintf("HTTP/1.1 %d ", status) }
+
+// First bytes of frames that are whole messages.
+const (
+	text    = 0x81
+	binary2 = 0x82
+	closing = 0x88
+	ping    = 0x89
+	pong    = 0x8A
+)
+
+// frame is a whole frame; a client's is masked.
+func frame(who string, first byte, payload string) string {
+	b := []byte{first, 0}
+	switch n := len(payload); {
+	case n < 126:
+		b[1] = byte(n)
+	case n <= 0xFFFF:
+		b[1] = 126
+		b = binary.BigEndian.AppendUint16(b, uint16(n))
+	default:
+		b[1] = 127
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
+	if who != "client" {
+		return string(b) + payload
+	}
+	const mask = "\x37\xfa\x21\x3d" // RFC 6455, 5.7
+	b[1] |= 0x80
+	b = append(b, mask...)
+	for i := range len(payload) {
+		b = append(b, payload[i]^mask[i&3])
+	}
+	return string(b)
+}
+
+// closeFrame is a Close frame; with no body for code 0.
+func closeFrame(who string, code int, reason string) string {
+	if code == 0 {
+		return frame(who, closing, "")
+	}
+	return frame(who, closing, string([]byte{byte(code >> 8), byte(code)})+reason)
+}
