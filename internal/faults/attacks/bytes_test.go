@@ -95,10 +95,10 @@ func refused(status int, text string) string {
 		lines = "Allow: GET\r\n" + lines
 	case 426:
 		lines += "Connection: Upgrade\r\n"
-	case 429, 503:
+	case 429, 502, 503:
 		lines += "Content-Type: text/plain; charset=utf-8\r\nRetry-After: 5\r\n"
 	}
-	if status != 429 && status != 503 {
+	if !strings.Contains(lines, "Retry") {
 		lines += "Content-Type: text/plain; charset=utf-8\r\n"
 	}
 	if status == 426 {

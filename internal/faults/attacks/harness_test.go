@@ -259,6 +259,12 @@ func (w *wire) fin() {
 	}
 }
 
+// reset ends the connection by a RST.
+func (w *wire) reset() {
+	w.below.(*net.TCPConn).SetLinger(0)
+	w.below.Close()
+}
+
 // records keeps what the proxy logs.
 type records struct {
 	mu   sync.Mutex
