@@ -1,0 +1,362 @@
+package attacks
+
+import (
+	"bytes"
+	"compress/flate"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A side is a test's view of a session from one of its ends.
+type side struct {
+	who       string
+	toldBad   int // the code for breaking the protocol
+	toldOther int // the code across, for that and for going without a Close
+}
+
+var sides = []side{{"client", 1002, 1001}, {"upstream", 1002, 1011}}
+
+// eachSide runs a test on both kinds of legs with either side as the one that
+// it is about: from.
+func eachSide(t *testing.T, f func(t *testing.T, secure bool, s side)) {
+	eachLeg(t, func(t *testing.T, secure bool) {
+		for _, s := range sides {
+			t.Run(s.who, func(t *testing.T) { f(t, secure, s) })
+		}
+	})
+}
+
+// between opens a session and returns its ends, from's first.
+func (r *rig) between(s side, requestLines, answerLines string) (from, to *wire) {
+	r.Helper()
+	from, to = r.open(requestLines, answerLines)
+	if s.who == "upstream" {
+		from, to = to, from
+	}
+	return from, to
+}
+
+// other is who is across.
+func (s side) other() string {
+	if s.who == "client" {
+		return "upstream"
+	}
+	return "client"
+}
+
+// closed ends a session in order, from's Close first, and wants nothing else
+// to have come.
+func closed(s side, from, to *wire) {
+	from.t.Helper()
+	from.send(closeFrame(s.who, 1000, ""))
+	to.want(closeFrame(s.who, 1000, ""))
+	to.send(closeFrame(s.other(), 1000, ""))
+	from.want(closeFrame(s.other(), 1000, ""))
+	from.Close()
+	to.Close()
+}
+
+// A49, A57, A60, C10, C11, C14: frames that are RFC 6455's own business, or
+// the peers', pass byte for byte, whatever they hold.
+func TestFramesPass(t *testing.T) {
+	deflated := func(b []byte) string {
+		var w bytes.Buffer
+		z, _ := flate.NewWriter(&w, flate.BestCompression)
+		z.Write(b)
+		z.Flush()
+		return strings.TrimSuffix(w.String(), "\x00\x00\xff\xff") // RFC 7692, 7.2.1
+	}
+	bomb := deflated(make([]byte, 64<<20))
+	for _, row := range []struct {
+		cases, name string
+		frames      func(f func(first byte, payload string) string) string
+	}{
+		{"A60 C14", "text that is not UTF-8", func(f func(byte, string) string) string {
+			return f(text, "\xff\xfe") + f(text, "\xed\xa0\x80") + f(0x01, "\xce") + f(0x80, "\xba\xf4\x90\x80\x80")
+		}},
+		{"A57", "64 MiB in 64 KiB", func(f func(byte, string) string) string { return f(0xC2, bomb) }},
+		{"A57", "compressed garbage", func(f func(byte, string) string) string { return f(0xC1, strings.Repeat("\xff\x00", 700)) }},
+		{"C10", "lengths around the limits of each form", func(f func(byte, string) string) string {
+			var b strings.Builder
+			for _, n := range []int{0, 1, 125, 126, 127, 128, 65535, 65536, 65537} {
+				b.WriteString(f(binary2, strings.Repeat("\x00", n)) + f(text, strings.Repeat("x", n)))
+			}
+			return b.String()
+		}},
+		{"C11", "Pings and Pongs", func(f func(byte, string) string) string {
+			return f(ping, "") + f(ping, "\x00\xff\xfe\xfd") + f(ping, strings.Repeat("\xfe", 125)) + f(pong, "unasked") + strings.Repeat(f(ping, "ten"), 10)
+		}},
+		{"C13", "Pings within a message", func(f func(byte, string) string) string {
+			return f(0x01, "a") + f(ping, "p") + f(0x00, "") + f(pong, "q") + f(0x00, "b") + f(ping, "") + f(0x80, "")
+		}},
+		{"A55 C13", "10,000 fragments of no bytes", func(f func(byte, string) string) string {
+			return f(0x02, "") + strings.Repeat(f(0x00, ""), 10_000) + f(0x80, "x")
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Attr("case", row.cases)
+			eachSide(t, func(t *testing.T, secure bool, s side) {
+				const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+				r := newRig(t, secure)
+				from, to := r.between(s, deflate, deflate)
+				sent := row.frames(func(first byte, payload string) string { return frame(s.who, first, payload) })
+				from.sendLater(sent)
+				to.want(sent)
+				closed(s, from, to)
+				if got := r.ended(0); got != s.who+": closed 1000" {
+					t.Errorf("logged %q, want a Close by the %s", got, s.who)
+				}
+			})
+		})
+	}
+}
+
+// C10, C14: what there is of a frame goes on as it comes; nothing waits for
+// the rest.
+func TestPartsOfFramesPass(t *testing.T) {
+	t.Attr("case", "C10 C14")
+	eachSide(t, func(t *testing.T, secure bool, s side) {
+		from, to := newRig(t, secure).between(s, "", "")
+		f := frame(s.who, text, strings.Repeat("x", 10_000))
+		for at := 0; at < len(f); at += 997 {
+			part := f[at:min(at+997, len(f))]
+			from.send(part)
+			to.want(part)
+		}
+		closed(s, from, to)
+	})
+}
+
+// A56: one byte at a time makes no difference but to the time it takes, which
+// grows with the bytes and not with their square.
+func TestByteByByte(t *testing.T) {
+	t.Attr("case", "A56")
+	eachSide(t, func(t *testing.T, secure bool, s side) {
+		from, to := newRig(t, secure).between(s, "", "")
+		var b strings.Builder
+		for i := range 60 {
+			b.WriteString(frame(s.who, text, strings.Repeat("x", i%7)))
+			b.WriteString(frame(s.who, pong, "twelve bytes")) // looked into, for it might be ours
+			b.WriteString(frame(s.who, ping, strings.Repeat("p", i*2)))
+		}
+		stream := b.String()
+		go func() {
+			for i := range len(stream) {
+				if _, err := io.WriteString(from, stream[i:i+1]); err != nil {
+					return
+				}
+			}
+		}()
+		to.want(stream)
+		closed(s, from, to)
+	})
+}
+
+// A11, C22: what one side sends before the other is there waits, and none of
+// it is lost, however much it is.
+func TestEarly(t *testing.T) {
+	t.Attr("case", "A11 C22")
+	eachLeg(t, func(t *testing.T, secure bool) {
+		t.Run("a megabyte from each side", func(t *testing.T) {
+			r := newRig(t, secure)
+			long := strings.Repeat("early ", 1<<18)
+			c := r.client()
+			c.sendLater(handshake("") + frame("client", text, long))
+			u := r.upstream()
+			head := u.head()
+			u.sendLater(answer(head, "") + frame("upstream", text, long))
+			c.want(opened(""))
+			got := make(chan bool)
+			go func() { c.want(frame("upstream", text, long)); close(got) }()
+			u.want(frame("client", text, long))
+			<-got
+			closed(sides[0], c, u)
+		})
+		t.Run("a Close from each side", func(t *testing.T) {
+			r := newRig(t, secure)
+			c := r.client()
+			c.send(handshake("") + closeFrame("client", 4001, "never mind"))
+			u := r.upstream()
+			u.send(answer(u.head(), "") + closeFrame("upstream", 4002, "neither"))
+			c.want(opened(""))
+			u.want(closeFrame("client", 4001, "never mind"))
+			c.want(closeFrame("upstream", 4002, "neither"))
+			u.Close()
+			c.wantRest("")
+		})
+		t.Run("all that an upstream has to say", func(t *testing.T) {
+			r := newRig(t, secure)
+			c := r.client()
+			c.send(handshake(""))
+			u := r.upstream()
+			u.send(answer(u.head(), "") + frame("upstream", text, "bye") + closeFrame("upstream", 4000, "that was it"))
+			u.Close()
+			c.want(opened("") + frame("upstream", text, "bye") + closeFrame("upstream", 4000, "that was it"))
+			c.Close()
+			if got := r.ended(0); got != "upstream: closed 4000" {
+				t.Errorf("logged %q, want a Close by the upstream", got)
+			}
+		})
+		t.Run("another handshake", func(t *testing.T) {
+			r := newRig(t, secure)
+			c := r.client()
+			c.send(handshake("") + handshake(""))
+			u := r.upstream()
+			u.send(answer(u.head(), ""))
+			u.wantClose(1001) // a G is no frame
+			u.Close()
+			c.wantRest(opened("") + closeFrame("upstream", 1002, "protocol error by the client"))
+		})
+	})
+}
+
+// wantClose reads a frame of the proxy's own, and wants a Close with the code.
+// What the proxy sends to an upstream is masked by a key that nobody can know
+// before.
+func (w *wire) wantClose(code int) {
+	w.t.Helper()
+	first, payload := w.readFrame()
+	if first != closing || len(payload) < 2 || int(payload[0])<<8|int(payload[1]) != code {
+		w.t.Errorf("%s: got frame %#x %q, want Close %d", w.who, first, payload, code)
+	}
+}
+
+// readFrame reads a frame of up to 125 bytes, and wants it masked as it must be.
+func (w *wire) readFrame() (first byte, payload string) {
+	w.t.Helper()
+	masked := w.who == "upstream"
+	b := make([]byte, 2+4+125)
+	size := 2
+	if masked {
+		size = 6
+	}
+	if _, err := io.ReadFull(w.br, b[:size]); err != nil {
+		w.t.Fatalf("%s: got %v, want a frame", w.who, err)
+	}
+	if (b[1]&0x80 != 0) != masked {
+		w.t.Errorf("%s: got a frame with masked=%v", w.who, !masked)
+	}
+	body := b[size : size+int(b[1]&0x7F)]
+	if _, err := io.ReadFull(w.br, body); err != nil {
+		w.t.Fatalf("%s: got %v within a frame", w.who, err)
+	}
+	for i := range body {
+		if masked {
+			body[i] ^= b[2+i&3]
+		}
+	}
+	return b[0], string(body)
+}
+
+// A49: the proxy's own frames to an upstream are masked by keys of its own,
+// while a client's frames keep theirs, odd ones too.
+func TestMasks(t *testing.T) {
+	t.Attr("case", "A49")
+	eachLeg(t, func(t *testing.T, secure bool) {
+		r := newRig(t, secure, wsproxy.WithPing(10*time.Millisecond, 10*time.Second))
+		c, u := r.open("", "")
+		go io.Copy(io.Discard, c.br)
+		keys := make(map[string]bool)
+		for len(keys) < 5 {
+			b, err := u.br.Peek(6)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if k := string(b[2:6]); keys[k] || k == "\x00\x00\x00\x00" {
+				t.Fatalf("upstream: got the masking key %x again, or none", k)
+			} else {
+				keys[k] = true
+			}
+			first, payload := u.readFrame()
+			if first != ping || len(payload) != 12 {
+				t.Fatalf("upstream: got frame %#x %q, want a Ping of the proxy's", first, payload)
+			}
+			u.send(frame("upstream", pong, payload))
+		}
+		// GET / in the clear, for a cache that knows no WebSocket.
+		raw := "\x82\x85\x00\x00\x00\x00GET /"
+		c.send(raw)
+		for {
+			if b, err := u.br.Peek(1); err != nil {
+				t.Fatal(err)
+			} else if b[0] != ping {
+				break
+			}
+			_, payload := u.readFrame()
+			u.send(frame("upstream", pong, payload))
+		}
+		u.want(raw)
+	})
+}
+
+// A80, C25: a stream that ends with no goodbye, of WebSocket's or of TLS's, is
+// lost, wherever that leaves it.
+func TestCutOff(t *testing.T) {
+	t.Attr("case", "A80 C25")
+	eachSide(t, func(t *testing.T, secure bool, s side) {
+		for name, end := range map[string]struct {
+			tail   string
+			passes bool // the tail goes on, and leaves a frame open across
+		}{
+			"at a frame's end":     {"", false},
+			"in a header":          {frame(s.who, binary2, strings.Repeat("x", 300))[:3], false},
+			"in a Close":           {closeFrame(s.who, 1000, "bye")[:4], false},
+			"in a payload":         {frame(s.who, text, "12345678")[:9], true},
+			"in an empty fragment": {frame(s.who, 0x01, "") + frame(s.who, 0x00, "x")[:1], false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				r := newRig(t, secure)
+				from, to := r.between(s, "", "")
+				from.send(frame(s.who, text, "hello") + end.tail)
+				from.fin()
+				to.want(frame(s.who, text, "hello"))
+				switch {
+				case end.passes:
+					to.wantRest(end.tail)
+				case name == "in an empty fragment":
+					to.want(frame(s.who, 0x01, ""))
+					fallthrough
+				default:
+					to.wantClose(s.toldOther)
+				}
+				to.Close()
+				if got := r.ended(0); !strings.HasPrefix(got, s.who+": lost ") {
+					t.Errorf("logged %q, want the %s lost", got, s.who)
+				}
+			})
+		}
+	})
+}
+
+// A46, A57: no memory is taken by what a header announces.
+func TestAnnouncedOnly(t *testing.T) {
+	t.Attr("case", "A46 A57")
+	eachSide(t, func(t *testing.T, secure bool, s side) {
+		r := newRig(t, secure)
+		mask, bit := "", byte(0)
+		if s.who == "client" {
+			mask, bit = "KEY!", 0x80
+		}
+		announcing := string([]byte{binary2, 127 | bit, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}) + mask + "some"
+		runtime.GC()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		const sessions = 20
+		for range sessions {
+			from, to := r.between(s, "", "")
+			from.send(announcing)
+			to.want(announcing)
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		// The tests' own ends are in it: 64 KiB of buffer each.
+		if grown := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / sessions; grown > 400<<10 {
+			t.Errorf("a session took %d KiB, want it not to grow with what was announced", grown>>10)
+		}
+	})
+}
