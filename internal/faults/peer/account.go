@@ -1,0 +1,212 @@
+package peer
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// counts is what a process has in hand.
+type counts struct {
+	sockets    int      // file descriptors; 0 where they can't be counted
+	goroutines []string // their stacks
+}
+
+var (
+	longAgo = time.Unix(1, 0)
+	never   time.Time
+)
+
+func count() counts { return counts{Sockets(), stacks()} }
+
+// Sockets is how many sockets the process has open. Pipes aren't counted:
+// empty ones are kept for the next long frame.
+func Sockets() int {
+	const dir = "/proc/self/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, e := range entries {
+		if to, _ := os.Readlink(dir + "/" + e.Name()); strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+// stacks are the stacks of all goroutines but Toxiproxy's, of which some stay
+// behind when a toxic has closed a connection.
+func stacks() []string {
+	b := make([]byte, 1<<20)
+	b = b[:runtime.Stack(b, true)]
+	var found []string
+	for s := range strings.SplitSeq(string(b), "\n\n") {
+		if !strings.Contains(s, "Shopify/toxiproxy") {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// ofSessions are those stacks that run a session.
+func (c counts) ofSessions() []string {
+	var found []string
+	for _, s := range c.goroutines {
+		for _, of := range []string{"(*Proxy)", "(*Session)", "(*pump)", "(*leg)"} {
+			if strings.Contains(s, "/wsproxy."+of) {
+				found = append(found, s)
+				break
+			}
+		}
+	}
+	return found
+}
+
+// Opened waits until there are as many sessions.
+func (r *Rig) Opened(n int) {
+	r.t.Helper()
+	if !Until(func() bool { return r.Proxy.Stats().Open == n }) {
+		r.t.Fatalf("%d sessions are open, want %d", r.Proxy.Stats().Open, n)
+	}
+}
+
+// Ended waits for the first session's end, wants it to be by that side for that
+// reason, and returns its record.
+func (r *Rig) Ended(by wsproxy.Side, reason wsproxy.Reason) Record {
+	r.t.Helper()
+	return r.EndedAs(0, by, reason)
+}
+
+// EndedAs is Ended for the n-th session that ends, from 0.
+func (r *Rig) EndedAs(n int, by wsproxy.Side, reason wsproxy.Reason) Record {
+	r.t.Helper()
+	m := r.logs.wait(r.t, ended, n)
+	if m["by"] != by.String() || m["reason"] != string(reason) {
+		r.t.Fatalf("logged %v, want a session ended by %v: %v", m, by, reason)
+	}
+	return m
+}
+
+// Failed waits for the first handshake's failure, wants it to be logged with
+// that status and of that kind, and returns its record.
+func (r *Rig) Failed(status int, kind string) Record {
+	r.t.Helper()
+	return r.FailedAs(0, status, kind)
+}
+
+// FailedAs is Failed for the n-th handshake that fails, from 0.
+func (r *Rig) FailedAs(n, status int, kind string) Record {
+	r.t.Helper()
+	m := r.logs.wait(r.t, failed, n)
+	if m["status"] != int64(status) || m["kind"] != kind {
+		r.t.Fatalf("logged %v, want status %d, kind %q", m, status, kind)
+	}
+	return m
+}
+
+// Other returns the records that are about neither a session nor a handshake.
+func (r *Rig) Other() []Record { return r.logs.all("") }
+
+// settle stops the rig and balances the books: every session has ended and
+// every ServeHTTP has returned by itself; there is one record for each session
+// and each failed handshake, and the counters say the same; no goroutine and
+// no socket is left.
+func (r *Rig) settle(served <-chan struct{}) {
+	t := r.t
+	if t.Failed() || t.Skipped() {
+		r.Proxy.Close()
+		r.Server.Close()
+		r.back.Close()
+		<-served
+		return
+	}
+	if !Until(func() bool {
+		st := r.Proxy.Stats()
+		return st.Open == 0 && st.Handshakes == 0 && r.entered.Load() == r.left.Load()
+	}) {
+		st := r.Proxy.Stats()
+		t.Errorf("%d sessions are open, %d handshakes are under way, ServeHTTP has returned %d of %d times; want all over",
+			st.Open, st.Handshakes, r.left.Load(), r.entered.Load())
+	}
+	r.balance()
+	r.Proxy.Close()
+	r.Server.Close()
+	r.back.Close()
+	<-served
+	var now counts
+	if !Until(func() bool {
+		now = count()
+		return len(now.ofSessions()) == 0 && len(now.goroutines) <= len(r.base.goroutines) && now.sockets <= r.base.sockets
+	}) {
+		t.Errorf("%d sockets are left of %d, %d goroutines of %d:\n%s", now.sockets, r.base.sockets,
+			len(now.goroutines), len(r.base.goroutines), strings.Join(now.goroutines, "\n\n"))
+	}
+}
+
+// balance compares the proxy's counters to its log.
+func (r *Rig) balance() {
+	t, st := r.t, r.Proxy.Stats()
+	equal := func(what string, got, want any) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: got %v, want %v", what, got, want)
+		}
+	}
+	ends, fails := r.logs.all(ended), r.logs.all(failed)
+	equal("records of sessions opened", len(r.logs.all(opened)), len(ends))
+	equal("Stats.Opened", st.Opened, uint64(len(ends)))
+
+	outcomes, kinds, ids := map[string]uint64{}, map[string]uint64{}, map[any]bool{}
+	for _, m := range ends {
+		outcomes[fmt.Sprint(m["by"], m["reason"])]++
+		ids[m["id"]] = true
+	}
+	equal("ids", len(ids), len(ends))
+	for o, n := range st.Ended {
+		equal(fmt.Sprint("Stats.Ended of ", o), n, outcomes[fmt.Sprint(o.By.String(), string(o.Reason))])
+	}
+	for _, m := range fails {
+		kinds[m["kind"].(string)]++
+		if status := m["status"].(int64); status < 100 || status > 599 {
+			t.Errorf("logged status %d", status)
+		}
+	}
+	for kind, n := range st.Refused {
+		equal("Stats.Refused of "+kind, n, kinds[kind])
+	}
+	for _, side := range []struct {
+		key    string
+		counts wsproxy.Counts
+	}{{"from_client.", st.FromClients}, {"from_upstream.", st.FromUpstreams}} {
+		sum := func(key string) (n uint64) {
+			for _, m := range ends {
+				n += m[side.key+key].(uint64)
+			}
+			return n
+		}
+		equal(side.key+"bytes", side.counts.Bytes, sum("bytes"))
+		equal(side.key+"frames", side.counts.Frames, sum("frames"))
+		equal(side.key+"messages", side.counts.Messages, sum("messages"))
+	}
+	var observed uint64
+	for _, n := range st.Durations.Counts {
+		observed += n
+	}
+	equal("Stats.Durations", observed, uint64(len(ends)))
+}
+
+// Phrase wants an answer's body to be the status' own phrase, which says
+// nothing of what went wrong inside.
+func (r *Rig) Phrase(status int, body string) {
+	r.t.Helper()
+	if want := http.StatusText(status) + "\n"; body != want {
+		r.t.Errorf("got body %q, want %q", body, want)
+	}
+}

@@ -1,0 +1,312 @@
+// Package peer scripts the peers of a proxy under test: a client and an
+// upstream that both are raw byte streams in the test's hands, over real
+// sockets, plain or in TLS. Between them is a real http.Server with the proxy.
+// When a case is over, the books must balance: see account.go.
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// Legs is what the two connections of a session are made of.
+type Legs struct {
+	Client, Upstream string // TCP or TLS
+	Detach           bool   // WithDetach
+}
+
+// What a leg is made of.
+const (
+	TCP = "tcp"
+	TLS = "tls"
+)
+
+// Name names the legs in a test's name.
+func (l Legs) Name() string {
+	s := l.Client + "-" + l.Upstream
+	if l.Detach {
+		s += "-detached"
+	}
+	return s
+}
+
+// Kinds are the combinations that Each goes through.
+var Kinds = []Legs{
+	{TCP, TCP, false},
+	{TCP, TCP, true},
+	{TLS, TCP, true},
+	{TCP, TLS, false},
+	{TLS, TLS, false},
+}
+
+// Few are those that differ most, for tests that take their time.
+var Few = []Legs{
+	{TCP, TCP, false},
+	{TLS, TLS, true},
+}
+
+// Each runs a test over legs of each kind.
+func Each(t *testing.T, f func(t *testing.T, legs Legs)) { each(t, Kinds, f) }
+
+// EachOfFew runs a test over legs of few kinds.
+func EachOfFew(t *testing.T, f func(t *testing.T, legs Legs)) { each(t, Few, f) }
+
+func each(t *testing.T, kinds []Legs, f func(t *testing.T, legs Legs)) {
+	for _, l := range kinds {
+		t.Run(l.Name(), func(t *testing.T) { f(t, l) })
+	}
+}
+
+// EachSide runs a test with either side as the one that something is wrong
+// with, over legs of each kind.
+func EachSide(t *testing.T, f func(t *testing.T, legs Legs, faulty wsproxy.Side)) {
+	eachSide(t, Kinds, f)
+}
+
+// EachSideOfFew is EachSide over legs of few kinds.
+func EachSideOfFew(t *testing.T, f func(t *testing.T, legs Legs, faulty wsproxy.Side)) {
+	eachSide(t, Few, f)
+}
+
+func eachSide(t *testing.T, kinds []Legs, f func(t *testing.T, legs Legs, faulty wsproxy.Side)) {
+	for _, side := range []wsproxy.Side{wsproxy.Client, wsproxy.Upstream} {
+		t.Run(side.String(), func(t *testing.T) {
+			each(t, kinds, func(t *testing.T, l Legs) { f(t, l, side) })
+		})
+	}
+}
+
+// Told is the code that the side across is told when this one is lost.
+func Told(lost wsproxy.Side) int {
+	if lost == wsproxy.Client {
+		return 1001
+	}
+	return 1011
+}
+
+// Config is what a rig is made of. The zero Config is plain TCP on loopback.
+type Config struct {
+	Legs
+	Options []wsproxy.Option
+	Wrap    func(http.Handler) http.Handler // middleware
+	Server  func(*http.Server)              // changes the server
+	Cert    *tls.Certificate                // of the upstream; nil: a trusted one
+
+	// Listen listens in place of the rig for the side's connections: those that
+	// clients, or the proxy, make.
+	Listen func(wsproxy.Side) (net.Listener, error)
+	// Dial connects clients to the front.
+	Dial func(address string) (net.Conn, error)
+	// Via puts something before the side's listener: it returns the address
+	// to connect to instead.
+	Via func(side wsproxy.Side, address string) string
+	// Target is the proxy's target instead of the listener's address.
+	Target string
+}
+
+// A Rig is a proxy under test.
+type Rig struct {
+	t     testing.TB
+	cfg   Config
+	logs  *Logs
+	base  counts
+	front net.Listener
+	back  net.Listener
+	to    string // where clients connect to
+
+	Proxy  *wsproxy.Proxy
+	Server *http.Server
+
+	entered, left atomic.Int64 // ServeHTTP
+}
+
+// New starts a proxy on a server of its own. It is stopped, and accounted for,
+// at the end of the test.
+func New(t testing.TB, cfg Config) *Rig {
+	t.Helper()
+	if cfg.Client == "" {
+		cfg.Client = TCP
+	}
+	if cfg.Upstream == "" {
+		cfg.Upstream = TCP
+	}
+	trusted() // or its making would take part
+	// A connection that is merely forgotten isn't to be closed by its
+	// finalizer and go unnoticed.
+	percent := debug.SetGCPercent(-1)
+	t.Cleanup(func() { debug.SetGCPercent(percent) })
+	r := &Rig{t: t, cfg: cfg, logs: new(Logs), base: count()}
+	r.front, r.back = r.listen(wsproxy.Client), r.listen(wsproxy.Upstream)
+	r.to = r.via(wsproxy.Client, r.front)
+
+	target := cfg.Target
+	if target == "" {
+		scheme := "http"
+		if cfg.Upstream == TLS {
+			scheme = "https"
+		}
+		target = scheme + "://" + r.via(wsproxy.Upstream, r.back)
+	}
+	options := []wsproxy.Option{
+		wsproxy.WithLogger(slog.New(r.logs)),
+		wsproxy.WithInsecureAnyOrigin(),
+		wsproxy.WithTLSConfig(Trust()),
+	}
+	if cfg.Detach {
+		options = append(options, wsproxy.WithDetach())
+	}
+	p, err := wsproxy.New(target, append(options, cfg.Options...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Proxy = p
+	handler := http.Handler(p)
+	if cfg.Wrap != nil {
+		handler = cfg.Wrap(handler)
+	}
+	r.Server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			r.entered.Add(1)
+			defer r.left.Add(1)
+			handler.ServeHTTP(w, req)
+		}),
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	if cfg.Server != nil {
+		cfg.Server(r.Server)
+	}
+	front := r.front
+	if cfg.Client == TLS {
+		front = tls.NewListener(front, &tls.Config{Certificates: []tls.Certificate{trusted().cert}})
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Server.Serve(front)
+	}()
+	t.Cleanup(func() { r.settle(done) })
+	return r
+}
+
+func (r *Rig) listen(side wsproxy.Side) net.Listener {
+	r.t.Helper()
+	listen := r.cfg.Listen
+	if listen == nil {
+		listen = func(wsproxy.Side) (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	}
+	ln, err := listen(side)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+func (r *Rig) via(side wsproxy.Side, ln net.Listener) string {
+	if r.cfg.Via != nil {
+		return r.cfg.Via(side, ln.Addr().String())
+	}
+	return ln.Addr().String()
+}
+
+// Connect connects a client to the front; TLS is done, HTTP isn't begun.
+func (r *Rig) Connect() *Wire {
+	r.t.Helper()
+	dial := r.cfg.Dial
+	if dial == nil {
+		dial = func(address string) (net.Conn, error) { return net.Dial("tcp", address) }
+	}
+	c, err := dial(r.to)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	w := newWire(r.t, c, wsproxy.Client)
+	if r.cfg.Client == TLS {
+		cfg := Trust()
+		cfg.ServerName = "front.test"
+		w = newWire(r.t, tls.Client(c, cfg), wsproxy.Client)
+	}
+	return w
+}
+
+// Back is where the upstream listens; closing it makes the upstream one that
+// refuses connections.
+func (r *Rig) Back() net.Listener { return r.back }
+
+// AcceptRaw waits for the proxy to connect to the upstream; what is spoken on
+// top of TCP isn't begun.
+func (r *Rig) AcceptRaw() *Wire {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { r.back.Close() })
+	defer stop()
+	c, err := r.back.Accept()
+	if err != nil {
+		r.t.Fatalf("nobody connects to the upstream: %v", err)
+	}
+	return newWire(r.t, c, wsproxy.Upstream)
+}
+
+// Accept is AcceptRaw with TLS, where the leg is in TLS.
+func (r *Rig) Accept() *Wire {
+	r.t.Helper()
+	w := r.AcceptRaw()
+	if r.cfg.Upstream != TLS {
+		return w
+	}
+	cert := trusted().cert
+	if r.cfg.Cert != nil {
+		cert = *r.cfg.Cert
+	}
+	return newWire(r.t, tls.Server(w.Conn, &tls.Config{Certificates: []tls.Certificate{cert}}), wsproxy.Upstream)
+}
+
+// NoDial wants nobody to be connecting to the upstream.
+func (r *Rig) NoDial() {
+	r.t.Helper()
+	ln, ok := r.back.(*net.TCPListener)
+	if !ok {
+		r.t.Fatalf("%T has no deadline", r.back)
+	}
+	ln.SetDeadline(longAgo)
+	if c, err := ln.Accept(); err == nil {
+		c.Close()
+		r.t.Error("the upstream was connected to, want nothing dialled")
+	} else if !strings.Contains(err.Error(), "timeout") {
+		r.t.Error(err)
+	}
+	ln.SetDeadline(never)
+}
+
+// Open takes both sides through their handshakes.
+func (r *Rig) Open() (client, upstream *Wire) {
+	r.t.Helper()
+	client = r.Connect()
+	client.Send(Request("/", ""))
+	upstream = r.Accept()
+	upstream.Accept("")
+	client.WantStatus(http.StatusSwitchingProtocols)
+	return client, upstream
+}
+
+// OpenSide is Open for a test that is about one side: that one comes first.
+func (r *Rig) OpenSide(side wsproxy.Side) (this, across *Wire) {
+	r.t.Helper()
+	client, upstream := r.Open()
+	if side == wsproxy.Client {
+		return client, upstream
+	}
+	return upstream, client
+}

@@ -1,0 +1,324 @@
+package faults
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+)
+
+// What can go wrong without anybody going: a side stalls, reads nothing, or
+// answers in a way of its own. Pings tell the dead from the slow.
+
+// Pings that tests wait for. What isn't dead answers well within patient.
+const (
+	pingEvery = 200 * time.Millisecond
+	patient   = 800 * time.Millisecond
+)
+
+func pings() wsproxy.Option { return wsproxy.WithPing(pingEvery, patient) }
+
+// responder answers Pings and Closes as a well-behaved peer does, and keeps what
+// else comes.
+type responder struct {
+	frames chan peer.Frame // closed at the end of the stream
+	pings  atomic.Int64
+}
+
+func respond(w *peer.Wire) *responder {
+	p := &responder{frames: make(chan peer.Frame, 1000)}
+	go func() {
+		defer close(p.frames)
+		for {
+			f, err := w.ReadFrame()
+			if err != nil {
+				w.TCP().Close()
+				return
+			}
+			if f.First == peer.Ping {
+				p.pings.Add(1)
+				io.WriteString(w, w.Frame(peer.Pong, f.Payload))
+				continue
+			}
+			p.frames <- f
+			if f.First == peer.Close {
+				io.WriteString(w, w.Frame(peer.Close, f.Payload))
+				if w.Side == wsproxy.Upstream {
+					w.TCP().Close()
+					return
+				}
+			}
+		}
+	}()
+	return p
+}
+
+// wantClosed wants a Close with that code and then the end; 0: the end without.
+func (p *responder) wantClosed(t *testing.T, code int) {
+	t.Helper()
+	got := 0
+	for f := range p.frames {
+		got = f.Code()
+	}
+	if got != code {
+		t.Errorf("the other side ended with Close %d, want %d", got, code)
+	}
+}
+
+// lostBetween wants the session to have been lost to that side, no sooner than
+// the Ping's answer is due.
+func lostBetween(t *testing.T, r *peer.Rig, faulty wsproxy.Side, began time.Time, least time.Duration, why string) {
+	t.Helper()
+	if m := r.Ended(faulty, wsproxy.ReasonLost); m["error"] != why {
+		t.Errorf("logged %v, want %q", m, why)
+	}
+	if d := time.Since(began); d < least || d > least+10*time.Second {
+		t.Errorf("lost after %v, want a bit more than %v", d, least)
+	}
+}
+
+const silent, stuck = "no answer to a ping", "no progress in writing"
+
+// F26, F27: a side that is there and says nothing more, not even Pongs.
+func TestSilence(t *testing.T) {
+	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
+		t.Attr("case", map[wsproxy.Side]string{wsproxy.Client: "F26", wsproxy.Upstream: "F27"}[faulty])
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
+		mute, across := r.OpenSide(faulty)
+		began := time.Now()
+		other := respond(across)
+		if f, err := mute.ReadFrame(); err != nil || f.First != peer.Ping {
+			t.Fatalf("got %v, %v, want a Ping", f, err)
+		}
+		mute.WantEnd()
+		other.wantClosed(t, peer.Told(faulty))
+		lostBetween(t, r, faulty, began, patient, silent)
+		if other.pings.Load() == 0 {
+			t.Error("the side across was not pinged")
+		}
+	})
+}
+
+// F30: a side stalls within a frame's payload. Nothing is written into that
+// frame; the other direction goes on; at the end a TCP end is all that the side
+// across can be told.
+func TestStallMidFrame(t *testing.T) {
+	t.Attr("case", "F30 F28")
+	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
+		stalled, across := r.OpenSide(faulty)
+		began := time.Now()
+		part := stalled.Frame(peer.Data, strings.Repeat("x", 60_000))[:30_000]
+		stalled.Send(part)
+		across.WantBytes(part)
+		for i := range 5 {
+			across.SendText(fmt.Sprint("other way ", i))
+		}
+		for i := range 5 {
+			wantButPings(t, stalled, fmt.Sprint("other way ", i))
+		}
+		across.WantEnd()
+		stalled.WantGone()
+		lostBetween(t, r, faulty, began, patient, silent)
+	})
+}
+
+// wantButPings wants a message, behind any number of Pings that stay
+// unanswered.
+func wantButPings(t *testing.T, w *peer.Wire, message string) {
+	t.Helper()
+	for {
+		f, err := w.ReadFrame()
+		switch {
+		case err != nil || f.First != peer.Ping && f != (peer.Frame{First: peer.Text, Payload: message}):
+			t.Fatalf("%v: got %v, %v, want %q", w.Side, f, err, message)
+		case f.First != peer.Ping:
+			return
+		}
+	}
+}
+
+// F31: a side stalls within a frame's header, or within a Close. That much was
+// held back: the side across is pinged meanwhile, and told by a Close.
+func TestStallMidHeader(t *testing.T) {
+	t.Attr("case", "F31")
+	for _, n := range []int{1, 3, 5} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
+				r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
+				stalled, across := r.OpenSide(faulty)
+				began := time.Now()
+				frame := stalled.Frame(peer.Data, strings.Repeat("x", 70_000))
+				if n == 5 {
+					frame = stalled.Frame(peer.Close, peer.CloseBody(1000, "goodbye"))
+				}
+				stalled.Send(frame[:n])
+				other := respond(across)
+				stalled.WantGone()
+				other.wantClosed(t, peer.Told(faulty))
+				lostBetween(t, r, faulty, began, patient, silent)
+				if other.pings.Load() == 0 {
+					t.Error("the side across was not pinged")
+				}
+			})
+		})
+	}
+}
+
+// F32: a side that reads nothing stops who writes to it, is lost at the write
+// timeout, and until then hinders nothing the other way.
+func TestSlowReader(t *testing.T) {
+	t.Attr("case", "F32 A66")
+	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithWriteTimeout(patient), wsproxy.WithCloseTimeout(soon), wsproxy.WithPing(0, 0)}})
+		lazy, across := r.OpenSide(faulty)
+		began := time.Now()
+		<-flood(across)
+		lazy.SendText("but I do write")
+		across.Want(peer.Text, "but I do write")
+		across.WantClose(peer.Told(faulty))
+		across.WantEnd()
+		lostBetween(t, r, faulty, began, patient, stuck)
+		if lazy.WantGone() == 0 {
+			t.Error("what had been written to it is lost")
+		}
+	})
+}
+
+// F33: both sides write and neither reads: that ends at the write timeout.
+func TestBothFull(t *testing.T) {
+	t.Attr("case", "F33")
+	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithWriteTimeout(patient), wsproxy.WithCloseTimeout(soon), pings()}})
+		c, u := r.Open()
+		began := time.Now()
+		a, b := flood(c), flood(u)
+		<-a
+		<-b
+		r.Opened(0)
+		if d := time.Since(began); d < patient || d > patient+15*time.Second {
+			t.Errorf("ended after %v, want about %v", d, patient)
+		}
+		c.WantGone()
+		u.WantGone()
+	})
+}
+
+// F34: a frame that takes longer than Ping and answer together is not
+// disturbed, as long as it moves: the Ping to who gets it waits for its end.
+func TestLongFrame(t *testing.T) {
+	t.Attr("case", "F34")
+	const pongs = 500 * time.Millisecond
+	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, sender wsproxy.Side) {
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithPing(pingEvery, pongs), wsproxy.WithCloseTimeout(soon)}})
+		from, to := r.OpenSide(sender)
+		long := from.Frame(peer.Data, strings.Repeat("l", 300_000))
+		began := time.Now()
+		sent := make(chan error, 1)
+		go func() { // paced by a clock: the time it takes is what this is about
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for b := long; len(b) > 0; b = b[min(len(b), 6000):] {
+				<-tick.C
+				if _, err := io.WriteString(from, b[:min(len(b), 6000)]); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		to.WantBytes(long)
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(began); d < 2*(pingEvery+pongs) {
+			t.Fatalf("took %v: that was no long frame", d)
+		}
+		f, err := to.ReadFrame()
+		if err != nil || f.First != peer.Ping {
+			t.Fatalf("got %v, %v, want a Ping behind the frame", f, err)
+		}
+		from.Reset()
+		r.Ended(sender, wsproxy.ReasonLost)
+	})
+}
+
+// F35, F36: whatever comes from a side proves it alive, not only the right Pong.
+// Its own Pings, and Pongs that aren't to ours, go to the other side.
+func TestSignsOfLife(t *testing.T) {
+	signs := []struct {
+		name, cases string
+		passes      bool
+		sign        func(w *peer.Wire, first string) string
+	}{
+		{"Pong with a wrong body", "F35", true, func(w *peer.Wire, _ string) string { return w.Frame(peer.Pong, "wrong") }},
+		{"Pong to the first Ping only", "F35 F36", false, func(w *peer.Wire, first string) string { return w.Frame(peer.Pong, first) }},
+		{"Ping of its own", "F36", true, func(w *peer.Wire, _ string) string { return w.Frame(peer.Ping, "mine") }},
+	}
+	const answer = 400 * time.Millisecond
+	for _, s := range signs {
+		t.Run(s.name, func(t *testing.T) {
+			t.Attr("case", s.cases)
+			peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, odd wsproxy.Side) {
+				r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithPing(pingEvery, answer)}})
+				from, across := r.OpenSide(odd)
+				other := respond(across)
+				f, err := from.ReadFrame()
+				if err != nil || f.First != peer.Ping {
+					t.Fatalf("got %v, %v, want a Ping", f, err)
+				}
+				began := time.Now()
+				for time.Since(began) < 3*answer {
+					from.Send(s.sign(from, f.Payload))
+					again, err := from.ReadFrame() // the next Ping: it has been silent again
+					for err == nil && again.First == peer.Pong {
+						again, err = from.ReadFrame()
+					}
+					if err != nil || again.First != peer.Ping {
+						t.Fatalf("got %v, %v after %v, want Pings to go on", again, err, time.Since(began))
+					}
+				}
+				from.Reset()
+				r.Ended(odd, wsproxy.ReasonLost)
+				var got int
+				for f := range other.frames {
+					if f.First == peer.Pong {
+						got++
+					}
+				}
+				if strings.HasPrefix(s.name, "Ping") {
+					got = int(other.pings.Load())
+				}
+				if s.passes != (got > 0) {
+					t.Errorf("the other side got %d of them, want passed on: %v", got, s.passes)
+				}
+			})
+		})
+	}
+}
+
+// F37: no data in either direction for the idle timeout, however alive both
+// are: both are told to go.
+func TestIdle(t *testing.T) {
+	t.Attr("case", "F37 C28")
+	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithIdleTimeout(patient), pings()}})
+		c, u := r.Open()
+		began := time.Now()
+		client, upstream := respond(c), respond(u)
+		client.wantClosed(t, 1001)
+		upstream.wantClosed(t, 1001)
+		r.Ended(wsproxy.Neither, wsproxy.ReasonIdle)
+		if d := time.Since(began); d < patient || d > patient+10*time.Second {
+			t.Errorf("ended after %v, want %v", d, patient)
+		}
+		if client.pings.Load() == 0 || upstream.pings.Load() == 0 {
+			t.Error("neither Pings nor Pongs are data, but there were none")
+		}
+	})
+}
