@@ -372,6 +372,11 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 		h.Set("Retry-After", retryAfter)
 	}
 	c.errorHandler(w, r, e)
+	if r.ContentLength != 0 {
+		// net/http reads what is missing of a body before it closes the
+		// connection, and waits for it.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.closeTimeout))
+	}
 }
 
 // limitAnswer gives an answer as long as any write: the server's own limit

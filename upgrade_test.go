@@ -1121,6 +1121,20 @@ func TestAnswerLimits(t *testing.T) {
 			}
 		})
 	})
+	t.Run("body that doesn't come", func(t *testing.T) {
+		for _, lines := range []string{"Content-Length: 5", "Transfer-Encoding: chunked", "Expect: 100-continue\r\nContent-Length: 5"} {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, memory)
+				c := r.client()
+				c.send(withLines(lines))
+				began := time.Now()
+				c.wantRefusal(400)
+				if d := time.Since(began); d > 5*time.Second {
+					t.Errorf("%s: the connection was closed after %v, want the close timeout of 5 s", lines, d)
+				}
+			})
+		}
+	})
 	t.Run("unread refusal", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, memory)
