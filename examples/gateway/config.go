@@ -1,0 +1,231 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A config is what a document says, checked: all that can be known to be wrong
+// with it before it is put to use is known.
+type config struct {
+	listen       []address
+	certificates *wsproxy.Certificates // of the listeners with TLS
+
+	drainWindow     time.Duration
+	shutdownDelay   time.Duration
+	shutdownTimeout time.Duration
+
+	json  bool // how it logs
+	level slog.Level
+
+	routes []*route
+}
+
+// An address is where to listen.
+type address struct {
+	network, text string // "tcp" or "unix", and what net.Listen takes
+	tls, admin    bool
+}
+
+func (a address) String() string {
+	switch {
+	case a.tls:
+		return "tls:" + a.text
+	case a.network == "unix":
+		return "unix:" + a.text
+	}
+	return a.text
+}
+
+// load reads a config from a file. Its error is all mistakes in there.
+func load(name string) (*config, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	doc, root := parse(name, text)
+	if root == nil {
+		return nil, doc.err()
+	}
+	return read(root)
+}
+
+// fromFlags makes a config of one route without a file.
+func fromFlags(listen, targets []string, path string) (*config, error) {
+	list := func(texts []string) (items []any) {
+		for _, text := range texts {
+			items = append(items, text)
+		}
+		return items
+	}
+	var upstreams []any
+	for _, target := range targets {
+		upstreams = append(upstreams, map[string]any{"target": target})
+	}
+	return read(newTable(new(document), "", map[string]any{
+		"listen": list(listen),
+		"route":  []any{map[string]any{"path": path, "upstreams": upstreams}},
+	}))
+}
+
+// read reads the document's outermost table.
+func read(t *table) (*config, error) {
+	c := &config{
+		drainWindow:     t.duration("drain_window", 20*time.Second),
+		shutdownDelay:   t.duration("shutdown_delay", 0),
+		shutdownTimeout: t.duration("shutdown_timeout", 30*time.Second),
+	}
+	switch {
+	case c.shutdownTimeout <= 0:
+		t.mistake("shutdown_timeout", "must be above zero")
+	case c.drainWindow >= c.shutdownTimeout:
+		t.mistake("drain_window", "%v is not less than the shutdown_timeout of %v, within which it lies", c.drainWindow, c.shutdownTimeout)
+	}
+	if c.shutdownDelay < 0 {
+		t.mistake("shutdown_delay", "negative")
+	}
+	c.readLog(t)
+	for i, text := range t.texts("listen") {
+		c.readAddress(t, fmt.Sprintf("listen[%d]", i), text, address{})
+	}
+	if tls := t.table("tls"); tls != nil {
+		c.readTLS(tls)
+	}
+	if len(c.listen) == 0 {
+		t.mistake("listen", "no address to listen on")
+	}
+	if text, ok := get[string](t, "admin"); ok {
+		c.readAddress(t, "admin", text, address{admin: true})
+	}
+	c.readRoutes(t)
+	t.end()
+	return c, t.doc.err()
+}
+
+func (c *config) readLog(t *table) {
+	switch format := t.text("log"); format {
+	case "", "text":
+	case "json":
+		c.json = true
+	default:
+		t.mistake("log", `%q is neither "text" nor "json"`, format)
+	}
+	if level, ok := get[string](t, "log_level"); ok {
+		if err := c.level.UnmarshalText([]byte(level)); err != nil {
+			t.mistake("log_level", `%q is none of "debug", "info", "warn", "error"`, level)
+		}
+	}
+}
+
+// readAddress reads one address to listen on, for what a says.
+func (c *config) readAddress(t *table, key, text string, a address) {
+	a.network, a.text = "tcp", text
+	if path, ok := strings.CutPrefix(text, "unix:"); ok {
+		a.network, a.text = "unix", path
+		if path == "" {
+			t.mistake(key, "a unix socket without a path")
+			return
+		}
+	} else if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
+		t.mistake(key, "%q is neither host:port nor unix:/path", text)
+		return
+	}
+	same := func(b address) bool {
+		anyPort := strings.HasSuffix(text, ":0") // is another one each time
+		return a == b || a.network == b.network && a.text == b.text && !anyPort
+	}
+	if slices.ContainsFunc(c.listen, same) {
+		t.mistake(key, "%q is there twice", text)
+		return
+	}
+	c.listen = append(c.listen, a)
+}
+
+// readTLS reads where to listen with TLS, and which certificates to show there.
+func (c *config) readTLS(t *table) {
+	for i, text := range t.texts("listen") {
+		c.readAddress(t, fmt.Sprintf("listen[%d]", i), text, address{tls: true})
+	}
+	if !t.has("listen") {
+		t.mistake("listen", "no address to listen on")
+	}
+	var pairs []wsproxy.CertificateFiles
+	for _, pair := range t.tables("certificates") {
+		files := wsproxy.CertificateFiles{Cert: t.doc.file(pair.text("cert")), Key: t.doc.file(pair.text("key"))}
+		pair.end()
+		switch {
+		case pair.text("cert") == "":
+			pair.mistake("cert", "no file")
+		case pair.text("key") == "":
+			pair.mistake("key", "no file")
+		default:
+			if _, err := wsproxy.LoadCertificates(files); err != nil {
+				pair.mistake("cert", "%s", strings.TrimPrefix(err.Error(), "wsproxy: "))
+				continue
+			}
+			pairs = append(pairs, files)
+		}
+	}
+	if len(t.tables("certificates")) == 0 {
+		t.mistake("certificates", "no certificate")
+	}
+	t.end()
+	if len(t.doc.mistakes) > 0 {
+		return
+	}
+	var err error
+	if c.certificates, err = wsproxy.LoadCertificates(pairs...); err != nil { // one has changed since
+		t.mistake("certificates", "%v", err)
+	}
+}
+
+// readRoutes reads the routes, and has [wsproxy.New] check each.
+func (c *config) readRoutes(t *table) {
+	tables := t.tables("route")
+	if len(tables) == 0 {
+		t.mistake("route", "no routes")
+	}
+	mux := http.NewServeMux()
+	for _, at := range tables {
+		r := readRoute(at, c)
+		c.routes = append(c.routes, r)
+		if err := tryPattern(mux, r.pattern); err != nil {
+			at.mistake("path", "%v", err)
+		}
+		r.check()
+	}
+}
+
+// conflict is how the mux says that two patterns can't be together.
+var conflict = regexp.MustCompile(`conflicts with pattern ("[^"]*")`)
+
+// tryPattern says what is wrong with a pattern, which the mux would panic of.
+func tryPattern(mux *http.ServeMux, pattern string) (err error) {
+	if pattern == "" {
+		return errors.New("no path")
+	}
+	if strings.ContainsAny(pattern, " \t") {
+		return fmt.Errorf("%q has a method: WebSockets are all opened by GET", pattern)
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			text := fmt.Sprint(v)
+			if other := conflict.FindStringSubmatch(text); other != nil {
+				text = fmt.Sprintf("%q matches what the route %s does, too", pattern, other[1])
+			}
+			err = errors.New(text)
+		}
+	}()
+	mux.Handle(pattern, http.NotFoundHandler())
+	return nil
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A gateway is a config in use. apply and shutdown are for one goroutine; the
+// handlers run in many.
+type gateway struct {
+	log     *slog.Logger
+	public  *http.Server
+	private *http.Server // the admin's
+	failed  chan error   // a listener's
+
+	mux          atomic.Pointer[http.ServeMux]
+	certificates atomic.Pointer[wsproxy.Certificates]
+	leaving      atomic.Bool // not ready any more
+
+	// Owned by the goroutine that calls apply and shutdown.
+	config    *config
+	listeners map[address]net.Listener
+
+	mu     sync.Mutex
+	routes []*running              // guarded by mu
+	old    map[*wsproxy.Proxy]bool // guarded by mu; no route's any more, they still have sessions
+}
+
+// A running is a route with its proxy.
+type running struct {
+	*route
+	proxy *wsproxy.Proxy
+}
+
+// newGateway makes a gateway that does nothing yet.
+func newGateway(log *slog.Logger) *gateway {
+	g := &gateway{
+		log:       log,
+		failed:    make(chan error, 1),
+		listeners: make(map[address]net.Listener),
+		old:       make(map[*wsproxy.Proxy]bool),
+	}
+	complaints := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	g.public = &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.mux.Load().ServeHTTP(w, r) }),
+		ReadHeaderTimeout: 10 * time.Second, // clients that never finish a handshake
+		ReadTimeout:       10 * time.Second, // and bodies, where there should be none; it ends with the handshake
+		IdleTimeout:       2 * time.Minute,  // between requests that are none
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          complaints,
+		TLSConfig: &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return g.certificates.Load().GetCertificate(hello)
+		}},
+		Protocols: new(http.Protocols),
+	}
+	g.public.Protocols.SetHTTP1(true) // what WebSockets are opened by
+	g.private = &http.Server{
+		Handler:           g.admin(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          complaints,
+	}
+	return g
+}
+
+// apply puts a config to use, the first one or a newer one. If there is an
+// error nothing has changed. Routes that stay keep their sessions, as do
+// listeners.
+func (g *gateway) apply(c *config) error {
+	// What may fail comes first.
+	before := make(map[string]*running)
+	for _, r := range g.routes {
+		before[r.pattern] = r
+	}
+	routes, renewed, err := g.renew(c, before)
+	if err != nil {
+		return err
+	}
+	opened, err := g.open(c)
+	if err != nil {
+		for _, r := range renewed {
+			r.proxy.Close()
+		}
+		return err
+	}
+
+	mux := http.NewServeMux()
+	for _, r := range routes {
+		mux.Handle(r.pattern, r.proxy)
+		if old := before[r.pattern]; old != nil && old.proxy == r.proxy {
+			delete(before, r.pattern) // which are those that go, in the end
+			if !reflect.DeepEqual(old.members, r.members) {
+				if err := r.proxy.SetUpstreams(r.members...); err != nil { // checked before
+					g.log.Error("gateway: upstreams not changed", "route", r.pattern, "error", err)
+				}
+			}
+		}
+	}
+	if c.certificates != nil {
+		c.certificates.Logger = g.log
+		g.certificates.Store(c.certificates)
+	}
+	g.mux.Store(mux)
+	g.mu.Lock()
+	g.routes = routes
+	for _, r := range before {
+		g.old[r.proxy] = true
+	}
+	g.mu.Unlock()
+	g.config = c
+	for _, r := range before {
+		go g.retire(r, c.shutdownTimeout)
+	}
+	for a, ln := range opened {
+		g.listeners[a] = ln
+		g.serve(a, ln)
+	}
+	g.closeOthers(c)
+	return nil
+}
+
+// renew returns the config's routes, with the proxies that they have, or with
+// new ones where their settings have changed.
+func (g *gateway) renew(c *config, before map[string]*running) (routes, renewed []*running, err error) {
+	var making sync.WaitGroup // each may have to wait for a name server
+	errs := make([]error, len(c.routes))
+	for i, r := range c.routes {
+		n := &running{route: r}
+		routes = append(routes, n)
+		if old := before[r.pattern]; old != nil && reflect.DeepEqual(old.settings, r.settings) {
+			n.proxy = old.proxy
+			continue
+		}
+		renewed = append(renewed, n)
+		making.Go(func() {
+			if n.proxy, errs[i] = r.proxy(g.log); errs[i] != nil {
+				errs[i] = fmt.Errorf("route %s: %w", r.pattern, errs[i])
+			}
+		})
+	}
+	making.Wait()
+	if err := errors.Join(errs...); err != nil {
+		for _, r := range renewed {
+			if r.proxy != nil {
+				r.proxy.Close()
+			}
+		}
+		return nil, nil, err
+	}
+	return routes, renewed, nil
+}
+
+// retire drains the proxy of a route that has gone, or has another one now.
+func (g *gateway) retire(r *running, timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	err := r.proxy.Shutdown(ctx)
+	drain := r.proxy.Stats().Drain
+	if err != nil {
+		g.log.Warn("gateway: route cut", "route", r.pattern, "sessions", drain.Total, "cut", drain.Cut)
+	} else {
+		g.log.Info("gateway: route drained", "route", r.pattern, "sessions", drain.Total)
+	}
+	g.mu.Lock()
+	delete(g.old, r.proxy)
+	g.mu.Unlock()
+}
+
+// shutdown ends it: not ready first, then the drain, then the servers. It
+// returns early, with sessions cut, when ctx ends.
+func (g *gateway) shutdown(ctx context.Context) error {
+	g.leaving.Store(true)
+	g.log.Info("gateway: not ready", "delay", g.config.shutdownDelay)
+	// Until balancers have noticed they still send us clients.
+	select {
+	case <-time.After(g.config.shutdownDelay):
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(ctx, g.config.shutdownTimeout)
+	defer cancel()
+	g.mu.Lock()
+	proxies := make([]*wsproxy.Proxy, 0, len(g.routes)+len(g.old))
+	for _, r := range g.routes {
+		proxies = append(proxies, r.proxy)
+	}
+	for p := range g.old {
+		proxies = append(proxies, p)
+	}
+	g.mu.Unlock()
+	err := wsproxy.ShutdownServer(drain, g.public, proxies...)
+	told, cut := 0, 0
+	for _, p := range proxies {
+		told, cut = told+p.Stats().Drain.Total, cut+p.Stats().Drain.Cut
+	}
+	g.log.Info("gateway: drained", "sessions", told, "cut", cut)
+	// The admin's server has answered until now.
+	return errors.Join(err, g.private.Close())
+}

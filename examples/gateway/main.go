@@ -1,0 +1,156 @@
+// Gateway is a reverse proxy for WebSockets alone: what is left of an nginx when
+// that is all it is there for. What it does is in one file, gateway.toml.
+//
+//	gateway -config gateway.toml
+//	gateway -config gateway.toml -check
+//	gateway -listen :8080 -to http://10.0.0.1:9000 -to http://10.0.0.2:9000
+//
+// SIGHUP has it read the file again, and sessions go on. SIGTERM drains it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, " ") }
+func (l *list) Set(v string) error { *l = append(*l, v); return nil }
+
+// run is the program; it returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	var listen, to list
+	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	file := flags.String("config", "", "what to do, as a `file`")
+	check := flags.Bool("check", false, "say what is wrong with it, and do nothing")
+	flags.Var(&listen, "listen", "without a file: an `address` to listen on; may be given again")
+	flags.Var(&to, "to", "without a file: an upstream's `URL`; may be given again")
+	path := flags.String("path", "/", "without a file: which `path` is let in; / is all")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case flags.NArg() > 0, (*file == "") == (len(to) == 0), *file != "" && len(listen) > 0:
+		fmt.Fprintln(stderr, "gateway: either -config, or -listen and -to")
+		flags.Usage()
+		return 2
+	}
+	read := func() (*config, error) {
+		if *file == "" {
+			return fromFlags(listen, to, *path)
+		}
+		return load(*file)
+	}
+	c, err := read()
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	if *check {
+		c.summarize(stdout)
+		return 0
+	}
+
+	level := new(slog.LevelVar)
+	level.Set(c.level)
+	options := &slog.HandlerOptions{Level: level}
+	handler := slog.Handler(slog.NewTextHandler(stderr, options))
+	if c.json {
+		handler = slog.NewJSONHandler(stderr, options)
+	}
+	log := slog.New(handler)
+	slog.SetDefault(log)
+
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	g := newGateway(log)
+	if err := g.apply(c); err != nil {
+		complain(log, "gateway: not started", err)
+		return 1
+	}
+	for {
+		select {
+		case <-hangups:
+			if err := g.reload(read, level); err != nil {
+				complain(log, "gateway: not reloaded", err)
+			}
+		case err := <-g.failed:
+			complain(log, "gateway: stopped", err)
+			return 1
+		case <-ctx.Done():
+			stop() // a second signal doesn't wait
+			if err := g.shutdown(context.Background()); err != nil {
+				complain(log, "gateway: not shut down in order", err)
+				return 1
+			}
+			return 0
+		}
+	}
+}
+
+// reload puts the file to use as it is now. If there is an error nothing has
+// changed.
+func (g *gateway) reload(read func() (*config, error), level *slog.LevelVar) error {
+	c, err := read()
+	switch {
+	case err != nil:
+		return err
+	case c.json != g.config.json:
+		return errors.New("log can't change while it runs")
+	}
+	if err := g.apply(c); err != nil {
+		return err
+	}
+	level.Set(c.level)
+	g.log.Info("gateway: reloaded", "routes", len(c.routes))
+	return nil
+}
+
+// complain logs an error, one record for each mistake.
+func complain(log *slog.Logger, what string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			complain(log, what, err)
+		}
+		return
+	}
+	log.Error(what, "error", err.Error())
+}
+
+// summarize says what the config does.
+func (c *config) summarize(w io.Writer) {
+	for _, a := range c.listen {
+		what := ""
+		if a.admin {
+			what = ", for the admin"
+		}
+		fmt.Fprintf(w, "listens on %v%s\n", a, what)
+	}
+	for _, r := range c.routes {
+		switch {
+		case r.source != nil:
+			fmt.Fprintf(w, "%s: upstreams that are asked for every %v\n", r.pattern, r.every)
+		default:
+			fmt.Fprintf(w, "%s: %d upstreams\n", r.pattern, len(r.members))
+		}
+	}
+}

@@ -1,0 +1,356 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// ways are the keys that say who a route's members are. One of them must be
+// there.
+var ways = []string{"target", "upstreams", "addresses_of", "srv", "upstreams_file"}
+
+// readMembers reads who the members are.
+func (r *route) readMembers() {
+	t := r.at
+	given := slices.DeleteFunc(slices.Clone(ways), func(key string) bool { return !t.has(key) })
+	switch len(given) {
+	case 0:
+		t.mistake("path", "where to? one of %s must say", strings.Join(ways, ", "))
+		return
+	case 1:
+	default:
+		t.mistake(given[1], "%s is there already: choose one", given[0])
+	}
+	r.every = 10 * time.Second
+	if every := t.duration("every", r.every); t.has("every") {
+		r.every = every
+		r.cite("WithSource", t.at("every"), every)
+	}
+	if target, ok := get[string](t, "target"); ok {
+		r.members = []wsproxy.Member{{Target: target}}
+		r.cite("member", t.at("target"), 0)
+	}
+	for i, m := range t.tables("upstreams") {
+		r.members = append(r.members, wsproxy.Member{
+			Target:      m.text("target"),
+			Address:     m.text("address"),
+			Weight:      m.whole("weight"),
+			MaxSessions: m.whole("max_sessions"),
+		})
+		r.cite("member", m.path, i)
+		m.end()
+	}
+	if target, ok := get[string](t, "addresses_of"); ok {
+		r.source = wsproxy.EachAddress(wsproxy.Member{Target: target}, nil)
+	}
+	if target, ok := get[string](t, "srv"); ok {
+		r.source = wsproxy.EachServer(wsproxy.Member{Target: target}, nil)
+	}
+	if name, ok := get[string](t, "upstreams_file"); ok {
+		r.source = membersFile(t.doc.file(name))
+	}
+	if r.source != nil {
+		r.checkSource(given[0])
+	}
+	if t.has("every") && (t.has("target") || t.has("upstreams")) {
+		t.mistake("every", "nothing is asked every so often")
+	}
+}
+
+// checkSource checks what a source is asked, without asking a name server. A
+// file can be read at once: it must be in order when the gateway starts.
+func (r *route) checkSource(key string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	members, err := r.source(ctx)
+	if mistake, ok := errors.AsType[*wsproxy.OptionError](err); ok {
+		r.at.mistake(key, "%q: %s", mistake.Value, mistake.Reason)
+	} else if key == "upstreams_file" {
+		if err == nil {
+			_, err = try(wsproxy.WithUpstreams(members...))
+		}
+		if err != nil {
+			r.at.mistake(key, "%v", err)
+		}
+	}
+}
+
+// membersFile is a [wsproxy.Source] of our own: a JSON file that something else
+// writes, and that is read again and again. It is a list such as
+//
+//	[{"target": "http://10.0.0.1:9000", "weight": 2, "max_sessions": 5000}]
+//
+// Whoever writes it should write another file and rename it to this one.
+func membersFile(path string) wsproxy.Source {
+	return func(context.Context) ([]wsproxy.Member, error) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		var list []struct {
+			Target      string `json:"target"`
+			Address     string `json:"address"`
+			Weight      int    `json:"weight"`
+			MaxSessions int    `json:"max_sessions"`
+		}
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&list); err != nil {
+			line := 1 + bytes.Count(text[:min(int(d.InputOffset()), len(text))], []byte("\n"))
+			return nil, fmt.Errorf("%s:%d: %w", path, line, err)
+		}
+		if _, err := d.Token(); err != io.EOF {
+			return nil, fmt.Errorf("%s: something behind the list", path)
+		}
+		members := make([]wsproxy.Member, len(list))
+		for i, m := range list {
+			members[i] = wsproxy.Member(m)
+		}
+		return members, nil
+	}
+}
+
+// readBalance reads how sessions are spread over the members, and what happens
+// to members that fail.
+func (r *route) readBalance() {
+	t := r.at
+	switch balance := t.text("balance"); balance {
+	case "", "least_sessions":
+		r.add(wsproxy.WithBalance(wsproxy.LeastSessions()))
+	case "round_robin":
+		r.add(wsproxy.WithBalance(wsproxy.RoundRobin()))
+	case "two_choices":
+		r.add(wsproxy.WithBalance(wsproxy.TwoChoices()))
+	case "rendezvous":
+		key, err := keyOf(cmp.Or(t.text("key"), "client"))
+		if err != nil {
+			t.mistake("key", "%v", err)
+		}
+		r.add(wsproxy.WithBalance(wsproxy.Rendezvous(key)))
+	default:
+		t.mistake("balance", "%q is none of least_sessions, round_robin, two_choices, rendezvous", balance)
+	}
+	if t.text("balance") != "rendezvous" && t.has("key") {
+		t.mistake("key", "is for rendezvous only")
+	}
+	t.text("key")
+	r.readSticky()
+	if retry := t.table("retry"); retry != nil {
+		share := 0.2 // the library's own
+		if retry.has("share") {
+			share = retry.number("share")
+		}
+		r.add(wsproxy.WithRetry(share, retry.flag("sent")))
+		r.cite("WithRetry", retry.at("share"), share)
+		retry.end()
+	}
+	r.readHealthCheck()
+	if t.flag("keep_removed") {
+		r.add(wsproxy.WithKeepRemoved())
+	}
+	if t.has("source_addresses") {
+		addresses := each(t, "source_addresses", "an IP address", netip.ParseAddr)
+		r.add(wsproxy.WithSourceAddresses(addresses...))
+		for i, a := range addresses {
+			r.cite("WithSourceAddresses", t.at(fmt.Sprintf("source_addresses[%d]", i)), a)
+		}
+	}
+}
+
+// keyOf says what sessions of the same member have in common; nil: the client.
+func keyOf(text string) (func(*http.Request) string, error) {
+	what, name, _ := strings.Cut(text, " ")
+	switch {
+	case text == "client":
+		return nil, nil
+	case what == "header" && name != "":
+		return func(r *http.Request) string { return r.Header.Get(name) }, nil
+	case what == "cookie" && name != "":
+		return func(r *http.Request) string {
+			if c, err := r.Cookie(name); err == nil {
+				return c.Value
+			}
+			return ""
+		}, nil
+	case what == "query" && name != "":
+		return func(r *http.Request) string { return r.URL.Query().Get(name) }, nil
+	case what == "path":
+		n, err := strconv.Atoi(name)
+		if err != nil || n < 1 {
+			break
+		}
+		return func(r *http.Request) string { // path 2 of /chat/lobby is lobby
+			if parts := strings.Split(r.URL.Path, "/"); n < len(parts) {
+				return parts[n]
+			}
+			return ""
+		}, nil
+	}
+	return nil, fmt.Errorf(`%q is none of "client", "header NAME", "cookie NAME", "query NAME", "path NUMBER"`, text)
+}
+
+func (r *route) readSticky() {
+	t := r.at.table("sticky")
+	if t == nil {
+		return
+	}
+	content := t.content("secret_file")
+	r.addFile(t, "secret_file", content)
+	secret := bytes.TrimSpace(content)
+	cookie := http.Cookie{
+		Name:     t.text("cookie"),
+		Path:     cookiePath(r.pattern),
+		MaxAge:   int(t.duration("max_age", 0).Seconds()),
+		HttpOnly: true,
+		Secure:   true,
+		SameSite: http.SameSiteLaxMode,
+	}
+	if t.has("secure") {
+		cookie.Secure = t.flag("secure")
+	}
+	switch same := t.text("same_site"); same {
+	case "", "lax":
+	case "strict":
+		cookie.SameSite = http.SameSiteStrictMode
+	case "none": // for pages of other sites
+		cookie.SameSite = http.SameSiteNoneMode
+		if !cookie.Secure {
+			t.mistake("same_site", "browsers take none with secure only")
+		}
+	default:
+		t.mistake("same_site", `%q is none of "lax", "strict", "none"`, same)
+	}
+	if cookie.MaxAge < 0 {
+		t.mistake("max_age", "negative")
+	}
+	t.end()
+	if content == nil {
+		if !t.has("secret_file") {
+			t.mistake("secret_file", "no file")
+		}
+		secret = make([]byte, 16) // one mistake is enough
+	}
+	r.add(wsproxy.WithSticky(cookie, secret))
+	r.cite("WithSticky", t.at("cookie"), cookie.Name)
+	r.cite("WithSticky", t.at("secret_file"), len(secret))
+}
+
+// cookiePath is the fixed beginning of a pattern's path: cookies of different
+// routes should not replace each other.
+func cookiePath(pattern string) string {
+	path, _, _ := strings.Cut(pattern[max(strings.Index(pattern, "/"), 0):], "{")
+	return path
+}
+
+func (r *route) readHealthCheck() {
+	t := r.at.table("health_check")
+	if t == nil {
+		return
+	}
+	check := wsproxy.HealthCheck{
+		Path:     t.text("path"),
+		Interval: t.duration("interval", 0),
+		Timeout:  t.duration("timeout", 0),
+		Fall:     t.whole("fall"),
+		Rise:     t.whole("rise"),
+		Close:    t.flag("close"),
+	}
+	if headers := t.table("headers"); headers != nil {
+		check.Header = readFields(headers)
+	}
+	t.end()
+	r.add(wsproxy.WithHealthCheck(check))
+	r.cite("WithHealthCheck", t.at("path"), check.Path)
+	for _, key := range []string{"Interval", "Timeout", "Fall", "Rise"} {
+		r.cite("WithHealthCheck", t.at(strings.ToLower(key)), key)
+	}
+}
+
+// try has [wsproxy.New] judge options, and returns its mistakes.
+func try(options ...wsproxy.Option) (mistakes []*wsproxy.OptionError, err error) {
+	quiet := wsproxy.WithLogger(slog.New(slog.DiscardHandler))
+	p, err := wsproxy.New("", append([]wsproxy.Option{quiet}, options...)...)
+	if err == nil {
+		return nil, p.Close()
+	}
+	errs := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		errs = joined.Unwrap()
+	}
+	for _, err := range errs {
+		if mistake, ok := errors.AsType[*wsproxy.OptionError](err); ok {
+			mistakes = append(mistakes, mistake)
+		}
+	}
+	return mistakes, err
+}
+
+// check has [wsproxy.New] check the route, and brings what it finds back to the
+// keys.
+func (r *route) check() {
+	// Each member by itself, on top of those before it: so it is known which
+	// one is wrong.
+	var members []wsproxy.Member
+	for i, m := range r.members {
+		if mistakes, err := try(wsproxy.WithUpstreams(append(members, m)...)); err != nil {
+			for _, mistake := range mistakes {
+				r.mistake("member", fmt.Sprint(i), mistake)
+			}
+			continue
+		}
+		members = append(members, m)
+	}
+	if len(members) == 0 { // they are asked for later, or a mistake already
+		members = []wsproxy.Member{{Target: "http://localhost"}}
+	}
+	options := append(slices.Clone(r.options), wsproxy.WithUpstreams(members...))
+	if r.source != nil {
+		options = append(options, wsproxy.WithSource(r.every, func(context.Context) ([]wsproxy.Member, error) { return nil, nil }))
+	}
+	mistakes, _ := try(options...)
+	for _, mistake := range mistakes {
+		r.mistake(mistake.Option, fmt.Sprint(mistake.Value), mistake)
+	}
+}
+
+// mistake notes what is wrong with an option at the key that it comes from:
+// the one that has the value, or else the first.
+func (r *route) mistake(option, value string, e *wsproxy.OptionError) {
+	path := ""
+	for _, c := range r.cited {
+		if c.option == option && (path == "" || c.value == value) {
+			path = c.path
+		}
+	}
+	text := e.Reason
+	if value := fmt.Sprint(e.Value); value != "" {
+		text = fmt.Sprintf("%q: %s", value, e.Reason)
+	}
+	r.at.doc.mistake(cmp.Or(path, r.at.path), "%s", text)
+}
+
+// proxy makes the route's proxy.
+func (r *route) proxy(log *slog.Logger) (*wsproxy.Proxy, error) {
+	options := append(slices.Clone(r.options), wsproxy.WithLogger(log.With("route", r.pattern)))
+	if r.source != nil {
+		options = append(options, wsproxy.WithSource(r.every, r.source))
+	} else {
+		options = append(options, wsproxy.WithUpstreams(r.members...))
+	}
+	return wsproxy.New("", options...)
+}

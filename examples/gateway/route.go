@@ -1,0 +1,262 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A route is a path and the proxy behind it.
+type route struct {
+	at      *table
+	pattern string
+	options []wsproxy.Option // all but those that say who the members are
+	members []wsproxy.Member // or
+	source  wsproxy.Source
+	every   time.Duration
+
+	// settings is what can't change without a new proxy: all but the members.
+	settings map[string]any
+	cited    []citation
+}
+
+// A citation says which key an option's value comes from.
+type citation struct {
+	option string
+	value  string
+	path   string
+}
+
+// add adds an option.
+func (r *route) add(o wsproxy.Option) { r.options = append(r.options, o) }
+
+// cite keeps in mind where an argument of an option comes from, for the case
+// that [wsproxy.New] finds fault with it.
+func (r *route) cite(option, path string, value any) {
+	r.cited = append(r.cited, citation{option, fmt.Sprint(value), path})
+}
+
+// addFile has a file's content count among the settings.
+func (r *route) addFile(t *table, key string, content []byte) {
+	r.settings[t.at(key)] = sha256.Sum256(content)
+}
+
+// readRoute reads a route's table.
+func readRoute(t *table, c *config) *route {
+	r := &route{at: t, pattern: t.text("path"), settings: maps.Clone(t.values)}
+	delete(r.settings, "target")
+	delete(r.settings, "upstreams")
+	r.settings["drain_window"] = c.drainWindow
+	r.add(wsproxy.WithDrain(c.drainWindow, 0))
+	r.cite("WithDrain", "drain_window", c.drainWindow)
+
+	r.readMembers()
+	r.readBalance()
+	r.readTimes()
+	r.readTrust()
+	r.readRequest()
+	r.readLimits()
+	r.readTLS()
+	if t.flag("detach") {
+		r.add(wsproxy.WithDetach())
+	}
+	t.end()
+	return r
+}
+
+// readTimes reads how long things may take.
+func (r *route) readTimes() {
+	t := r.at
+	if ping := t.table("ping"); ping != nil {
+		interval, timeout := ping.duration("interval", 25*time.Second), ping.duration("timeout", 10*time.Second)
+		ping.end()
+		r.add(wsproxy.WithPing(interval, timeout))
+		r.cite("WithPing", ping.at("interval"), interval)
+		r.cite("WithPing", ping.at("timeout"), timeout)
+	}
+	for _, o := range []struct {
+		key, name string
+		with      func(time.Duration) wsproxy.Option
+	}{
+		{"idle_timeout", "WithIdleTimeout", wsproxy.WithIdleTimeout},
+		{"write_timeout", "WithWriteTimeout", wsproxy.WithWriteTimeout},
+		{"handshake_timeout", "WithHandshakeTimeout", wsproxy.WithHandshakeTimeout},
+		{"close_timeout", "WithCloseTimeout", wsproxy.WithCloseTimeout},
+		{"max_age", "WithMaxAge", wsproxy.WithMaxAge},
+	} {
+		if t.has(o.key) {
+			d := t.duration(o.key, time.Second)
+			r.add(o.with(d))
+			r.cite(o.name, t.at(o.key), d)
+		}
+	}
+}
+
+// readTrust reads which pages may open WebSockets, and whose forwarding fields
+// are believed.
+func (r *route) readTrust() {
+	t := r.at
+	if t.has("origins") {
+		origins := t.texts("origins")
+		r.add(wsproxy.WithOrigins(origins...))
+		for i, origin := range origins {
+			r.cite("WithOrigins", t.at(fmt.Sprintf("origins[%d]", i)), origin)
+		}
+	}
+	if t.flag("any_origin") {
+		r.add(wsproxy.WithInsecureAnyOrigin())
+		r.cite("WithInsecureAnyOrigin", t.at("any_origin"), true)
+	}
+	if t.has("trusted_proxies") {
+		prefixes := each(t, "trusted_proxies", `a prefix such as "10.0.0.0/8"`, netip.ParsePrefix)
+		r.add(wsproxy.WithTrustedProxies(prefixes...))
+		for i, prefix := range prefixes {
+			r.cite("WithTrustedProxies", t.at(fmt.Sprintf("trusted_proxies[%d]", i)), prefix)
+		}
+	}
+}
+
+// readRequest reads what changes in the request on its way.
+func (r *route) readRequest() {
+	t := r.at
+	if host, ok := get[string](t, "host"); ok {
+		r.add(wsproxy.WithHost(host))
+		r.cite("WithHost", t.at("host"), host)
+	}
+	if headers := t.table("set_headers"); headers != nil {
+		fields := readFields(headers)
+		r.add(wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+			for name, values := range fields {
+				pr.Out.Header[name] = values
+			}
+		}))
+	}
+}
+
+// readFields reads a table of header fields.
+func readFields(t *table) http.Header {
+	fields := make(http.Header)
+	for _, name := range slices.Sorted(maps.Keys(t.values)) {
+		value := t.text(name)
+		canonical := http.CanonicalHeaderKey(name)
+		switch {
+		case !httpguts.ValidHeaderFieldName(name):
+			t.mistake(name, "not a field's name")
+		case !httpguts.ValidHeaderFieldValue(value):
+			t.mistake(name, "not a field's value")
+		case slices.Contains(notOurs, canonical):
+			t.mistake(name, "is the handshake's own")
+		case canonical == "Host":
+			t.mistake(name, "set by the route's host")
+		}
+		fields.Set(name, value)
+	}
+	return fields
+}
+
+// notOurs are fields that the proxy itself sets, whatever they are set to.
+var notOurs = []string{"Connection", "Upgrade", "Sec-Websocket-Version", "Sec-Websocket-Key"}
+
+// readLimits reads how many there may be, and how much may come.
+func (r *route) readLimits() {
+	t := r.at
+	for _, o := range []struct {
+		key, name string
+		with      func(int) wsproxy.Option
+	}{
+		{"max_sessions", "WithMaxSessions", wsproxy.WithMaxSessions},
+		{"max_handshakes", "WithMaxHandshakes", wsproxy.WithMaxHandshakes},
+		{"max_sessions_per_client", "WithMaxSessionsPerClient", func(n int) wsproxy.Option {
+			return wsproxy.WithMaxSessionsPerClient(n, nil) // by address
+		}},
+	} {
+		if t.has(o.key) {
+			n := t.whole(o.key)
+			r.add(o.with(n))
+			r.cite(o.name, t.at(o.key), n)
+		}
+	}
+	sides := []wsproxy.Side{wsproxy.Client, wsproxy.Upstream}
+	for _, o := range []struct {
+		key, name string
+		with      func(wsproxy.Side, int) wsproxy.Option
+	}{
+		{"max_message_size", "WithMaxMessageSize", wsproxy.WithMaxMessageSize},
+		{"max_frame_size", "WithMaxFrameSize", wsproxy.WithMaxFrameSize},
+	} {
+		if sizes := t.table(o.key); sizes != nil {
+			for _, side := range sides {
+				n := sizes.whole(side.String())
+				r.add(o.with(side, n))
+				r.cite(o.name, sizes.at(side.String()), n)
+			}
+			sizes.end()
+		}
+	}
+	if rates := t.table("rate_limit"); rates != nil {
+		for _, side := range sides {
+			if rate := rates.table(side.String()); rate != nil {
+				limit := wsproxy.RateLimit{
+					Messages: rate.number("messages"),
+					Bytes:    rate.number("bytes"),
+					Burst:    rate.duration("burst", 0),
+					Close:    rate.flag("close"),
+				}
+				rate.end()
+				r.add(wsproxy.WithRateLimit(side, limit))
+				r.cite("WithRateLimit", rate.path, limit)
+			}
+		}
+		rates.end()
+	}
+}
+
+// readTLS reads how to speak TLS with upstreams.
+func (r *route) readTLS() {
+	t := r.at.table("upstream_tls")
+	if t == nil {
+		return
+	}
+	config := &tls.Config{ServerName: t.text("server_name")}
+	if t.has("ca") {
+		ca := t.content("ca")
+		r.addFile(t, "ca", ca)
+		config.RootCAs = x509.NewCertPool()
+		if ca != nil && !config.RootCAs.AppendCertsFromPEM(ca) {
+			t.mistake("ca", "no certificate in there")
+		}
+	}
+	if t.has("cert") || t.has("key") {
+		cert, key := t.content("cert"), t.content("key")
+		r.addFile(t, "cert", cert)
+		r.addFile(t, "key", key)
+		switch {
+		case !t.has("cert"), !t.has("key"):
+			t.mistake("cert", "cert and key go together")
+		case cert != nil && key != nil:
+			pair, err := tls.X509KeyPair(cert, key)
+			if err != nil {
+				t.mistake("cert", "%s", strings.TrimPrefix(err.Error(), "tls: "))
+			}
+			config.Certificates = []tls.Certificate{pair}
+		}
+	}
+	if t.flag("insecure_skip_verify") {
+		r.add(wsproxy.WithInsecureSkipVerify())
+	}
+	t.end()
+	r.add(wsproxy.WithTLSConfig(config))
+	r.cite("WithTLSConfig", t.path, "")
+}
