@@ -310,3 +310,6 @@ func (r *Rig) OpenSide(side wsproxy.Side) (this, across *Wire) {
 	}
 	return upstream, client
 }
+
+// Address is where clients connect to, for those that are none of the rig's.
+func (r *Rig) Address() string { return r.to }

@@ -1,0 +1,136 @@
+package faults
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/coder/websocket"
+)
+
+// The test binary is also the peers that are to be processes of their own, by
+// the name that is in the environment.
+const roleVariable = "WSPROXY_FAULTS_ROLE"
+
+var roles = map[string]func(args []string){
+	"upstream": upstreamProcess,
+	"client":   clientProcess,
+}
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(roleVariable); name != "" {
+		role, ok := roles[name]
+		if !ok {
+			fmt.Println("no such role:", name)
+			os.Exit(2)
+		}
+		role(os.Args[1:])
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// A process is a peer of its own.
+type process struct {
+	*exec.Cmd
+	in  interface{ Close() error }
+	out *bufio.Scanner
+}
+
+// start starts one. It lives until its standard input ends, at the latest with
+// the test.
+func start(t *testing.T, role string, args ...string) *process {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd, in, bufio.NewScanner(out)}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return p
+}
+
+// line is the next line that it has written.
+func (p *process) line(t *testing.T) string {
+	t.Helper()
+	if !p.out.Scan() {
+		t.Fatalf("%s: no line, %v", p.Args, p.out.Err())
+	}
+	return p.out.Text()
+}
+
+// untilStdinEnds waits for the end of the process that has started this one.
+func untilStdinEnds() {
+	var b [1]byte
+	for {
+		if _, err := os.Stdin.Read(b[:]); err != nil {
+			return
+		}
+	}
+}
+
+// upstreamProcess is an upstream that echoes. It says where it listens.
+func upstreamProcess([]string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(ln.Addr())
+	go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		for {
+			kind, message, err := c.Read(context.Background())
+			if err != nil || c.Write(context.Background(), kind, message) != nil {
+				return
+			}
+		}
+	}))
+	untilStdinEnds()
+}
+
+// clientProcess is a client that opens a WebSocket and reads. It says so.
+func clientProcess(args []string) {
+	c, _, err := websocket.Dial(context.Background(), strings.Replace(args[0], "http", "ws", 1), nil)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("open")
+	go func() {
+		for {
+			if _, _, err := c.Read(context.Background()); err != nil {
+				return
+			}
+		}
+	}()
+	untilStdinEnds()
+}

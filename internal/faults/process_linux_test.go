@@ -1,0 +1,140 @@
+package faults
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+)
+
+// Peers that are processes of their own, and are killed or stopped.
+
+func (p *process) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := p.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+	if s == syscall.SIGSTOP && !peer.Until(func() bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
+		_, state, _ := strings.Cut(string(b), ") ")
+		return strings.HasPrefix(state, "T")
+	}) {
+		t.Fatal("the process doesn't stop")
+	}
+}
+
+// echoed opens a session with an upstream that is a process, and uses it.
+func echoed(t *testing.T, r *peer.Rig) *peer.Wire {
+	t.Helper()
+	c := r.Connect()
+	c.Send(peer.Request("/", ""))
+	c.WantStatus(http.StatusSwitchingProtocols)
+	c.SendText("hello")
+	c.Want(peer.Text, "hello")
+	return c
+}
+
+// F21, F22: the upstream's process is killed: its clients are told at once, and
+// the next ones can't be served.
+func TestUpstreamKilled(t *testing.T) {
+	t.Attr("case", "F21 F22 F1")
+	for _, legs := range peer.Few {
+		legs.Upstream = peer.TCP
+		t.Run(legs.Name(), func(t *testing.T) {
+			upstream := start(t, "upstream")
+			r := peer.New(t, peer.Config{Legs: legs, Target: "http://" + upstream.line(t)})
+			var clients []*peer.Wire
+			for range 5 {
+				clients = append(clients, echoed(t, r))
+			}
+			began := time.Now()
+			upstream.signal(t, syscall.SIGKILL)
+			for i, c := range clients {
+				c.WantClose(1011)
+				c.SendClose(1011, "")
+				c.WantEnd()
+				r.EndedAs(i, wsproxy.Upstream, wsproxy.ReasonLost)
+			}
+			if d := time.Since(began); d > 15*time.Second {
+				t.Errorf("told after %v, want it at once", d)
+			}
+			refused(r, 502)
+			r.Failed(502, "refused")
+		})
+	}
+}
+
+// F27, F3: the upstream's process is stopped: its kernel goes on acknowledging,
+// and takes connections. Pings find out, and so does the handshake's limit.
+func TestUpstreamStopped(t *testing.T) {
+	t.Attr("case", "F27 F3")
+	upstream := start(t, "upstream")
+	r := peer.New(t, peer.Config{Target: "http://" + upstream.line(t), Options: []wsproxy.Option{pings(), wsproxy.WithHandshakeTimeout(patient)}})
+	c := echoed(t, r)
+	client := respond(c)
+	began := time.Now()
+	upstream.signal(t, syscall.SIGSTOP)
+	client.wantClosed(t, 1011)
+	lostBetween(t, r, wsproxy.Upstream, began, patient, silent)
+	refused(r, 504)
+	r.Failed(504, "timeout")
+	upstream.signal(t, syscall.SIGCONT)
+	echoed(t, r).Reset()
+	r.EndedAs(1, wsproxy.Client, wsproxy.ReasonLost)
+}
+
+// F27: one that is stopped for less than that loses nothing.
+func TestUpstreamPauses(t *testing.T) {
+	t.Attr("case", "F27 F35")
+	upstream := start(t, "upstream")
+	r := peer.New(t, peer.Config{Target: "http://" + upstream.line(t), Options: []wsproxy.Option{wsproxy.WithPing(pingEvery, peer.Patience)}})
+	c := echoed(t, r)
+	for range 3 {
+		upstream.signal(t, syscall.SIGSTOP)
+		c.SendText("are you there")
+		for n := 0; n < 2; { // its own Pings are the clock
+			f, err := c.ReadFrame()
+			if err != nil || f.First != peer.Ping {
+				t.Fatalf("got %v, %v, want a Ping", f, err)
+			}
+			c.Send(c.Frame(peer.Pong, f.Payload))
+			n++
+		}
+		upstream.signal(t, syscall.SIGCONT)
+		wantButPings(t, c, "are you there")
+	}
+	c.Reset()
+	r.Ended(wsproxy.Client, wsproxy.ReasonLost)
+}
+
+// F25, F26: the client's process is killed, or stopped.
+func TestClientKilledOrStopped(t *testing.T) {
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Attr("case", map[syscall.Signal]string{syscall.SIGKILL: "F25", syscall.SIGSTOP: "F26"}[signal])
+			r := peer.New(t, peer.Config{Options: []wsproxy.Option{pings()}})
+			client := start(t, "client", "http://"+r.Address()+"/")
+			u := r.Accept()
+			u.Accept("")
+			if got := client.line(t); got != "open" {
+				t.Fatal(got)
+			}
+			u.SendText("hello")
+			upstream := respond(u)
+			began := time.Now()
+			client.signal(t, signal)
+			upstream.wantClosed(t, 1001)
+			if signal == syscall.SIGSTOP {
+				lostBetween(t, r, wsproxy.Client, began, patient, silent)
+			} else {
+				r.Ended(wsproxy.Client, wsproxy.ReasonLost)
+			}
+		})
+	}
+}
