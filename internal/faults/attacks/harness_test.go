@@ -172,7 +172,7 @@ func (r *rig) wantNoDial() {
 	client.send(edited("GET /", "GET /last"))
 	u := r.upstream()
 	if head := u.head(); !strings.HasPrefix(head, "GET /last ") {
-		r.Errorf("upstream: got %q, want nothing for what was refused", head)
+		r.Errorf("upstream: got %.300q, want nothing for what was refused", head)
 	}
 	u.Close()
 	client.rest()

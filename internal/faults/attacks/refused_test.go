@@ -3,6 +3,9 @@ package attacks
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
 )
 
 // A refusal is a client's handshake that must come to nothing. Nothing is
@@ -113,6 +116,23 @@ func TestRefusals(t *testing.T) {
 					t.Errorf("client: got\n%q, want\n%q", got, want)
 				}
 			})
+		}
+		r.wantNoDial()
+	})
+}
+
+// A13, A18: a body that was announced and doesn't come keeps a refused
+// connection open for no longer than its end may take.
+func TestRefusedBodyMissing(t *testing.T) {
+	t.Attr("case", "A13 A14 A18")
+	eachLeg(t, func(t *testing.T, secure bool) {
+		r := newRig(t, secure, wsproxy.WithCloseTimeout(100*time.Millisecond))
+		for _, lines := range []string{"Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 5\r\nExpect: 100-continue\r\n"} {
+			c := r.client()
+			c.send(handshake(lines))
+			if got := undated(c.rest()); got != refused(400, "request has a body") {
+				t.Errorf("client: got\n%q, want\n%q", got, refused(400, "request has a body"))
+			}
 		}
 		r.wantNoDial()
 	})

@@ -1,0 +1,48 @@
+package attacks
+
+import (
+	"io"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A70: a side that has ended while the other one takes nothing costs no CPU,
+// for as long as that may last.
+func TestHalfDead(t *testing.T) {
+	t.Attr("case", "A70")
+	eachSide(t, func(t *testing.T, secure bool, s side) {
+		r := newRig(t, secure, wsproxy.WithCloseTimeout(10*time.Second))
+		const sessions = 10
+		long := frame(s.who, binary2, strings.Repeat("x", 32<<20))
+		for range sessions {
+			// One has sent as much as there is room for and gone; the other one
+			// reads none of it.
+			from, to := r.between(s, "", "")
+			from.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			io.WriteString(from, long)
+			from.below.Close()
+			// One has gone with nothing on the way; the other one doesn't mind.
+			from, to = r.between(s, "", "")
+			from.fin()
+			to.wantClose(s.toldOther)
+		}
+		began, used := time.Now(), cpu(t)
+		<-time.After(time.Second)
+		if share := float64(cpu(t)-used) / float64(time.Since(began)); share > 0.5 {
+			t.Errorf("%d sessions took %.0f %% of a CPU, want next to nothing", 2*sessions, 100*share)
+		}
+	})
+}
+
+// cpu is what this process has used so far.
+func cpu(t *testing.T) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
