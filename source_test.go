@@ -211,6 +211,7 @@ func TestSourceFails(t *testing.T) {
 		synctest.Wait()
 		before := calls
 		elapse(time.Minute)
+		synctest.Wait()
 		if calls != before {
 			t.Error("the source is asked after Close")
 		}
