@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -457,6 +458,13 @@ func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+// String returns all records as text.
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // wait returns the n-th record (from 0), once it is there.
 func (l *logs) wait(t testing.TB, n int) map[string]any {
 	t.Helper()
@@ -726,4 +734,14 @@ func elapse(d time.Duration) {
 		panic("elapse: not in a synctest bubble")
 	}
 	time.Sleep(d)
+}
+
+// await waits until something holds.
+func await(t testing.TB, done func() bool, otherwise func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(wireTimeout); !done(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal(otherwise())
+		}
+	}
 }

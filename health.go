@@ -2,7 +2,6 @@ package wsproxy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -174,10 +173,18 @@ func (p *Proxy) watchLocked(m *member) {
 	}()
 }
 
-// examine asks a member once. The connection is made as for a session.
-func (c *config) examine(ctx context.Context, m *member) error {
-	ctx, cancel := context.WithTimeout(ctx, c.check.Timeout)
+// examine asks a member once.
+func (c *config) examine(ctx context.Context, m *member) *Error {
+	limit, cancel := context.WithTimeout(ctx, c.check.Timeout)
 	defer cancel()
+	if err := c.exchange(limit, m); err != nil {
+		return dialError(ctx, limit, "check", err)
+	}
+	return nil
+}
+
+// exchange connects as for a session, and wants an answer.
+func (c *config) exchange(ctx context.Context, m *member) error {
 	client := &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -195,8 +202,11 @@ func (c *config) examine(ctx context.Context, m *member) error {
 	host := header.Get("Host")
 	header.Del("Host")
 	if c.check.Path == "" {
-		conn, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: client, HTTPHeader: header, Host: host})
+		conn, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: client, HTTPHeader: header, Host: host})
 		if err != nil {
+			if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+				return ErrRefused
+			}
 			return err
 		}
 		defer conn.CloseNow()
@@ -223,13 +233,13 @@ func (c *config) examine(ctx context.Context, m *member) error {
 	}
 	resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 399 {
-		return fmt.Errorf("status %d", resp.StatusCode)
+		return ErrRefused
 	}
 	return nil
 }
 
 // checked takes in what a member has answered.
-func (p *Proxy) checked(m *member, err error) {
+func (p *Proxy) checked(m *member, err *Error) {
 	p.mu.Lock()
 	changed := false
 	switch {
@@ -238,21 +248,20 @@ func (p *Proxy) checked(m *member, err error) {
 		m.streak = 0
 	default:
 		m.streak++
-		if needed := p.check.Fall; err != nil && m.streak >= needed {
-			changed = true
-		} else if needed := p.check.Rise; err == nil && m.streak >= needed {
-			changed, m.failed = true, 0
+		needed := p.check.Rise
+		if err != nil {
+			needed = p.check.Fall
 		}
-	}
-	if changed {
-		m.down, m.streak = !m.down, 0
+		if changed = m.streak >= needed; changed {
+			m.health = health{down: err != nil}
+		}
 	}
 	down := m.down
 	p.mu.Unlock()
 	switch {
 	case !changed:
 	case down:
-		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", (&Error{Op: "check", Side: Upstream, Err: err}).Kind()))
+		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", err.Kind()))
 		if p.check.Close {
 			p.drainMembers(causeDown, func(m *member) bool { return m.down })
 		}

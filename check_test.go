@@ -1,0 +1,295 @@
+package wsproxy_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// Active checks: both kinds, over plain TCP, TLS and a unix socket, tell a
+// member that is well from one that isn't.
+func TestHealthChecks(t *testing.T) {
+	for _, transport := range []string{"tcp", "tls", "unix"} {
+		for _, test := range []struct {
+			name  string
+			check wsproxy.HealthCheck
+		}{
+			{"GET", wsproxy.HealthCheck{Path: "/healthz"}},
+			{"WebSocket", wsproxy.HealthCheck{}},
+		} {
+			t.Run(transport+" "+test.name, func(t *testing.T) {
+				var well atomic.Bool
+				well.Store(true)
+				var saw atomic.Value
+				handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					saw.Store(fmt.Sprintln(r.Method, r.Host, r.URL, r.Header.Get("X-Check"), r.Header.Get("Upgrade")))
+					switch {
+					case !well.Load():
+						w.WriteHeader(503)
+					case r.Header.Get("Upgrade") == "":
+						w.Header().Set("Location", "/elsewhere")
+						w.WriteHeader(302)
+					default:
+						conn, err := websocket.Accept(w, r, nil)
+						if err != nil {
+							return
+						}
+						conn.Read(context.Background())
+						conn.CloseNow()
+					}
+				})
+				s := httptest.NewUnstartedServer(handler)
+				target := ""
+				switch transport {
+				case "tls":
+					s.TLS = &tls.Config{Certificates: []tls.Certificate{testCA().cert}}
+					s.StartTLS()
+					target = "https://upstream.test/app?q"
+				case "unix":
+					s.Listener.Close()
+					ln, err := net.Listen("unix", t.TempDir()+"/s")
+					if err != nil {
+						t.Fatal(err)
+					}
+					s.Listener = ln
+					s.Start()
+					target = "unix:" + ln.Addr().String()
+				default:
+					s.Start()
+					target = s.URL + "/app?q"
+				}
+				defer s.Close()
+				m := wsproxy.Member{Target: target}
+				if transport == "tls" {
+					m.Address = s.Listener.Addr().String()
+				}
+				check := test.check
+				check.Interval, check.Rise, check.Fall = 10*time.Millisecond, 2, 2
+				check.Header = http.Header{"X-Check": {"yes"}, "Host": {"checked.test"}}
+				logs := new(logs)
+				p, err := wsproxy.New("", wsproxy.WithUpstreams(m), wsproxy.WithHealthCheck(check), wsproxy.WithLogger(slog.New(logs)),
+					wsproxy.WithTLSConfig(&tls.Config{RootCAs: testCA().pool}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer p.Close()
+				down := func(want bool) {
+					t.Helper()
+					await(t, func() bool { return p.Stats().Members[0].Down == want }, func() string { return fmt.Sprintf("down = %v: %s", !want, logs.String()) })
+				}
+				await(t, func() bool { return saw.Load() != nil }, func() string { return "no check comes" })
+				for range 2 {
+					well.Store(false)
+					down(true)
+					well.Store(true)
+					down(false)
+				}
+				path := "/healthz"
+				if test.check.Path == "" && transport != "unix" {
+					path = "/app?q"
+				} else if test.check.Path == "" {
+					path = "/"
+				}
+				upgrade := ""
+				if test.check.Path == "" {
+					upgrade = "websocket"
+				}
+				if got, want := saw.Load(), fmt.Sprintln("GET", "checked.test", path, "yes", upgrade); got != want {
+					t.Errorf("the member saw %q, want %q", got, want)
+				}
+				await(t, func() bool {
+					text := logs.String()
+					return strings.Count(text, "kind:refusal level:WARN") == 2 && strings.Count(text, "wsproxy: member down") == 2 && strings.Count(text, "wsproxy: member up") == 2
+				}, func() string { return "logged " + logs.String() })
+			})
+		}
+	}
+}
+
+// A member that opens WebSockets and doesn't answer Pings is not well.
+func TestHealthCheckWantsPong(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, brw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		brw.WriteString(goodAnswer(r, ""))
+		brw.Flush()
+		conn.Read(make([]byte, 100)) // the Ping
+		conn.Read(make([]byte, 100))
+	}))
+	defer s.Close()
+	p, err := wsproxy.New(s.URL, wsproxy.WithLogger(discard),
+		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: 10 * time.Millisecond, Timeout: 20 * time.Millisecond, Fall: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	await(t, func() bool { return p.Stats().Members[0].Down }, func() string { return "it is not down" })
+}
+
+// Checks come at the interval, up to a tenth sooner; the thresholds hold; checks
+// of a member end when it goes, and all with the proxy.
+func TestHealthCheckTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var times []time.Time
+		status := 200
+		build := func(hosts ...string) (members []wsproxy.Member) {
+			for _, h := range hosts {
+				members = append(members, wsproxy.Member{Target: "http://" + h})
+			}
+			return members
+		}
+		p, err := wsproxy.New("", wsproxy.WithLogger(discard), wsproxy.WithUpstreams(build("a.test", "b.test")...),
+			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/", Interval: 10 * time.Second, Rise: 3, Fall: 4}),
+			wsproxy.WithDialContext(func(_ context.Context, _, address string) (net.Conn, error) {
+				code := 200
+				if strings.HasPrefix(address, "a.") {
+					times = append(times, time.Now())
+					code = status
+				}
+				return scripted(func(string) string { return fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", code) }), nil
+			}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := func() {
+			before := len(times)
+			for len(times) == before {
+				elapse(100 * time.Millisecond)
+				synctest.Wait()
+			}
+		}
+		down := func() bool { return p.Stats().Members[0].Down }
+		for range 20 {
+			next()
+		}
+		jitter := false
+		for i := range times[1:] {
+			d := times[i+1].Sub(times[i])
+			if d < 9*time.Second || d > 10*time.Second {
+				t.Errorf("%v between two checks", d)
+			}
+			jitter = jitter || i > 0 && d != times[i].Sub(times[i-1])
+		}
+		if !jitter {
+			t.Error("no jitter")
+		}
+		status = 500
+		for i := range 4 {
+			if down() {
+				t.Fatalf("down after %d failures", i)
+			}
+			next()
+		}
+		if !down() {
+			t.Fatal("not down after 4 failures")
+		}
+		status = 204
+		next()
+		next()
+		status = 400 // one failure, and counting begins anew
+		next()
+		status = 204
+		for i := range 3 {
+			if !down() {
+				t.Fatalf("up after %d successes", i)
+			}
+			next()
+		}
+		if down() {
+			t.Fatal("not up after 3 successes")
+		}
+		if err := p.SetUpstreams(build("b.test")...); err != nil {
+			t.Fatal(err)
+		}
+		before := len(times)
+		elapse(time.Minute)
+		synctest.Wait()
+		if len(times) != before {
+			t.Error("a member that is gone is checked")
+		}
+		if err := p.SetUpstreams(build("a.test", "b.test")...); err != nil {
+			t.Fatal(err)
+		}
+		next()
+		p.Close()
+		synctest.Wait()
+		before = len(times)
+		elapse(time.Minute)
+		synctest.Wait()
+		if len(times) != before {
+			t.Error("members are checked after Close")
+		}
+	})
+}
+
+// A member that is marked down gets no new sessions; with the option, those that
+// it has are closed.
+func TestDownMembersSessions(t *testing.T) {
+	for _, closing := range []bool{false, true} {
+		c := newCluster(t, 2, wsproxy.WithDrain(time.Millisecond, 0),
+			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/healthz", Interval: 10 * time.Millisecond, Fall: 1, Rise: 1, Close: closing}))
+		var sick atomic.Bool
+		for i, m := range c.members {
+			m.answer(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path != "/healthz" {
+					return false
+				}
+				if i == 0 && sick.Load() {
+					w.WriteHeader(500)
+				}
+				return true
+			})
+		}
+		var conns []*websocket.Conn
+		for range 4 {
+			conns = append(conns, c.dial("/", nil))
+		}
+		c.wantSessions(2, 2)
+		sick.Store(true)
+		await(t, func() bool { return c.proxy.Stats().Members[0].Down }, func() string { return "it is not down" })
+		if closing {
+			codes := make(chan websocket.StatusCode, len(conns))
+			for _, conn := range conns {
+				go func() {
+					_, _, err := conn.Read(context.Background())
+					codes <- websocket.CloseStatus(err)
+				}()
+			}
+			for range 2 {
+				if code := <-codes; code != websocket.StatusServiceRestart {
+					t.Errorf("closed with %v", code)
+				}
+			}
+			c.wantSessions(0, 2)
+			outcome := wsproxy.Outcome{By: wsproxy.Neither, Reason: wsproxy.ReasonDown}
+			await(t, func() bool { return c.proxy.Stats().Ended[outcome] == 2 }, func() string { return fmt.Sprint(c.proxy.Stats().Ended) })
+		} else {
+			for _, conn := range conns {
+				echoed(t, conn)
+			}
+			c.wantSessions(2, 2)
+		}
+		before := c.sessions()
+		c.dial("/", nil)
+		c.dial("/", nil)
+		c.wantSessions(before[0], before[1]+2)
+		sick.Store(false)
+		await(t, func() bool { return !c.proxy.Stats().Members[0].Down }, func() string { return "it is still down" })
+	}
+}

@@ -1,0 +1,410 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A scene is a proxy whose members do as the test says: all in memory, and in
+// simulated time.
+type scene struct {
+	t       *testing.T
+	proxy   *wsproxy.Proxy
+	logs    *logs
+	act     map[string]act // by host; absent: answer 403, as one that is well
+	dialled []string
+}
+
+// An act is what comes of dialling a member.
+type act func(ctx context.Context) (net.Conn, error)
+
+func failing(err error) act {
+	return func(context.Context) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Err: err} }
+}
+
+func answering(text string) act {
+	return func(context.Context) (net.Conn, error) { return scripted(func(string) string { return text }), nil }
+}
+
+func answeringStatus(code int) act {
+	return answering(fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", code))
+}
+
+// hanging doesn't connect.
+func hanging(ctx context.Context) (net.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// silent takes the request and says nothing.
+func silent(context.Context) (net.Conn, error) {
+	near, far := newMemPair(1 << 16)
+	go io.Copy(io.Discard, far)
+	return near, nil
+}
+
+// newScene makes a proxy for members a.test, b.test, and so on.
+func newScene(t *testing.T, n int, options ...wsproxy.Option) *scene {
+	t.Helper()
+	s := &scene{t: t, logs: new(logs), act: make(map[string]act)}
+	members := make([]wsproxy.Member, n)
+	for i := range members {
+		members[i].Target = "http://" + string(rune('a'+i)) + ".test"
+	}
+	p, err := wsproxy.New("", append([]wsproxy.Option{
+		wsproxy.WithLogger(discard),
+		wsproxy.WithUpstreams(members...),
+		wsproxy.WithDialContext(func(ctx context.Context, _, address string) (net.Conn, error) {
+			host, _, _ := strings.Cut(address, ".")
+			s.dialled = append(s.dialled, host)
+			if f := s.act[host]; f != nil {
+				return f(ctx)
+			}
+			return answeringStatus(403)(ctx)
+		}),
+	}, options...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.proxy = p
+	t.Cleanup(func() { p.Close() })
+	return s
+}
+
+// handshake makes a handshake, and returns what was dialled for it, one letter a
+// member, and the status.
+func (s *scene) handshake() (dialled string, status int) {
+	s.dialled = nil
+	w := s.serve(context.Background())
+	return strings.Join(s.dialled, ""), w.Code
+}
+
+func (s *scene) serve(ctx context.Context) *response {
+	r := httptest.NewRequestWithContext(ctx, "GET", "http://front.test/", nil)
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
+	w := new(response)
+	s.proxy.ServeHTTP(w, r)
+	return w
+}
+
+// want makes a handshake and compares.
+func (s *scene) want(dialled string, status int) {
+	s.t.Helper()
+	got, code := s.handshake()
+	if got != dialled || code != status {
+		s.t.Errorf("dialled %q and answered %d, want %q and %d", got, code, dialled, status)
+	}
+}
+
+// inTurn has the members tried in the order of their names.
+func inTurn() wsproxy.Option {
+	return wsproxy.WithBalance(wsproxy.Choose(func(_ *http.Request, members []wsproxy.MemberState) int { return 0 }))
+}
+
+// F1, F2, F4, F6: what fails before the request is sent goes to the next member,
+// never twice to the same, and what was sent does not.
+func TestNextMember(t *testing.T) {
+	other := errors.New("other")
+	for _, test := range []struct {
+		name    string
+		a, b    act
+		dialled string
+		status  int
+	}{
+		{"F1 refused", failing(syscall.ECONNREFUSED), nil, "ab", 403},
+		{"F1 unreachable", failing(syscall.EHOSTUNREACH), nil, "ab", 403},
+		{"F1 no such name", failing(&net.DNSError{Err: "no such host", Name: "a.test", IsNotFound: true}), nil, "ab", 403},
+		{"F1 something else", failing(other), nil, "ab", 403},
+		{"F2 no answer to SYN", hanging, nil, "ab", 403},
+		{"F1 all refused", failing(syscall.ECONNREFUSED), failing(syscall.ECONNREFUSED), "ab", 502},
+		{"F1 F2 the last one says it", failing(syscall.ECONNREFUSED), hanging, "ab", 504},
+		{"F16 out of descriptors", failing(syscall.EMFILE), nil, "ab", 403},
+		{"F17 out of ports", failing(syscall.EADDRNOTAVAIL), nil, "ab", 403},
+		{"F17 out of ports for all", failing(syscall.EADDRNOTAVAIL), failing(syscall.EADDRNOTAVAIL), "ab", 503},
+		{"F4 closed with no answer", answering(""), nil, "a", 502},
+		{"F9 garbage", answering("garbage\r\n\r\n"), nil, "a", 502},
+		{"F7 503", answeringStatus(503), nil, "a", 503},
+		{"F3 silent", silent, nil, "a", 504},
+		{"panic in the dialler", func(context.Context) (net.Conn, error) { panic("x") }, nil, "a", 500},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 2, inTurn())
+				s.act["a"], s.act["b"] = test.a, test.b
+				began := time.Now()
+				s.want(test.dialled, test.status)
+				if d := time.Since(began); d > 10*time.Second {
+					t.Errorf("it took %v, more than the handshake timeout", d)
+				}
+				for _, m := range s.proxy.Stats().Members {
+					if m.Sessions != 0 {
+						t.Errorf("%s still has %d sessions", m.Name, m.Sessions)
+					}
+				}
+				if st := s.proxy.Stats(); st.Retries != uint64(len(test.dialled)-1) || st.Handshakes != 0 {
+					t.Errorf("%d retries, %d handshakes", st.Retries, st.Handshakes)
+				}
+			})
+		})
+	}
+}
+
+// F3, F4: with the option, what got no answer, or one of 502, 503 or 504, goes
+// to the next member, too.
+func TestNextMemberForSent(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		a       act
+		dialled string
+		status  int
+	}{
+		{"F4 closed with no answer", answering(""), "ab", 403},
+		{"F3 silent", silent, "ab", 403},
+		{"502", answeringStatus(502), "ab", 403},
+		{"503", answeringStatus(503), "ab", 403},
+		{"504", answeringStatus(504), "ab", 403},
+		{"500", answeringStatus(500), "a", 500},
+		{"501", answeringStatus(501), "a", 501},
+		{"404", answeringStatus(404), "a", 404},
+		{"503 whose body never ends", answering("HTTP/1.1 503 x\r\nContent-Length: 100000\r\n\r\nx"), "ab", 403},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 2, inTurn(), wsproxy.WithRetry(0.2, true))
+				s.act["a"] = test.a
+				s.want(test.dialled, test.status)
+			})
+		})
+	}
+	// The last member's answer is relayed, whatever it is.
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn(), wsproxy.WithRetry(0.2, true))
+		s.act["a"], s.act["b"] = answeringStatus(503), answeringStatus(504)
+		s.want("ab", 504)
+	})
+}
+
+// One budget of time for all members: each gets half of what is left, the last
+// one all of it.
+func TestAttemptsShareTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 3, inTurn(), wsproxy.WithHandshakeTimeout(8*time.Second))
+		var times []time.Duration
+		began := time.Now()
+		for _, name := range []string{"a", "b", "c"} {
+			s.act[name] = func(ctx context.Context) (net.Conn, error) {
+				times = append(times, time.Since(began))
+				return hanging(ctx)
+			}
+		}
+		s.want("abc", 504)
+		times = append(times, time.Since(began))
+		if want := []time.Duration{0, 4 * time.Second, 6 * time.Second, 8 * time.Second}; !slices.Equal(times, want) {
+			t.Errorf("members were tried at %v, want %v", times, want)
+		}
+	})
+}
+
+// A client that leaves ends the search, and blames nobody.
+func TestClientLeavesDuringSearch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 3, inTurn())
+		s.act["a"] = hanging
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		w := s.serve(ctx)
+		if got := strings.Join(s.dialled, ""); got != "a" || w.Code != 499 {
+			t.Errorf("dialled %q and answered %d", got, w.Code)
+		}
+		for _, m := range s.proxy.Stats().Members {
+			if m.Down || m.Sessions != 0 {
+				t.Errorf("got %+v", m)
+			}
+		}
+	})
+}
+
+// F19: a member that fails is left alone, each time twice as long; then one
+// handshake goes ahead of the others, and when it succeeds all is as before.
+func TestPassiveHealth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn())
+		s.act["a"] = failing(syscall.ECONNREFUSED)
+		for i, rest := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+			rest *= time.Second
+			s.want("ab", 403)
+			s.want("b", 403)
+			if st := s.proxy.Stats().Members; !st[0].Down || st[1].Down {
+				t.Errorf("failure %d: got %+v", i, st)
+			}
+			elapse(rest - time.Millisecond)
+			s.want("b", 403)
+			elapse(time.Millisecond)
+		}
+		s.act["a"] = nil
+		s.want("a", 403)
+		s.want("a", 403)
+		// Forgiven: the next rest is a short one again.
+		s.act["a"] = failing(syscall.ECONNREFUSED)
+		s.want("ab", 403)
+		elapse(time.Second)
+		s.want("ab", 403)
+	})
+}
+
+// F16, F17: what is this machine's own fault, or a hook's, or the client's,
+// blames no member; nor does a refusal of the upstream's, but for three of 5xx
+// in a row.
+func TestBlame(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		a        act
+		failures int // that make it go down; 0: never
+	}{
+		{"F16 descriptors", failing(syscall.EMFILE), 0},
+		{"F16 descriptors of the system", failing(syscall.ENFILE), 0},
+		{"F17 ports", failing(syscall.EADDRNOTAVAIL), 0},
+		{"401", answeringStatus(401), 0},
+		{"429", answeringStatus(429), 0},
+		{"refused", failing(syscall.ECONNREFUSED), 1},
+		{"closed", answering(""), 1},
+		{"garbage", answering("SSH-2.0-x\r\n\r\n"), 1},
+		{"silent", silent, 1},
+		{"hanging", hanging, 1},
+		{"500", answeringStatus(500), 3},
+		{"503", answeringStatus(503), 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 2, inTurn())
+				s.act["a"] = test.a
+				for i := range 5 {
+					s.handshake()
+					if down, want := s.proxy.Stats().Members[0].Down, test.failures > 0 && i+1 >= test.failures; down != want {
+						t.Fatalf("after %d: down = %v", i+1, down)
+					}
+				}
+			})
+		})
+	}
+	// Two errors, something better, two errors: no three in a row.
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn())
+		for _, code := range []int{500, 500, 404, 500, 500} {
+			s.act["a"] = answeringStatus(code)
+			s.want("a", code)
+		}
+		s.want("a", 500)
+		s.want("b", 403)
+	})
+}
+
+// The first handshake with a member that may be back goes alone: while it is
+// under way, others go elsewhere.
+func TestSingleProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn())
+		s.act["a"] = failing(syscall.ECONNREFUSED)
+		s.want("ab", 403)
+		elapse(time.Second)
+		s.act["a"] = hanging
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.serve(context.Background())
+		}()
+		synctest.Wait()
+		for range 3 {
+			s.want("b", 403)
+		}
+		<-done
+	})
+}
+
+// F19: when all are down, the one that has been left alone for longest is tried,
+// once, and what comes of it is the answer.
+func TestAllDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 3, inTurn())
+		for _, name := range []string{"a", "b", "c"} {
+			s.act[name] = failing(syscall.ECONNREFUSED)
+		}
+		s.want("abc", 502)
+		s.want("a", 502)
+		s.act["a"] = nil
+		s.want("a", 403)
+		s.want("a", 403)
+	})
+}
+
+// When a whole cluster fails, only a share of the handshakes are tried again.
+func TestRetryBudget(t *testing.T) {
+	for _, test := range []struct {
+		share   float64
+		retries int
+	}{{0, 0}, {0.05, 20 + 100}, {0.2, 20 + 400}, {1, 1000}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share, true))
+			retries := 0
+			for i := range 2000 { // every other one fails, and is well again before that counts
+				s.act["a"] = answeringStatus([]int{404, 503}[i%2])
+				dialled, _ := s.handshake()
+				retries += len(dialled) - 1
+			}
+			if retries < test.retries-1 || retries > test.retries {
+				t.Errorf("share %v: %d retries in 2000 handshakes of which half failed, want %d", test.share, retries, test.retries)
+			}
+			if got := s.proxy.Stats().Retries; got != uint64(retries) {
+				t.Errorf("Stats has %d retries, want %d", got, retries)
+			}
+		})
+	}
+}
+
+// Where WithRewrite goes to another host, that is not the member's, and its
+// failure neither: nothing is tried again.
+func TestRewriteLeavesMembersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn(), wsproxy.WithRewrite(rewriteHost("z.test")))
+		s.act["z"] = failing(syscall.ECONNREFUSED)
+		s.want("z", 502)
+		s.want("z", 502)
+		for _, m := range s.proxy.Stats().Members {
+			if m.Down || m.Sessions != 0 {
+				t.Errorf("got %+v", m)
+			}
+		}
+	})
+}
+
+// A proxy with a single upstream tries that every time, as it always has.
+func TestSingleMemberIsAlwaysTried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 1)
+		s.act["a"] = failing(syscall.ECONNREFUSED)
+		for range 5 {
+			s.want("a", 502)
+		}
+		if s.proxy.Stats().Members[0].Down {
+			t.Error("it is down")
+		}
+	})
+}
+
+func rewriteHost(host string) func(*httputil.ProxyRequest) {
+	return func(pr *httputil.ProxyRequest) { pr.Out.URL.Host = host }
+}

@@ -1,0 +1,267 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A nameServer answers for one zone, over UDP, what it is told to.
+type nameServer struct {
+	mu    sync.Mutex
+	addrs []netip.Addr
+	srv   []dnsmessage.SRVResource
+	asked int
+}
+
+func (s *nameServer) set(addrs []netip.Addr, srv ...dnsmessage.SRVResource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addrs, s.srv = addrs, srv
+}
+
+func (s *nameServer) resolver(t *testing.T) *net.Resolver {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if answer, err := s.answer(b[:n]); err == nil {
+				conn.WriteTo(answer, from)
+			}
+		}
+	}()
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", conn.LocalAddr().String())
+	}}
+}
+
+func (s *nameServer) answer(query []byte) ([]byte, error) {
+	var p dnsmessage.Parser
+	h, err := p.Start(query)
+	if err != nil {
+		return nil, err
+	}
+	q, err := p.Question()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	h.Response, h.Authoritative = true, true
+	if len(s.addrs) == 0 && len(s.srv) == 0 {
+		h.RCode = dnsmessage.RCodeNameError
+	}
+	b := dnsmessage.NewBuilder(nil, h)
+	b.StartQuestions()
+	b.Question(q)
+	b.StartAnswers()
+	head := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
+	for _, a := range s.addrs {
+		switch {
+		case q.Type == dnsmessage.TypeA && a.Is4():
+			b.AResource(head, dnsmessage.AResource{A: a.As4()})
+		case q.Type == dnsmessage.TypeAAAA && a.Is6():
+			b.AAAAResource(head, dnsmessage.AAAAResource{AAAA: a.As16()})
+		}
+	}
+	for _, r := range s.srv {
+		if q.Type == dnsmessage.TypeSRV {
+			b.SRVResource(head, r)
+		}
+	}
+	return b.Finish()
+}
+
+func names(p *wsproxy.Proxy) string {
+	var all []string
+	for _, m := range p.Stats().Members {
+		all = append(all, strings.TrimPrefix(m.Name, "http://"))
+	}
+	return strings.Join(all, " ")
+}
+
+// F18: every address behind a name is a member; the name is looked up again and
+// again, and when it can't be, the last good answer stays.
+func TestEachAddress(t *testing.T) {
+	dns := new(nameServer)
+	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")})
+	logs := new(logs)
+	p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)),
+		wsproxy.WithSource(time.Millisecond, wsproxy.EachAddress(wsproxy.Member{Target: "http://chat.test/x", MaxSessions: 7, Weight: 2}, dns.resolver(t))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	want := func(members string) {
+		t.Helper()
+		await(t, func() bool { return names(p) == members }, func() string { return fmt.Sprintf("got %s, want %s", names(p), members) })
+	}
+	want("chat.test/x#127.0.0.2:80 chat.test/x#127.0.0.3:80 chat.test/x#[::1]:80")
+	if m := p.Stats().Members[0]; m.MaxSessions != 7 || m.Weight != 2 {
+		t.Errorf("got %+v", m)
+	}
+	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.9")})
+	want("chat.test/x#127.0.0.9:80")
+	dns.set(nil)
+	await(t, func() bool { return strings.Contains(logs.String(), "not renewed") }, func() string { return "no record of the failure" })
+	want("chat.test/x#127.0.0.9:80")
+	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	want("chat.test/x#127.0.0.1:80")
+	p.Close()
+}
+
+// SRV records name hosts, ports and weights; only those of the first priority
+// count.
+func TestEachServer(t *testing.T) {
+	dns := new(nameServer)
+	dns.set(nil,
+		dnsmessage.SRVResource{Priority: 2, Weight: 5, Port: 9009, Target: dnsmessage.MustNewName("spare.test.")},
+		dnsmessage.SRVResource{Priority: 1, Weight: 3, Port: 9001, Target: dnsmessage.MustNewName("b.test.")},
+		dnsmessage.SRVResource{Priority: 1, Weight: 0, Port: 9000, Target: dnsmessage.MustNewName("a.test.")})
+	p, err := wsproxy.New("", wsproxy.WithLogger(discard),
+		wsproxy.WithSource(time.Hour, wsproxy.EachServer(wsproxy.Member{Target: "https://_ws._tcp.chat.test/v2?a", MaxSessions: 4}, dns.resolver(t))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	want := []wsproxy.MemberState{{Name: "https://a.test:9000/v2", Weight: 1, MaxSessions: 4}, {Name: "https://b.test:9001/v2", Weight: 3, MaxSessions: 4}}
+	if got := p.Stats().Members; !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// What a source does wrong: a mistake is New's error; a failure is not, and
+// leaves what there was; a panic is a failure.
+func TestSourceFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var members []wsproxy.Member
+		var fail error
+		calls := 0
+		source := func(context.Context) ([]wsproxy.Member, error) {
+			calls++
+			if fail == errPanicPlease {
+				panic("x")
+			}
+			return members, fail
+		}
+		logs := new(logs)
+		build := func(options ...wsproxy.Option) (*wsproxy.Proxy, error) {
+			return wsproxy.New("", append(options, wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Second, source),
+				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") }))...)
+		}
+		members = []wsproxy.Member{{Target: "ftp://x"}}
+		if _, err := build(); len(optionErrors(t, err)) != 1 {
+			t.Errorf("got %v", err)
+		}
+		members = nil
+		p, err := build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		s := &scene{t: t, proxy: p}
+		s.want("", 503)
+		if n := p.Stats().Refused["no upstream"]; n != 1 {
+			t.Errorf("%d refused for want of an upstream, want 1", n)
+		}
+		members = []wsproxy.Member{{Target: "http://a.test"}}
+		elapse(time.Second)
+		synctest.Wait()
+		s.want("", 502)
+		for _, fail = range []error{errors.New("x"), errPanicPlease} {
+			elapse(time.Second)
+			synctest.Wait()
+			if got := names(p); got != "a.test" {
+				t.Errorf("after %v: got %q", fail, got)
+			}
+		}
+		fail, members = nil, []wsproxy.Member{{Target: "ftp://x"}}
+		elapse(time.Second)
+		synctest.Wait()
+		if got := names(p); got != "a.test" {
+			t.Errorf("after a mistake: got %q", got)
+		}
+		p.Close()
+		synctest.Wait()
+		before := calls
+		elapse(time.Minute)
+		synctest.Wait()
+		if calls != before {
+			t.Error("the source is asked after Close")
+		}
+		// What WithUpstreams says stands until the source has an answer.
+		fail = errors.New("x")
+		p, err = build(wsproxy.WithUpstreams(wsproxy.Member{Target: "http://b.test"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := names(p); got != "b.test" {
+			t.Errorf("got %q", got)
+		}
+		p.Close()
+	})
+}
+
+var errPanicPlease = errors.New("panic, please")
+
+// F18: a name is looked up anew for each handshake.
+func TestNameThatMoves(t *testing.T) {
+	dns := new(nameServer)
+	var seen atomic.Value
+	serve := func(address string) netip.AddrPort {
+		ln, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			seen.Store(r.Context().Value(http.LocalAddrContextKey).(net.Addr).String())
+			w.WriteHeader(403)
+		}))
+		s.Listener = ln
+		s.Start()
+		t.Cleanup(s.Close)
+		return netip.MustParseAddrPort(ln.Addr().String())
+	}
+	first := serve("127.0.0.1:0")
+	second := serve(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), first.Port()).String())
+	d := &net.Dialer{Resolver: dns.resolver(t)}
+	p, err := wsproxy.New(fmt.Sprint("http://chat.test:", first.Port()), wsproxy.WithDialContext(d.DialContext), wsproxy.WithLogger(discard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewServer(p)
+	defer front.Close()
+	for _, at := range []netip.AddrPort{first, second, first} {
+		dns.set([]netip.Addr{at.Addr()})
+		websocket.Dial(t.Context(), front.URL, nil)
+		if seen.Load() != at.String() {
+			t.Errorf("went to %v, want %v", seen.Load(), at)
+		}
+	}
+}
