@@ -41,7 +41,7 @@ func newAuthority() authority {
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "faults"},
 		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
 		DNSNames:    []string{"front.test", "upstream.test"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 221, 2, 2)}, // of the tests' own networks
 		IsCA:        true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}

@@ -307,3 +307,6 @@ func Upstream(t testing.TB, c net.Conn) *Wire { return newWire(t, c, wsproxy.Ups
 
 // Buffered is what the wire reads from, for those who read HTTP.
 func (w *Wire) Buffered() *bufio.Reader { return w.br }
+
+// Client makes a connection to a proxy that isn't the rig's.
+func Client(t testing.TB, c net.Conn) *Wire { return newWire(t, c, wsproxy.Client) }

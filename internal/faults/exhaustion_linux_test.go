@@ -1,0 +1,245 @@
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+)
+
+// What this machine runs out of: descriptors and ports. The fault is here, not
+// the upstream's, and it passes: 503.
+
+// leaveDescriptors sets the process' limit so that it can open n more, however
+// the ones that are open are numbered.
+func leaveDescriptors(n int) error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return err
+	}
+	l.Cur = l.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil { // looking takes one
+		return err
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	used := make(map[uint64]bool)
+	for _, e := range entries {
+		var fd uint64
+		fmt.Sscan(e.Name(), &fd)
+		if _, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil { // and not the one that read the directory
+			used[fd] = true
+		}
+	}
+	limit := uint64(0)
+	for free := 0; free <= n; limit++ {
+		if !used[limit] {
+			free++
+		}
+	}
+	l.Cur = min(limit-1, l.Max)
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
+}
+
+// leave has a proxy's process leave itself n descriptors.
+func (p *process) leave(t *testing.T, n int) {
+	t.Helper()
+	if _, err := fmt.Fprintln(p.in, n); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.line(t); got != "ok" {
+		t.Fatalf("got %q, want ok", got)
+	}
+}
+
+// record is the next record of its log.
+func (p *process) record(t *testing.T) map[string]any {
+	t.Helper()
+	m := make(map[string]any)
+	if line := p.line(t); json.Unmarshal([]byte(line), &m) != nil {
+		t.Fatalf("got %q, want a record", line)
+	}
+	return m
+}
+
+// F16: a proxy that has one descriptor left takes a client's connection, and
+// can't dial. Sessions that are open go on, long frames included, for which it
+// would like to have a pipe. With room again, all is well again.
+func TestOutOfDescriptors(t *testing.T) {
+	t.Attr("case", "F16")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	p := start(t, "proxy", "http://"+ln.Addr().String())
+	address := p.line(t)
+	connect := func() *peer.Wire {
+		t.Helper()
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return peer.Client(t, c)
+	}
+	open := func(c *peer.Wire) (client, upstream *peer.Wire) {
+		t.Helper()
+		c.Send(peer.Request("/", ""))
+		accepted, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := peer.Upstream(t, accepted)
+		u.Accept("")
+		c.WantStatus(101)
+		return c, u
+	}
+	c, u := open(connect())
+
+	p.leave(t, 1)
+	for range 3 {
+		poor := connect()
+		poor.Send(peer.Request("/", ""))
+		h, body := poor.WantStatus(503)
+		if h.Get("Retry-After") == "" || body != "Service Unavailable\n" {
+			t.Errorf("got %v, %q, want Retry-After", h, body)
+		}
+		poor.Close()
+		if m := p.record(t); m["kind"] != "local" || m["status"] != 503.0 || m["op"] != "dial" {
+			t.Errorf("logged %v, want a local fault", m)
+		}
+	}
+	long := strings.Repeat("long", 1<<20)
+	c.SendLater(c.Frame(peer.Data, long))
+	u.Want(peer.Data, long)
+
+	// None left: the server can't take the connection, tries again, and takes
+	// it once there is one.
+	p.leave(t, 0)
+	waiting := connect()
+	waiting.Send(peer.Request("/", ""))
+	c.SendText("still here")
+	u.Want(peer.Text, "still here")
+	waiting.SetReadDeadline(time.Now().Add(soon))
+	if _, err := waiting.Read(make([]byte, 1)); !os.IsTimeout(err) {
+		t.Errorf("got %v, want no answer while there is no descriptor", err)
+	}
+	waiting.SetReadDeadline(time.Now().Add(peer.Patience))
+	p.leave(t, 20)
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := peer.Upstream(t, accepted)
+	w.Accept("")
+	waiting.WantStatus(101)
+
+	for _, pair := range [][2]*peer.Wire{{c, u}, {waiting, w}} {
+		pair[0].SendClose(1000, "")
+		pair[1].WantClose(1000)
+		pair[1].SendClose(1000, "")
+		pair[1].Close()
+		pair[0].WantClose(1000)
+		pair[0].WantEnd()
+		if m := p.record(t); m["reason"] != "closed" || m["by"] != "client" {
+			t.Errorf("logged %v, want a session closed by the client", m)
+		}
+	}
+}
+
+// fourPorts leaves the proxy four ports for connections of its own.
+func (n *network) fourPorts() {
+	n.t.Helper()
+	n.in("proxy", "sh", "-c", "echo 40000 40003 >/proc/sys/net/ipv4/ip_local_port_range")
+}
+
+// F17: four ports and no more. The fifth session has none: 503; with one of
+// them closed it is there again.
+func TestOutOfPorts(t *testing.T) {
+	t.Attr("case", "F17")
+	n := newNetwork(t)
+	r := n.rig(peer.Legs{}, wsproxy.WithCloseTimeout(soon))
+	n.fourPorts()
+	var clients, upstreams []*peer.Wire
+	for range 4 {
+		c, u := r.Open()
+		clients, upstreams = append(clients, c), append(upstreams, u)
+	}
+	for i := range 3 {
+		c := r.Connect()
+		c.Send(peer.Request("/", ""))
+		h, body := c.WantStatus(503)
+		r.Phrase(503, body)
+		if h.Get("Retry-After") == "" {
+			t.Errorf("got %v, want Retry-After", h)
+		}
+		if m := r.FailedAs(i, 503, "local"); m["op"] != "dial" {
+			t.Errorf("logged %v, want it to be about dialling", m)
+		}
+	}
+	if got := r.Proxy.Stats().Refused["local"]; got != 3 {
+		t.Errorf("counted %d local faults, want 3", got)
+	}
+	for i, c := range clients {
+		c.SendText("still here")
+		upstreams[i].Want(peer.Text, "still here")
+	}
+	goodbye(t, r, clients[0], upstreams[0])
+	if r.Opened(3); !t.Failed() {
+		c, u := r.Open()
+		clients[0], upstreams[0] = c, u
+	}
+	for i, c := range clients {
+		c.Reset()
+		upstreams[i].WantClose(1001)
+		upstreams[i].Close()
+	}
+}
+
+// F17: as the upstream closes first, the wait behind a connection's end (TIME-WAIT,
+// a minute) is on its side: four ports last for any number of sessions, one after
+// the other, whoever ends them.
+func TestPortsComeBack(t *testing.T) {
+	t.Attr("case", "F17 F23")
+	n := newNetwork(t)
+	r := n.rig(peer.Legs{})
+	n.fourPorts()
+	ends := []func(c, u *peer.Wire){
+		func(c, u *peer.Wire) {
+			c.SendClose(1000, "")
+			u.WantClose(1000)
+			u.SendClose(1000, "")
+			u.Close()
+			c.WantGone()
+		},
+		func(c, u *peer.Wire) {
+			u.SendClose(1000, "")
+			c.WantClose(1000)
+			c.SendClose(1000, "")
+			u.WantClose(1000)
+			u.Close()
+		},
+		func(c, u *peer.Wire) { c.TCP().Close(); u.WantClose(1001); u.SendClose(1001, ""); u.Close() },
+		func(c, u *peer.Wire) { c.Reset(); u.WantClose(1001); u.Close() },
+		func(c, u *peer.Wire) { u.Close(); c.WantClose(1011); c.SendClose(1011, ""); c.WantGone() },
+		func(c, u *peer.Wire) { u.Reset(); c.WantClose(1011); c.SendClose(1011, ""); c.WantGone() },
+	}
+	for i := range 5 * len(ends) {
+		c, u := r.Open()
+		ends[i%len(ends)](c, u)
+		c.TCP().Close()
+		r.Opened(0)
+	}
+	if got := r.Proxy.Stats().Refused["local"]; got != 0 {
+		t.Errorf("counted %d local faults, want none", got)
+	}
+}
