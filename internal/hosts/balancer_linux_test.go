@@ -28,7 +28,8 @@ func (d *deployment) startBalancer() *balancer {
 	d.t.Helper()
 	dir := d.t.TempDir()
 	b := &balancer{d: d, machine: &machine{host: d.net.host(d.t, "balancer", 10)}, socket: filepath.Join(dir, "socket")}
-	config := fmt.Sprintf(`
+	var config strings.Builder
+	fmt.Fprintf(&config, `
 global
   maxconn 4000
   stats socket %s mode 600 level admin
@@ -50,10 +51,10 @@ backend proxies
   default-server check port 8081 inter %dms fall 1 rise 1
 `, b.socket, balancerInterval.Milliseconds())
 	for _, p := range d.proxies {
-		config += fmt.Sprintf("  server %s %s\n", p.host.name, p.address(8080))
+		fmt.Fprintf(&config, "  server %s %s\n", p.host.name, p.address(8080))
 	}
 	file := filepath.Join(dir, "haproxy.cfg")
-	must(d.t, os.WriteFile(file, []byte(config), 0o600))
+	must(d.t, os.WriteFile(file, []byte(config.String()), 0o600))
 	b.run = func() *process { return b.start(d.t, "haproxy", nil, "haproxy", "-db", "-f", file) }
 	b.begin()
 	for _, p := range d.proxies {

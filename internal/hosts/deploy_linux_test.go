@@ -161,17 +161,6 @@ func (d *deployment) await(m *machine, port int) {
 func (d *deployment) awaitServing(p *machine)  { d.t.Helper(); d.await(p, 8081) }
 func (d *deployment) awaitUpstream(u *machine) { d.t.Helper(); d.await(u, 9000) }
 
-// upstream returns an upstream by its name.
-func (d *deployment) upstream(name string) *machine {
-	for _, u := range d.upstreams {
-		if u.host.name == name {
-			return u
-		}
-	}
-	d.t.Fatalf("there is no upstream %q", name)
-	return nil
-}
-
 // wantNothing waits until the proxies and the upstreams know of no session.
 func (d *deployment) wantNothing() {
 	d.t.Helper()

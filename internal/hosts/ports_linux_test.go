@@ -20,15 +20,19 @@ func TestPorts(t *testing.T) {
 	p.addAddress(t, other)
 	must(t, p.host.run("sysctl", "-q", "-w", fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", 20000, 20000+ports-1)))
 
-	one, two := fmt.Sprintf("%q", p.ip), fmt.Sprintf("%q, %q", p.ip, other)
 	var config strings.Builder
 	config.WriteString("listen = [\":8080\"]\nadmin = \":8081\"\n")
 	routes := []struct {
-		path, addresses string
-		room            int // how many sessions there is room for
-	}{{"/one/", one, ports}, {"/two/", two, 2 * ports}, {"/any/", "", ports}}
+		path      string
+		addresses []netip.Addr
+		room      int // how many sessions there is room for
+	}{{"/one/", []netip.Addr{p.ip}, ports}, {"/two/", []netip.Addr{p.ip, other}, 2 * ports}, {"/any/", nil, ports}}
 	for i, r := range routes {
-		fmt.Fprintf(&config, "\n[[route]]\npath = %q\ntarget = \"http://%s\"\nsource_addresses = [%s]\n", r.path, d.upstreams[i].address(9000), r.addresses)
+		fmt.Fprintf(&config, "\n[[route]]\npath = %q\ntarget = \"http://%s\"\nsource_addresses = [", r.path, d.upstreams[i].address(9000))
+		for _, address := range r.addresses {
+			fmt.Fprintf(&config, "%q, ", address)
+		}
+		config.WriteString("]\n")
 	}
 	file := filepath.Join(t.TempDir(), "gateway.toml")
 	must(t, os.WriteFile(file, []byte(config.String()), 0o600))
@@ -59,9 +63,9 @@ func TestPorts(t *testing.T) {
 		for _, s := range open[r.path] {
 			from[s.Proxy]++
 		}
-		for _, address := range strings.Split(strings.NewReplacer(`"`, "", " ", "").Replace(r.addresses), ",") {
-			if address != "" && from[address] != ports {
-				t.Errorf("%s: %d sessions come from %s, want %d", r.path, from[address], address, ports)
+		for _, address := range r.addresses {
+			if got := from[address.String()]; got != ports {
+				t.Errorf("%s: %d sessions come from %s, want %d", r.path, got, address, ports)
 			}
 		}
 		st, err := d.stats(p)
@@ -75,7 +79,7 @@ func TestPorts(t *testing.T) {
 				t.Errorf("%s: %s is blamed for it", r.path, m.Name)
 			}
 		}
-		d.say("%s to %s, source_addresses = [%s]: %d sessions (%s), then 503, kind local", r.path, d.upstreams[i], r.addresses, len(open[r.path]), tally(from))
+		d.say("%s to %s, source addresses %v: %d sessions (%s), then 503, kind local", r.path, d.upstreams[i], r.addresses, len(open[r.path]), tally(from))
 	}
 
 	// All of them work, and each that ends makes room for another.
