@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -146,8 +148,18 @@ func TestHealthCheckWantsPong(t *testing.T) {
 // of a member end when it goes, and all with the proxy.
 func TestHealthCheckTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var times []time.Time
-		status := 200
+		var (
+			mu    sync.Mutex
+			times []time.Time
+		)
+		checks := func() int {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return len(times)
+		}
+		var status atomic.Int32
+		status.Store(200)
 		build := func(hosts ...string) (members []wsproxy.Member) {
 			for _, h := range hosts {
 				members = append(members, wsproxy.Member{Target: "http://" + h})
@@ -157,10 +169,12 @@ func TestHealthCheckTimes(t *testing.T) {
 		p, err := wsproxy.New("", wsproxy.WithLogger(discard), wsproxy.WithUpstreams(build("a.test", "b.test")...),
 			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/", Interval: 10 * time.Second, Rise: 3, Fall: 4}),
 			wsproxy.WithDialContext(func(_ context.Context, _, address string) (net.Conn, error) {
-				code := 200
+				code := int32(200)
 				if strings.HasPrefix(address, "a.") {
+					mu.Lock()
 					times = append(times, time.Now())
-					code = status
+					mu.Unlock()
+					code = status.Load()
 				}
 				return scripted(func(string) string { return fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", code) }), nil
 			}))
@@ -168,10 +182,8 @@ func TestHealthCheckTimes(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := func() {
-			before := len(times)
-			for len(times) == before {
+			for before := checks(); checks() == before; {
 				elapse(100 * time.Millisecond)
-				synctest.Wait()
 			}
 		}
 		down := func() bool { return p.Stats().Members[0].Down }
@@ -179,6 +191,7 @@ func TestHealthCheckTimes(t *testing.T) {
 			next()
 		}
 		jitter := false
+		times := slices.Clone(times[:checks()])
 		for i := range times[1:] {
 			d := times[i+1].Sub(times[i])
 			if d < 9*time.Second || d > 10*time.Second {
@@ -189,7 +202,7 @@ func TestHealthCheckTimes(t *testing.T) {
 		if !jitter {
 			t.Error("no jitter")
 		}
-		status = 500
+		status.Store(500)
 		for i := range 4 {
 			if down() {
 				t.Fatalf("down after %d failures", i)
@@ -199,12 +212,12 @@ func TestHealthCheckTimes(t *testing.T) {
 		if !down() {
 			t.Fatal("not down after 4 failures")
 		}
-		status = 204
+		status.Store(204)
 		next()
 		next()
-		status = 400 // one failure, and counting begins anew
+		status.Store(400) // one failure, and counting begins anew
 		next()
-		status = 204
+		status.Store(204)
 		for i := range 3 {
 			if !down() {
 				t.Fatalf("up after %d successes", i)
@@ -217,10 +230,9 @@ func TestHealthCheckTimes(t *testing.T) {
 		if err := p.SetUpstreams(build("b.test")...); err != nil {
 			t.Fatal(err)
 		}
-		before := len(times)
+		before := checks()
 		elapse(time.Minute)
-		synctest.Wait()
-		if len(times) != before {
+		if checks() != before {
 			t.Error("a member that is gone is checked")
 		}
 		if err := p.SetUpstreams(build("a.test", "b.test")...); err != nil {
@@ -228,11 +240,9 @@ func TestHealthCheckTimes(t *testing.T) {
 		}
 		next()
 		p.Close()
-		synctest.Wait()
-		before = len(times)
+		before = checks()
 		elapse(time.Minute)
-		synctest.Wait()
-		if len(times) != before {
+		if checks() != before {
 			t.Error("members are checked after Close")
 		}
 	})

@@ -162,28 +162,27 @@ func (p *Proxy) SetUpstreams(members ...Member) error {
 func (p *Proxy) setMembers(list []*member) (added, removed int) {
 	p.mu.Lock()
 	u := &p.upstreams
-	for _, m := range u.members {
-		m.gone = true
-	}
+	stays := make(map[*member]bool, len(list))
 	u.heaviest = 0
 	for i, n := range list {
 		u.heaviest = max(u.heaviest, n.weight)
 		m := u.known[n.key]
 		if m == nil {
 			m = n
-			m.gone = true
 			u.known[m.key] = m
 		}
-		if m.gone && !slices.Contains(u.members, m) { // it may come back while it still has sessions
+		if m == n || m.gone { // the latter had left, and still has sessions
 			added++
 			p.watchLocked(m)
 		}
+		stays[m] = true
 		m.gone, m.weight, m.share, m.max = false, n.weight, n.share, n.max
 		list[i] = m
 	}
 	for _, m := range u.members {
-		if m.gone {
+		if !stays[m] {
 			removed++
+			m.gone = true
 			p.forgetLocked(m)
 		}
 	}
