@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-
-	"github.com/seed-ffb73231/wsproxy"
+	"time"
 )
 
 // admin answers operators and balancers. It has no login: its listener is
@@ -37,20 +36,44 @@ type stats struct {
 	Old      int          `json:"old"` // sessions of routes that are gone, or have another proxy now
 }
 
-// routeStats are a route's [wsproxy.Stats].
+// routeStats are what a route's proxy counts.
 type routeStats struct {
-	Path          string                `json:"path"`
-	Open          int                   `json:"open"`
-	Handshakes    int                   `json:"handshakes"`
-	Opened        uint64                `json:"opened"`
-	Ended         map[string]uint64     `json:"ended"`   // what has happened at all
-	Refused       map[string]uint64     `json:"refused"` // the same
-	FromClients   wsproxy.Counts        `json:"from_clients"`
-	FromUpstreams wsproxy.Counts        `json:"from_upstreams"`
-	Members       []wsproxy.MemberState `json:"members"`
-	Retries       uint64                `json:"retries"`
-	Drain         wsproxy.DrainStats    `json:"drain,omitzero"`
+	Path          string            `json:"path"`
+	Open          int               `json:"open"`
+	Handshakes    int               `json:"handshakes"`
+	Opened        uint64            `json:"opened"`
+	Ended         map[string]uint64 `json:"ended"`   // what has happened at all
+	Refused       map[string]uint64 `json:"refused"` // the same
+	FromClients   counts            `json:"from_clients"`
+	FromUpstreams counts            `json:"from_upstreams"`
+	Members       []memberState     `json:"members"`
+	Retries       uint64            `json:"retries"`
+	Drain         drainStats        `json:"drain,omitzero"`
 }
+
+// The library's types, with names for JSON.
+type (
+	counts struct {
+		Frames         uint64 `json:"frames"`
+		Messages       uint64 `json:"messages"`
+		Bytes          uint64 `json:"bytes"`
+		Pings          uint64 `json:"pings"`
+		LargestMessage uint64 `json:"largest_message"`
+	}
+	memberState struct {
+		Name        string `json:"name"`
+		Weight      int    `json:"weight"`
+		MaxSessions int    `json:"max_sessions"`
+		Sessions    int    `json:"sessions"`
+		Down        bool   `json:"down"`
+	}
+	drainStats struct {
+		Began time.Time `json:"began"`
+		Total int       `json:"total"`
+		Told  int       `json:"told"`
+		Cut   int       `json:"cut"`
+	}
+)
 
 func (g *gateway) stats() stats {
 	g.mu.Lock()
@@ -70,11 +93,13 @@ func (g *gateway) stats() stats {
 			Opened:        st.Opened,
 			Ended:         make(map[string]uint64),
 			Refused:       make(map[string]uint64),
-			FromClients:   st.FromClients,
-			FromUpstreams: st.FromUpstreams,
-			Members:       st.Members,
+			FromClients:   counts(st.FromClients),
+			FromUpstreams: counts(st.FromUpstreams),
 			Retries:       st.Retries,
-			Drain:         st.Drain,
+			Drain:         drainStats(st.Drain),
+		}
+		for _, m := range st.Members {
+			one.Members = append(one.Members, memberState(m))
 		}
 		for outcome, n := range st.Ended {
 			if n > 0 {

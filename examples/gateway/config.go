@@ -72,10 +72,10 @@ func fromFlags(listen, targets []string, path string) (*config, error) {
 	for _, target := range targets {
 		upstreams = append(upstreams, map[string]any{"target": target})
 	}
-	return read(newTable(new(document), "", map[string]any{
+	return read(&table{newDocument(""), "", map[string]any{
 		"listen": list(listen),
 		"route":  []any{map[string]any{"path": path, "upstreams": upstreams}},
-	}))
+	}})
 }
 
 // read reads the document's outermost table.
@@ -101,7 +101,7 @@ func read(t *table) (*config, error) {
 	if tls := t.table("tls"); tls != nil {
 		c.readTLS(tls)
 	}
-	if len(c.listen) == 0 {
+	if len(t.texts("listen")) == 0 && !t.has("tls") {
 		t.mistake("listen", "no address to listen on")
 	}
 	if text, ok := get[string](t, "admin"); ok {
@@ -156,7 +156,7 @@ func (c *config) readTLS(t *table) {
 	for i, text := range t.texts("listen") {
 		c.readAddress(t, fmt.Sprintf("listen[%d]", i), text, address{tls: true})
 	}
-	if !t.has("listen") {
+	if len(t.texts("listen")) == 0 {
 		t.mistake("listen", "no address to listen on")
 	}
 	var pairs []wsproxy.CertificateFiles

@@ -23,8 +23,9 @@ import (
 
 // A document is a file as it was read.
 type document struct {
-	name     string         // of the file; "": there is none, all comes from flags
-	lines    map[string]int // by path, such as route[0].upstreams[1].target
+	name     string          // of the file; "": there is none, all comes from flags
+	lines    map[string]int  // by path, such as route[0].upstreams[1].target
+	known    map[string]bool // paths of keys that somebody has asked for
 	mistakes []mistake
 }
 
@@ -39,7 +40,7 @@ func (m mistake) Error() string { return m.place + ": " + m.text }
 
 // parse reads a document and returns its outermost table; nil if it isn't TOML.
 func parse(name string, text []byte) (*document, *table) {
-	d := &document{name: name}
+	d := newDocument(name)
 	values := make(map[string]any)
 	if err := toml.Unmarshal(text, &values); err != nil {
 		line := 0
@@ -50,11 +51,11 @@ func parse(name string, text []byte) (*document, *table) {
 		return d, nil
 	}
 	d.lines = lines(text)
-	return d, newTable(d, "", values)
+	return d, &table{d, "", values}
 }
 
-func newTable(d *document, path string, values map[string]any) *table {
-	return &table{doc: d, path: path, values: values, known: make(map[string]bool)}
+func newDocument(name string) *document {
+	return &document{name: name, known: make(map[string]bool)}
 }
 
 // mistake notes what is wrong with the value at a path. If there is none, it
@@ -182,7 +183,6 @@ type table struct {
 	doc    *document
 	path   string
 	values map[string]any
-	known  map[string]bool // keys that were asked for
 }
 
 func (t *table) mistake(key, format string, args ...any) {
@@ -200,14 +200,14 @@ func (t *table) has(key string) bool {
 // end notes the keys that nobody has asked for.
 func (t *table) end() {
 	for _, key := range slices.Sorted(maps.Keys(t.values)) {
-		if !t.known[key] {
+		if !t.doc.known[t.at(key)] {
 			t.mistake(key, "unknown key")
 		}
 	}
 }
 
 func get[T any](t *table, key string) (v T, ok bool) {
-	t.known[key] = true
+	t.doc.known[t.at(key)] = true
 	raw, there := t.values[key]
 	if !there {
 		return v, false
@@ -244,7 +244,7 @@ func (t *table) whole(key string) int   { v, _ := get[int64](t, key); return int
 // number is a number, whole or not.
 func (t *table) number(key string) float64 {
 	if n, ok := t.values[key].(int64); ok {
-		t.known[key] = true
+		t.doc.known[t.at(key)] = true
 		return float64(n)
 	}
 	v, _ := get[float64](t, key)
@@ -299,7 +299,7 @@ func (t *table) table(key string) *table {
 	if !ok {
 		return nil
 	}
-	return newTable(t.doc, t.at(key), values)
+	return &table{t.doc, t.at(key), values}
 }
 
 // tables is a list of tables.
@@ -313,7 +313,7 @@ func (t *table) tables(key string) []*table {
 			t.mistake(path, "want %s, this is %s", kind(values), kind(item))
 			continue
 		}
-		tables = append(tables, newTable(t.doc, t.at(path), values))
+		tables = append(tables, &table{t.doc, t.at(path), values})
 	}
 	return tables
 }

@@ -30,7 +30,7 @@ func (r *route) readMembers() {
 	given := slices.DeleteFunc(slices.Clone(ways), func(key string) bool { return !t.has(key) })
 	switch len(given) {
 	case 0:
-		t.mistake("path", "where to? one of %s must say", strings.Join(ways, ", "))
+		t.doc.mistake(t.path, "where to? one of %s must say", strings.Join(ways, ", "))
 		return
 	case 1:
 	default:
@@ -43,16 +43,22 @@ func (r *route) readMembers() {
 	}
 	if target, ok := get[string](t, "target"); ok {
 		r.members = []wsproxy.Member{{Target: target}}
-		r.cite("member", t.at("target"), 0)
+		r.cite("member target", t.at("target"), 0)
 	}
-	for i, m := range t.tables("upstreams") {
+	upstreams := t.tables("upstreams")
+	if t.has("upstreams") && len(upstreams) == 0 {
+		t.mistake("upstreams", "there are none")
+	}
+	for i, m := range upstreams {
 		r.members = append(r.members, wsproxy.Member{
 			Target:      m.text("target"),
 			Address:     m.text("address"),
 			Weight:      m.whole("weight"),
 			MaxSessions: m.whole("max_sessions"),
 		})
-		r.cite("member", m.path, i)
+		for _, key := range []string{"weight", "max_sessions", "address", "target"} {
+			r.cite("member "+key, m.at(key), i)
+		}
 		m.end()
 	}
 	if target, ok := get[string](t, "addresses_of"); ok {
@@ -78,14 +84,18 @@ func (r *route) checkSource(key string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	members, err := r.source(ctx)
-	if mistake, ok := errors.AsType[*wsproxy.OptionError](err); ok {
+	mistake, wrong := errors.AsType[*wsproxy.OptionError](err)
+	switch {
+	case wrong:
 		r.at.mistake(key, "%q: %s", mistake.Value, mistake.Reason)
-	} else if key == "upstreams_file" {
-		if err == nil {
-			_, err = try(wsproxy.WithUpstreams(members...))
-		}
-		if err != nil {
-			r.at.mistake(key, "%v", err)
+	case key != "upstreams_file":
+	case err != nil:
+		r.at.mistake(key, "%v", err)
+	case len(members) == 0:
+		r.at.mistake(key, "there are none in there")
+	default:
+		for _, mistake := range try(wsproxy.WithUpstreams(members...)) {
+			r.at.mistake(key, "%q: %s", mistake.Value, mistake.Reason)
 		}
 	}
 }
@@ -279,69 +289,6 @@ func (r *route) readHealthCheck() {
 	for _, key := range []string{"Interval", "Timeout", "Fall", "Rise"} {
 		r.cite("WithHealthCheck", t.at(strings.ToLower(key)), key)
 	}
-}
-
-// try has [wsproxy.New] judge options, and returns its mistakes.
-func try(options ...wsproxy.Option) (mistakes []*wsproxy.OptionError, err error) {
-	quiet := wsproxy.WithLogger(slog.New(slog.DiscardHandler))
-	p, err := wsproxy.New("", append([]wsproxy.Option{quiet}, options...)...)
-	if err == nil {
-		return nil, p.Close()
-	}
-	errs := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
-	for _, err := range errs {
-		if mistake, ok := errors.AsType[*wsproxy.OptionError](err); ok {
-			mistakes = append(mistakes, mistake)
-		}
-	}
-	return mistakes, err
-}
-
-// check has [wsproxy.New] check the route, and brings what it finds back to the
-// keys.
-func (r *route) check() {
-	// Each member by itself, on top of those before it: so it is known which
-	// one is wrong.
-	var members []wsproxy.Member
-	for i, m := range r.members {
-		if mistakes, err := try(wsproxy.WithUpstreams(append(members, m)...)); err != nil {
-			for _, mistake := range mistakes {
-				r.mistake("member", fmt.Sprint(i), mistake)
-			}
-			continue
-		}
-		members = append(members, m)
-	}
-	if len(members) == 0 { // they are asked for later, or a mistake already
-		members = []wsproxy.Member{{Target: "http://localhost"}}
-	}
-	options := append(slices.Clone(r.options), wsproxy.WithUpstreams(members...))
-	if r.source != nil {
-		options = append(options, wsproxy.WithSource(r.every, func(context.Context) ([]wsproxy.Member, error) { return nil, nil }))
-	}
-	mistakes, _ := try(options...)
-	for _, mistake := range mistakes {
-		r.mistake(mistake.Option, fmt.Sprint(mistake.Value), mistake)
-	}
-}
-
-// mistake notes what is wrong with an option at the key that it comes from:
-// the one that has the value, or else the first.
-func (r *route) mistake(option, value string, e *wsproxy.OptionError) {
-	path := ""
-	for _, c := range r.cited {
-		if c.option == option && (path == "" || c.value == value) {
-			path = c.path
-		}
-	}
-	text := e.Reason
-	if value := fmt.Sprint(e.Value); value != "" {
-		text = fmt.Sprintf("%q: %s", value, e.Reason)
-	}
-	r.at.doc.mistake(cmp.Or(path, r.at.path), "%s", text)
 }
 
 // proxy makes the route's proxy.

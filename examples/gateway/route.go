@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -50,7 +51,7 @@ func (r *route) cite(option, path string, value any) {
 
 // addFile has a file's content count among the settings.
 func (r *route) addFile(t *table, key string, content []byte) {
-	r.settings[t.at(key)] = sha256.Sum256(content)
+	r.settings["content of "+strings.TrimPrefix(t.at(key), r.at.path)] = sha256.Sum256(content)
 }
 
 // readRoute reads a route's table.
@@ -138,8 +139,8 @@ func (r *route) readRequest() {
 	if headers := t.table("set_headers"); headers != nil {
 		fields := readFields(headers)
 		r.add(wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
-			for name, values := range fields {
-				pr.Out.Header[name] = values
+			for name := range fields {
+				pr.Out.Header.Set(name, fields.Get(name))
 			}
 		}))
 	}
@@ -238,20 +239,15 @@ func (r *route) readTLS() {
 			t.mistake("ca", "no certificate in there")
 		}
 	}
-	if t.has("cert") || t.has("key") {
-		cert, key := t.content("cert"), t.content("key")
-		r.addFile(t, "cert", cert)
-		r.addFile(t, "key", key)
-		switch {
-		case !t.has("cert"), !t.has("key"):
-			t.mistake("cert", "cert and key go together")
-		case cert != nil && key != nil:
-			pair, err := tls.X509KeyPair(cert, key)
-			if err != nil {
-				t.mistake("cert", "%s", strings.TrimPrefix(err.Error(), "tls: "))
-			}
-			config.Certificates = []tls.Certificate{pair}
+	switch cert, key := t.text("cert"), t.text("key"); {
+	case cert != "" && key != "":
+		certificate, err := clientCertificate(t.doc.file(cert), t.doc.file(key))
+		if err != nil {
+			t.mistake("cert", "%s", strings.TrimPrefix(err.Error(), "tls: "))
 		}
+		config.GetClientCertificate = certificate
+	case cert != "", key != "":
+		t.mistake("cert", "cert and key go together")
 	}
 	if t.flag("insecure_skip_verify") {
 		r.add(wsproxy.WithInsecureSkipVerify())
@@ -259,4 +255,21 @@ func (r *route) readTLS() {
 	t.end()
 	r.add(wsproxy.WithTLSConfig(config))
 	r.cite("WithTLSConfig", t.path, "")
+}
+
+// clientCertificate reads a certificate for upstreams at each handshake anew: it
+// may have been replaced. While it can't be read, the last one is shown.
+func clientCertificate(cert, key string) (func(*tls.CertificateRequestInfo) (*tls.Certificate, error), error) {
+	first, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	var last atomic.Pointer[tls.Certificate]
+	last.Store(&first)
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if pair, err := tls.LoadX509KeyPair(cert, key); err == nil {
+			last.Store(&pair)
+		}
+		return last.Load(), nil
+	}, nil
 }

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// This file has the library check what a route is made of, so that there is one
+// place that knows what is right, and brings what it finds back to the keys.
+
+// try has [wsproxy.New] judge options, and returns its mistakes.
+func try(options ...wsproxy.Option) (mistakes []*wsproxy.OptionError) {
+	quiet := wsproxy.WithLogger(slog.New(slog.DiscardHandler))
+	p, err := wsproxy.New("", append([]wsproxy.Option{quiet}, options...)...)
+	if err == nil {
+		p.Close()
+		return nil
+	}
+	// They are joined by errors.Join, each an OptionError.
+	for _, err := range err.(interface{ Unwrap() []error }).Unwrap() {
+		if mistake, ok := errors.AsType[*wsproxy.OptionError](err); ok {
+			mistakes = append(mistakes, mistake)
+		}
+	}
+	return mistakes
+}
+
+// check has [wsproxy.New] check the route, and brings what it finds back to the
+// keys.
+func (r *route) check() {
+	members := r.members
+	if len(try(wsproxy.WithUpstreams(members...))) > 0 {
+		members = r.checkMembers()
+	}
+	if len(members) == 0 { // they are asked for later, or a mistake already
+		members = []wsproxy.Member{{Target: "http://localhost"}}
+	}
+	options := append(slices.Clone(r.options), wsproxy.WithUpstreams(members...))
+	if r.source != nil {
+		options = append(options, wsproxy.WithSource(r.every, func(context.Context) ([]wsproxy.Member, error) { return nil, nil }))
+	}
+	for _, mistake := range try(options...) {
+		r.mistake(mistake.Option, fmt.Sprint(mistake.Value), mistake)
+	}
+}
+
+// checkMembers checks each member on top of those before it, so that it is known
+// which one is wrong, and returns those that aren't.
+func (r *route) checkMembers() (good []wsproxy.Member) {
+	for i, m := range r.members {
+		mistakes := try(wsproxy.WithUpstreams(append(good, m)...))
+		for _, mistake := range mistakes {
+			r.mistake("member "+memberKey(mistake), fmt.Sprint(i), mistake)
+		}
+		if len(mistakes) == 0 {
+			good = append(good, m)
+		}
+	}
+	return good
+}
+
+// memberKey is which of a member's keys a mistake is about.
+func memberKey(e *wsproxy.OptionError) string {
+	for word, key := range map[string]string{"weight": "weight", "number of sessions": "max_sessions", "the address": "address"} {
+		if strings.Contains(e.Reason, word) {
+			return key
+		}
+	}
+	return "target"
+}
+
+// mistake notes what is wrong with an option at the key that it comes from:
+// the one that has the value, or else the first.
+func (r *route) mistake(option, value string, e *wsproxy.OptionError) {
+	path := ""
+	for _, c := range r.cited {
+		if c.option == option && (path == "" || c.value == value) {
+			path = c.path
+		}
+	}
+	text := e.Reason
+	if value := fmt.Sprint(e.Value); value != "" {
+		text = fmt.Sprintf("%q: %s", value, e.Reason)
+	}
+	r.at.doc.mistake(cmp.Or(path, r.at.path), "%s", text)
+}
