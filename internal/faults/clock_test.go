@@ -1,0 +1,55 @@
+package faults
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// F44: a jump of the clock doesn't matter, because nobody looks at it: times are
+// compared by the monotonic reading that time.Now brings along. What strips it
+// off, or makes a time that has none, is not in the proxy's source.
+func TestMonotonicOnly(t *testing.T) {
+	t.Attr("case", "F44")
+	strips := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Local", "UTC", "In", "AddDate", "Date", "Truncate"}
+	names, err := filepath.Glob("../../*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nows := 0
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if v, ok := n.(*ast.ValueSpec); ok && v.Names[0].Name == "longAgo" {
+				return false // a deadline in the past, whatever the clock shows
+			}
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			if sel, ok := call.Fun.(*ast.SelectorExpr); ok {
+				if sel.Sel.Name == "Now" {
+					nows++
+				}
+				if slices.Contains(strips, sel.Sel.Name) {
+					t.Errorf("%v: %s", files.Position(call.Pos()), sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+	if nows == 0 {
+		t.Error("nobody asks for the time: this looks in the wrong place")
+	}
+}

@@ -1,0 +1,259 @@
+package faults
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+)
+
+// What can go wrong on the proxy's own side: middleware, hooks, connections of
+// the user's, memory.
+
+// A wrapped is a ResponseWriter of middleware's.
+type wrapped struct {
+	http.ResponseWriter
+	hijack func() (net.Conn, *bufio.ReadWriter, error)
+}
+
+func (w *wrapped) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijack() }
+
+type plain struct{ http.ResponseWriter } // neither a Hijacker nor unwrapped
+
+// F12: middleware behind which the connection can't be taken over: 501, and
+// nothing is dialled.
+func TestNotHijackable(t *testing.T) {
+	t.Attr("case", "F12")
+	peer.Each(t, func(t *testing.T, legs peer.Legs) {
+		r := peer.New(t, peer.Config{Legs: legs, Wrap: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { h.ServeHTTP(plain{w}, req) })
+		}})
+		refused(r, 501)
+		r.NoDial()
+		failedKind(r)
+	})
+}
+
+// F13: taking the connection over fails when the upstream has accepted already:
+// that one's connection ends.
+func TestHijackFails(t *testing.T) {
+	t.Attr("case", "F13")
+	peer.Each(t, func(t *testing.T, legs peer.Legs) {
+		r := peer.New(t, peer.Config{Legs: legs, Wrap: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				h.ServeHTTP(&wrapped{w, func() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errors.New("no") }}, req)
+			})
+		}})
+		c := r.Connect()
+		c.Send(peer.Request("/", ""))
+		u := r.Accept()
+		u.Accept("")
+		_, body := c.WantStatus(500)
+		r.Phrase(500, body)
+		u.WantEnd()
+		if m := r.Failed(500, failedKind(r)); m["op"] != "hijack" {
+			t.Errorf("logged %v, want it to be about taking over", m)
+		}
+	})
+}
+
+// F13: the client is gone by the time of its 101.
+func TestClientGoneAt101(t *testing.T) {
+	t.Attr("case", "F13")
+	peer.Each(t, func(t *testing.T, legs peer.Legs) {
+		var c *peer.Wire
+		r := peer.New(t, peer.Config{Legs: legs, Wrap: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				h.ServeHTTP(&wrapped{w, func() (net.Conn, *bufio.ReadWriter, error) {
+					conn, brw, err := http.NewResponseController(w).Hijack()
+					conn.Close() // as good as gone
+					return conn, brw, err
+				}}, req)
+			})
+		}})
+		c = r.Connect()
+		c.Send(peer.Request("/", ""))
+		u := r.Accept()
+		u.Accept("")
+		c.WantEnd()
+		u.WantEnd()
+		r.Failed(499, "client left")
+	})
+}
+
+// F14: a hook that panics before the 101 is a 500 of this handshake alone. The
+// session that is open, and the limits, know nothing of it.
+func TestHooksPanic(t *testing.T) {
+	var armed atomic.Pointer[string]
+	panics := func(name string) {
+		if p := armed.Load(); p != nil && *p == name {
+			panic(name)
+		}
+	}
+	hooks := []wsproxy.Option{
+		wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { panics("open"); return nil }),
+		wsproxy.WithRewrite(func(*httputil.ProxyRequest) { panics("rewrite") }),
+		wsproxy.WithDialContext(func(ctx context.Context, network, address string) (net.Conn, error) {
+			panics("dial")
+			var d net.Dialer
+			return d.DialContext(ctx, network, address)
+		}),
+		wsproxy.WithOnClose(func(*wsproxy.Session) { panics("close") }),
+		wsproxy.WithMaxSessions(2),
+	}
+	peer.Each(t, func(t *testing.T, legs peer.Legs) {
+		t.Attr("case", "F14")
+		armed.Store(nil)
+		r := peer.New(t, peer.Config{Legs: legs, Options: hooks})
+		c, u := r.Open()
+		for i, name := range []string{"open", "rewrite", "dial", "open", "rewrite", "dial"} { // more than the limit
+			armed.Store(&name)
+			refused(r, 500)
+			r.FailedAs(i, 500, "panic")
+		}
+		r.NoDial()
+		c.SendText("still here")
+		u.Want(peer.Text, "still here")
+		name := "close"
+		armed.Store(&name)
+		goodbye(t, r, c, u)
+		r.Opened(0)
+		if others := r.Other(); len(others) != 1 || others[0]["panic"] != "close" {
+			t.Errorf("logged %v, want the panic", others)
+		}
+	})
+}
+
+// F15: one session more than there may be is refused before anything is
+// dialled, and let in when there is room.
+func TestFull(t *testing.T) {
+	t.Attr("case", "F15 A68")
+	peer.Each(t, func(t *testing.T, legs peer.Legs) {
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithMaxSessions(1)}})
+		for i := range 3 {
+			c, u := r.Open()
+			more := r.Connect()
+			more.Send(peer.Request("/", ""))
+			h, body := more.WantStatus(503)
+			r.Phrase(503, body)
+			if h.Get("Retry-After") == "" {
+				t.Errorf("got %v, want Retry-After", h)
+			}
+			r.NoDial()
+			r.FailedAs(i, 503, "limit")
+			c.Reset()
+			u.WantClose(1001)
+			u.Close()
+			r.EndedAs(i, wsproxy.Client, wsproxy.ReasonLost)
+			r.Opened(0)
+		}
+	})
+}
+
+// A brittle is a connection of the user's own that panics when it is told to.
+type brittle struct {
+	net.Conn
+	read, write *atomic.Bool
+}
+
+func (b brittle) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	if b.read.Load() {
+		panic("brittle")
+	}
+	return n, err
+}
+
+func (b brittle) Write(p []byte) (int, error) {
+	if b.write.Load() {
+		panic("brittle")
+	}
+	return b.Conn.Write(p)
+}
+
+// F47, F48: a panic while relaying ends that session, and neither the process
+// nor the session beside it.
+func TestRelayPanics(t *testing.T) {
+	t.Attr("case", "F47 F48")
+	for _, what := range []string{"Read", "Write"} {
+		t.Run(what, func(t *testing.T) {
+			peer.Each(t, func(t *testing.T, legs peer.Legs) {
+				var read, write atomic.Bool
+				var dialled atomic.Int64
+				r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{
+					wsproxy.WithCloseTimeout(soon),
+					wsproxy.WithDialContext(func(ctx context.Context, network, address string) (net.Conn, error) {
+						var d net.Dialer
+						c, err := d.DialContext(ctx, network, address)
+						if err != nil || dialled.Add(1) > 1 {
+							return c, err
+						}
+						return brittle{c, &read, &write}, nil
+					}),
+				}})
+				c, u := r.Open()
+				c2, u2 := r.Open()
+				if what == "Read" {
+					read.Store(true)
+					u.SendText("ouch")
+				} else {
+					write.Store(true)
+					c.SendText("ouch")
+				}
+				c.WantClose(1011)
+				u.WantGone()
+				m := r.Ended(wsproxy.Neither, wsproxy.ReasonPanic)
+				if text, _ := m["error"].(string); !strings.Contains(text, "brittle") {
+					t.Errorf("logged %v, want the panic", m)
+				}
+				c2.SendText("still here")
+				u2.Want(peer.Text, "still here")
+				c2.Reset()
+				u2.WantClose(1001)
+				u2.Close()
+			})
+		})
+	}
+}
+
+// F45: what an idle session takes in this process, its http.Server's share
+// included; its peers' share, a wire each, is in it as well.
+func TestMemory(t *testing.T) {
+	t.Attr("case", "F45")
+	const n, most = 300, 128 << 10 // of blocking sessions over TLS, the dearest
+	peer.Each(t, func(t *testing.T, legs peer.Legs) {
+		r := peer.New(t, peer.Config{Legs: legs})
+		inUse := func() uint64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc + m.StackInuse
+		}
+		before := inUse()
+		var wires []*peer.Wire
+		for range n {
+			c, u := r.Open()
+			wires = append(wires, c, u)
+		}
+		r.Opened(n)
+		per := (max(inUse(), before) - before) / n
+		t.Logf("%d bytes a session", per)
+		if per > most {
+			t.Errorf("%d bytes a session, want at most %d", per, most)
+		}
+		for _, w := range wires {
+			w.TCP().Close()
+		}
+		r.Opened(0)
+	})
+}
