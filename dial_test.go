@@ -320,7 +320,7 @@ func TestDialAddress(t *testing.T) {
 // A34, F14: a hook that panics, or leaves a request that can't be sent, makes 500
 // and nothing is dialled; the next session isn't touched.
 func TestRewriteFails(t *testing.T) {
-	t.Attr("case", "A34")
+	t.Attr("case", "A34 F14")
 	for name, f := range map[string]func(*httputil.ProxyRequest){
 		"F14 panic":        func(*httputil.ProxyRequest) { panic("hook") },
 		"F14 panic abort":  func(*httputil.ProxyRequest) { panic(http.ErrAbortHandler) },
@@ -369,6 +369,7 @@ func TestRewriteFails(t *testing.T) {
 
 // F1, F16, F17, F14: connecting fails.
 func TestDialFails(t *testing.T) {
+	t.Attr("case", "F1 F16 F17 F14")
 	t.Run("F1 refused", func(t *testing.T) {
 		for _, k := range []kind{tcp, unix, tlsTCP} {
 			r := newRig(t, k)
@@ -575,6 +576,7 @@ func TestHandshakeSplit(t *testing.T) {
 
 // A64, F2, F3, F5, F8: nothing makes the handshake wait for longer than its limit.
 func TestHandshakeTimeouts(t *testing.T) {
+	t.Attr("case", "F2 F3 F5 F8")
 	drip := func(w *wire, s string) {
 		go func() {
 			for _, b := range []byte(s) {
@@ -671,6 +673,7 @@ func (noDeadlines) SetWriteDeadline(time.Time) error { return errors.ErrUnsuppor
 // A65, F11: a client that leaves before its 101 ends the upstream's handshake at
 // once, wherever that stands, and is logged with 499.
 func TestClientLeaves(t *testing.T) {
+	t.Attr("case", "F11")
 	for _, row := range []struct {
 		name, target string
 		upstream     func(w *wire)
@@ -724,6 +727,7 @@ func TestClientLeaves(t *testing.T) {
 
 // F4: the upstream's connection is reset before there is an answer.
 func TestUpstreamResets(t *testing.T) {
+	t.Attr("case", "F4")
 	for _, k := range []kind{tcp, tlsTCP} {
 		r := newRig(t, k)
 		c := r.client()
@@ -738,7 +742,7 @@ func TestUpstreamResets(t *testing.T) {
 // F7, A2 to A4: an upstream's refusal is relayed, status, body and what of the
 // header is not about one connection; then both connections are closed.
 func TestRelayRefusal(t *testing.T) {
-	t.Attr("case", "A2 A3 A4")
+	t.Attr("case", "A2 A3 A4 F7")
 	big := strings.Repeat("0123456789abcdef", 4096) // 64 KiB
 	chunked := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
 	rows := []struct {
@@ -841,6 +845,7 @@ var hopPattern = regexp.MustCompile(`(?im)^(keep-alive|upgrade|proxy-authenticat
 // F8: a refusal's body that doesn't end is cut after 10 s, however late in the
 // handshake's own time it began, and the client sees status and cut.
 func TestEndlessRefusal(t *testing.T) {
+	t.Attr("case", "F8")
 	for name, answer := range map[string]string{
 		"Content-Length": "HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nsome",
 		"chunked":        "HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n",

@@ -118,6 +118,7 @@ func inTurn() wsproxy.Option {
 // F1, F2, F4, F6: what fails before the request is sent goes to the next member,
 // never twice to the same, and what was sent does not.
 func TestNextMember(t *testing.T) {
+	t.Attr("case", "F1 F2 F4 F6")
 	other := errors.New("other")
 	for _, test := range []struct {
 		name    string
@@ -166,6 +167,7 @@ func TestNextMember(t *testing.T) {
 // F3, F4: with the option, what got no answer, or one of 502, 503 or 504, goes
 // to the next member, too.
 func TestNextMemberForSent(t *testing.T) {
+	t.Attr("case", "F3 F4")
 	for _, test := range []struct {
 		name    string
 		a       act
@@ -241,6 +243,7 @@ func TestClientLeavesDuringSearch(t *testing.T) {
 // F19: a member that fails is left alone, each time twice as long; then one
 // handshake goes ahead of the others, and when it succeeds all is as before.
 func TestPassiveHealth(t *testing.T) {
+	t.Attr("case", "F19")
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = failing(syscall.ECONNREFUSED)
@@ -270,6 +273,7 @@ func TestPassiveHealth(t *testing.T) {
 // blames no member; nor does a refusal of the upstream's, but for three of 5xx
 // in a row.
 func TestBlame(t *testing.T) {
+	t.Attr("case", "F16 F17")
 	for _, test := range []struct {
 		name     string
 		a        act
@@ -338,6 +342,7 @@ func TestSingleProbe(t *testing.T) {
 // F19: when all are down, the one that has been left alone for longest is tried,
 // once, and what comes of it is the answer.
 func TestAllDown(t *testing.T) {
+	t.Attr("case", "F19")
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 3, inTurn())
 		for _, name := range []string{"a", "b", "c"} {

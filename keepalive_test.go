@@ -106,7 +106,7 @@ const (
 // C27, F36: each leg is pinged on its own, only when nothing has come from it
 // for the interval; nobody sees the Pongs to the proxy's Pings.
 func TestPingSilentLegOnly(t *testing.T) {
-	t.Attr("case", "C27")
+	t.Attr("case", "C27 F36")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		busy, silent := w.open(r, "", "")
@@ -195,6 +195,7 @@ func TestPingLongTimeout(t *testing.T) {
 // F26, F27: a side that vanishes without a word is found by the Ping that it
 // doesn't answer. It gets no Close: nobody is there.
 func TestVanished(t *testing.T) {
+	t.Attr("case", "F26 F27")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		from, to := w.open(r, "", "")
@@ -217,6 +218,7 @@ func TestVanished(t *testing.T) {
 // F28, C27: every byte is a sign of life, even of a frame that never gets
 // complete, and so is a Pong with a wrong body, an old one, a late one.
 func TestSignsOfLife(t *testing.T) {
+	t.Attr("case", "F28")
 	signs := map[string]func(w *wire, n int, ping string) string{
 		"drip in a header":   func(w *wire, n int, _ string) string { return w.frame(data, strings.Repeat("x", 70_000))[n%8:][:1] },
 		"drip in a Close":    func(w *wire, n int, _ string) string { return w.frame(closing, closeBody(1000, "reason"))[n:][:1] },
@@ -259,6 +261,7 @@ func TestSignsOfLife(t *testing.T) {
 // that frame, no Ping and no Close; the other direction goes on; in the end
 // it is lost, and the connection across just ends.
 func TestStallMidFrame(t *testing.T) {
+	t.Attr("case", "F30")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		from, to := w.open(r, "", "")
@@ -290,6 +293,7 @@ func TestStallMidFrame(t *testing.T) {
 // F31: a stall in the middle of a header, or of a Close frame. That much was
 // held back, so Pings and the Close can still be written.
 func TestStallMidHeader(t *testing.T) {
+	t.Attr("case", "F31")
 	for _, n := range []int{1, 2, 3} {
 		eachWayInTime(t, func(t *testing.T, w way) {
 			r := newRig(t, memory)
@@ -334,6 +338,7 @@ func flood(w *wire, n int) {
 // direction works until then; and the side across, which nobody has read
 // meanwhile, isn't taken for silent, however long that was.
 func TestSlowReader(t *testing.T) {
+	t.Attr("case", "F32 F28")
 	for _, timeout := range []time.Duration{30 * time.Second, 3 * time.Minute} {
 		eachWayInTime(t, func(t *testing.T, w way) {
 			r := newRig(t, memory, wsproxy.WithWriteTimeout(timeout))
@@ -363,6 +368,7 @@ func TestSlowReader(t *testing.T) {
 // there is no room, keeps neither the other side's Pings nor data waiting.
 // When the peer reads after all, the Ping is whole and in its place.
 func TestStuckPing(t *testing.T) {
+	t.Attr("case", "F32")
 	for _, recovers := range []bool{false, true} {
 		eachWayInTime(t, func(t *testing.T, w way) {
 			r := newRig(t, memory)
@@ -411,6 +417,7 @@ func TestStuckPing(t *testing.T) {
 
 // F33: both sides write and neither reads. That ends at the write timeout.
 func TestBothFull(t *testing.T) {
+	t.Attr("case", "F33")
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory)
 		client, upstream := r.open("", "")
@@ -433,6 +440,7 @@ func TestBothFull(t *testing.T) {
 // F34: a frame that takes hours, and goes on all the time, is not disturbed:
 // the Ping that its silent receiver is due waits for the frame's end.
 func TestLongFrame(t *testing.T) {
+	t.Attr("case", "F34")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		from, to := w.open(r, "", "")
@@ -466,7 +474,7 @@ func TestLongFrame(t *testing.T) {
 // sides get Close 1001, at that instant. Pings and Pongs are not data,
 // whosever they are; a data frame is, from either side.
 func TestIdle(t *testing.T) {
-	t.Attr("case", "C28")
+	t.Attr("case", "C28 F37")
 	for _, test := range []struct {
 		name string
 		say  func(w *wire) string // at 50 s
@@ -504,6 +512,7 @@ func TestIdle(t *testing.T) {
 // frame's end with its Close; if it doesn't come, all is cut at the close
 // timeout.
 func TestEndMidFrame(t *testing.T) {
+	t.Attr("case", "F37 F39")
 	ends := map[string]struct {
 		option wsproxy.Option
 		begin  func(t *testing.T, r *rig)
@@ -586,6 +595,7 @@ func TestCloseUnanswered(t *testing.T) {
 // closed at once; the upstream is to close its own, and has the close timeout
 // for that.
 func TestWhoClosesFirst(t *testing.T) {
+	t.Attr("case", "F23")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		from, to := w.open(r, "", "")
@@ -610,6 +620,7 @@ func TestWhoClosesFirst(t *testing.T) {
 // F42: every other end is bounded by the close timeout, too, if the peers do
 // nothing about it; each is told all the same.
 func TestEndsUnanswered(t *testing.T) {
+	t.Attr("case", "F42")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory, wsproxy.WithCloseTimeout(7*time.Second))
 		for n, test := range []struct {
@@ -669,6 +680,7 @@ func TestFloodAfterEnd(t *testing.T) {
 // F43: the server's own timeouts are for the handshake. They don't cut a
 // session.
 func TestServerTimeouts(t *testing.T) {
+	t.Attr("case", "F43")
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory)
 		r.front = listen(t, memory)

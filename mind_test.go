@@ -60,6 +60,7 @@ func TestWalkEverySplit(t *testing.T) {
 
 // F35: of Pongs, just those to our own Pings stay here.
 func TestWalkAbsorbs(t *testing.T) {
+	t.Attr("case", "F35")
 	tag := [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
 	own := func() []byte { return appendControl(nil, opPong, true, pingBody(tag, 9)) }
 	keep := [][]byte{

@@ -55,6 +55,7 @@ func TestSession(t *testing.T) {
 
 // F26: a client that vanishes is found by a Ping that it doesn't answer.
 func TestPingTimeout(t *testing.T) {
+	t.Attr("case", "F26")
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory)
 		client, upstream := r.open("", "")

@@ -14,6 +14,7 @@ import (
 
 // F34: what a peer's kernel takes shows while our socket takes nothing more.
 func TestPeerAcked(t *testing.T) {
+	t.Attr("case", "F34")
 	c, peer := tcpPair(t)
 	overfill(t, c, peer)
 	before, queued, ok := peerAcked(c)
@@ -38,6 +39,7 @@ func TestPeerAcked(t *testing.T) {
 // F34: a Ping behind bytes that a slow peer's kernel is still taking has time;
 // one that the kernel has taken has none, whatever follows it.
 func TestPingBehindBytes(t *testing.T) {
+	t.Attr("case", "F34")
 	near, far := tcpPair(t)
 	upstream, _ := net.Pipe()
 	s := newSession([2]net.Conn{near, upstream}, policy{}, time.Second)
@@ -105,6 +107,7 @@ func TestInqTellsFIN(t *testing.T) {
 // F22: a reset that came along with the last bytes, which TCP_INQ doesn't tell
 // of, ends the session all the same, and those bytes are passed on before.
 func TestResetBehindBytes(t *testing.T) {
+	t.Attr("case", "F22")
 	for _, frame := range []string{"\x82\x03end", "\x88\x00"} {
 		near, far := tcpPair(t) // the upstream's
 		client, peer := tcpPair(t)

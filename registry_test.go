@@ -483,6 +483,7 @@ func TestRoundTrip(t *testing.T) {
 // F15, A68: past the limits clients are refused before anything is dialled, and
 // whoever leaves, in whatever way, makes room.
 func TestMaxSessions(t *testing.T) {
+	t.Attr("case", "F15")
 	for _, row := range []struct {
 		name   string
 		option wsproxy.Option

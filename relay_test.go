@@ -300,7 +300,7 @@ func TestEndlessFrame(t *testing.T) {
 // A52, C15, F23: a Close frame that may be sent passes as it is, either way,
 // and so does the answer.
 func TestClosePasses(t *testing.T) {
-	t.Attr("case", "A52 C15")
+	t.Attr("case", "A52 C15 F23")
 	bodies := []string{"", closeBody(1000, strings.Repeat("r", 123)), closeBody(1001, "grüße"), closeBody(4401, "token expired")}
 	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999} {
 		bodies = append(bodies, closeBody(code, ""))
@@ -407,7 +407,7 @@ func TestCloseOfOneThatIsGone(t *testing.T) {
 // one is told so, if a frame boundary lets it; what the lost one had sent in
 // full arrives before.
 func TestLost(t *testing.T) {
-	t.Attr("case", "C25")
+	t.Attr("case", "C25 F21 F22 F24 F25")
 	tests := []struct {
 		name string
 		tail func(w *wire) string // how its stream ends
@@ -493,6 +493,7 @@ func TestTLSBroken(t *testing.T) {
 // F29: a side that has sent a FIN still gets what the other one sends until
 // that one has answered the Close.
 func TestHalfClose(t *testing.T) {
+	t.Attr("case", "F29")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -512,7 +513,7 @@ func TestHalfClose(t *testing.T) {
 // F35: Pings and Pongs between the applications pass as they are, and so do
 // Pongs that look like answers to the proxy's own Pings but aren't.
 func TestForeignPingsPass(t *testing.T) {
-	t.Attr("case", "C11")
+	t.Attr("case", "C11 F35")
 	eachWay(t, func(t *testing.T, k kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")

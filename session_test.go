@@ -26,7 +26,7 @@ import (
 // F38: Shutdown sends Close 1001 to both sides of every session and returns
 // when the last one is over; whoever comes then is answered 503.
 func TestShutdown(t *testing.T) {
-	t.Attr("case", "C29")
+	t.Attr("case", "C29 F38")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		var wires [][2]*wire
@@ -67,7 +67,7 @@ func TestShutdown(t *testing.T) {
 // F40: Shutdown and Close may be called at any time, often, by many, with no
 // sessions.
 func TestShutdownAgain(t *testing.T) {
-	t.Attr("case", "C29")
+	t.Attr("case", "C29 F40")
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory)
 		client, upstream := r.open("", "")
@@ -101,7 +101,7 @@ func TestShutdownAgain(t *testing.T) {
 // close timeout: with peers that don't answer, and with such as have no room
 // for a Close. These hold nobody else's Close up.
 func TestShutdownDeadline(t *testing.T) {
-	t.Attr("case", "C29")
+	t.Attr("case", "C29 F38")
 	for _, full := range []bool{false, true} {
 		for _, limit := range []time.Duration{2 * time.Second, time.Minute} {
 			t.Run(fmt.Sprintf("full=%v limit=%v", full, limit), func(t *testing.T) {
@@ -157,7 +157,7 @@ func (w *wire) fill() string {
 
 // F40: a handshake under way when Shutdown comes is refused.
 func TestShutdownInHandshake(t *testing.T) {
-	t.Attr("case", "C29")
+	t.Attr("case", "C29 F40")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		client := r.client()
@@ -232,6 +232,7 @@ func TestClose(t *testing.T) {
 // F41: when the request's context ends, both sides are told and the session
 // is over.
 func TestContextEnds(t *testing.T) {
+	t.Attr("case", "F41")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -256,7 +257,7 @@ func TestContextEnds(t *testing.T) {
 // F42, F46: however sessions end, when ServeHTTP has returned none of their
 // goroutines is left, and none of their descriptors.
 func TestNothingIsLeft(t *testing.T) {
-	t.Attr("case", "C30")
+	t.Attr("case", "C30 F42 F46")
 	long := strings.Repeat("x", 3<<20)
 	ends := map[string]func(client, upstream *wire){
 		"client closes":          func(c, u *wire) { c.sendClose(1000, ""); u.wantClose(1000); u.sendClose(1000, ""); u.Close() },
@@ -374,6 +375,7 @@ func descriptors(t *testing.T) (sockets, pipes int) {
 
 // F50: a session leaves one record, with the bytes that were on the wire.
 func TestRecord(t *testing.T) {
+	t.Attr("case", "F50")
 	eachKind(t, func(t *testing.T, k kind) {
 		r := newRig(t, k)
 		client, upstream := r.open("", "")
@@ -457,6 +459,7 @@ func (b *brittle) Close() error {
 // nothing else, whichever goroutine it does so in. The other side is told,
 // and the log says why.
 func TestConnPanics(t *testing.T) {
+	t.Attr("case", "F47 F48")
 	type rigged struct {
 		*rig
 		client, upstream   *wire
@@ -632,6 +635,7 @@ func raceEnabled() bool {
 // F50: what is dropped, because its receiver has been sent a Close, is not
 // counted as relayed.
 func TestDroppedIsNotCounted(t *testing.T) {
+	t.Attr("case", "F50")
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, memory, wsproxy.WithIdleTimeout(time.Minute), wsproxy.WithPing(0, 0))
 		client, upstream := r.open("", "")
@@ -652,6 +656,7 @@ func TestDroppedIsNotCounted(t *testing.T) {
 // F48, 5.9: a panic that comes up through the callback of a raw connection
 // leaves that connection closed like any other.
 func TestPanicUnderRawRead(t *testing.T) {
+	t.Attr("case", "F48")
 	var write, never atomic.Bool
 	var r *rig
 	r = newRig(t, tcp, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -720,6 +725,7 @@ func (c countsClose) Close() error { c.n.Add(1); return c.Conn.Close() }
 // 4.2, F29: a slow client gets all that was sent before the Close, and the
 // Close, though that takes longer than the close timeout.
 func TestSlowTail(t *testing.T) {
+	t.Attr("case", "F29")
 	if runtime.GOOS != "linux" {
 		t.Skip("what a peer has taken shows on Linux only")
 	}
@@ -752,6 +758,7 @@ func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 // F39: a peer that takes bytes puts off the close timeout only for what was
 // sent before its end: not in the middle of a frame that goes on and on.
 func TestEndlessFrameIsCut(t *testing.T) {
+	t.Attr("case", "F39")
 	t.Parallel()
 	r := newRig(t, tcp, wsproxy.WithCloseTimeout(300*time.Millisecond))
 	client, upstream := r.open("", "")
@@ -789,4 +796,32 @@ func TestEndlessFrameIsCut(t *testing.T) {
 	}
 	client.Close()
 	<-cut
+}
+
+// F25: a reset that comes along with the last bytes is found when something is
+// written, and not only when the time for the session's end is up.
+func TestResetFoundByWriting(t *testing.T) {
+	t.Attr("case", "F25")
+	for _, side := range []string{"client", "upstream"} {
+		t.Run(side, func(t *testing.T) {
+			r := newRig(t, tcp, wsproxy.WithCloseTimeout(wireTimeout/2))
+			for range 20 {
+				client, upstream := r.open("", "")
+				gone, stays, code := client, upstream, 1001
+				if side == "upstream" {
+					gone, stays, code = upstream, client, 1011
+				}
+				gone.sendText("last words")
+				gone.reset()
+				stays.want(text, "last words")
+				stays.sendText("an answer")
+				begun := time.Now()
+				stays.wantClose(code)
+				if d := time.Since(begun); d > wireTimeout/4 {
+					t.Fatalf("took %v", d)
+				}
+				stays.Close()
+			}
+		})
+	}
 }

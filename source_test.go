@@ -109,6 +109,7 @@ func names(p *wsproxy.Proxy) string {
 // F18: every address behind a name is a member; the name is looked up again and
 // again, and when it can't be, the last good answer stays.
 func TestEachAddress(t *testing.T) {
+	t.Attr("case", "F18")
 	dns := new(nameServer)
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")})
 	logs := new(logs)
@@ -232,6 +233,7 @@ var errPanicPlease = errors.New("panic, please")
 
 // F18: a name is looked up anew for each handshake.
 func TestNameThatMoves(t *testing.T) {
+	t.Attr("case", "F18")
 	dns := new(nameServer)
 	var seen atomic.Value
 	serve := func(address string) netip.AddrPort {

@@ -52,7 +52,7 @@ func issueCert(notBefore, notAfter time.Time, names []string, ips ...net.IP) tls
 
 // A71 to A75, F6: TLS with the upstream.
 func TestUpstreamTLS(t *testing.T) {
-	t.Attr("case", "A71 A72 A73 A74 A75 A76 A79")
+	t.Attr("case", "A71 A72 A73 A74 A75 A76 A79 F6")
 	const name = "upstream.test"
 	long, later := time.Unix(0, 0), time.Unix(1<<33, 0)
 	ours := &tls.Config{RootCAs: testCA().pool}

@@ -563,6 +563,7 @@ func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 // F12: a ResponseWriter in two wraps can be taken over; one that can't be is
 // answered 501 before anything is dialled.
 func TestHijackable(t *testing.T) {
+	t.Attr("case", "F12")
 	var dials atomic.Int32
 	r := newRig(t, tcp)
 	front := listen(t, tcp)
@@ -595,7 +596,7 @@ func TestHijackable(t *testing.T) {
 
 // F12, F13: HTTP/2 requests are refused, whatever their fields say.
 func TestHTTP2(t *testing.T) {
-	t.Attr("case", "C26")
+	t.Attr("case", "C26 F12 F13")
 	var dials atomic.Int32
 	p, err := wsproxy.New("http://upstream.test", noDial(&dials), wsproxy.WithLogger(discard))
 	if err != nil {
@@ -641,6 +642,7 @@ func TestHTTP2(t *testing.T) {
 // F13: where the client's connection can't be taken over after all, or is
 // gone, the upstream's is closed.
 func TestHijackFails(t *testing.T) {
+	t.Attr("case", "F13")
 	gone, other := newMemPair(1 << 16)
 	other.Close()
 	rows := []struct {
@@ -692,6 +694,7 @@ func TestHijackFails(t *testing.T) {
 // F40, F15: a handshake under way when Shutdown comes, and every one after it,
 // is answered 503 with Retry-After.
 func TestShutdownHandshake(t *testing.T) {
+	t.Attr("case", "F40 F15")
 	for name, shutdown := range map[string]func(*wsproxy.Proxy) error{
 		"Shutdown": func(p *wsproxy.Proxy) error { return p.Shutdown(context.Background()) },
 		"Close":    (*wsproxy.Proxy).Close,

@@ -258,6 +258,7 @@ func TestChooseSees(t *testing.T) {
 // F49: in whatever way a session ends, or doesn't come to be, its member's count
 // goes back to zero.
 func TestCountsReturn(t *testing.T) {
+	t.Attr("case", "F49")
 	open := func(r *rig) (client, upstream *wire) { return r.open("", "") }
 	for _, test := range []struct {
 		name    string
