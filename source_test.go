@@ -161,26 +161,29 @@ func TestEachServer(t *testing.T) {
 // leaves what there was; a panic is a failure.
 func TestSourceFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var members []wsproxy.Member
-		var fail error
-		calls := 0
-		source := func(context.Context) ([]wsproxy.Member, error) {
-			calls++
-			if fail == errPanicPlease {
-				panic("x")
-			}
-			return members, fail
+		var calls atomic.Int32
+		var answer atomic.Pointer[func() ([]wsproxy.Member, error)]
+		say := func(members []wsproxy.Member, err error) {
+			f := func() ([]wsproxy.Member, error) { return members, err }
+			answer.Store(&f)
 		}
-		logs := new(logs)
+		source := func(context.Context) ([]wsproxy.Member, error) {
+			calls.Add(1)
+			return (*answer.Load())()
+		}
 		build := func(options ...wsproxy.Option) (*wsproxy.Proxy, error) {
-			return wsproxy.New("", append(options, wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Second, source),
+			return wsproxy.New("", append(options, wsproxy.WithLogger(discard), wsproxy.WithSource(time.Second, source),
 				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") }))...)
 		}
-		members = []wsproxy.Member{{Target: "ftp://x"}}
+		later := func() {
+			elapse(time.Second)
+			synctest.Wait()
+		}
+		say([]wsproxy.Member{{Target: "ftp://x"}}, nil)
 		if _, err := build(); len(optionErrors(t, err)) != 1 {
 			t.Errorf("got %v", err)
 		}
-		members = nil
+		say(nil, nil)
 		p, err := build()
 		if err != nil {
 			t.Fatal(err)
@@ -191,33 +194,32 @@ func TestSourceFails(t *testing.T) {
 		if n := p.Stats().Refused["no upstream"]; n != 1 {
 			t.Errorf("%d refused for want of an upstream, want 1", n)
 		}
-		members = []wsproxy.Member{{Target: "http://a.test"}}
-		elapse(time.Second)
-		synctest.Wait()
+		say([]wsproxy.Member{{Target: "http://a.test"}}, nil)
+		later()
 		s.want("", 502)
-		for _, fail = range []error{errors.New("x"), errPanicPlease} {
-			elapse(time.Second)
-			synctest.Wait()
+		wantStill := func(after string) {
+			t.Helper()
+			later()
 			if got := names(p); got != "a.test" {
-				t.Errorf("after %v: got %q", fail, got)
+				t.Errorf("after %s: got %q", after, got)
 			}
 		}
-		fail, members = nil, []wsproxy.Member{{Target: "ftp://x"}}
-		elapse(time.Second)
-		synctest.Wait()
-		if got := names(p); got != "a.test" {
-			t.Errorf("after a mistake: got %q", got)
-		}
+		say(nil, errors.New("x"))
+		wantStill("an error")
+		panics := func() ([]wsproxy.Member, error) { panic("x") }
+		answer.Store(&panics)
+		wantStill("a panic")
+		say([]wsproxy.Member{{Target: "ftp://x"}}, nil)
+		wantStill("a mistake")
 		p.Close()
 		synctest.Wait()
-		before := calls
+		before := calls.Load()
 		elapse(time.Minute)
-		synctest.Wait()
-		if calls != before {
+		if calls.Load() != before {
 			t.Error("the source is asked after Close")
 		}
 		// What WithUpstreams says stands until the source has an answer.
-		fail = errors.New("x")
+		say(nil, errors.New("x"))
 		p, err = build(wsproxy.WithUpstreams(wsproxy.Member{Target: "http://b.test"}))
 		if err != nil {
 			t.Fatal(err)
@@ -228,8 +230,6 @@ func TestSourceFails(t *testing.T) {
 		p.Close()
 	})
 }
-
-var errPanicPlease = errors.New("panic, please")
 
 // F18: a name is looked up anew for each handshake.
 func TestNameThatMoves(t *testing.T) {
