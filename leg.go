@@ -141,6 +141,7 @@ func (l *leg) fail() {
 	l.s.mu.Lock()
 	l.s.hasten(l.side)
 	l.s.mu.Unlock()
+	l.wakeIfReset()
 }
 
 // release gives the lock back at a frame boundary, and lets through what

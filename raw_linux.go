@@ -5,6 +5,7 @@ package wsproxy
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -37,6 +39,7 @@ type rawLeg struct {
 type rawPump struct {
 	err   error // that reading ended with
 	plain bool  // no splicing: the kernel won't
+	toEnd bool  // the connection is known to be reset: TCP_INQ counts for nothing
 }
 
 // rawConn returns the raw connection below one of the net package's own; nil
@@ -75,6 +78,14 @@ func (l *leg) reset() (reset bool) {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
 	}
 	return reset
+}
+
+// wakeIfReset has the leg's reader read to the end of a connection that has been
+// reset. Without, it might wait for an edge that has been.
+func (l *leg) wakeIfReset() {
+	if l.reset() {
+		l.conn.SetReadDeadline(longAgo)
+	}
 }
 
 // tcpState is the first byte of struct tcp_info, the state of a connection.
@@ -179,6 +190,9 @@ func (p *pump) receive() error {
 	if !p.from.shut.Load() {
 		err = p.from.raw.conn.Read(p.readable)
 	}
+	if p.raw.err == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = p.receiveRest(err)
+	}
 	p.from.reading.Store(false)
 	if p.from.shut.Load() {
 		p.from.close()
@@ -187,6 +201,18 @@ func (p *pump) receive() error {
 		err = p.raw.err
 	}
 	return err
+}
+
+// receiveRest reads on after wakeIfReset.
+//
+//go:noinline
+func (p *pump) receiveRest(err error) error {
+	if p.from.shut.Load() {
+		return err
+	}
+	p.raw.toEnd = true
+	p.from.conn.SetReadDeadline(time.Time{})
+	return p.from.raw.conn.Read(p.readable) // which looks at shut again
 }
 
 // readable reads until the socket has no more for now (false) or the
@@ -214,7 +240,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
 	held := copy(c.b[:], p.held)
-	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq)
+	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq && !p.raw.toEnd)
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
 		p.pass(c, c.b[:held+n])

@@ -10,8 +10,9 @@ type rawLeg struct{}
 type rawPump struct{}
 type rawChunk struct{}
 
-func (l *leg) initRaw()    {}
-func (l *leg) reset() bool { return false } // its reader is always told
+func (l *leg) initRaw()     {}
+func (l *leg) reset() bool  { return false } // its reader is always told
+func (l *leg) wakeIfReset() {}
 
 func writeConn(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
 
