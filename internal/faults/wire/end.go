@@ -1,0 +1,256 @@
+package wire
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Digest stands for a sequence of messages: their order, types and bytes.
+type Digest struct {
+	Messages int
+	Bytes    int
+	Sum      uint64
+	Keep     bool     // whether to keep Sums
+	Sums     []uint64 // Sum after each message
+}
+
+// add takes in a message.
+func (d *Digest) add(op byte, payload []byte) {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%x %x %d ", d.Sum, op, len(payload))
+	h.Write(payload)
+	d.Messages++
+	d.Bytes += len(payload)
+	d.Sum = h.Sum64()
+	if d.Keep {
+		d.Sums = append(d.Sums, d.Sum)
+	}
+}
+
+// Same says whether two ends have seen the same messages.
+func (d *Digest) Same(o *Digest) bool { return d.Messages == o.Messages && d.Sum == o.Sum }
+
+// Begins says whether d's messages are the first of o's.
+func (d *Digest) Begins(o *Digest) bool {
+	return d.Messages == 0 || d.Messages <= len(o.Sums) && o.Sums[d.Messages-1] == d.Sum
+}
+
+// String gives the number of messages and bytes.
+func (d *Digest) String() string { return fmt.Sprintf("%d messages, %d bytes", d.Messages, d.Bytes) }
+
+// An End is one end of a session. Something reads it all the time, answers
+// Pings and Closes, and looks at whether what comes is legal. One goroutine at
+// a time may write.
+type End struct {
+	Conn   net.Conn
+	Client bool
+	Sent   Digest
+	Got    Digest // valid when Done
+
+	mute   atomic.Bool // no Pongs
+	done   chan struct{}
+	br     *bufio.Reader
+	parser Parser
+	whole  []byte // of the message under way
+	op     byte   // of the message under way
+
+	mu        sync.Mutex // held while a frame is written
+	sentClose bool       // guarded by mu
+
+	// Valid when Done.
+	Code    int    // of the Close that came; 0: none
+	Reason  string // in it
+	Err     error  // how reading ended
+	Partial int    // bytes of a frame that was cut off
+	Pings   int    // that are not the script's own
+	Foreign int    // Pongs that came; see AppPing
+}
+
+// NewEnd makes an End of a connection that is past its handshake; Start has it
+// read.
+func NewEnd(c net.Conn, br *bufio.Reader, client bool) *End {
+	e := &End{Conn: c, Client: client, br: br, done: make(chan struct{})}
+	e.Sent.Keep, e.Got.Keep = true, false
+	e.parser = Parser{Masked: !client, Each: e.frame}
+	return e
+}
+
+// Start begins to read.
+func (e *End) Start() { go e.read() }
+
+// Done is closed when nothing more can be read, and the connection is closed.
+func (e *End) Done() <-chan struct{} { return e.done }
+
+// Wait waits for that.
+func (e *End) Wait() error {
+	t := time.NewTimer(Timeout)
+	defer t.Stop()
+	select {
+	case <-e.done:
+		return nil
+	case <-t.C:
+		return fmt.Errorf("%v: no end of the connection", e.who())
+	}
+}
+
+func (e *End) who() string {
+	if e.Client {
+		return "client"
+	}
+	return "upstream"
+}
+
+func (e *End) read() {
+	defer close(e.done)
+	defer e.Conn.Close()
+	buf := make([]byte, 2<<10)
+	for {
+		n, err := e.br.Read(buf)
+		if n > 0 {
+			if bad := e.parser.Add(buf[:n]); bad != nil {
+				e.Err = bad
+				return
+			}
+		}
+		if err != nil {
+			e.Err = err
+			e.Partial = e.parser.Partial()
+			return
+		}
+		if e.Code != 0 && !e.Client {
+			// RFC 6455, 7.1.1: the server closes first. What comes behind a
+			// Close is illegal, so there is nothing left to see.
+			e.Err = io.EOF
+			return
+		}
+	}
+}
+
+// frame takes in one frame. It runs in the reader.
+func (e *End) frame(f *Frame) {
+	switch f.Opcode() {
+	case Ping:
+		if !slices.Equal(f.Payload, appPing) {
+			e.Pings++
+		}
+		if !e.mute.Load() {
+			e.Frame(Fin|Pong, f.Payload)
+		}
+	case Pong:
+		e.Foreign++
+	case Closing:
+		e.Code = CloseCode(f.Payload)
+		if len(f.Payload) > 2 {
+			e.Reason = string(f.Payload[2:])
+		}
+		e.Close(e.Code, e.Reason)
+	default:
+		if f.Opcode() != Continuation {
+			e.op, e.whole = f.Opcode(), e.whole[:0]
+		}
+		if f.First&Fin != 0 && f.Opcode() != Continuation {
+			e.Got.add(e.op, f.Payload)
+			return
+		}
+		e.whole = append(e.whole, f.Payload...)
+		if f.First&Fin != 0 {
+			e.Got.add(e.op, e.whole)
+			if cap(e.whole) > 4<<10 {
+				e.whole = nil
+			}
+		}
+	}
+}
+
+var appPing = []byte("a ping of the application's")
+
+// AppPing sends a Ping of the application's own.
+func (e *End) AppPing() error { return e.Frame(Fin|Ping, appPing) }
+
+// Mute has it answer no more Pings.
+func (e *End) Mute() { e.mute.Store(true) }
+
+func (e *End) key() *[4]byte {
+	if !e.Client {
+		return nil
+	}
+	k := rand.Uint32()
+	return &[4]byte{byte(k), byte(k >> 8), byte(k >> 16), byte(k >> 24)}
+}
+
+// Frame writes one frame.
+func (e *End) Frame(first byte, payload []byte) error {
+	return e.Raw(AppendFrame(nil, first, e.key(), payload))
+}
+
+// Raw writes bytes, unless Close was sent.
+func (e *End) Raw(b []byte) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.sentClose {
+		return errors.New("Close was sent")
+	}
+	_, err := e.Conn.Write(b)
+	return err
+}
+
+// Message writes a message in so many frames.
+func (e *End) Message(op byte, payload []byte, frames int) error {
+	e.Sent.add(op, payload)
+	for i := range frames {
+		part := payload[len(payload)*i/frames : len(payload)*(i+1)/frames]
+		first := op
+		if i > 0 {
+			first = Continuation
+		}
+		if i == frames-1 {
+			first |= Fin
+		}
+		if err := e.Frame(first, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close sends a Close frame, once.
+func (e *End) Close(code int, reason string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.sentClose {
+		return nil
+	}
+	e.sentClose = true
+	_, err := e.Conn.Write(AppendFrame(nil, Fin|Closing, e.key(), CloseBody(code, reason)))
+	return err
+}
+
+// CloseWrite sends a FIN, below TLS a close_notify before it.
+func (e *End) CloseWrite() error {
+	if c, ok := e.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.New("no CloseWrite")
+}
+
+// Reset closes the connection by a RST.
+func (e *End) Reset() { Reset(e.Conn) }
+
+// Reset closes a connection by a RST.
+func Reset(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	c.(*net.TCPConn).SetLinger(0)
+	c.Close()
+}

@@ -1,0 +1,247 @@
+// Package wire is what the fuzzing, the floods and the soak share: the bytes
+// of WebSocket, built and strictly taken apart, an end of a connection in
+// their hands, and what a process holds on to.
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+)
+
+// Opcodes, RFC 6455, 5.2.
+const (
+	Continuation = 0x0
+	Text         = 0x1
+	Binary       = 0x2
+	Closing      = 0x8
+	Ping         = 0x9
+	Pong         = 0xA
+)
+
+// Bits of a frame's first byte.
+const (
+	Fin  = 0x80
+	RSV1 = 0x40
+)
+
+// NoCode stands for a Close frame without a body.
+const NoCode = 1005
+
+// A Frame is one frame.
+type Frame struct {
+	First   byte   // FIN, RSV1-3, opcode
+	Raw     []byte // as on the wire
+	Payload []byte // unmasked
+}
+
+// Opcode returns the frame's opcode.
+func (f *Frame) Opcode() byte { return f.First & 0x0F }
+
+// Control says whether it is a Close, Ping or Pong.
+func (f *Frame) Control() bool { return f.First&0x08 != 0 }
+
+// String describes the frame in a line.
+func (f *Frame) String() string {
+	return fmt.Sprintf("%#02x %d bytes %.24q", f.First, len(f.Payload), f.Payload)
+}
+
+// AppendFrame appends a frame with that first byte; masked with key unless
+// that is nil.
+func AppendFrame(b []byte, first byte, key *[4]byte, payload []byte) []byte {
+	b = AppendHeader(b, first, key, uint64(len(payload)))
+	at := len(b)
+	b = append(b, payload...)
+	if key != nil {
+		for i := range b[at:] {
+			b[at+i] ^= key[i&3]
+		}
+	}
+	return b
+}
+
+// AppendHeader appends a frame's header, which announces n bytes of payload.
+func AppendHeader(b []byte, first byte, key *[4]byte, n uint64) []byte {
+	var mask byte
+	if key != nil {
+		mask = 0x80
+	}
+	switch {
+	case n < 126:
+		b = append(b, first, mask|byte(n))
+	case n <= 0xFFFF:
+		b = binary.BigEndian.AppendUint16(append(b, first, mask|126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, first, mask|127), n)
+	}
+	if key != nil {
+		b = append(b, key[:]...)
+	}
+	return b
+}
+
+// CloseBody is a Close frame's payload; empty for NoCode.
+func CloseBody(code int, reason string) []byte {
+	if code == NoCode {
+		return nil
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...)
+}
+
+// ErrIllegal is what a stream that breaks RFC 6455 makes.
+var ErrIllegal = errors.New("illegal frame stream")
+
+// A Parser takes a frame stream apart, and finds whatever in it RFC 6455 does
+// not allow. It shares no code with the proxy.
+type Parser struct {
+	Masked  bool         // the frames come from a client
+	Deflate bool         // permessage-deflate was agreed on
+	Each    func(*Frame) // is shown each frame; it must not keep the slices
+	buf     []byte       // of the frame under way
+	message bool         // a fragmented message is under way
+	closed  bool         // a Close has come
+	bad     error        // what was illegal
+}
+
+// Partial returns how many bytes of an incomplete frame have come.
+func (p *Parser) Partial() int { return len(p.buf) }
+
+// Add takes the stream's next bytes.
+func (p *Parser) Add(b []byte) error {
+	if p.bad != nil {
+		return p.bad
+	}
+	if len(p.buf) > 0 {
+		p.buf = append(p.buf, b...)
+		b = p.buf
+	}
+	for len(b) > 0 {
+		n, err := p.next(b)
+		if err != nil {
+			p.bad = fmt.Errorf("%w: %v", ErrIllegal, err)
+			return p.bad
+		}
+		if n == 0 {
+			break
+		}
+		b = b[n:]
+	}
+	switch {
+	case len(b) == 0 && cap(p.buf) > 4<<10: // idle ends are to be small
+		p.buf = nil
+	default:
+		p.buf = append(p.buf[:0], b...)
+	}
+	return nil
+}
+
+// next takes one frame; 0: it isn't complete.
+func (p *Parser) next(b []byte) (int, error) {
+	if p.closed {
+		return 0, errors.New("bytes after Close")
+	}
+	first := b[0]
+	if err := p.checkFirst(first); err != nil {
+		return 0, err
+	}
+	if len(b) < 2 {
+		return 0, nil
+	}
+	masked, n, at := b[1]&0x80 != 0, uint64(b[1]&0x7F), 2
+	if masked != p.Masked {
+		return 0, fmt.Errorf("masked=%v", masked)
+	}
+	if first&0x08 != 0 && n > 125 {
+		return 0, errors.New("long control frame")
+	}
+	switch n {
+	case 126:
+		if at = 4; len(b) < at {
+			return 0, nil
+		}
+		if n = uint64(binary.BigEndian.Uint16(b[2:])); n < 126 {
+			return 0, errors.New("length not minimal")
+		}
+	case 127:
+		if at = 10; len(b) < at {
+			return 0, nil
+		}
+		if n = binary.BigEndian.Uint64(b[2:]); n < 1<<16 || n > 1<<62 {
+			return 0, fmt.Errorf("length %#x", n)
+		}
+	}
+	var key [4]byte
+	if masked {
+		if len(b) < at+4 {
+			return 0, nil
+		}
+		key, at = [4]byte(b[at:]), at+4
+	}
+	if uint64(len(b)-at) < n {
+		return 0, nil
+	}
+	f := Frame{First: first, Raw: b[:at+int(n)], Payload: b[at : at+int(n)]}
+	if masked {
+		f.Payload = make([]byte, n)
+		for i := range f.Payload {
+			f.Payload[i] = b[at+i] ^ key[i&3]
+		}
+	}
+	switch {
+	case f.Opcode() == Closing:
+		p.closed = true
+		if err := checkClose(f.Payload); err != nil {
+			return 0, err
+		}
+	case !f.Control():
+		p.message = first&Fin == 0
+	}
+	if p.Each != nil {
+		p.Each(&f)
+	}
+	return len(f.Raw), nil
+}
+
+// checkFirst says what is wrong with a frame's first byte.
+func (p *Parser) checkFirst(b byte) error {
+	op, rsv := b&0x0F, b&0x70
+	switch {
+	case op > Pong || op > Binary && op < Closing:
+		return fmt.Errorf("opcode %#x", op)
+	case op >= Closing && b&Fin == 0:
+		return errors.New("fragmented control frame")
+	case op == Continuation && !p.message:
+		return errors.New("continuation of nothing")
+	case (op == Text || op == Binary) && p.message:
+		return errors.New("message inside a message")
+	case rsv != 0 && !(rsv == RSV1 && p.Deflate && (op == Text || op == Binary)):
+		return fmt.Errorf("reserved bits %#x", rsv)
+	}
+	return nil
+}
+
+func checkClose(body []byte) error {
+	if len(body) == 0 {
+		return nil
+	}
+	if len(body) == 1 {
+		return errors.New("close body of one byte")
+	}
+	switch c := CloseCode(body); {
+	case c < 1000, c == 1004, c == 1005, c == 1006, c > 1014 && c < 3000, c > 4999:
+		return fmt.Errorf("close code %d", c)
+	}
+	if !utf8.Valid(body[2:]) {
+		return errors.New("close reason")
+	}
+	return nil
+}
+
+// CloseCode returns the code in a Close frame's payload.
+func CloseCode(body []byte) int {
+	if len(body) < 2 {
+		return NoCode
+	}
+	return int(binary.BigEndian.Uint16(body))
+}
