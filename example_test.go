@@ -104,6 +104,44 @@ func ExampleWithRewrite() {
 	// Output: hello, ada <nil>
 }
 
+// The same room goes to the same member, whoever asks and at whichever proxy.
+func ExampleRendezvous() {
+	var members []wsproxy.Member
+	for range 3 {
+		upstream := echoServer()
+		defer upstream.Close()
+		members = append(members, wsproxy.Member{Target: upstream.URL})
+	}
+	proxy, err := wsproxy.New("",
+		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
+		wsproxy.WithUpstreams(members...),
+		wsproxy.WithBalance(wsproxy.Rendezvous(func(r *http.Request) string {
+			return r.URL.Query().Get("room")
+		})))
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+	defer proxy.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for range 10 {
+		conn, _, err := websocket.Dial(ctx, front.URL+"/?room=lobby", nil)
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer conn.CloseNow()
+	}
+	for _, m := range proxy.Stats().Members {
+		if m.Sessions > 0 {
+			fmt.Println(m.Sessions, "of 10 sessions")
+		}
+	}
+	// Output: 10 of 10 sessions
+}
+
 // Shutdown tells both sides of every session.
 func ExampleProxy_Shutdown() {
 	upstream := echoServer()

@@ -34,6 +34,7 @@
 //	upstream breaks the protocol    1011           1002
 //	idle, too old, context ended    1001           1001
 //	Shutdown                        1001 or other  1001
+//	its upstream removed, or down   1012           1001
 //	ended by the user (Session)     as given       1001
 //	too big, too fast: client       1009, 1008     1001
 //	too big, too fast: upstream     1001           1009, 1008
@@ -46,6 +47,13 @@
 // [http.Server.Shutdown] knows nothing of WebSockets. [Proxy.Shutdown] refuses
 // new sessions and ends the running ones, spread over time ([WithDrain]);
 // [ShutdownServer] does both.
+//
+// # Several upstreams
+//
+// [WithUpstreams] balances over several, by the number of their sessions or
+// another rule ([WithBalance]), and leaves alone those with which handshakes
+// fail; what fails before an upstream was asked is tried with another. The set
+// can be changed at any time ([Proxy.SetUpstreams], [WithSource]).
 //
 // # Sessions
 //
@@ -124,7 +132,8 @@ type Proxy struct {
 }
 
 // New makes a proxy for the upstream at target: an http, https, ws or wss
-// URL, or unix:/path/to/socket. The target's path and query go before those
+// URL, or unix:/path/to/socket; "" where [WithUpstreams] or [WithSource] names
+// the upstreams. The target's path and query go before those
 // of each request, as with [httputil.ProxyRequest.SetURL].
 //
 // All mistakes in the arguments are returned at once: each an [*OptionError],
@@ -166,7 +175,8 @@ func New(target string, options ...Option) (*Proxy, error) {
 // [Proxy.Shutdown], 503 or 429 at a limit, and what a hook of [WithOnOpen] says.
 // An upstream that can't be reached or answers nonsense
 // makes 502, one that doesn't answer in time 504; this machine's want of
-// descriptors or ports makes 503, a hook that panics 500, and a request
+// descriptors or ports, or of a member that isn't full, makes 503, a hook that
+// panics 500, and a request
 // context that ends 504 or, if it is cancelled, 499. An answer other than 101
 // is relayed, its body up to 64 KiB and for up to 10 s. In every such case
 // the client's connection is closed after the answer.
