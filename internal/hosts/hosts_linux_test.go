@@ -94,7 +94,7 @@ func (d *deployment) placement(t *testing.T) map[string]string {
 			t.Fatalf("both sessions of %s come from %s", room, a.Proxy)
 		}
 		if a.Upstream != b.Upstream {
-			t.Errorf("%s is at %s by %s, and at %s by %s", room, a.Upstream, a.Proxy, b.Upstream, b.Proxy)
+			t.Errorf("%s is at %s by %s, and at %s by %s", room, a.Upstream, d.name(a.Proxy), b.Upstream, d.name(b.Proxy))
 		}
 		places[room] = a.Upstream
 		counts[a.Upstream]++
@@ -193,7 +193,7 @@ func (d *deployment) outage(o outage) {
 	for j, room := range hitRooms {
 		a, b := anew[0][j], anew[1][j]
 		if a.Upstream != b.Upstream || a.Upstream == o.victim.host.name {
-			t.Errorf("%s is at %s by %s, and at %s by %s", room, a.Upstream, a.Proxy, b.Upstream, b.Proxy)
+			t.Errorf("%s is at %s by %s, and at %s by %s", room, a.Upstream, d.name(a.Proxy), b.Upstream, d.name(b.Proxy))
 		}
 		counts[a.Upstream]++
 		for _, s := range []*session{a, b} {

@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
@@ -20,16 +21,24 @@ func TestPorts(t *testing.T) {
 	p.addAddress(t, other)
 	must(t, p.host.run("sysctl", "-q", "-w", fmt.Sprintf("net.ipv4.ip_local_port_range=%d %d", 20000, 20000+ports-1)))
 
+	first, second := d.upstreams[0], d.upstreams[1]
+	routes := []struct {
+		path     string
+		upstream *machine
+		from     []netip.Addr
+		want     map[string]int // how many sessions there is room for, by address
+	}{
+		{"/one/", first, []netip.Addr{p.ip}, map[string]int{p.ip.String(): ports}},
+		// One of its addresses has no port left.
+		{"/next/", first, []netip.Addr{p.ip, other}, map[string]int{other.String(): ports}},
+		{"/two/", second, []netip.Addr{p.ip, other}, map[string]int{p.ip.String(): ports, other.String(): ports}},
+		{"/any/", d.upstreams[2], nil, map[string]int{p.ip.String(): ports}},
+	}
 	var config strings.Builder
 	config.WriteString("listen = [\":8080\"]\nadmin = \":8081\"\n")
-	routes := []struct {
-		path      string
-		addresses []netip.Addr
-		room      int // how many sessions there is room for
-	}{{"/one/", []netip.Addr{p.ip}, ports}, {"/two/", []netip.Addr{p.ip, other}, 2 * ports}, {"/any/", nil, ports}}
-	for i, r := range routes {
-		fmt.Fprintf(&config, "\n[[route]]\npath = %q\ntarget = \"http://%s\"\nsource_addresses = [", r.path, d.upstreams[i].address(9000))
-		for _, address := range r.addresses {
+	for _, r := range routes {
+		fmt.Fprintf(&config, "\n[[route]]\npath = %q\ntarget = \"http://%s\"\nsource_addresses = [", r.path, r.upstream.address(9000))
+		for _, address := range r.from {
 			fmt.Fprintf(&config, "%q, ", address)
 		}
 		config.WriteString("]\n")
@@ -45,8 +54,9 @@ func TestPorts(t *testing.T) {
 	// The routes are filled one after the other, and stay full: ports to one
 	// upstream don't use up those to another.
 	open := make(map[string][]*session)
-	for i, r := range routes {
-		for len(open[r.path]) <= r.room {
+	for _, r := range routes {
+		from := make(map[string]int)
+		for len(open[r.path]) <= 2*ports {
 			s, err := d.dial(p.address(8080), r.path, "")
 			if err != nil {
 				if got := statusOf(err); got != http.StatusServiceUnavailable {
@@ -55,18 +65,10 @@ func TestPorts(t *testing.T) {
 				break
 			}
 			open[r.path] = append(open[r.path], s)
-		}
-		if got := len(open[r.path]); got != r.room {
-			t.Errorf("%s has taken %d sessions, want %d", r.path, got, r.room)
-		}
-		from := make(map[string]int)
-		for _, s := range open[r.path] {
 			from[s.Proxy]++
 		}
-		for _, address := range r.addresses {
-			if got := from[address.String()]; got != ports {
-				t.Errorf("%s: %d sessions come from %s, want %d", r.path, got, address, ports)
-			}
+		if !maps.Equal(from, r.want) {
+			t.Errorf("%s has taken sessions %v by its addresses, want %v", r.path, from, r.want)
 		}
 		st, err := d.stats(p)
 		must(t, err)
@@ -79,7 +81,7 @@ func TestPorts(t *testing.T) {
 				t.Errorf("%s: %s is blamed for it", r.path, m.Name)
 			}
 		}
-		d.say("%s to %s, source addresses %v: %d sessions (%s), then 503, kind local", r.path, d.upstreams[i], r.addresses, len(open[r.path]), tally(from))
+		d.say("%s to %s, source addresses %v: %d sessions (%s), then 503, kind local", r.path, r.upstream, r.from, len(open[r.path]), tally(from))
 	}
 
 	// All of them work, and each that ends makes room for another.
@@ -97,7 +99,9 @@ func TestPorts(t *testing.T) {
 			return err
 		})
 	}
-	closeAll(open["/one/"], open["/two/"], open["/any/"])
+	for _, list := range open {
+		closeAll(list)
+	}
 	d.wantNothing()
 	d.end()
 }
