@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -258,6 +260,7 @@ func TestTLS(t *testing.T) {
 	u := &upstream{name: "u"}
 	u.Server = httptest.NewUnstartedServer(u)
 	u.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool("client")}
+	u.Config.ErrorLog = log.New(io.Discard, "", 0) // of those that fail on purpose
 	u.StartTLS()
 	t.Cleanup(u.stop)
 

@@ -49,7 +49,7 @@ func read(t *testing.T) *manifests {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, doc := range bytes.Split(text, []byte("\n---\n")) {
+		for doc := range bytes.SplitSeq(text, []byte("\n---\n")) {
 			var head struct {
 				meta.TypeMeta   `json:",inline"`
 				meta.ObjectMeta `json:"metadata"`
