@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -119,6 +120,20 @@ func TestReloadSettings(t *testing.T) {
 	onB.echo(t)
 	if st := in.stats(); st.Routes[1].Opened != 1 {
 		t.Errorf("%d sessions counted, want 1: has the route another proxy?", st.Routes[1].Opened)
+	}
+}
+
+// How much is logged may change, too.
+func TestReloadLevel(t *testing.T) {
+	a := newUpstream(t, "a")
+	in := start(t, routes(a))
+	level := new(slog.LevelVar)
+	in.write(t, "log_level = \"warn\"\n"+routes(a))
+	if err := in.reload(func() (*config, error) { return load(in.file) }, level); err != nil {
+		t.Fatal(err)
+	}
+	if got := level.Level(); got != slog.LevelWarn {
+		t.Errorf("the level is %v, want WARN", got)
 	}
 }
 

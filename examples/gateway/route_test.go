@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -112,7 +114,14 @@ func TestRouteKeys(t *testing.T) {
 				t.Errorf("got a check of %s with X-Who %q, want /well and gateway", r.URL.Path, r.Header.Get("X-Who"))
 			}
 		}},
-		{"detach = true", func(t *testing.T, in *instance, _ *upstream) { dial(t, in.url(t, "/"), nil).echo(t) }},
+		{"detach = true", func(t *testing.T, in *instance, _ *upstream) {
+			c := dial(t, in.url(t, "/"), nil)
+			eventually(t, "ServeHTTP returned", func() bool {
+				stacks := make([]byte, 1<<20)
+				return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("wsproxy.(*Proxy).ServeHTTP("))
+			})
+			c.echo(t)
+		}},
 	} {
 		t.Run(test.line, func(t *testing.T) {
 			u := newUpstream(t, "u")
