@@ -65,6 +65,30 @@ func TestReloadTarget(t *testing.T) {
 	if s := dial(t, in.url(t, "/"), nil); s.name != "b" {
 		t.Errorf("a new session is with %s, want b, which has none", s.name)
 	}
+	if got := in.stats().Routes[0].Opened; got != 2 {
+		t.Errorf("the route counts %d sessions, want 2: has it another proxy?", got)
+	}
+}
+
+// A shutdown waits for the sessions of routes that are gone, too.
+func TestShutdownAfterReload(t *testing.T) {
+	a, b := newUpstream(t, "a"), newUpstream(t, "b")
+	in := start(t, routes(a))
+	for range 10 {
+		dial(t, in.url(t, "/a"), nil).CloseRead(t.Context()) // which answers the Close
+	}
+	if err := in.rewrite(t, routes(b)); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := in.stats().Old; n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+	if strings.Contains(in.logs.String(), "gateway: route cut") {
+		t.Error("they were cut")
+	}
 }
 
 // Routes come and go, and the others don't notice.
