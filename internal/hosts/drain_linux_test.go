@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	crowdSize  = 2000
 	crowdPause = 4 * time.Second // between two messages of a client, on average
 	backoff    = 250 * time.Millisecond
 )
@@ -121,7 +120,7 @@ func (d *deployment) drain(from, to *machine) {
 			return nil
 		}
 	}
-	waitFor(t, "the crowd to come", 2*patience, settled(crowdSize))
+	waitFor(t, "the crowd to come", 3*patience, settled(crowdSize))
 	d.say("%d clients in 500 rooms are at %s, by way of the balancer, after %v", crowdSize, from, round(time.Since(began)))
 	d.balancer.set(to, "ready")
 	d.balancer.await(to, "UP")
@@ -133,7 +132,7 @@ func (d *deployment) drain(from, to *machine) {
 	d.say("the balancer has taken %s out, %v after that", from, round(time.Since(told)))
 	from.await(t, drainWindow+25*time.Second)
 	d.say("%s has ended after %v: %v", from, round(time.Since(told)), from.cmd.ProcessState)
-	waitFor(t, "the crowd to come back", patience, settled(2*crowdSize))
+	waitFor(t, "the crowd to come back", 3*patience, settled(2*crowdSize))
 
 	var ends, returns []time.Duration
 	var away time.Duration // the longest that a client was without a session
