@@ -3,6 +3,7 @@ package fuzz_test
 import (
 	"fmt"
 	"hash/fnv"
+	"strings"
 )
 
 // A script is what the two endpoints of a session do. Any bytes make one.
@@ -129,10 +130,11 @@ var (
 
 // String describes the script, for who has to look at a failure.
 func (s *script) String() string {
-	text := fmt.Sprintf("proxy: %s; client %s, upstream %s; pieces %v; deflate %v; buffer %d; kill: %s, at %d; closer %d (barrier %v), code %d, reason of %d;",
+	var text strings.Builder
+	fmt.Fprintf(&text, "proxy: %s; client %s, upstream %s; pieces %v; deflate %v; buffer %d; kill: %s, at %d; closer %d (barrier %v), code %d, reason of %d;",
 		proxyNames[s.proxy], libNames[s.lib[0]], libNames[s.lib[1]], s.cut, s.deflate, s.buffer, killNames[s.kill], s.killAt, s.closer, s.barrier, s.code, len(s.reason))
 	for _, a := range s.together {
-		text += fmt.Sprintf(" %d:%s %d", a.side, kindNames[a.kind], a.size)
+		fmt.Fprintf(&text, " %d:%s %d", a.side, kindNames[a.kind], a.size)
 	}
-	return text
+	return text.String()
 }
