@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -37,8 +38,10 @@ func TestReloadUpstreams(t *testing.T) {
 			if err := in.rewrite(t, text+members(b, c)); err != nil {
 				t.Fatal(err)
 			}
-			if keep {
-				sessions["a"].echo(t)
+			if keep { // for longer than the window in which it would be told to end
+				for began := time.Now(); time.Since(began) < 300*time.Millisecond; {
+					sessions["a"].echo(t)
+				}
 			} else if code := sessions["a"].ended(t); code != websocket.StatusServiceRestart {
 				t.Errorf("the session with a, which is gone, has ended by %d, want 1012", code)
 			}
