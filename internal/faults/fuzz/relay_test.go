@@ -143,9 +143,10 @@ func play(s *script) error {
 		client.hangUp()
 		return fmt.Errorf("no upstream")
 	}
+	r.spoken[0].Add(1)
+	r.spoken[1].Add(1)
 	var all sync.WaitGroup
 	for side := range 2 {
-		r.spoken[side].Add(1)
 		all.Go(func() { r.listen(side) })
 		all.Go(func() { r.speak(side) })
 	}
