@@ -127,6 +127,7 @@ func direct(t *testing.T, target, request string, set func(*http.Request), optio
 // What the upstream is sent, by options and by who asks. Each row names the
 // lines besides those that every handshake has.
 func TestOutgoing(t *testing.T) {
+	t.Attr("case", "A28")
 	const forwarded = "X-Forwarded-For: 192.0.2.1|X-Forwarded-Host: front.test|X-Forwarded-Proto: http"
 	const get = "GET / HTTP/1.1|Host: front.test|"
 	from := func(addr string) func(*http.Request) { return func(r *http.Request) { r.RemoteAddr = addr } }

@@ -35,25 +35,21 @@ func try(options ...wsproxy.Option) (mistakes []*wsproxy.OptionError) {
 // check has [wsproxy.New] check the route, and brings what it finds back to the
 // keys.
 func (r *route) check() {
-	members := r.members
-	if len(try(wsproxy.WithUpstreams(members...))) > 0 {
-		members = r.checkMembers()
+	if len(r.members) > 0 && len(try(wsproxy.WithUpstreams(r.members...))) > 0 {
+		r.checkMembers()
 	}
-	if len(members) == 0 { // they are asked for later, or a mistake already
-		members = []wsproxy.Member{{Target: "http://localhost"}}
-	}
-	options := append(slices.Clone(r.options), wsproxy.WithUpstreams(members...))
-	if r.source != nil {
-		options = append(options, wsproxy.WithSource(r.every, func(context.Context) ([]wsproxy.Member, error) { return nil, nil }))
-	}
+	// The rest is checked without members, so that nobody is dialled.
+	nobody := func(context.Context) ([]wsproxy.Member, error) { return nil, nil }
+	options := append(slices.Clone(r.options), wsproxy.WithSource(r.every, nobody))
 	for _, mistake := range try(options...) {
 		r.mistake(mistake.Option, fmt.Sprint(mistake.Value), mistake)
 	}
 }
 
 // checkMembers checks each member on top of those before it, so that it is known
-// which one is wrong, and returns those that aren't.
-func (r *route) checkMembers() (good []wsproxy.Member) {
+// which one is wrong.
+func (r *route) checkMembers() {
+	var good []wsproxy.Member
 	for i, m := range r.members {
 		mistakes := try(wsproxy.WithUpstreams(append(good, m)...))
 		for _, mistake := range mistakes {
@@ -63,7 +59,6 @@ func (r *route) checkMembers() (good []wsproxy.Member) {
 			good = append(good, m)
 		}
 	}
-	return good
 }
 
 // memberKey is which of a member's keys a mistake is about.

@@ -38,6 +38,22 @@ func TestSample(t *testing.T) {
 	}
 }
 
+// So is what the README begins with.
+func TestREADME(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	snippets := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(readme, -1)
+	if len(snippets) != 1 {
+		t.Fatalf("found %d snippets, want one", len(snippets))
+	}
+	dir := t.TempDir()
+	if _, err := load(writeFile(t, dir, "gateway.toml", string(snippets[0][1]))); err != nil {
+		t.Error(err)
+	}
+}
+
 // What the sample has in comments is right, too, and no key is missing there.
 func TestSampleHasAllKeys(t *testing.T) {
 	doc, root := parse("gateway.toml", []byte(sample(t)))

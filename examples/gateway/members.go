@@ -27,6 +27,7 @@ var ways = []string{"target", "upstreams", "addresses_of", "srv", "upstreams_fil
 // readMembers reads who the members are.
 func (r *route) readMembers() {
 	t := r.at
+	r.every = 10 * time.Second
 	given := slices.DeleteFunc(slices.Clone(ways), func(key string) bool { return !t.has(key) })
 	switch len(given) {
 	case 0:
@@ -36,7 +37,6 @@ func (r *route) readMembers() {
 	default:
 		t.mistake(given[1], "%s is there already: choose one", given[0])
 	}
-	r.every = 10 * time.Second
 	if every := t.duration("every", r.every); t.has("every") {
 		r.every = every
 		r.cite("WithSource", t.at("every"), every)

@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -36,8 +38,10 @@ func TestReloadUpstreams(t *testing.T) {
 			if err := in.rewrite(t, text+members(b, c)); err != nil {
 				t.Fatal(err)
 			}
-			if keep {
-				sessions["a"].echo(t)
+			if keep { // for longer than the window in which it would be told to end
+				for began := time.Now(); time.Since(began) < 300*time.Millisecond; {
+					sessions["a"].echo(t)
+				}
 			} else if code := sessions["a"].ended(t); code != websocket.StatusServiceRestart {
 				t.Errorf("the session with a, which is gone, has ended by %d, want 1012", code)
 			}
@@ -63,6 +67,30 @@ func TestReloadTarget(t *testing.T) {
 	s.echo(t)
 	if s := dial(t, in.url(t, "/"), nil); s.name != "b" {
 		t.Errorf("a new session is with %s, want b, which has none", s.name)
+	}
+	if got := in.stats().Routes[0].Opened; got != 2 {
+		t.Errorf("the route counts %d sessions, want 2: has it another proxy?", got)
+	}
+}
+
+// A shutdown waits for the sessions of routes that are gone, too.
+func TestShutdownAfterReload(t *testing.T) {
+	a, b := newUpstream(t, "a"), newUpstream(t, "b")
+	in := start(t, routes(a))
+	for range 10 {
+		dial(t, in.url(t, "/a"), nil).CloseRead(t.Context()) // which answers the Close
+	}
+	if err := in.rewrite(t, routes(b)); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := in.stats().Old; n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+	if strings.Contains(in.logs.String(), "gateway: route cut") {
+		t.Error("they were cut")
 	}
 }
 
@@ -119,6 +147,20 @@ func TestReloadSettings(t *testing.T) {
 	onB.echo(t)
 	if st := in.stats(); st.Routes[1].Opened != 1 {
 		t.Errorf("%d sessions counted, want 1: has the route another proxy?", st.Routes[1].Opened)
+	}
+}
+
+// How much is logged may change, too.
+func TestReloadLevel(t *testing.T) {
+	a := newUpstream(t, "a")
+	in := start(t, routes(a))
+	level := new(slog.LevelVar)
+	in.write(t, "log_level = \"warn\"\n"+routes(a))
+	if err := in.reload(func() (*config, error) { return load(in.file) }, level); err != nil {
+		t.Fatal(err)
+	}
+	if got := level.Level(); got != slog.LevelWarn {
+		t.Errorf("the level is %v, want WARN", got)
 	}
 }
 

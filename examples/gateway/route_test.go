@@ -1,15 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +114,14 @@ func TestRouteKeys(t *testing.T) {
 				t.Errorf("got a check of %s with X-Who %q, want /well and gateway", r.URL.Path, r.Header.Get("X-Who"))
 			}
 		}},
-		{"detach = true", func(t *testing.T, in *instance, _ *upstream) { dial(t, in.url(t, "/"), nil).echo(t) }},
+		{"detach = true", func(t *testing.T, in *instance, _ *upstream) {
+			c := dial(t, in.url(t, "/"), nil)
+			eventually(t, "ServeHTTP returned", func() bool {
+				stacks := make([]byte, 1<<20)
+				return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("wsproxy.(*Proxy).ServeHTTP("))
+			})
+			c.echo(t)
+		}},
 	} {
 		t.Run(test.line, func(t *testing.T) {
 			u := newUpstream(t, "u")
@@ -258,6 +269,7 @@ func TestTLS(t *testing.T) {
 	u := &upstream{name: "u"}
 	u.Server = httptest.NewUnstartedServer(u)
 	u.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool("client")}
+	u.Config.ErrorLog = log.New(io.Discard, "", 0) // of those that fail on purpose
 	u.StartTLS()
 	t.Cleanup(u.stop)
 

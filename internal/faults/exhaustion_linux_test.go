@@ -1,10 +1,16 @@
 package faults
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +22,34 @@ import (
 
 // What this machine runs out of: descriptors and ports. The fault is here, not
 // the upstream's, and it passes: 503.
+
+func init() { roles["proxy"] = proxyProcess }
+
+// proxyProcess is a proxy to the target that its first argument names. It says
+// where it listens, and then its log, a record of JSON a line. At what it reads
+// from its standard input it changes how many descriptors are left to it: a
+// number, and "ok" once that is so.
+func proxyProcess(args []string) {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	proxy, err := wsproxy.New(args[0], wsproxy.WithInsecureAnyOrigin(), wsproxy.WithLogger(slog.New(slog.NewJSONHandler(os.Stdout, nil))))
+	fail(err)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	fail(err)
+	fmt.Println(ln.Addr())
+	server := &http.Server{Handler: proxy, ErrorLog: log.New(io.Discard, "", 0)}
+	go server.Serve(ln)
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		left, err := strconv.Atoi(in.Text())
+		fail(err)
+		fail(leaveDescriptors(left))
+		fmt.Println("ok")
+	}
+}
 
 // leaveDescriptors sets the process' limit so that it can open n more, however
 // the ones that are open are numbered.

@@ -5,19 +5,14 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/coder/websocket"
-
-	"github.com/seed-ffb73231/wsproxy"
 )
 
 // The test binary is also the peers that are to be processes of their own, by
@@ -27,7 +22,6 @@ const roleVariable = "WSPROXY_FAULTS_ROLE"
 var roles = map[string]func(args []string){
 	"upstream": upstreamProcess,
 	"client":   clientProcess,
-	"proxy":    proxyProcess,
 }
 
 func TestMain(m *testing.M) {
@@ -122,32 +116,6 @@ func upstreamProcess([]string) {
 		}
 	}))
 	untilStdinEnds()
-}
-
-// proxyProcess is a proxy to the target that its first argument names. It says
-// where it listens, and then its log, a record of JSON a line. At what it reads
-// from its standard input it changes how many descriptors are left to it: a
-// number, and "ok" once that is so.
-func proxyProcess(args []string) {
-	fail := func(err error) {
-		if err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-	}
-	proxy, err := wsproxy.New(args[0], wsproxy.WithInsecureAnyOrigin(), wsproxy.WithLogger(slog.New(slog.NewJSONHandler(os.Stdout, nil))))
-	fail(err)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	fail(err)
-	fmt.Println(ln.Addr())
-	server := &http.Server{Handler: proxy, ErrorLog: log.New(io.Discard, "", 0)}
-	go server.Serve(ln)
-	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		left, err := strconv.Atoi(in.Text())
-		fail(err)
-		fail(leaveDescriptors(left))
-		fmt.Println("ok")
-	}
 }
 
 // clientProcess is a client that opens a WebSocket and reads. It says so.

@@ -64,6 +64,7 @@ func TestUpstreamKilled(t *testing.T) {
 			if d := time.Since(began); d > 15*time.Second {
 				t.Errorf("told after %v, want it at once", d)
 			}
+			upstream.Wait() // its listener goes last
 			refused(r, 502)
 			r.Failed(502, "refused")
 		})
@@ -81,7 +82,7 @@ func TestUpstreamStopped(t *testing.T) {
 	began := time.Now()
 	upstream.signal(t, syscall.SIGSTOP)
 	client.wantClosed(t, 1011)
-	lostBetween(t, r, wsproxy.Upstream, began, patient, silent)
+	lostBetween(t, r, wsproxy.Upstream, began, patient/2, silent)
 	refused(r, 504)
 	r.Failed(504, "timeout")
 	upstream.signal(t, syscall.SIGCONT)
@@ -131,7 +132,7 @@ func TestClientKilledOrStopped(t *testing.T) {
 			client.signal(t, signal)
 			upstream.wantClosed(t, 1001)
 			if signal == syscall.SIGSTOP {
-				lostBetween(t, r, wsproxy.Client, began, patient, silent)
+				lostBetween(t, r, wsproxy.Client, began, patient/2, silent)
 			} else {
 				r.Ended(wsproxy.Client, wsproxy.ReasonLost)
 			}

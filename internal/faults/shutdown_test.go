@@ -171,18 +171,18 @@ func TestContextEnds(t *testing.T) {
 			continue
 		}
 		t.Run(legs.Name(), func(t *testing.T) {
-			var cancel context.CancelFunc
+			cancels := make(chan context.CancelFunc, 1)
 			r := peer.New(t, peer.Config{Legs: legs, Wrap: func(h http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-					var ctx context.Context
-					ctx, cancel = context.WithCancel(req.Context())
+					ctx, cancel := context.WithCancel(req.Context())
 					defer cancel()
+					cancels <- cancel
 					h.ServeHTTP(w, req.WithContext(ctx))
 				})
 			}})
 			c, u := r.Open()
 			client, upstream := respond(c), respond(u)
-			cancel()
+			(<-cancels)()
 			client.wantClosed(t, 1001)
 			upstream.wantClosed(t, 1001)
 			r.Ended(wsproxy.Neither, wsproxy.ReasonCancelled)

@@ -89,8 +89,8 @@ func TestSilence(t *testing.T) {
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		t.Attr("case", map[wsproxy.Side]string{wsproxy.Client: "F26", wsproxy.Upstream: "F27"}[faulty])
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
-		mute, across := r.OpenSide(faulty)
 		began := time.Now()
+		mute, across := r.OpenSide(faulty)
 		other := respond(across)
 		if f, err := mute.ReadFrame(); err != nil || f.First != peer.Ping {
 			t.Fatalf("got %v, %v, want a Ping", f, err)
@@ -111,8 +111,8 @@ func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30 F28")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
-		stalled, across := r.OpenSide(faulty)
 		began := time.Now()
+		stalled, across := r.OpenSide(faulty)
 		part := stalled.Frame(peer.Data, strings.Repeat("x", 60_000))[:30_000]
 		stalled.Send(part)
 		across.WantBytes(part)
@@ -151,8 +151,8 @@ func TestStallMidHeader(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 				r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
-				stalled, across := r.OpenSide(faulty)
 				began := time.Now()
+				stalled, across := r.OpenSide(faulty)
 				frame := stalled.Frame(peer.Data, strings.Repeat("x", 70_000))
 				if n == 5 {
 					frame = stalled.Frame(peer.Close, peer.CloseBody(1000, "goodbye"))
@@ -176,8 +176,8 @@ func TestSlowReader(t *testing.T) {
 	t.Attr("case", "F32 A66")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithWriteTimeout(patient), wsproxy.WithCloseTimeout(soon), wsproxy.WithPing(0, 0)}})
-		lazy, across := r.OpenSide(faulty)
 		began := time.Now()
+		lazy, across := r.OpenSide(faulty)
 		<-flood(across)
 		lazy.SendText("but I do write")
 		across.Want(peer.Text, "but I do write")
@@ -195,8 +195,8 @@ func TestBothFull(t *testing.T) {
 	t.Attr("case", "F33")
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithWriteTimeout(patient), wsproxy.WithCloseTimeout(soon), pings()}})
-		c, u := r.Open()
 		began := time.Now()
+		c, u := r.Open()
 		a, b := flood(c), flood(u)
 		<-a
 		<-b
@@ -308,8 +308,8 @@ func TestIdle(t *testing.T) {
 	t.Attr("case", "F37 C28")
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithIdleTimeout(patient), pings()}})
-		c, u := r.Open()
 		began := time.Now()
+		c, u := r.Open()
 		client, upstream := respond(c), respond(u)
 		client.wantClosed(t, 1001)
 		upstream.wantClosed(t, 1001)

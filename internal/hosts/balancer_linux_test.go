@@ -14,15 +14,13 @@ import (
 )
 
 // A balancer is HAProxy, which hands connections on to the proxies in turn, to
-// those that say of themselves that they are well.
+// those that say of themselves that they are well. It asks them every 500ms,
+// and every 100ms when an answer was bad; three of these in a row count.
 type balancer struct {
 	*machine
 	d      *deployment
 	socket string
 }
-
-// balancerInterval is how often it asks them.
-const balancerInterval = 100 * time.Millisecond
 
 func (d *deployment) startBalancer() *balancer {
 	d.t.Helper()
@@ -37,7 +35,8 @@ global
 defaults
   mode tcp
   log global
-  timeout connect 2s
+  timeout connect 5s
+  timeout check 5s
   timeout client 1h
   timeout server 1h
   option log-health-checks
@@ -48,8 +47,8 @@ backend proxies
   balance roundrobin
   option redispatch 1
   option httpchk GET /healthz
-  default-server check port 8081 inter %dms fall 1 rise 1
-`, b.socket, balancerInterval.Milliseconds())
+  default-server check port 8081 inter 500ms fastinter 100ms fall 3 rise 1
+`, b.socket)
 	for _, p := range d.proxies {
 		fmt.Fprintf(&config, "  server %s %s\n", p.host.name, p.address(8080))
 	}

@@ -25,7 +25,7 @@ const (
 	controlPause = 100 * time.Millisecond
 	// hiccup is how long an echo may take on a machine that is busy. All ends
 	// of all sessions are looked at besides.
-	hiccup = 3 * time.Second
+	hiccup = 5 * time.Second
 )
 
 // watch begins to echo in each of the sessions.

@@ -23,7 +23,7 @@ const (
 	checkTimeout     = 500 * time.Millisecond
 	checkFall        = 2
 	handshakeTimeout = 4 * time.Second
-	drainDelay       = 500 * time.Millisecond // in which the balancer notices
+	drainDelay       = 2 * time.Second // in which the balancer notices
 	drainWindow      = 10 * time.Second
 )
 

@@ -29,7 +29,7 @@ func TestHosts(t *testing.T) {
 		}
 	}
 	slices.Sort(quiet)
-	mine := d.openAt(d.balancer.address(80), "/rooms/", quiet[:40], 8)
+	mine := d.openAt(d.balancer.address(80), "/crowd/", quiet[:40], 8)
 	byProxy := make(map[string][]*session)
 	for _, s := range mine {
 		byProxy[s.Proxy] = append(byProxy[s.Proxy], s)
@@ -51,7 +51,7 @@ func TestHosts(t *testing.T) {
 		victim: killed, places: places,
 		take: func() { killed.kill() },
 		give: func() { killed.begin(); d.awaitUpstream(killed) },
-		what: "killed (SIGKILL)", path: "/rooms/", code: websocket.StatusInternalError, ends: 2 * time.Second, handshake: 2 * time.Second,
+		what: "killed (SIGKILL)", path: "/rooms/", code: websocket.StatusInternalError, ends: slack, handshake: slack,
 	})
 	calm("an upstream was killed")
 	d.outage(outage{

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	prefix = "wsproxy-"           // of the namespaces' names
+	prefix = "wsproxy-hosts-"     // of the namespaces' names
 	center = prefix + "switch"    // the namespace that holds the bridge
 	subnet = "10.77.0."           // nobody else's: the namespaces know no other network
 	lock   = "wsproxy-hosts.lock" // in the directory for temporary files

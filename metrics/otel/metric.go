@@ -35,6 +35,9 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 	opened := counter("wsproxy.session.opened", "{session}", "Sessions that were opened.")
 	handshakes := gauge("wsproxy.handshake.count", "{handshake}", "Handshakes under way.")
 	failed := counter("wsproxy.handshake.failed", "{handshake}", "Handshakes that came to nothing, by what was the matter.")
+	retries := counter("wsproxy.handshake.retries", "{retry}", "Handshakes tried again with another member.")
+	memberSessions := gauge("wsproxy.member.session.count", "{session}", "Sessions that a member has, handshakes under way included.")
+	memberUp := gauge("wsproxy.member.up", "{member}", "Whether a member may get new sessions: 1, or 0 while it is down or left alone.")
 	io := counter("wsproxy.io", "By", "Bytes relayed from a side, on the wire.")
 	messages := counter("wsproxy.messages", "{message}", "Messages relayed from a side.")
 	frames := counter("wsproxy.frames", "{frame}", "Frames relayed from a side.")
@@ -52,6 +55,15 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 		observe(handshakes, uint64(st.Handshakes))
 		for kind, n := range st.Refused {
 			observe(failed, n, semconv.ErrorTypeKey.String(kind))
+		}
+		observe(retries, st.Retries)
+		for _, m := range st.Members {
+			member, up := attribute.String("wsproxy.member", valid(m.Name)), uint64(1)
+			if m.Down {
+				up = 0
+			}
+			observe(memberSessions, uint64(m.Sessions), member)
+			observe(memberUp, up, member)
 		}
 		for side, n := range [2]wsproxy.Counts{wsproxy.Client: st.FromClients, wsproxy.Upstream: st.FromUpstreams} {
 			from := attribute.String("wsproxy.from", wsproxy.Side(side).String())

@@ -30,7 +30,8 @@
 //
 // The attributes are those of the semantic conventions where there are any:
 // network.peer.address, client.address, url.path, server.address (the
-// upstream's, once it has accepted), http.response.status_code, error.type.
+// upstream's, once it has accepted; network.peer.address on that span is its
+// [wsproxy.Member]'s Address), http.response.status_code, error.type.
 // Besides, on the session: wsproxy.session.id, wsproxy.end.by and
 // wsproxy.end.reason as in [wsproxy.SessionError], wsproxy.close.code, and by
 // side wsproxy.client.bytes, .messages, .frames and .ping.round_trip (the last
@@ -38,26 +39,46 @@
 // None holds a query string or the value of a header field.
 //
 // A session's status is an error if it ended for one of the reasons lost,
-// protocol error, limit, cut and panic, or if its handshake was answered with
-// 5xx; error.type is then the reason, or what [wsproxy.Error.Kind] says. A
-// handshake that came to nothing is an error of its own span in any case.
+// protocol error, limit, down, cut and panic, or if its handshake was answered
+// with 5xx; error.type is then the reason, or what [wsproxy.Error.Kind] says.
+// Down is one because the upstream is at fault, as where it is lost; removed is
+// none: somebody wanted it so, as with drained. A handshake that came to nothing
+// is an error of its own span in any case. One that was tried with several
+// members is one span all the same, and no error if the last of them took it.
 //
 // # Metrics
 //
-//	wsproxy.session.count      up-down counter  sessions that are open
-//	wsproxy.session.opened     counter
-//	wsproxy.session.duration   histogram, s     wsproxy.end.by, wsproxy.end.reason, error.type
-//	wsproxy.handshake.count    up-down counter  handshakes under way
-//	wsproxy.handshake.failed   counter          error.type; refused ones too
-//	wsproxy.io                 counter, By      wsproxy.from; on the wire
-//	wsproxy.messages           counter          wsproxy.from
-//	wsproxy.frames             counter          wsproxy.from
-//	wsproxy.pings              counter          wsproxy.from; the peers' own
+//	wsproxy.session.count          up-down counter  sessions that are open
+//	wsproxy.session.opened         counter
+//	wsproxy.session.duration       histogram, s     wsproxy.end.by, wsproxy.end.reason, error.type
+//	wsproxy.handshake.count        up-down counter  handshakes under way
+//	wsproxy.handshake.failed       counter          error.type; refused ones too
+//	wsproxy.handshake.retries      counter          tried again with another member
+//	wsproxy.member.session.count   up-down counter  wsproxy.member; handshakes under way included
+//	wsproxy.member.up              up-down counter  wsproxy.member; 1, or 0: it gets no new sessions for now
+//	wsproxy.io                     counter, By      wsproxy.from; on the wire
+//	wsproxy.messages               counter          wsproxy.from
+//	wsproxy.frames                 counter          wsproxy.from
+//	wsproxy.pings                  counter          wsproxy.from; the peers' own
 //
 // Each bears the proxy's wsproxy.name, too, if it has one. The values of all
-// attributes come from small fixed sets: no client has a say in them. The
-// duration is recorded by [Options], all else read by [Observe] from
-// [wsproxy.Proxy.Stats].
+// attributes but wsproxy.member come from small fixed sets. That one is the Name
+// of a [wsproxy.MemberState]: there are as many as the set has, and they come
+// from the operator, or from the operator's [wsproxy.Source]. No client has a
+// say in any. The duration is recorded by [Options], all else read by [Observe]
+// from [wsproxy.Proxy.Stats].
+//
+// A member that has left the set is no longer reported, even if it has sessions
+// left; wsproxy.session.count has those. Where members are addresses that are
+// never the same again ([wsproxy.EachAddress]), the backend has ever more
+// series to store. The SDK has a limit, by default of 2,000 series a metric, and
+// makes one of those beyond it.
+//
+// A member is not up while [wsproxy.WithHealthCheck] has it marked down, and
+// while it is left alone because handshakes have failed ([wsproxy.WithUpstreams]).
+// The latter ends with the time that it is left alone, 30 s at most, even if
+// nobody has reached it since, and never happens to an only member. One that has
+// its MaxSessions is up.
 //
 // The round trips of the proxy's pings are no metric: OpenTelemetry's API takes
 // no histogram that was counted elsewhere.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -34,11 +35,13 @@ import (
 // limit is how long anything may take.
 const limit = 30 * time.Second
 
-// A site is an upstream that echoes, but answers 403 at /forbidden, behind a
-// proxy that is observed.
+// A site is an upstream that echoes, but answers 403 at /forbidden and says at
+// /health how it is, behind a proxy that is observed.
 type site struct {
 	proxy    *wsproxy.Proxy
 	url      string
+	upstream string // its URL
+	sick     atomic.Bool
 	sessions chan *wsproxy.Session // as they come
 	got      chan http.Header      // what the upstream was sent
 
@@ -57,6 +60,12 @@ func newSite(t *testing.T, c wsotel.Config, around func(http.Handler) http.Handl
 		metrics:  sdkmetric.NewManualReader(),
 	}
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/health" {
+			if s.sick.Load() {
+				http.Error(w, "no", http.StatusServiceUnavailable)
+			}
+			return
+		}
 		s.got <- r.Header
 		if r.URL.Path == "/forbidden" {
 			http.Error(w, "no", http.StatusForbidden)
@@ -106,7 +115,7 @@ func newSite(t *testing.T, c wsotel.Config, around func(http.Handler) http.Handl
 		proxy.Close()
 		front.Close()
 	})
-	s.proxy, s.url = proxy, front.URL
+	s.proxy, s.url, s.upstream = proxy, front.URL, upstream.URL
 	return s
 }
 
@@ -409,9 +418,19 @@ func TestEnds(t *testing.T) {
 			conn.CloseRead(context.Background()) // it answers the Close
 			session.Close(4000, "bye")
 		}},
+		{"proxy", "removed", "1012", false, func(s *site, conn *websocket.Conn, _ *wsproxy.Session) {
+			conn.CloseRead(context.Background())
+			s.setUpstreams(t, wsproxy.Member{Target: "http://elsewhere.test"})
+		}},
+		{"proxy", "down", "1012", true, func(s *site, conn *websocket.Conn, _ *wsproxy.Session) {
+			conn.CloseRead(context.Background())
+			s.sick.Store(true)
+		}},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
-			s := newSite(t, wsotel.Config{}, nil)
+			s := newSite(t, wsotel.Config{}, nil, wsproxy.WithHealthCheck(wsproxy.HealthCheck{
+				Path: "/health", Interval: 10 * time.Millisecond, Timeout: limit, Fall: 1, Close: true,
+			}))
 			conn, session := s.open(t, "/", nil)
 			test.end(s, conn, session)
 			handshake, whole := s.ended(t, session)
@@ -498,6 +517,11 @@ func read(t *testing.T, r *sdkmetric.ManualReader) map[string]int64 {
 	for _, scope := range rm.ScopeMetrics {
 		for _, m := range scope.Metrics {
 			add := func(set attribute.Set, n int64) {
+				for _, a := range set.ToSlice() {
+					if !utf8.ValidString(a.Value.String()) {
+						t.Errorf("%s: %s is %+q, which can't be exported", m.Name, a.Key, a.Value.String())
+					}
+				}
 				got[m.Name+"{"+set.Encoded(attribute.DefaultEncoder())+"}"] = n
 			}
 			switch data := m.Data.(type) {
@@ -521,17 +545,20 @@ func read(t *testing.T, r *sdkmetric.ManualReader) map[string]int64 {
 func TestMetrics(t *testing.T) {
 	s := newSite(t, wsotel.Config{}, nil)
 	want := map[string]int64{
-		"wsproxy.session.count{}":                 0,
-		"wsproxy.session.opened{}":                0,
-		"wsproxy.handshake.count{}":               0,
-		"wsproxy.io{wsproxy.from=client}":         0,
-		"wsproxy.io{wsproxy.from=upstream}":       0,
-		"wsproxy.frames{wsproxy.from=client}":     0,
-		"wsproxy.frames{wsproxy.from=upstream}":   0,
-		"wsproxy.messages{wsproxy.from=client}":   0,
-		"wsproxy.messages{wsproxy.from=upstream}": 0,
-		"wsproxy.pings{wsproxy.from=client}":      0,
-		"wsproxy.pings{wsproxy.from=upstream}":    0,
+		"wsproxy.handshake.retries{}":                                     0,
+		"wsproxy.member.session.count{wsproxy.member=" + s.upstream + "}": 0,
+		"wsproxy.member.up{wsproxy.member=" + s.upstream + "}":            1,
+		"wsproxy.session.count{}":                                         0,
+		"wsproxy.session.opened{}":                                        0,
+		"wsproxy.handshake.count{}":                                       0,
+		"wsproxy.io{wsproxy.from=client}":                                 0,
+		"wsproxy.io{wsproxy.from=upstream}":                               0,
+		"wsproxy.frames{wsproxy.from=client}":                             0,
+		"wsproxy.frames{wsproxy.from=upstream}":                           0,
+		"wsproxy.messages{wsproxy.from=client}":                           0,
+		"wsproxy.messages{wsproxy.from=upstream}":                         0,
+		"wsproxy.pings{wsproxy.from=client}":                              0,
+		"wsproxy.pings{wsproxy.from=upstream}":                            0,
 	}
 	for kind := range s.proxy.Stats().Refused { // each is there from the start
 		want["wsproxy.handshake.failed{error.type="+kind+"}"] = 0

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -96,8 +97,12 @@ func (t *tracing) close(s *wsproxy.Session) {
 	now := time.Now()
 	defer sp.session.End(trace.WithTimestamp(now))
 	defer func() { sp.handshake.End(trace.WithTimestamp(now)) }()
-	if u, err := url.Parse(s.Upstream()); err == nil && u.Host != "" {
+	target, member, _ := strings.Cut(s.Upstream(), "#")
+	if u, err := url.Parse(target); err == nil && u.Host != "" {
 		sp.handshake.SetAttributes(address(semconv.ServerAddressKey, semconv.ServerPortKey, u.Host)...)
+		if _, err := netip.ParseAddrPort(member); err == nil { // or it is a name
+			sp.handshake.SetAttributes(address(semconv.NetworkPeerAddressKey, semconv.NetworkPeerPortKey, member)...)
+		}
 	}
 
 	if failed, ok := errors.AsType[*wsproxy.Error](s.Err()); ok {
@@ -129,7 +134,7 @@ func (t *tracing) close(s *wsproxy.Session) {
 		attribute.String("wsproxy.end.reason", string(end.Reason)),
 	}
 	switch end.Reason {
-	case wsproxy.ReasonLost, wsproxy.ReasonProtocolError, wsproxy.ReasonLimit, wsproxy.ReasonCut, wsproxy.ReasonPanic:
+	case wsproxy.ReasonLost, wsproxy.ReasonProtocolError, wsproxy.ReasonLimit, wsproxy.ReasonDown, wsproxy.ReasonCut, wsproxy.ReasonPanic:
 		fail(sp.session, string(end.Reason), end)
 		how = append(how, semconv.ErrorTypeKey.String(string(end.Reason)))
 	}

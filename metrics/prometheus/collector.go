@@ -17,6 +17,9 @@
 //	wsproxy_sessions_opened_total                 counter
 //	wsproxy_sessions_ended_total{by,reason}       counter
 //	wsproxy_handshakes_failed_total{kind}         counter    refused ones too
+//	wsproxy_retries_total                         counter    handshakes tried again with another member
+//	wsproxy_member_sessions{member}               gauge      handshakes under way included
+//	wsproxy_member_up{member}                     gauge      1, or 0: it gets no new sessions for now
 //	wsproxy_session_duration_seconds              histogram  of those that ended
 //	wsproxy_received_bytes_total{from}            counter    on the wire
 //	wsproxy_received_messages_total{from}         counter
@@ -31,19 +34,38 @@
 //
 // by, from and side are "client" or "upstream"; by is "proxy" as well. reason
 // is a [wsproxy.Reason], and kind what [wsproxy.Error.Kind] says. These are
-// small fixed sets: no client has a say in any label. A pair of by and reason,
-// and a kind, first show up when they first happen.
+// small fixed sets, and all that is in them is there from the start, with 0.
+// member is the Name of a [wsproxy.MemberState]: there are as many as the set
+// has, and they come from the operator, or from the operator's [wsproxy.Source].
+// No client has a say in any label.
+//
+// Where the set changes, members' series come and go. One that has left is no
+// longer there at the next scrape, even if it has sessions left; wsproxy_sessions
+// has those. What Prometheus has stored of it stays there for as long as all
+// else does, and each name that there ever was makes two series: mind that where
+// members are addresses that are never the same again ([wsproxy.EachAddress]).
+//
+// A member is not up while [wsproxy.WithHealthCheck] has it marked down, and
+// while it is left alone because handshakes have failed ([wsproxy.WithUpstreams]).
+// The latter ends with the time that it is left alone, 30 s at most, even if
+// nobody has reached it since, and never happens to an only member. So see what
+// is up on average. One that has its MaxSessions is up.
 //
 // An alert for an upstream that drops its sessions, one for handshakes that
-// fail on the way to it, and the 95th percentile of its round trips:
+// fail on the way to it (where another member took them, they are retries, not
+// failures), one for a member that is down for half of the time or longer, and
+// the 95th percentile of the upstream's round trips:
 //
 //	sum(rate(wsproxy_sessions_ended_total{by="upstream",reason=~"lost|protocol error"}[5m])) > 1
-//	sum(rate(wsproxy_handshakes_failed_total{kind=~"refused|timeout|reset|closed|bad answer"}[5m])) > 1
+//	sum(rate(wsproxy_handshakes_failed_total{kind=~"refused|timeout|reset|closed|bad answer|no upstream"}[5m])) > 1
+//	avg_over_time(wsproxy_member_up[5m]) <= 0.5
 //	histogram_quantile(0.95, sum by (le) (rate(wsproxy_ping_round_trip_seconds_bucket{side="upstream"}[5m])))
 package wsprometheus
 
 import (
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -55,6 +77,7 @@ type collector struct {
 	all   []*prometheus.Desc
 
 	sessions, handshakes, opened, ended, failed, duration *prometheus.Desc
+	retries, memberSessions, memberUp                     *prometheus.Desc
 	bytes, messages, frames, pings, largest, roundTrip    *prometheus.Desc
 	drainBegan, drainTotal, drainTold, drainCut           *prometheus.Desc
 }
@@ -80,6 +103,9 @@ func newCollector(stats func() wsproxy.Stats, labels prometheus.Labels) *collect
 	c.opened = desc("sessions_opened_total", "Sessions that were opened.")
 	c.ended = desc("sessions_ended_total", "Sessions that ended, by who ended them and why.", "by", "reason")
 	c.failed = desc("handshakes_failed_total", "Handshakes that came to nothing, by what was the matter.", "kind")
+	c.retries = desc("retries_total", "Handshakes tried again with another member.")
+	c.memberSessions = desc("member_sessions", "Sessions that a member has, handshakes under way included.", "member")
+	c.memberUp = desc("member_up", "Whether a member may get new sessions: 1, or 0 while it is down or left alone.", "member")
 	c.duration = desc("session_duration_seconds", "How long the sessions lasted that ended.")
 	c.bytes = desc("received_bytes_total", "Bytes relayed from a side, on the wire.", "from")
 	c.messages = desc("received_messages_total", "Messages relayed from a side.", "from")
@@ -120,6 +146,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for kind, n := range st.Refused {
 		counter(c.failed, n, kind)
 	}
+	counter(c.retries, st.Retries)
+	for _, m := range st.Members {
+		name, up := label(m.Name), 1.0
+		if m.Down {
+			up = 0
+		}
+		send(c.memberSessions, prometheus.GaugeValue, float64(m.Sessions), name)
+		send(c.memberUp, prometheus.GaugeValue, up, name)
+	}
 	ch <- histogram(c.duration, st.Durations)
 	for side, n := range [2]wsproxy.Counts{wsproxy.Client: st.FromClients, wsproxy.Upstream: st.FromUpstreams} {
 		name := wsproxy.Side(side).String()
@@ -138,6 +173,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.drainTotal, st.Drain.Total)
 	gauge(c.drainTold, st.Drain.Told)
 	gauge(c.drainCut, st.Drain.Cut)
+}
+
+// label makes a label's value of a member's name. One that isn't UTF-8, as the
+// path of a unix socket need not be, would panic; quoted, it is, and is still
+// like no other.
+func label(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	return strconv.Quote(name)
 }
 
 // histogram makes Prometheus' histogram, whose buckets hold the smaller ones,

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/seed-ffb73231/wsproxy"
 	wsprometheus "github.com/seed-ffb73231/wsproxy/metrics/prometheus"
 )
 
@@ -43,10 +44,10 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// scraped returns a server of the metrics of a proxy that has one session open
-// and one behind it.
-func scraped(t *testing.T) *httptest.Server {
-	s := newSite(t)
+// scraped returns a proxy that has one session open and one behind it, and a
+// server of its metrics.
+func scraped(t *testing.T) (*site, *httptest.Server) {
+	s := newSite(t, wsproxy.WithKeepRemoved())
 	conn, session := s.open(t)
 	conn.CloseNow()
 	<-session.Done()
@@ -55,13 +56,14 @@ func scraped(t *testing.T) *httptest.Server {
 	registry.MustRegister(wsprometheus.New(s.proxy, prometheus.Labels{"proxy": "chat"}))
 	metrics := httptest.NewServer(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	t.Cleanup(metrics.Close)
-	return metrics
+	return s, metrics
 }
 
 // Names, types and help are as Prometheus wants them.
 func TestPromtool(t *testing.T) {
 	path := program(t, "promtool")
-	resp, err := http.Get(scraped(t).URL)
+	_, metrics := scraped(t)
+	resp, err := http.Get(metrics.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,19 +78,39 @@ func TestPromtool(t *testing.T) {
 // A Prometheus server scrapes the proxy and answers queries.
 func TestPrometheus(t *testing.T) {
 	path := program(t, "prometheus")
-	target, err := url.Parse(scraped(t).URL)
+	s, metrics := scraped(t)
+	target, err := url.Parse(metrics.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	api := startPrometheus(ctx, t, path, target.Host)
-	for query, want := range map[string]string{
+	wantAnswers(ctx, t, api, map[string]string{
 		`wsproxy_sessions{proxy="chat"}`:                                                       "1",
 		`sum(wsproxy_sessions_ended_total{by="client",reason="lost"})`:                         "1",
 		`wsproxy_received_messages_total{from="upstream"}`:                                     "2",
 		`histogram_quantile(0.5, sum by (le) (wsproxy_session_duration_seconds_bucket)) <= 10`: "0.5",
-	} {
+		`wsproxy_retries_total`:                                                                "0",
+		fmt.Sprintf(`wsproxy_member_sessions{member=%q}`, s.upstream):                          "1",
+		fmt.Sprintf(`avg_over_time(wsproxy_member_up{member=%q}[5m])`, s.upstream):             "1",
+	})
+	// A member that has left is gone at once, not only when Prometheus takes
+	// what it knows for old, after 5 min.
+	other := nobody(t)
+	setUpstreams(t, s, other)
+	wantAnswers(ctx, t, api, map[string]string{
+		fmt.Sprintf(`absent(wsproxy_member_up{member=%q})`, s.upstream): "1",
+		fmt.Sprintf(`wsproxy_member_sessions{member=%q}`, other):        "0",
+		`count(wsproxy_member_sessions)`:                                "1",
+		`wsproxy_sessions`:                                              "1",
+	})
+}
+
+// wantAnswers asks until the answers to the queries are these.
+func wantAnswers(ctx context.Context, t *testing.T, api string, answers map[string]string) {
+	t.Helper()
+	for query, want := range answers {
 		for got := ""; got != want; {
 			var err error
 			if got, err = ask(ctx, api, query); ctx.Err() != nil {

@@ -26,19 +26,23 @@ import (
 // limit is how long anything may take.
 const limit = 30 * time.Second
 
-// A site is an upstream that echoes, but answers 403 at /forbidden, behind a
-// proxy.
+// A site is an upstream that echoes, but answers 403 at /forbidden and 200 at
+// /health, behind a proxy.
 type site struct {
 	proxy    *wsproxy.Proxy
 	url      string
+	upstream string                // its URL
 	sessions chan *wsproxy.Session // as they come
 }
 
 func newSite(t *testing.T, options ...wsproxy.Option) *site {
 	t.Helper()
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/forbidden" {
+		switch r.URL.Path {
+		case "/forbidden":
 			http.Error(w, "no", http.StatusForbidden)
+			return
+		case "/health":
 			return
 		}
 		conn, err := websocket.Accept(w, r, nil)
@@ -55,7 +59,7 @@ func newSite(t *testing.T, options ...wsproxy.Option) *site {
 		}
 	}))
 	t.Cleanup(upstream.Close)
-	s := &site{sessions: make(chan *wsproxy.Session, 1000)}
+	s := &site{upstream: upstream.URL, sessions: make(chan *wsproxy.Session, 1000)}
 	proxy, err := wsproxy.New(upstream.URL, append(options,
 		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
 		wsproxy.WithOnOpen(func(session *wsproxy.Session, _ *http.Request) error {
@@ -188,7 +192,7 @@ wsproxy_drain_told_sessions{proxy="feed"} 1
 // are two proxies that nothing tells apart.
 func TestBadLabels(t *testing.T) {
 	s := newSite(t)
-	for _, labels := range []prometheus.Labels{{"__name__": ""}, {"reason": ""}, {"side": ""}} {
+	for _, labels := range []prometheus.Labels{{"__name__": ""}, {"reason": ""}, {"side": ""}, {"member": ""}} {
 		if err := prometheus.NewRegistry().Register(wsprometheus.New(s.proxy, labels)); err == nil {
 			t.Errorf("%v: no error", labels)
 		}

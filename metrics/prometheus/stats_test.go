@@ -1,6 +1,7 @@
 package wsprometheus
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// Every number of the statistics has a place of its own.
+// Every number of the statistics has a place of its own; a member's weight and
+// limit are none.
 func TestExposition(t *testing.T) {
 	st := wsproxy.Stats{
 		Open: 1, Handshakes: 2, Opened: 3,
@@ -32,7 +34,19 @@ func TestExposition(t *testing.T) {
 			{Bounds: []time.Duration{5 * time.Millisecond}, Counts: []uint64{20, 21}, Sum: time.Second},
 			{Bounds: []time.Duration{5 * time.Millisecond}, Counts: []uint64{22, 0}, Sum: time.Millisecond},
 		},
-		Drain: wsproxy.DrainStats{Began: time.Unix(1_000_000_000, 500e6), Total: 23, Told: 24, Cut: 25},
+		Members: []wsproxy.MemberState{
+			{Name: "http://a.test/chat", Weight: 100, MaxSessions: 101, Sessions: 26},
+			{Name: "http://b.test#192.0.2.1:80", Weight: 102, Sessions: 27, Down: true},
+			{Name: "unix:///run/\xff.sock", Weight: 103, Sessions: 28},
+			{Name: "unix:///run/\xfe.sock", Weight: 104, Sessions: 29, Down: true},
+		},
+		Retries: 30,
+		Drain:   wsproxy.DrainStats{Began: time.Unix(1_000_000_000, 500e6), Total: 23, Told: 24, Cut: 25},
+	}
+	for field, v := range reflect.ValueOf(st).Fields() {
+		if v.IsZero() { // it is new
+			t.Errorf("this test says nothing of Stats.%s", field.Name)
+		}
 	}
 	c := newCollector(func() wsproxy.Stats { return st }, prometheus.Labels{"proxy": "chat"})
 	const want = `
@@ -58,6 +72,18 @@ wsproxy_handshakes_failed_total{kind="bad answer",proxy="chat"} 7
 # TYPE wsproxy_largest_message_bytes gauge
 wsproxy_largest_message_bytes{from="client",proxy="chat"} 12
 wsproxy_largest_message_bytes{from="upstream",proxy="chat"} 17
+# HELP wsproxy_member_sessions Sessions that a member has, handshakes under way included.
+# TYPE wsproxy_member_sessions gauge
+wsproxy_member_sessions{member="\"unix:///run/\\xfe.sock\"",proxy="chat"} 29
+wsproxy_member_sessions{member="\"unix:///run/\\xff.sock\"",proxy="chat"} 28
+wsproxy_member_sessions{member="http://a.test/chat",proxy="chat"} 26
+wsproxy_member_sessions{member="http://b.test#192.0.2.1:80",proxy="chat"} 27
+# HELP wsproxy_member_up Whether a member may get new sessions: 1, or 0 while it is down or left alone.
+# TYPE wsproxy_member_up gauge
+wsproxy_member_up{member="\"unix:///run/\\xfe.sock\"",proxy="chat"} 0
+wsproxy_member_up{member="\"unix:///run/\\xff.sock\"",proxy="chat"} 1
+wsproxy_member_up{member="http://a.test/chat",proxy="chat"} 1
+wsproxy_member_up{member="http://b.test#192.0.2.1:80",proxy="chat"} 0
 # HELP wsproxy_ping_round_trip_seconds How long a side took to answer the proxy's pings.
 # TYPE wsproxy_ping_round_trip_seconds histogram
 wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="client",le="0.005"} 20
@@ -84,6 +110,9 @@ wsproxy_received_messages_total{from="upstream",proxy="chat"} 14
 # TYPE wsproxy_received_pings_total counter
 wsproxy_received_pings_total{from="client",proxy="chat"} 11
 wsproxy_received_pings_total{from="upstream",proxy="chat"} 16
+# HELP wsproxy_retries_total Handshakes tried again with another member.
+# TYPE wsproxy_retries_total counter
+wsproxy_retries_total{proxy="chat"} 30
 # HELP wsproxy_session_duration_seconds How long the sessions lasted that ended.
 # TYPE wsproxy_session_duration_seconds histogram
 wsproxy_session_duration_seconds_bucket{proxy="chat",le="1"} 18

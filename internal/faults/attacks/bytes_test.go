@@ -56,6 +56,9 @@ const own = "Sec-WebSocket-Key: KEY\r\nSec-WebSocket-Version: 13\r\n"
 
 var keyLine = regexp.MustCompile(`(?m)^Sec-WebSocket-Key: ([A-Za-z0-9+/]{21}[AQgw]==)\r$`)
 
+// keyField is a key in any request: in another case, and of any length.
+var keyField = regexp.MustCompile(`(?mi)^Sec-WebSocket-Key: ([^\r\n]*)\r$`)
+
 // keyed replaces the key in a request by KEY; not the client's own, which
 // must not go on.
 func keyed(head string) string {
@@ -74,7 +77,7 @@ func answer(request, lines string) string {
 // acceptOf is what answers the key in a request.
 func acceptOf(request string) string {
 	k := "none"
-	if m := keyLine.FindStringSubmatch(request); m != nil {
+	if m := keyField.FindStringSubmatch(request); m != nil {
 		k = m[1]
 	}
 	sum := sha1.Sum([]byte(k + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))

@@ -21,13 +21,13 @@ func TestHalfDead(t *testing.T) {
 		for range sessions {
 			// One has sent as much as there is room for and gone; the other one
 			// reads none of it.
-			from, to := r.between(s, "", "")
+			from, _ := r.between(s, "", "")
 			from.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 			io.WriteString(from, long)
 			from.below.Close()
 			// One has gone with nothing on the way; the other one doesn't mind.
-			from, to = r.between(s, "", "")
-			from.fin()
+			gone, to := r.between(s, "", "")
+			gone.fin()
 			to.wantClose(s.toldOther)
 		}
 		began, used := time.Now(), cpu(t)

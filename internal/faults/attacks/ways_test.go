@@ -61,11 +61,11 @@ func TestLoop(t *testing.T) {
 	t.Attr("case", "A29")
 	eachLeg(t, func(t *testing.T, secure bool) {
 		for name, row := range map[string]struct {
-			option wsproxy.Option
-			want   int
+			options []wsproxy.Option
+			want    int
 		}{
-			"timeout": {wsproxy.WithDialContext(slowly), 504},
-			"limit":   {wsproxy.WithMaxHandshakes(20), 503},
+			"timeout": {[]wsproxy.Option{wsproxy.WithDialContext(slowly), wsproxy.WithHandshakeTimeout(500 * time.Millisecond)}, 504},
+			"limit":   {[]wsproxy.Option{wsproxy.WithMaxHandshakes(20)}, 503},
 		} {
 			t.Run(name, func(t *testing.T) {
 				r := newRig(t, secure)
@@ -74,8 +74,8 @@ func TestLoop(t *testing.T) {
 				if secure {
 					scheme = "https://"
 				}
-				loop, err := wsproxy.New(scheme+front, wsproxy.WithHandshakeTimeout(500*time.Millisecond), row.option, wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
-					wsproxy.WithTLSConfig(&tls.Config{RootCAs: identity().pool}))
+				loop, err := wsproxy.New(scheme+front, append(row.options, wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
+					wsproxy.WithTLSConfig(&tls.Config{RootCAs: identity().pool}))...)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -369,9 +369,7 @@ func idle(s *session) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	if err := s.talk(s.rng.IntN(4), 20<<10, 50*time.Millisecond); err != nil {
-		return err
-	}
+	s.talk(s.rng.IntN(4), 20<<10, 50*time.Millisecond) // on a busy machine it may be idle in between
 	return s.want(1001, 1001, wsproxy.Neither, wsproxy.ReasonIdle)
 }
 

@@ -41,7 +41,7 @@ var routes = map[string][]wsproxy.Option{
 		wsproxy.WithMaxFrameSize(wsproxy.Client, maxMessage),
 	},
 	"pinged": {wsproxy.WithPing(20*time.Millisecond, wire.Timeout)},
-	"silent": {wsproxy.WithPing(200*time.Millisecond, time.Second)},
+	"silent": {wsproxy.WithPing(200*time.Millisecond, 5*time.Second)}, // enough for an end on a busy machine
 	"idle":   {wsproxy.WithIdleTimeout(700 * time.Millisecond), wsproxy.WithPing(100*time.Millisecond, wire.Timeout)},
 	"aging":  {wsproxy.WithMaxAge(time.Second)},
 	"slow":   {wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 40, Bytes: 400_000, Burst: 100 * time.Millisecond})},

@@ -1,0 +1,280 @@
+//go:build linux
+
+package floods_test
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+)
+
+// The bounds of what a session costs the proxy's process at worst, in bytes of
+// heap and stacks: both of its directions are stuck with a chunk in hand.
+// README.md repeats them.
+const (
+	boundPlain     = 112 << 10 // ServeHTTP waits for the session's end
+	boundDetached  = 96 << 10
+	boundTLS       = 176 << 10 // TLS to the client
+	boundLimited   = 112 << 10 // rate limits on both sides
+	boundHandshake = 48 << 10  // a connection whose handshake isn't done
+
+	garbage = 2        // resident memory may be so many times as much: the collector lets the heap double
+	slack   = 48 << 20 // and this much besides: pools, arenas, what good sessions leave
+)
+
+// Slow readers: clients stop reading while their upstreams push. What the
+// upstream has sent is held up, not gathered, and who takes nothing for the
+// write timeout is given up.
+func TestSlowReaders(t *testing.T) {
+	t.Attr("case", "A66 F32 F45 A70")
+	f := newFlood(t)
+	const n = 1000
+	for range n {
+		f.open("/plain/push", false)
+	}
+	f.bounded("slow readers", n, boundPlain)
+	f.good.keep("1,000 slow readers")
+	f.ended("plain", "client lost", n)
+	await(t, "Closes at the upstreams", func() bool { return f.back.codes[1001].Load() == n })
+	f.over()
+}
+
+// Both directions are stuck: nobody reads, everybody pushes.
+func TestStuckBothWays(t *testing.T) {
+	t.Attr("case", "F33 F45 A66")
+	for _, test := range []struct {
+		path  string
+		tls   bool
+		bound int
+		ended bool // within the write timeout
+	}{
+		{"plain", false, boundPlain, true},
+		{"detached", false, boundDetached, true},
+		{"plain", true, boundTLS, true},
+		{"limited", false, boundLimited, false},
+	} {
+		name := test.path
+		if test.tls {
+			name += " tls"
+		}
+		t.Run(name, func(t *testing.T) {
+			f := newFlood(t)
+			const n = 300
+			var pushers sync.WaitGroup
+			for range n {
+				e := f.open("/"+test.path+"/mute", test.tls)
+				frame := wire.AppendFrame(nil, wire.Fin|wire.Binary, &[4]byte{1, 2, 3, 4}, make([]byte, 32<<10))
+				pushers.Go(func() {
+					for e.Raw(frame) == nil {
+					}
+				})
+			}
+			f.bounded(name, n, test.bound)
+			if test.ended {
+				await(t, "the end of all", func() bool { return f.proxy.state("/state").Proxies[test.path].Open == 0 })
+			} else if open := f.proxy.state("/state").Proxies[test.path].Open; open != n {
+				t.Errorf("%d sessions are open, want %d: a rate limit ends none", open, n)
+			}
+			f.leave()
+			pushers.Wait()
+			f.over()
+		})
+	}
+}
+
+// Frames that never end, tiny ones and Pings: they pass, at the pace of who
+// reads them, and cost nothing but that.
+func TestFrameFloods(t *testing.T) {
+	t.Attr("case", "A45 A46 A53 A55 A56 A58 F45")
+	f := newFlood(t)
+	key := &[4]byte{1, 2, 3, 4}
+	endless := wire.AppendHeader(nil, wire.Fin|wire.Binary, key, 1<<63-1)
+	var tiny, pings []byte
+	for range 200 {
+		tiny = wire.AppendFrame(tiny, wire.Continuation, key, []byte("x"))
+		pings = wire.AppendFrame(pings, wire.Fin|wire.Ping, key, make([]byte, 125))
+	}
+	stop := make(chan struct{})
+	var floods sync.WaitGroup
+	var sent [3]atomic.Int64
+	each := func(kind int, path string, first, more []byte, pause time.Duration) {
+		e := f.open(path, false)
+		floods.Go(func() {
+			ticker := time.NewTicker(pause)
+			defer ticker.Stop()
+			for b := first; ; b = more {
+				if e.Raw(b) != nil {
+					return
+				}
+				sent[kind].Add(1)
+				select {
+				case <-stop:
+					return
+				case <-ticker.C:
+				}
+			}
+		})
+	}
+	const n = 100
+	for range n {
+		each(0, "/plain/drain", endless, []byte("x"), 50*time.Millisecond)
+	}
+	for range n / 5 {
+		each(1, "/plain/sink", wire.AppendFrame(nil, wire.Text, key, []byte("x")), tiny, 100*time.Millisecond)
+		each(2, "/plain/crawl", pings, pings, 50*time.Millisecond)
+	}
+	f.good.keep("frame floods")
+	f.bounded("frame floods", n+2*n/5, boundPlain)
+	t.Logf("%d bytes of endless frames, %d tiny fragments, %d Pings", sent[0].Load(), 200*sent[1].Load(), 200*sent[2].Load())
+	close(stop)
+	f.leave()
+	floods.Wait()
+	f.ended("plain", "client lost", n+2*n/5)
+
+	// With a limit, an endless frame is told off at its header, and its payload
+	// is never waited for.
+	for range 50 {
+		e := f.open("/small/sink", false)
+		e.Start()
+		if err := e.Raw(endless); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if e.Code != 1009 {
+			t.Fatalf("an endless frame got Close %d, want 1009", e.Code)
+		}
+	}
+	f.ended("small", "client limit", 50)
+	f.over()
+}
+
+// Headers without end, from either side.
+func TestHeaderFloods(t *testing.T) {
+	t.Attr("case", "A62 A63 F45")
+	f := newFlood(t)
+	status := func(head string) int {
+		c := f.dial(false)
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(wire.Timeout))
+		go io.WriteString(c, head) // more than will be read
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			return 0
+		}
+		return resp.StatusCode
+	}
+	const n = 100
+	long := wire.Request("/plain/sink", "X-Long: "+strings.Repeat("x", 1<<20)+"\r\n")
+	many := wire.Request("/plain/sink", strings.Repeat("X-Many: 1\r\n", 100_000))
+	within := wire.Request("/plain/sink", "X-Long: "+strings.Repeat("x", maxHeaderBytes+1000)+"\r\n") // net/http lets 4 KiB more through
+	answers := make(map[int]int)
+	for i := range n {
+		answers[status([]string{long, many, within}[i%3])]++
+	}
+	if answers[http.StatusRequestHeaderFieldsTooLarge] < n*9/10 { // a reset may overtake the answer
+		t.Errorf("answered %v, want %d", answers, http.StatusRequestHeaderFieldsTooLarge)
+	}
+	before := f.proxy.state("/state").Proxies["plain"].Opened
+	var clients sync.WaitGroup
+	var bad atomic.Int64
+	for range n {
+		clients.Go(func() {
+			if status(wire.Request("/plain/header", "")) != http.StatusBadGateway {
+				bad.Add(1)
+			}
+		})
+	}
+	f.good.keep("header floods")
+	clients.Wait()
+	if bad.Load() > 0 {
+		t.Errorf("%d clients of upstreams with endless headers weren't answered 502", bad.Load())
+	}
+	f.bounded("header floods", n, boundHandshake+maxHeaderBytes)
+	st := f.proxy.state("/state").Proxies["plain"]
+	if st.Opened != before || st.Refused["bad answer"] != n {
+		t.Errorf("%d sessions opened, refused %v; want none, and %d bad answers", st.Opened-before, st.Refused, n)
+	}
+	f.over()
+}
+
+// Handshakes that are half done: 8,000 that never send the rest of their
+// header, 1,000 whose upstream says nothing, and as many as WithMaxHandshakes
+// lets in of 400 more. That is what 20,000 descriptors allow for: each of the
+// latter takes two in this process and two in the proxy's.
+func TestHalfDoneHandshakes(t *testing.T) {
+	t.Attr("case", "A61 A64 A68 F3 F15 F45")
+	const halves, waiting, crowd = 8000, 1000, 400
+	if n := wire.RaiseFiles(); n < 16_000 {
+		t.Skipf("%d descriptors are not enough", n)
+	}
+	f := newFlood(t)
+	var answers sync.WaitGroup
+	var timeouts, full, odd atomic.Int64
+	ask := func(path string) {
+		c := f.dial(false)
+		answers.Go(func() {
+			_, status, _ := wire.Open(c, path, "")
+			switch status {
+			case http.StatusGatewayTimeout:
+				timeouts.Add(1)
+			case http.StatusServiceUnavailable:
+				full.Add(1)
+			default:
+				odd.Add(1)
+			}
+			c.Close()
+		})
+	}
+	for i := range waiting + crowd {
+		if i < waiting {
+			ask("/plain/silent")
+		} else {
+			ask("/handshakes/silent")
+		}
+	}
+	half := wire.Request("/plain/sink", "")
+	var shed atomic.Int64
+	for i := range halves {
+		c := f.dial(false)
+		if _, err := io.WriteString(c, half[:len(half)/2]); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 0 { // the others are like it
+			answers.Go(func() {
+				c.SetReadDeadline(time.Now().Add(wire.Timeout))
+				if _, err := c.Read(make([]byte, 512)); err == nil || !isTimeout(err) {
+					shed.Add(1) // 408, or closed
+				}
+			})
+		}
+	}
+	f.bounded("half-done handshakes", halves+waiting+maxHandshakes, boundHandshake)
+	f.good.keep("half-done handshakes")
+	answers.Wait()
+	if timeouts.Load() != waiting+maxHandshakes || full.Load() != crowd-maxHandshakes || odd.Load() > 0 {
+		t.Errorf("%d were answered 504, %d 503, %d otherwise; want %d, %d, 0", timeouts.Load(), full.Load(), odd.Load(), waiting+maxHandshakes, crowd-maxHandshakes)
+	}
+	if shed.Load() != halves/10 {
+		t.Errorf("%d of %d half requests were shed", shed.Load(), halves/10)
+	}
+	await(t, "the proxy has closed all of them", func() bool { return f.proxy.state("/state").Files <= f.base.Files+goodSessions })
+	if n := f.back.silent.Load(); n != 0 {
+		t.Errorf("%d upstreams still wait", n)
+	}
+	f.over()
+}
+
+func isTimeout(err error) bool {
+	e, ok := err.(net.Error)
+	return ok && e.Timeout()
+}

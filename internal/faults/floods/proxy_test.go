@@ -1,0 +1,131 @@
+//go:build linux
+
+package floods_test
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+)
+
+// Limits of the proxy under flood: short ones, so that the tests are, too.
+const (
+	writeTimeout      = 20 * time.Second
+	handshakeTimeout  = 8 * time.Second
+	readHeaderTimeout = 8 * time.Second
+	maxHeaderBytes    = 64 << 10
+	maxFrame          = 1 << 20
+	maxHandshakes     = 200
+)
+
+// runProxy is the process under flood. FLOOD and GOOD are upstreams.
+func runProxy() error {
+	slow := wsproxy.RateLimit{Bytes: 2000, Burst: time.Second}
+	paths := map[string][]wsproxy.Option{
+		"plain":      nil,
+		"detached":   {wsproxy.WithDetach()},
+		"limited":    {wsproxy.WithRateLimit(wsproxy.Client, slow), wsproxy.WithRateLimit(wsproxy.Upstream, slow)},
+		"small":      {wsproxy.WithMaxFrameSize(wsproxy.Client, maxFrame), wsproxy.WithMaxMessageSize(wsproxy.Client, maxFrame)},
+		"handshakes": {wsproxy.WithMaxHandshakes(maxHandshakes)},
+		"good":       nil,
+	}
+	mux := http.NewServeMux()
+	proxies := make(map[string]*wsproxy.Proxy)
+	for name, options := range paths {
+		target := os.Getenv("FLOOD")
+		if name == "good" {
+			target = os.Getenv("GOOD")
+		}
+		options = append(options,
+			wsproxy.WithWriteTimeout(writeTimeout),
+			wsproxy.WithHandshakeTimeout(handshakeTimeout),
+			wsproxy.WithLogger(slog.New(slog.DiscardHandler)))
+		p, err := wsproxy.New("http://"+target, options...)
+		if err != nil {
+			return err
+		}
+		proxies[name] = p
+		mux.Handle("/"+name+"/", p)
+	}
+	server, _, err := wire.Certificate()
+	if err != nil {
+		return err
+	}
+	var fronts [2]net.Listener
+	for i := range fronts {
+		if fronts[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return err
+		}
+	}
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: log.New(io.Discard, "", 0)}
+	go s.Serve(fronts[0])
+	go s.Serve(tls.NewListener(fronts[1], server))
+	return greet(hello{
+		Plain:     fronts[0].Addr().String(),
+		TLS:       fronts[1].Addr().String(),
+		Authority: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificates[0].Certificate[0]}),
+	}, control(proxies))
+}
+
+// A state is what a proxy's process tells of itself.
+type state struct {
+	Memory     int // bytes of heap and stacks in use
+	RSS        int // bytes
+	Files      int
+	Goroutines int
+	Proxies    map[string]proxyState
+}
+
+type proxyState struct {
+	Open, Handshakes int
+	Opened           uint64
+	Ended            map[string]uint64 // by side and reason
+	Refused          map[string]uint64
+}
+
+// control answers with the state; /live collects garbage before.
+func control(proxies map[string]*wsproxy.Proxy) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/live" {
+			for range 3 {
+				runtime.GC()
+			}
+		}
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		st := state{
+			Memory: int(m.HeapAlloc + m.StackInuse), RSS: wire.RSS(0), Files: wire.Files(0),
+			Goroutines: runtime.NumGoroutine(), Proxies: make(map[string]proxyState),
+		}
+		for name, p := range proxies {
+			ps := p.Stats()
+			one := proxyState{Open: ps.Open, Handshakes: ps.Handshakes, Opened: ps.Opened, Ended: make(map[string]uint64), Refused: ps.Refused}
+			for o, n := range ps.Ended {
+				one.Ended[fmt.Sprintf("%v %s", o.By, o.Reason)] = n
+			}
+			st.Proxies[name] = one
+		}
+		if err := json.NewEncoder(w).Encode(st); err != nil && !errors.Is(err, net.ErrClosed) {
+			log.Print(err)
+		}
+	})
+}
+
+func (c *child) state(path string) (st state) {
+	c.t.Helper()
+	c.ask(path, &st)
+	return st
+}

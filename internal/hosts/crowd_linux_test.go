@@ -1,0 +1,6 @@
+//go:build !race
+
+package hosts
+
+// crowdSize is how many clients a proxy has that is drained.
+const crowdSize = 2000

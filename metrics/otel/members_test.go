@@ -1,0 +1,121 @@
+package wsotel_test
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/codes"
+
+	"github.com/seed-ffb73231/wsproxy"
+	wsotel "github.com/seed-ffb73231/wsproxy/metrics/otel"
+)
+
+func (s *site) setUpstreams(t *testing.T, members ...wsproxy.Member) {
+	t.Helper()
+	if err := s.proxy.SetUpstreams(members...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nobody returns a member that nobody listens for.
+func nobody(t *testing.T, name string) wsproxy.Member {
+	return wsproxy.Member{Target: "unix://" + filepath.Join(t.TempDir(), name)}
+}
+
+// ofMembers collects the metrics that are about members.
+func (s *site) ofMembers(t *testing.T) map[string]int64 {
+	t.Helper()
+	got := s.read(t)
+	maps.DeleteFunc(got, func(name string, _ int64) bool { return !strings.HasPrefix(name, "wsproxy.member.") })
+	return got
+}
+
+// The metrics of members are those of the set as it is: of one that has left
+// there are none, whatever sessions it still has.
+func TestMembersComeAndGo(t *testing.T) {
+	s := newSite(t, wsotel.Config{Name: "chat"}, nil,
+		wsproxy.WithKeepRemoved(),
+		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond, Timeout: limit, Fall: 1}))
+	well, broken := wsproxy.Member{Target: s.upstream}, nobody(t, "nobody\xff.sock")
+	s.setUpstreams(t, well, broken)
+	for deadline := time.Now().Add(limit); !s.proxy.Stats().Members[1].Down; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the member that nobody listens for is up")
+		}
+	}
+	s.open(t, "/", nil)
+	about := func(what string, m wsproxy.Member) string {
+		return "wsproxy.member." + what + "{wsproxy.member=" + strings.ToValidUTF8(m.Target, "\uFFFD") + ",wsproxy.name=chat}"
+	}
+	both := map[string]int64{
+		about("session.count", well): 1, about("session.count", broken): 0,
+		about("up", well): 1, about("up", broken): 0,
+	}
+	if got := s.ofMembers(t); !maps.Equal(got, both) {
+		t.Errorf("got\n%v, want\n%v", got, both)
+	}
+	s.setUpstreams(t, broken)
+	if got, want := s.ofMembers(t), map[string]int64{about("session.count", broken): 0, about("up", broken): 0}; !maps.Equal(got, want) {
+		t.Errorf("one has left: got\n%v, want\n%v", got, want)
+	}
+	if got := s.read(t); got["wsproxy.session.count{wsproxy.name=chat}"] != 1 {
+		t.Errorf("got %v, want the session still there", got)
+	}
+	s.setUpstreams(t, well, broken)
+	if got := s.ofMembers(t); !maps.Equal(got, both) {
+		t.Errorf("it is back: got\n%v, want\n%v", got, both)
+	}
+}
+
+// A handshake that a second member takes is a retry, and no error: one span,
+// which that member is told of.
+func TestRetries(t *testing.T) {
+	last := func(_ *http.Request, members []wsproxy.MemberState) int { return len(members) - 1 }
+	s := newSite(t, wsotel.Config{}, nil, wsproxy.WithBalance(wsproxy.Choose(last)))
+	s.setUpstreams(t, wsproxy.Member{Target: s.upstream}, nobody(t, "nobody.sock"))
+	conn, session := s.open(t, "/", nil)
+	if got := s.read(t); got["wsproxy.handshake.retries{}"] != 1 {
+		t.Errorf("got metrics %v, want one retry", got)
+	}
+	conn.CloseNow()
+	handshake, _ := s.ended(t, session)
+	if handshake.Status.Code != codes.Unset || attrs(handshake)["server.address"] != "127.0.0.1" {
+		t.Errorf("got status %v and %v, want those of the member that took it", handshake.Status, attrs(handshake))
+	}
+	if got, want := (<-s.got).Get("Traceparent"), traceparent(handshake); got != want {
+		t.Errorf("upstream got traceparent %q, want %q", got, want)
+	}
+}
+
+// The server of a handshake is what its member is called by, and the peer the
+// address that the member has been given, if it is one.
+func TestMembersAddress(t *testing.T) {
+	for address, peer := range map[string]string{
+		"192.0.2.1:80":      "192.0.2.1",
+		"[fe80::1%eth0]:80": "fe80::1%eth0",
+		"other.test:80":     "",
+	} {
+		t.Run(address, func(t *testing.T) {
+			var s *site
+			s = newSite(t, wsotel.Config{}, nil, wsproxy.WithDialContext(func(ctx context.Context, network, to string) (net.Conn, error) {
+				if to != address {
+					t.Errorf("%s is dialled, want %s", to, address)
+				}
+				return new(net.Dialer).DialContext(ctx, network, strings.TrimPrefix(s.upstream, "http://"))
+			}))
+			s.setUpstreams(t, wsproxy.Member{Target: "http://chat.test", Address: address})
+			conn, session := s.open(t, "/", nil)
+			conn.CloseNow()
+			handshake, _ := s.ended(t, session)
+			if got := attrs(handshake); got["server.address"] != "chat.test" || got["network.peer.address"] != peer {
+				t.Errorf("got %v, want server chat.test and peer %q", got, peer)
+			}
+		})
+	}
+}

@@ -1,0 +1,95 @@
+package wsprometheus_test
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/seed-ffb73231/wsproxy"
+	wsprometheus "github.com/seed-ffb73231/wsproxy/metrics/prometheus"
+)
+
+// nobody returns the target of a member that nobody listens for.
+func nobody(t *testing.T) string { return "unix://" + filepath.Join(t.TempDir(), "nobody.sock") }
+
+func setUpstreams(t *testing.T, s *site, targets ...string) {
+	t.Helper()
+	var members []wsproxy.Member
+	for _, target := range targets {
+		members = append(members, wsproxy.Member{Target: target})
+	}
+	if err := s.proxy.SetUpstreams(members...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A handshake that a second member takes is a retry, and the session is that
+// member's.
+func TestRetries(t *testing.T) {
+	last := func(_ *http.Request, members []wsproxy.MemberState) int { return len(members) - 1 }
+	s, broken := newSite(t, wsproxy.WithBalance(wsproxy.Choose(last))), nobody(t)
+	setUpstreams(t, s, s.upstream, broken)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(wsprometheus.New(s.proxy, nil))
+	s.open(t)
+	compare(t, registry, fmt.Sprintf(`
+# HELP wsproxy_retries_total Handshakes tried again with another member.
+# TYPE wsproxy_retries_total counter
+wsproxy_retries_total 1
+# HELP wsproxy_member_sessions Sessions that a member has, handshakes under way included.
+# TYPE wsproxy_member_sessions gauge
+wsproxy_member_sessions{member=%q} 1
+wsproxy_member_sessions{member=%q} 0
+`, s.upstream, broken), "wsproxy_retries_total", "wsproxy_member_sessions", "wsproxy_handshakes_failed_total")
+}
+
+// Members' series are those of the set as it is: one that has left has none,
+// whatever sessions it still has.
+func TestMembersComeAndGo(t *testing.T) {
+	s, broken := newSite(t,
+		wsproxy.WithKeepRemoved(),
+		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond, Timeout: limit, Fall: 1})), nobody(t)
+	setUpstreams(t, s, s.upstream, broken)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(wsprometheus.New(s.proxy, nil))
+	wantDown := func(member int) {
+		t.Helper()
+		for deadline := time.Now().Add(limit); !s.proxy.Stats().Members[member].Down; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the member that nobody listens for is up")
+			}
+		}
+	}
+	want := func(series string) {
+		t.Helper()
+		compare(t, registry, `
+# HELP wsproxy_sessions Sessions that are open.
+# TYPE wsproxy_sessions gauge
+wsproxy_sessions 1
+# HELP wsproxy_member_sessions Sessions that a member has, handshakes under way included.
+# TYPE wsproxy_member_sessions gauge
+# HELP wsproxy_member_up Whether a member may get new sessions: 1, or 0 while it is down or left alone.
+# TYPE wsproxy_member_up gauge
+`+series, "wsproxy_sessions", "wsproxy_member_sessions", "wsproxy_member_up")
+	}
+	wantDown(1)
+	s.open(t)
+	both := fmt.Sprintf(`
+wsproxy_member_sessions{member=%[1]q} 1
+wsproxy_member_sessions{member=%[2]q} 0
+wsproxy_member_up{member=%[1]q} 1
+wsproxy_member_up{member=%[2]q} 0
+`, s.upstream, broken)
+	want(both)
+	setUpstreams(t, s, broken)
+	want(fmt.Sprintf(`
+wsproxy_member_sessions{member=%[1]q} 0
+wsproxy_member_up{member=%[1]q} 0
+`, broken))
+	setUpstreams(t, s, s.upstream, broken)
+	want(both)
+}
