@@ -40,6 +40,7 @@ func TestSlowReaders(t *testing.T) {
 	for range n {
 		f.open("/plain/push", false)
 	}
+	f.present(n)
 	f.bounded("slow readers", n, boundPlain)
 	f.good.keep("1,000 slow readers")
 	f.ended("plain", "client lost", n)
@@ -77,6 +78,7 @@ func TestStuckBothWays(t *testing.T) {
 					}
 				})
 			}
+			f.present(n)
 			f.bounded(name, n, test.bound)
 			if test.ended {
 				await(t, "the end of all", func() bool { return f.proxy.state("/state").Proxies[test.path].Open == 0 })
@@ -132,6 +134,7 @@ func TestFrameFloods(t *testing.T) {
 		each(2, "/plain/crawl", pings, pings, 50*time.Millisecond)
 	}
 	f.good.keep("frame floods")
+	f.present(n)
 	f.bounded("frame floods", n+2*n/5, boundPlain)
 	t.Logf("%d bytes of endless frames, %d tiny fragments, %d Pings", sent[0].Load(), 200*sent[1].Load(), 200*sent[2].Load())
 	close(stop)
@@ -258,6 +261,7 @@ func TestHalfDoneHandshakes(t *testing.T) {
 			})
 		}
 	}
+	f.present(halves + waiting + maxHandshakes)
 	f.bounded("half-done handshakes", halves+waiting+maxHandshakes, boundHandshake)
 	f.good.keep("half-done handshakes")
 	answers.Wait()

@@ -31,11 +31,11 @@ func (r *run) check() error {
 	}
 	// Who leaves early resets the connection, and with that what it has sent.
 	complete := !killed && !early[0] && !early[1]
-	toUpstream, err := compare(sentC.frames, gotU.frames, injected(gotC.frames, sentU.frames), complete)
+	toUpstream, err := compare(&sentC, &gotU, injected(gotC.frames, sentU.frames), complete)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("to the upstream: %w; its stream ended with %v; early %v; %v", err, upstream.ended, early, r.session.Load().Err()))
 	}
-	toClient, err := compare(sentU.frames, gotC.frames, injected(gotU.frames, sentC.frames), complete)
+	toClient, err := compare(&sentU, &gotC, injected(gotU.frames, sentC.frames), complete)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("to the client: %w; its stream ended with %v; early %v; %v", err, client.ended, early, r.session.Load().Err()))
 	}
@@ -70,7 +70,8 @@ type passage struct {
 // compare goes through the frames that were received: each is the next one that
 // was sent, byte for byte, or one of the proxy's own. Of those that were sent,
 // only answers to the proxy's Pings, whose bodies are in own, may be missing.
-func compare(sent, received []wire.Frame, own map[string]bool, complete bool) (p passage, err error) {
+func compare(from, to *stream, own map[string]bool, complete bool) (p passage, err error) {
+	sent, received := from.frames, to.frames
 	absorbed := func(f *wire.Frame) bool {
 		return f.Opcode() == wire.Pong && own[string(f.Payload)]
 	}
@@ -102,6 +103,15 @@ func compare(sent, received []wire.Frame, own map[string]bool, complete bool) (p
 	}
 	for i < len(sent) && absorbed(&sent[i]) {
 		i++
+	}
+	if rest := to.parser.Rest(); len(rest) > 0 {
+		next := from.parser.Rest()
+		if i < len(sent) {
+			next = sent[i].Raw
+		}
+		if !bytes.HasPrefix(next, rest) {
+			return p, fmt.Errorf("it ends in %d bytes that aren't those of the frame that was sent", len(rest))
+		}
 	}
 	if complete && i < len(sent) {
 		return p, fmt.Errorf("%d of %d frames are missing, the first is %v", len(sent)-i, len(sent), &sent[i])
@@ -233,11 +243,18 @@ func (r *run) checkMessages(side int, killed bool) error {
 		return fmt.Errorf("side %d read %d messages, %d were sent", side, len(got), len(said))
 	}
 	for i := range got {
-		if (killed || closes) && r.lib[side] == coder && i == len(got)-1 && bytes.HasPrefix(said[i].body, got[i].body) {
-			break // it takes the end of the stream, and its own Close, for the end of the message
+		if (killed || closes) && r.lib[side] == coder && i == len(got)-1 && (r.deflate || bytes.HasPrefix(said[i].body, got[i].body)) {
+			// It takes the end of the stream, and its own Close, for the end of
+			// the message, and inflates what isn't there.
+			break
 		}
 		if got[i].text != said[i].text || !bytes.Equal(got[i].body, said[i].body) {
-			return fmt.Errorf("side %d read message %d as %v %.40q, sent was %v %.40q", side, i, got[i].text, got[i].body, said[i].text, said[i].body)
+			same := 0
+			for same < min(len(got[i].body), len(said[i].body)) && got[i].body[same] == said[i].body[same] {
+				same++
+			}
+			return fmt.Errorf("side %d read message %d of %d, text %v, of %d bytes; sent was text %v, of %d; %d are the same",
+				side, i, len(got), got[i].text, len(got[i].body), said[i].text, len(said[i].body), same)
 		}
 	}
 	if !killed && r.barrier && !closes && len(got) < len(said) {

@@ -107,6 +107,9 @@ type Parser struct {
 // Partial returns how many bytes of an incomplete frame have come.
 func (p *Parser) Partial() int { return len(p.buf) }
 
+// Rest returns the bytes of an incomplete frame that have come.
+func (p *Parser) Rest() []byte { return p.buf }
+
 // Add takes the stream's next bytes.
 func (p *Parser) Add(b []byte) error {
 	if p.bad != nil {
