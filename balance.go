@@ -108,9 +108,10 @@ func hookPanic(op string, e **Error) {
 	}
 }
 
-// lighter says whether m has fewer sessions than another, by their weights.
+// lighter says whether m has fewer sessions than another, by their weights,
+// when it gets one more.
 func (m *member) lighter(than *member) bool {
-	return m.sessions*than.weight < than.sessions*m.weight
+	return (m.sessions+1)*than.weight < (than.sessions+1)*m.weight
 }
 
 func (u *upstreams) least(at *placement, now time.Duration) (best *member) {

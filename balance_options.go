@@ -4,9 +4,12 @@ import (
 	"cmp"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // The options of a proxy with several upstreams. Their defaults, which the
@@ -25,24 +28,20 @@ const (
 // A member with which a handshake fails is left alone for a second, and after
 // each further failure in a row for twice as long, up to 30 s; then one
 // handshake goes ahead. Failures are what Error.Kind tells of the way to the
-// upstream, and three answers of 5xx in a row; this machine's own want of
-// descriptors or ports is none. Meanwhile handshakes go to others; if none is
+// upstream, and three answers in a row that are 5xx or bad ones; this machine's
+// own want of descriptors or ports is none. Meanwhile handshakes go to others; if none is
 // well, the one that has been left alone for longest is tried.
 //
 // A handshake that has failed before the request was sent is tried again with
 // another member, as long as the time of [WithHandshakeTimeout] lasts, of which
-// each takes at most half of what is left, and as long as retries are few: see
-// [WithRetry]. When every member has its MaxSessions, the client is answered 503
+// each takes at most half of what is left, or a second, and as long as retries
+// are few: see [WithRetry]. When every member has its MaxSessions, the client is answered 503
 // and Retry-After.
 //
 // [WithRewrite] is called for each member that is tried. Where it goes to
 // another scheme or host, all of this leaves the session alone.
 func WithUpstreams(members ...Member) Option {
-	return func(c *config) {
-		if c.members = slices.Clone(members); len(members) == 0 {
-			c.mistake("WithUpstreams", "", "no members")
-		}
-	}
+	return func(c *config) { c.members = append([]Member{}, members...) } // not nil
 }
 
 // WithSource asks s who the members are: once in [New], and then each time so
@@ -83,6 +82,7 @@ func WithBalance(b Balance) Option {
 // default all are.
 func WithSticky(cookie http.Cookie, secret []byte) Option {
 	return func(c *config) {
+		cookie := cookie // an Option may be used again
 		cookie.Value = "x"
 		if err := cookie.Valid(); err != nil {
 			c.mistake("WithSticky", cookie.Name, strings.TrimPrefix(err.Error(), "http: "))
@@ -95,19 +95,24 @@ func WithSticky(cookie http.Cookie, secret []byte) Option {
 }
 
 // WithRetry sets how many handshakes may be tried again with another member: a
-// share of all, from 0 to 1, and 20 at once on top of that. When a whole cluster
-// is sick, retries don't double its load. The default is 0.2; 0 is none.
+// share of all, and up to 20 in a row. When a whole cluster is sick, retries
+// don't double its load. The default is 0.2; 0 is none, and 1 is all of them.
 //
-// What is tried again is what failed before the request was sent. With sent it
-// is also a request that got no answer, or one of 502, 503 or 504: the first
-// member may have acted on it.
-func WithRetry(share float64, sent bool) Option {
+// What is tried again is what failed before the request was sent, unless
+// [WithRetrySent] says more.
+func WithRetry(share float64) Option {
 	return func(c *config) {
-		c.retryShare, c.retrySent = share, sent
-		if !(share >= 0 && share <= 1) {
+		if c.retryShare = share; !(share >= 0 && share <= 1) {
 			c.mistake("WithRetry", share, "not a share from 0 to 1")
 		}
 	}
+}
+
+// WithRetrySent has handshakes be tried again also when the request was sent,
+// and got no answer, or 502, 503 or 504: the first member may have acted on it.
+// By default that is the client's answer.
+func WithRetrySent() Option {
+	return func(c *config) { c.retrySent = true }
 }
 
 // WithHealthCheck asks the members whether they are well, besides what
@@ -115,15 +120,24 @@ func WithRetry(share float64, sent bool) Option {
 // or [Proxy.Close].
 func WithHealthCheck(h HealthCheck) Option {
 	return func(c *config) {
+		h := h // an Option may be used again
 		for name, n := range map[string]int64{"Interval": int64(h.Interval), "Timeout": int64(h.Timeout), "Fall": int64(h.Fall), "Rise": int64(h.Rise)} {
 			if n < 0 {
 				c.mistake("WithHealthCheck", name, "negative")
 			}
 		}
-		if h.Path != "" && !strings.HasPrefix(h.Path, "/") {
-			c.mistake("WithHealthCheck", h.Path, "does not begin with a slash")
+		if _, err := url.ParseRequestURI(h.Path); h.Path != "" && (err != nil || !strings.HasPrefix(h.Path, "/")) {
+			c.mistake("WithHealthCheck", h.Path, "not a path that begins with a slash")
 		}
 		h.Header = h.Header.Clone()
+		for name, values := range h.Header {
+			if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+				c.mistake("WithHealthCheck", name, "not a valid header field")
+			}
+		}
+		if h.Interval > 0 && h.Interval < time.Millisecond {
+			c.mistake("WithHealthCheck", h.Interval, "under a millisecond")
+		}
 		h.Interval, h.Timeout = cmp.Or(h.Interval, defaultCheckInterval), cmp.Or(h.Timeout, defaultCheckTimeout)
 		h.Fall, h.Rise = cmp.Or(h.Fall, defaultFall), cmp.Or(h.Rise, defaultRise)
 		c.check = &h

@@ -240,7 +240,7 @@ func TestBalancePassesOver(t *testing.T) {
 			case 2:
 				m.failed, m.restEnd = 1, time.Second
 			case 3:
-				m.failed, m.probing = 1, true
+				m.failed, m.probe = 1, new(Session)
 			case 4:
 				at.tried = append(at.tried, m)
 			}

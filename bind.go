@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
-	"syscall"
 )
 
 // dialFrom returns what dials from the addresses in turn; with none, from
@@ -20,7 +19,7 @@ func dialFrom(d *net.Dialer, addresses []netip.Addr) func(ctx context.Context, n
 		if network == "unix" {
 			return d.DialContext(ctx, network, address)
 		}
-		first := int(turn.Add(1))
+		first := int(turn.Add(1) % uint32(len(addresses)))
 		var errs []error
 		for i := range addresses {
 			from := *d
@@ -30,11 +29,13 @@ func dialFrom(d *net.Dialer, addresses []netip.Addr) func(ctx context.Context, n
 			if err == nil {
 				return conn, nil
 			}
-			// What the upstream says to one it says to the others, too.
+			// What the upstream says to one it says to the others, too, and is
+			// all that matters.
 			var mismatch *net.AddrError
-			if errs = append(errs, err); !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.As(err, &mismatch) {
-				break
+			if !localFault(err) && !errors.As(err, &mismatch) {
+				return nil, err
 			}
+			errs = append(errs, err)
 		}
 		return nil, errors.Join(errs...)
 	}

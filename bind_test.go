@@ -57,6 +57,17 @@ func TestSourceAddresses(t *testing.T) {
 	}
 	try(503, "198.51.100.1", "198.51.100.2")
 
+	// What an upstream says is not hidden by what another address has come to.
+	open := upstream.URL
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	upstream.URL = "http://" + closed.Addr().String()
+	try(502, "198.51.100.1", "127.0.0.2")
+	upstream.URL = open
+
 	ln, err := net.Listen("unix", t.TempDir()+"/s")
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,7 +29,7 @@ func TestHealthChecks(t *testing.T) {
 			name  string
 			check wsproxy.HealthCheck
 		}{
-			{"GET", wsproxy.HealthCheck{Path: "/healthz"}},
+			{"GET", wsproxy.HealthCheck{Path: "/healthz?a=b%20c"}},
 			{"WebSocket", wsproxy.HealthCheck{}},
 		} {
 			t.Run(transport+" "+test.name, func(t *testing.T) {
@@ -98,7 +99,7 @@ func TestHealthChecks(t *testing.T) {
 					well.Store(true)
 					down(false)
 				}
-				path := "/healthz"
+				path := "/healthz?a=b%20c"
 				if test.check.Path == "" && transport != "unix" {
 					path = "/app?q"
 				} else if test.check.Path == "" {
@@ -141,6 +142,81 @@ func TestHealthCheckWantsPong(t *testing.T) {
 	}
 	defer p.Close()
 	await(t, func() bool { return p.Stats().Members[0].Down }, func() string { return "it is not down" })
+}
+
+// A member that greets, and doesn't answer a Close, is well all the same; and
+// it is asked as often as the others.
+func TestHealthCheckOfTalkers(t *testing.T) {
+	var asked atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		conn, brw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		brw.WriteString(goodAnswer(r, "") + rawFrame(text, false, "hello") + rawFrame(text, false, strings.Repeat("x", 60_000)))
+		brw.Flush()
+		u := &wire{Conn: conn, t: t, br: brw.Reader}
+		for {
+			f, err := u.readFrame()
+			switch {
+			case err != nil:
+				return
+			case f.first == ping:
+				brw.WriteString(rawFrame(pong, false, f.payload))
+				brw.Flush()
+			case f.first == closing && f.payload != closeBody(1000, ""):
+				t.Errorf("closed with %q", f.payload)
+			}
+		}
+	}))
+	defer s.Close()
+	logs := new(logs)
+	p, err := wsproxy.New(s.URL, wsproxy.WithLogger(slog.New(logs)),
+		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: time.Millisecond, Fall: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	await(t, func() bool { return asked.Load() >= 3 }, func() string { return fmt.Sprint("asked ", asked.Load(), " times: ", logs.String()) })
+	if p.Stats().Members[0].Down {
+		t.Errorf("it is down: %s", logs.String())
+	}
+}
+
+// F16, F17: that this machine can't ask says nothing of a member.
+func TestHealthCheckLocalFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, fault := range []act{failing(syscall.EMFILE), failing(syscall.EADDRNOTAVAIL), failing(syscall.EADDRINUSE),
+			func(context.Context) (net.Conn, error) { panic("x") }} {
+			s := newScene(t, 2, wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/", Close: true}),
+				wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return fault(ctx) }))
+			elapse(time.Minute)
+			synctest.Wait()
+			for _, m := range s.proxy.Stats().Members {
+				if m.Down {
+					t.Errorf("got %+v", m)
+				}
+			}
+			s.proxy.Close()
+		}
+	})
+}
+
+// An Option may make two proxies.
+func TestOptionsAreReusable(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer s.Close()
+	options := []wsproxy.Option{wsproxy.WithLogger(discard), wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/x?y=1"}),
+		wsproxy.WithSticky(http.Cookie{Name: "a"}, []byte("0123456789abcdef")), wsproxy.WithUpstreams(wsproxy.Member{Target: s.URL})}
+	for range 3 {
+		p, err := wsproxy.New("", options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+	}
 }
 
 // Checks come at the interval, up to a tenth sooner; the thresholds hold; checks

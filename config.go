@@ -137,8 +137,8 @@ func (c *config) useMembers(target string) {
 	c.mistakes = nil // the target comes first
 	defer func() { c.mistakes = append(c.mistakes, earlier...) }()
 	switch {
-	case target == "" && (len(c.members) > 0 || c.source != nil):
-	case len(c.members) > 0:
+	case target == "" && (c.members != nil || c.source != nil):
+	case c.members != nil:
 		c.mistake("target", redactTarget(target), "WithUpstreams says where to go: leave this empty")
 	case c.source != nil:
 		c.mistake("target", redactTarget(target), "WithSource says where to go: leave this empty")
@@ -150,7 +150,7 @@ func (c *config) useMembers(target string) {
 		}
 		c.first = []*member{m}
 	}
-	if len(c.members) > 0 {
+	if c.members != nil {
 		first, mistakes := c.newMembers(c.members)
 		c.first, c.mistakes = first, append(c.mistakes, mistakes...)
 	}

@@ -15,7 +15,6 @@ import (
 	"net/url"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -37,12 +36,13 @@ type upstreamConn struct {
 // elsewhere. It ends with limit, which ends with ctx; share, if it isn't 0, is
 // how much of that may be spent on what can be tried again with another member.
 func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, share time.Duration) (_ *upstreamConn, to string, _ *Error) {
-	out, err := c.outgoing(limit, r, m.url)
+	target := m.url.Load()
+	out, err := c.outgoing(limit, r, target)
 	if err != nil {
 		return nil, m.origin, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
 	}
 	to, address := m.origin, m.address
-	if out.URL.Scheme != m.url.Scheme || out.URL.Host != m.url.Host {
+	if out.URL.Scheme != target.Scheme || out.URL.Host != target.Host {
 		to, address, share = out.URL.Scheme+"://"+out.URL.Host, "", 0
 	}
 	part := limit
@@ -162,8 +162,7 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
 	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
 		e.Status = http.StatusGatewayTimeout
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL):
-		// The fault is on this machine, not the upstream's, and passes.
+	case localFault(err):
 		e.Status = http.StatusServiceUnavailable
 	}
 	return e

@@ -140,7 +140,7 @@ func (e *Error) Kind() string {
 		return "alert"
 	case as[tls.RecordHeaderError](e.Err):
 		return "not TLS"
-	case is(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL):
+	case localFault(e.Err):
 		return "local"
 	case is(syscall.ECONNREFUSED), e.Op == "dial" && is(syscall.ENOENT): // a unix socket that isn't there
 		return "refused"
@@ -155,6 +155,21 @@ func (e *Error) Kind() string {
 	}
 	return "other"
 }
+
+// localFault says whether this machine is out of descriptors, ports or buffers:
+// no fault of the upstream's, and it passes. EADDRINUSE is what a source address
+// without ports makes where the port can't be chosen late.
+func localFault(err error) bool {
+	for _, fault := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, fault) {
+			return true
+		}
+	}
+	return false
+}
+
+// blames says whether it is the upstream's fault.
+func (e *Error) blames() bool { return e.Side == Upstream && e.Kind() != "local" }
 
 // kinds are what Kind may return.
 var kinds = []string{

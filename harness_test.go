@@ -108,7 +108,7 @@ func (r *rig) serve(h http.Handler) {
 			defer func() { r.returned <- struct{}{} }()
 			h.ServeHTTP(w, req)
 		}),
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog: log.New(overhearing{}, "", 0),
 	}
 	done := make(chan struct{})
 	go func() {
@@ -156,13 +156,48 @@ func (r *rig) upstream() *wire {
 func (r *rig) open(requestLines, answerLines string) (client, upstream *wire) {
 	r.t.Helper()
 	client = r.client()
-	client.send(handshakeRequest("/", requestLines))
+	client.send(handshakeRequest("/?token="+planted, requestLines+
+		"Cookie: id="+planted+"\r\nAuthorization: Bearer "+planted+"\r\nX-"+planted+": "+planted+"\r\n"))
 	upstream = r.upstream()
-	upstream.answer(answerLines)
+	upstream.answer(answerLines + "Set-Cookie: id=" + planted + "\r\n")
 	if resp := client.readResponse(); resp.StatusCode != 101 {
 		r.t.Fatalf("client was answered %d, want 101", resp.StatusCode)
 	}
 	return client, upstream
+}
+
+// planted is a secret in whatever the rigs' peers send in their handshakes. It
+// must not come up in anything that is logged, in all of the tests.
+const planted = "s3cr3t-that-is-planted"
+
+var everyLog struct {
+	sync.Mutex
+	records int
+	leaks   []string
+}
+
+// overhear looks for the secret in a record, or another piece of text.
+func overhear(text string) {
+	everyLog.Lock()
+	defer everyLog.Unlock()
+	everyLog.records++
+	if strings.Contains(strings.ToLower(text), planted) {
+		everyLog.leaks = append(everyLog.leaks, text)
+	}
+}
+
+type overhearing struct{}
+
+func (overhearing) Write(b []byte) (int, error) { overhear(string(b)); return len(b), nil }
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.NewTextHandler(overhearing{}, nil))) // and with it package log's
+	code := m.Run()
+	for _, text := range everyLog.leaks {
+		fmt.Printf("a secret was logged: %s\n", text)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 const testKey = "dGhlIHNhbXBsZSBub25jZQ==" // RFC 6455, 1.3
@@ -451,6 +486,7 @@ func (l *logs) Handle(_ context.Context, r slog.Record) error {
 	defer l.mu.Unlock()
 	l.records = append(l.records, m)
 	fmt.Fprintln(&l.text, m)
+	overhear(fmt.Sprint(m))
 	if l.added != nil {
 		close(l.added)
 		l.added = nil

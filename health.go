@@ -2,10 +2,12 @@ package wsproxy
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/coder/websocket"
@@ -21,41 +23,56 @@ const (
 	firstRest   = time.Second
 	longestRest = 30 * time.Second
 
-	// So many answers of 5xx in a row are a failure.
+	// So many answers of 5xx, or bad ones, in a row are a failure.
 	mostErrors = 3
 
-	// How many retries there may be at once, however few handshakes there are;
-	// see WithRetry.
+	// How many retries there may be in a row; see WithRetry.
 	mostRetries = 20
 )
 
 // health is what is known of a member's. It is guarded by Proxy.mu.
 type health struct {
 	failed  int           // handshakes in a row
-	errors  int           // answers of 5xx in a row
+	errors  int           // answers of 5xx, and bad ones, in a row
 	restEnd time.Duration // when failed is above zero: until when it is left alone
-	probing bool          // the first handshake after that is under way
+	probe   *Session      // whose handshake is the first after that, and under way
+	tried   time.Duration // when it was given a session
 	down    bool          // says the health check
 	streak  int           // checks in a row that say otherwise than down
 }
 
 // well says whether a member may be given a session now, or has failed.
 func (h *health) well(now time.Duration) bool {
-	return !h.down && (h.failed == 0 || now >= h.restEnd && !h.probing)
+	return !h.down && (h.failed == 0 || now >= h.restEnd && h.probe == nil)
+}
+
+// probed notes that the session's handshake with the member is over, or it has
+// been given to another one.
+func (h *health) probed(s *Session) {
+	if h.probe == s {
+		h.probe = nil
+	}
 }
 
 // leastBad returns a member to try when none is well: of those that aren't
 // full, the one that has been left alone for longest.
 func (u *upstreams) leastBad() (best *member) {
 	for _, m := range u.members {
-		if m.full() {
-			continue
-		}
-		if best == nil || best.down && !m.down || best.down == m.down && m.restEnd < best.restEnd {
+		if !m.full() && (best == nil || m.betterThan(best)) {
 			best = m
 		}
 	}
 	return best
+}
+
+func (h *health) betterThan(other *member) bool {
+	switch {
+	case h.down != other.down:
+		return other.down
+	case (h.probe == nil) != (other.probe == nil):
+		return h.probe == nil
+	}
+	return h.tried < other.tried
 }
 
 // judge takes in what came of a handshake with the session's member, and says
@@ -68,8 +85,9 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error) (again bool) {
 	case up.refusal != nil:
 		status, kind = up.refusal.resp.StatusCode, "5xx"
 	}
-	local := kind == "local" // a fault of this machine's blames nobody
-	failed := e != nil && e.Side == Upstream && !local
+	local := kind == "local"
+	failed := e != nil && e.blames()
+	wrong := status >= 500 || kind == "bad answer" // which clients may bring about
 	switch {
 	case e == nil:
 		again = p.retrySent && (status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout)
@@ -83,12 +101,13 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error) (again bool) {
 		p.mu.Unlock()
 		return false
 	}
-	m.probing = false
+	m.probed(s)
 	before := m.failed
 	switch {
-	case status >= 500:
-		if m.errors++; m.errors == mostErrors {
-			m.errors, failed = 0, true
+	case wrong:
+		m.errors++
+		if failed = m.errors == mostErrors; failed {
+			m.errors = 0
 		}
 	case e == nil:
 		m.failed, m.errors = 0, 0
@@ -112,24 +131,28 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error) (again bool) {
 	return again
 }
 
-// mayRetry takes a retry out of the budget. When everything fails, retries
-// would only add to the load.
-func (p *Proxy) mayRetry() bool {
+// mayRetryLocked says whether the budget has a retry left. When everything
+// fails, retries would only add to the load. p.mu is held.
+func (p *Proxy) mayRetryLocked() bool {
+	return p.retryShare == 1 || p.retryShare > 0 && p.upstreams.retries >= 1
+}
+
+// spendRetry takes one out of the budget, if there is one.
+func (p *Proxy) spendRetry() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.retryShare == 0 || p.upstreams.retries < 1 {
+	if !p.mayRetryLocked() {
 		return false
 	}
 	p.upstreams.retries--
-	p.stats.retries++
 	return true
 }
 
 // A HealthCheck asks each member at an interval whether it is well; see
 // [WithHealthCheck].
 type HealthCheck struct {
-	// Path is asked for by GET, and any answer of 2xx or 3xx is good. "": a
-	// WebSocket is opened at the member's target, and a Ping must be answered.
+	// Path, which may have a query, is asked for by GET, and any answer of 2xx or
+	// 3xx is good. "": a WebSocket is opened at the member's target, and a Ping must be answered.
 	Path string
 
 	// Header is sent along: Authorization, say. A Host in it stands in place of
@@ -155,7 +178,8 @@ func (p *Proxy) watchLocked(m *member) {
 	ctx, stop := context.WithCancel(p.life)
 	m.stopChecks = stop
 	go func() {
-		timer := time.NewTimer(rand.N(p.check.Interval / 10)) // or all are asked in step
+		tenth := p.check.Interval / 10
+		timer := time.NewTimer(rand.N(tenth)) // or all are asked in step
 		defer timer.Stop()
 		for {
 			select {
@@ -168,7 +192,7 @@ func (p *Proxy) watchLocked(m *member) {
 				return
 			}
 			p.checked(m, err)
-			timer.Reset(p.check.Interval - rand.N(p.check.Interval/10))
+			timer.Reset(p.check.Interval - rand.N(tenth))
 		}
 	}()
 }
@@ -185,10 +209,11 @@ func (c *config) examine(ctx context.Context, m *member) *Error {
 
 // exchange connects as for a session, and wants an answer.
 func (c *config) exchange(ctx context.Context, m *member) error {
+	target := m.url.Load()
 	client := &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				conn, _, err := c.connect(ctx, m.url, m.address)
+				conn, _, err := c.connect(ctx, target, m.address)
 				return conn, err
 			},
 			DisableKeepAlives:      true,
@@ -196,8 +221,8 @@ func (c *config) exchange(ctx context.Context, m *member) error {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	u := *m.url
-	u.Scheme, u.Host = "http", targetHost(m.url) // TLS is connect's
+	u := *target
+	u.Scheme, u.Host = "http", targetHost(target) // TLS is connect's
 	header := c.check.Header.Clone()
 	host := header.Get("Host")
 	header.Del("Host")
@@ -209,16 +234,13 @@ func (c *config) exchange(ctx context.Context, m *member) error {
 			}
 			return err
 		}
-		defer conn.CloseNow()
-		conn.CloseRead(ctx) // reads the Pong
-		if err := conn.Ping(ctx); err != nil {
-			return err
-		}
-		// The answer to this is of no interest.
-		_ = conn.Close(websocket.StatusNormalClosure, "")
-		return nil
+		return pinged(ctx, conn)
 	}
-	u.Path, u.RawPath, u.RawQuery = c.check.Path, "", ""
+	path, err := url.ParseRequestURI(c.check.Path)
+	if err != nil {
+		return err
+	}
+	u.Path, u.RawPath, u.RawQuery = path.Path, path.RawPath, path.RawQuery
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return err
@@ -238,8 +260,39 @@ func (c *config) exchange(ctx context.Context, m *member) error {
 	return nil
 }
 
+// pinged wants a Pong from an upstream, which may greet first, and takes leave.
+func pinged(ctx context.Context, conn *websocket.Conn) error {
+	conn.SetReadLimit(-1)
+	done := make(chan struct{})
+	go func() { // until conn is closed
+		defer close(done)
+		for {
+			_, r, err := conn.Reader(ctx)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, r) // its error comes again
+		}
+	}()
+	err := conn.Ping(ctx)
+	if err == nil {
+		cut := time.AfterFunc(checkGoodbye, func() { conn.CloseNow() })
+		defer cut.Stop()
+		_ = conn.Close(websocket.StatusNormalClosure, "") // what comes of it is of no interest
+	}
+	conn.CloseNow()
+	<-done
+	return err
+}
+
+// checkGoodbye is how long a checked upstream has to answer our Close.
+const checkGoodbye = time.Second
+
 // checked takes in what a member has answered.
 func (p *Proxy) checked(m *member, err *Error) {
+	if err != nil && !err.blames() {
+		return // this machine couldn't ask
+	}
 	p.mu.Lock()
 	changed := false
 	switch {
@@ -263,7 +316,7 @@ func (p *Proxy) checked(m *member, err *Error) {
 	case down:
 		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", err.Kind()))
 		if p.check.Close {
-			p.drainMembers(causeDown, func(m *member) bool { return m.down })
+			p.drainMembers(causeDown, func(x *member) bool { return x == m && m.down })
 		}
 	default:
 		p.logMember(slog.LevelInfo, "wsproxy: member up", m)

@@ -186,7 +186,7 @@ func TestNextMemberForSent(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newScene(t, 2, inTurn(), wsproxy.WithRetry(0.2, true))
+				s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
 				s.act["a"] = test.a
 				s.want(test.dialled, test.status)
 			})
@@ -194,7 +194,7 @@ func TestNextMemberForSent(t *testing.T) {
 	}
 	// The last member's answer is relayed, whatever it is.
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, 2, inTurn(), wsproxy.WithRetry(0.2, true))
+		s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
 		s.act["a"], s.act["b"] = answeringStatus(503), answeringStatus(504)
 		s.want("ab", 504)
 	})
@@ -286,7 +286,7 @@ func TestBlame(t *testing.T) {
 		{"429", answeringStatus(429), 0},
 		{"refused", failing(syscall.ECONNREFUSED), 1},
 		{"closed", answering(""), 1},
-		{"garbage", answering("SSH-2.0-x\r\n\r\n"), 1},
+		{"garbage", answering("SSH-2.0-x\r\n\r\n"), 3},
 		{"silent", silent, 1},
 		{"hanging", hanging, 1},
 		{"500", answeringStatus(500), 3},
@@ -363,7 +363,7 @@ func TestRetryBudget(t *testing.T) {
 		retries int
 	}{{0, 0}, {0.05, 20 + 100}, {0.2, 20 + 400}, {1, 1000}} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share, true))
+			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share), wsproxy.WithRetrySent())
 			retries := 0
 			for i := range 2000 { // every other one fails, and is well again before that counts
 				s.act["a"] = answeringStatus([]int{404, 503}[i%2])
@@ -392,6 +392,119 @@ func TestRewriteLeavesMembersAlone(t *testing.T) {
 			if m.Down || m.Sessions != 0 {
 				t.Errorf("got %+v", m)
 			}
+		}
+	})
+}
+
+// The first handshake with a member that may be back doesn't hold it for ever,
+// whatever becomes of it.
+func TestProbeIsGivenBack(t *testing.T) {
+	for name, probe := range map[string]struct {
+		option wsproxy.Option
+		a      act
+	}{
+		"the rewrite goes elsewhere": {wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+			if time.Since(testEpoch)%(2*time.Second) >= time.Second {
+				pr.Out.URL.Host = "z.test"
+			}
+		}), nil},
+		"the connection panics": {wsproxy.WithHandshakeTimeout(time.Hour), func(context.Context) (net.Conn, error) { return panickingConn{}, nil }},
+		"the client leaves":     {wsproxy.WithHandshakeTimeout(time.Hour), hanging},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 2, inTurn(), probe.option)
+				s.act["a"] = failing(syscall.ECONNREFUSED)
+				s.want("ab", 403)
+				elapse(time.Second)
+				s.act["a"] = probe.a
+				func() {
+					defer func() { _ = recover() }()
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					s.serve(ctx)
+				}()
+				s.act["a"] = nil
+				elapse(time.Hour + time.Second)
+				s.want("a", 403)
+			})
+		})
+	}
+}
+
+// testEpoch is when the clock of a synctest bubble begins.
+var testEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+type panickingConn struct{ net.Conn }
+
+func (panickingConn) Write(b []byte) (int, error)     { return len(b), nil }
+func (panickingConn) Read([]byte) (int, error)        { panic("x") }
+func (panickingConn) SetDeadline(time.Time) error     { return nil }
+func (panickingConn) SetReadDeadline(time.Time) error { return nil }
+func (panickingConn) Close() error                    { return nil }
+
+// When none is well, they are tried in turn, so that one that is back is found
+// soon; and one that hangs is not waited for by all.
+func TestAllDownInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 3, inTurn())
+		for _, name := range []string{"a", "b", "c"} {
+			s.act[name] = failing(syscall.ECONNREFUSED)
+		}
+		for range 500 { // the rests grow to 30 s
+			s.handshake()
+			elapse(200 * time.Millisecond)
+		}
+		delete(s.act, "b")
+		for i := range 4 {
+			if dialled, code := s.handshake(); code == 403 {
+				break
+			} else if i == 3 {
+				t.Errorf("b is not found; last dialled %s", dialled)
+			}
+			elapse(time.Millisecond)
+		}
+	})
+}
+
+// Without retries, a member has all the time.
+func TestNoRetryNoShare(t *testing.T) {
+	for _, options := range [][]wsproxy.Option{
+		{wsproxy.WithRetry(0)},
+		{wsproxy.WithRetry(0), wsproxy.WithRetrySent()},
+	} {
+		for _, a := range []act{hanging, silent} {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, 2, append(options, inTurn())...)
+				s.act["a"] = a
+				began := time.Now()
+				s.want("a", 504)
+				if d := time.Since(began); d != 10*time.Second {
+					t.Errorf("it had %v", d)
+				}
+			})
+		}
+	}
+}
+
+// However many members hang, one that is well and comes late is not given up
+// before it had a second.
+func TestLeastShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 14, inTurn())
+		for i := range 14 {
+			s.act[string(rune('a'+i))] = hanging
+		}
+		s.act["d"] = func(ctx context.Context) (net.Conn, error) {
+			elapse(900 * time.Millisecond)
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return answeringStatus(403)(ctx)
+		}
+		s.want("abcd", 403)
+		if m := s.proxy.Stats().Members[3]; m.Down {
+			t.Errorf("got %+v", m)
 		}
 	})
 }

@@ -99,8 +99,8 @@ func WithCloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = c.positive("WithCloseTimeout", d) }
 }
 
-// WithRewrite calls f with each request that is about to go to the upstream,
-// after the proxy has rewritten it: f may change pr.Out's URL, so dialling
+// WithRewrite calls f with each request that is about to go to the upstream, or
+// one after the other to several, after the proxy has rewritten it: f may change pr.Out's URL, so dialling
 // another target for this request, its Host and its header. It is the hook
 // of [httputil.ReverseProxy], with the same type. By default nothing more is
 // rewritten.
@@ -257,7 +257,8 @@ func WithDetach() Option {
 }
 
 // WithLogger sets where the proxy logs: one record for each handshake that
-// came to nothing (warn) and for each session that ended (info). The default
+// came to nothing (warn) and for each session that ended (info), and what
+// becomes of members. The default
 // is what [slog.Default] is when New is called;
 // slog.New(slog.DiscardHandler) silences it. No query string, header value
 // or payload is ever logged.
@@ -323,7 +324,8 @@ func WithOnClose(f func(s *Session)) Option {
 }
 
 // WithDrain sets how [Proxy.Shutdown] ends sessions: over which window it
-// spreads them, and by which close code to clients; upstreams get 1001. A
+// spreads them, and by which close code to clients; upstreams get 1001. The
+// window is also that of sessions whose member was removed, or is down. A
 // window of 0, the default, is what the deadline of Shutdown's context leaves,
 // or less where there are few sessions; a longer one than that is cut down to
 // it. A code of 0, the default, is 1001 (going away); 1012 (service restart) is

@@ -155,6 +155,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 	p.life, p.endLife = context.WithCancel(context.Background())
 	if len(c.first) > 0 {
 		p.setMembers(c.first)
+		c.first = nil
 	}
 	if c.source != nil {
 		if err := p.firstMembers(); err != nil {

@@ -587,6 +587,9 @@ func TestInjection(t *testing.T) {
 	talk := func(t *testing.T, k kind, many int32, client, upstream bool, pause func()) {
 		r := newRig(t, k, wsproxy.WithPing(time.Millisecond, time.Minute))
 		a, b := r.open("", "")
+		for _, w := range []*wire{a, b} { // every Ping takes several turns of a machine that may be busy
+			w.SetDeadline(time.Now().Add(10 * wireTimeout))
+		}
 		ends := [2]*talker{{w: a, talks: client, many: many}, {w: b, talks: upstream, many: many}}
 		ends[0].peer, ends[1].peer = ends[1], ends[0]
 		var writing, reading sync.WaitGroup
@@ -642,13 +645,20 @@ func (e *talker) write(r *rand.Rand, pause func()) {
 	inMessage := false
 	for e.talks && e.peer.pings.Load() < e.many || e.peer.talks && e.pings.Load() < e.many {
 		select {
-		case body := <-e.pongs:
+		case body, ok := <-e.pongs:
+			if !ok { // its reader has failed
+				return
+			}
 			e.w.send(e.w.frame(pong, body))
 			continue
 		default:
 		}
 		if !e.talks {
-			e.w.send(e.w.frame(pong, <-e.pongs))
+			body, ok := <-e.pongs
+			if !ok { // its reader has failed
+				return
+			}
+			e.w.send(e.w.frame(pong, body))
 			continue
 		}
 		size := r.IntN(200)
@@ -681,6 +691,7 @@ func (e *talker) write(r *rand.Rand, pause func()) {
 
 // read parses all that comes and sorts out the proxy's Pings.
 func (e *talker) read() {
+	defer close(e.pongs)
 	e.keys = make(map[string]bool)
 	var whole bytes.Buffer
 	e.w.br = bufio.NewReader(io.TeeReader(e.w.Conn, &whole))

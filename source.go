@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -20,7 +21,9 @@ type Source func(ctx context.Context) ([]Member, error)
 
 // EachAddress makes every address of the host in m's target a member of its
 // own, with m's weight and limit: a headless Service of Kubernetes, say. TLS
-// still verifies the host's name. A nil resolver is [net.DefaultResolver].
+// still verifies the host's name. An address that is missing from an answer has
+// been removed: if a name server tells only some of them at a time, use
+// [WithKeepRemoved]. A nil resolver is [net.DefaultResolver].
 func EachAddress(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
@@ -30,9 +33,14 @@ func EachAddress(m Member, resolver *net.Resolver) Source {
 		if err != nil {
 			return nil, err
 		}
-		addrs, err := resolver.LookupNetIP(ctx, "ip", u.Hostname())
-		if err != nil {
-			return nil, err
+		// One after the other: of both at once, a failure of one goes unnoticed.
+		var addrs []netip.Addr
+		for _, family := range []string{"ip4", "ip6"} {
+			some, err := resolver.LookupNetIP(ctx, family, u.Hostname())
+			if missing := (*net.DNSError)(nil); err != nil && !(errors.As(err, &missing) && missing.IsNotFound) {
+				return nil, err
+			}
+			addrs = append(addrs, some...)
 		}
 		_, address := dialAddress(u)
 		_, port, _ := net.SplitHostPort(address) // dialAddress has joined it
@@ -49,7 +57,7 @@ func EachAddress(m Member, resolver *net.Resolver) Source {
 // EachServer makes every SRV record (RFC 2782) of the host in m's target, such
 // as http://_ws._tcp.chat.internal/v2, a member of its own, with the record's
 // host, port and weight, and m's limit. Only the records of the first priority
-// count. A nil resolver is [net.DefaultResolver].
+// count. TLS verifies the record's host. A nil resolver is [net.DefaultResolver].
 func EachServer(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
@@ -67,6 +75,9 @@ func EachServer(m Member, resolver *net.Resolver) Source {
 		for _, record := range records {
 			if record.Priority != records[0].Priority {
 				break
+			}
+			if record.Target == "." { // there is no such service
+				continue
 			}
 			to := *u
 			to.Host = net.JoinHostPort(strings.TrimSuffix(record.Target, "."), strconv.Itoa(int(record.Port)))
@@ -107,7 +118,7 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && p.life.Err() == nil {
 			guarded("the logger", func() {
 				p.logger.LogAttrs(ctx, slog.LevelWarn, "wsproxy: members not renewed", slog.String("error", err.Error()))
 			})

@@ -142,6 +142,7 @@ func TestEachAddress(t *testing.T) {
 func TestEachServer(t *testing.T) {
 	dns := new(nameServer)
 	dns.set(nil,
+		dnsmessage.SRVResource{Priority: 1, Weight: 1, Port: 0, Target: dnsmessage.MustNewName(".")},
 		dnsmessage.SRVResource{Priority: 2, Weight: 5, Port: 9009, Target: dnsmessage.MustNewName("spare.test.")},
 		dnsmessage.SRVResource{Priority: 1, Weight: 3, Port: 9001, Target: dnsmessage.MustNewName("b.test.")},
 		dnsmessage.SRVResource{Priority: 1, Weight: 0, Port: 9000, Target: dnsmessage.MustNewName("a.test.")})

@@ -8,11 +8,12 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
 // This file is the set of upstreams: who is in it, and which member a session
-// is with. policy.go chooses, health.go knows who is well.
+// is with. balance.go chooses, health.go knows who is well.
 
 // A Member is one of the upstreams that a proxy balances over: see
 // [WithUpstreams].
@@ -26,7 +27,8 @@ type Member struct {
 	// each handshake.
 	Address string
 
-	// Weight is the member's share, compared with the others'; 0 stands for 1.
+	// Weight is the member's share, compared with the others', up to 65535; 0
+	// stands for 1.
 	Weight int
 
 	// MaxSessions is how many sessions it is given at once, handshakes under
@@ -57,10 +59,9 @@ type member struct {
 	gone       bool // from the set
 	stopChecks context.CancelFunc
 
-	key     string // what it is told apart by
-	name    string // as in MemberState
+	name    string // as in MemberState, by which it is told apart
 	origin  string // as in Session.Upstream
-	url     *url.URL
+	url     atomic.Pointer[url.URL]
 	address string
 	token   string // of the name, for the cookie of WithSticky
 }
@@ -69,11 +70,15 @@ type member struct {
 type upstreams struct {
 	members  []*member
 	heaviest int                // weight of a member's
-	known    map[string]*member // by key: these, and those that are gone but have sessions
+	byToken  map[string]*member // of WithSticky
+	known    map[string]*member // by name: these, and those that are gone but have sessions
 	turn     int                // which member an even choice begins with
 	began    time.Time          // what the members' times count from
 	retries  float64            // how many there may be now; see mayRetry
 }
+
+// mostWeight is that of an SRV record.
+const mostWeight = 1<<16 - 1
 
 // newMember checks a Member.
 func (c *config) newMember(m Member) (*member, error) {
@@ -81,20 +86,19 @@ func (c *config) newMember(m Member) (*member, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case m.Weight < 0:
-		return nil, errors.New("negative weight")
+	case m.Weight < 0 || m.Weight > mostWeight:
+		return nil, errors.New("weight not from 0 to 65535")
 	case m.MaxSessions < 0:
 		return nil, errors.New("negative number of sessions")
 	}
 	n := &member{
-		key:     u.String(),
 		name:    u.Scheme + "://" + u.Host + u.EscapedPath(),
 		origin:  u.Scheme + "://" + u.Host,
-		url:     u,
 		address: m.Address,
 		weight:  max(m.Weight, 1),
 		max:     m.MaxSessions,
 	}
+	n.url.Store(u)
 	if m.Address != "" {
 		host, port, err := net.SplitHostPort(m.Address)
 		switch {
@@ -103,7 +107,6 @@ func (c *config) newMember(m Member) (*member, error) {
 		case u.Scheme == "unix":
 			return nil, errors.New("a unix socket has no other address")
 		}
-		n.key += "#" + m.Address
 		n.name += "#" + m.Address
 		n.origin += "#" + m.Address
 	}
@@ -117,7 +120,11 @@ func (c *config) newMember(m Member) (*member, error) {
 // newMembers checks members, and returns all mistakes at once.
 func (c *config) newMembers(members []Member) (list []*member, mistakes []error) {
 	mistake := func(m Member, reason string) {
-		mistakes = append(mistakes, &OptionError{Option: "WithUpstreams", Value: redactTarget(m.Target), Reason: reason})
+		value := redactTarget(m.Target)
+		if m.Address != "" {
+			value += "#" + m.Address
+		}
+		mistakes = append(mistakes, &OptionError{Option: "WithUpstreams", Value: value, Reason: reason})
 	}
 	names := make(map[string]bool, len(members))
 	for _, m := range members {
@@ -163,33 +170,38 @@ func (p *Proxy) setMembers(list []*member) (added, removed int) {
 	p.mu.Lock()
 	u := &p.upstreams
 	stays := make(map[*member]bool, len(list))
-	u.heaviest = 0
+	u.heaviest, u.byToken = 0, make(map[string]*member)
 	for i, n := range list {
 		u.heaviest = max(u.heaviest, n.weight)
-		m := u.known[n.key]
+		m := u.known[n.name]
 		if m == nil {
 			m = n
-			u.known[m.key] = m
+			u.known[m.name] = m
+		}
+		if m.token != "" {
+			u.byToken[m.token] = m
 		}
 		if m == n || m.gone { // the latter had left, and still has sessions
 			added++
 			p.watchLocked(m)
 		}
 		stays[m] = true
+		m.url.Store(n.url.Load()) // the query may have changed
 		m.gone, m.weight, m.share, m.max = false, n.weight, n.share, n.max
 		list[i] = m
 	}
+	left := make(map[*member]bool)
 	for _, m := range u.members {
 		if !stays[m] {
 			removed++
-			m.gone = true
+			left[m], m.gone = true, true
 			p.forgetLocked(m)
 		}
 	}
 	u.members = list
 	p.mu.Unlock()
 	if removed > 0 && !p.keepRemoved {
-		p.drainMembers(causeRemoved, func(m *member) bool { return m.gone })
+		p.drainMembers(causeRemoved, func(m *member) bool { return left[m] && m.gone })
 	}
 	return added, removed
 }
@@ -202,7 +214,7 @@ func (p *Proxy) forgetLocked(m *member) {
 	}
 	m.health = health{} // should it come back, it may be another one
 	if m.sessions == 0 {
-		delete(p.upstreams.known, m.key)
+		delete(p.upstreams.known, m.name)
 	}
 }
 
@@ -227,7 +239,7 @@ type placement struct {
 }
 
 // place gives the session to a member that it hasn't been given to before; nil:
-// there is none. others says whether there would be another one.
+// there is none. others says whether another one may be tried after it.
 func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Error) {
 	var chosen *member
 	if p.balance.choose != nil {
@@ -243,14 +255,9 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	if len(at.tried) == 0 {
 		u.retries = min(u.retries+p.retryShare, mostRetries)
 	}
-	if at.token != "" {
-		i := slices.IndexFunc(u.members, func(m *member) bool { return m.token == at.token && m.fits(now, at) })
-		if i >= 0 {
-			m = u.members[i]
-		}
-	}
-	switch {
-	case m != nil:
+	switch back := u.byToken[at.token]; {
+	case back != nil && back.fits(now, at):
+		m = back
 	case chosen != nil && !chosen.gone && chosen.fits(now, at):
 		m = chosen
 	default:
@@ -263,10 +270,17 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 		return nil, false, nil
 	}
 	m.sessions++
-	m.probing = m.failed > 0
+	m.tried = now
+	if m.failed > 0 && m.probe == nil {
+		m.probe = s
+	}
 	s.member = m
+	if len(at.tried) > 0 {
+		p.stats.retries++
+	}
 	at.tried = append(at.tried, m)
-	return m, slices.ContainsFunc(u.members, func(m *member) bool { return m.fits(now, at) }), nil
+	others = p.mayRetryLocked() && slices.ContainsFunc(u.members, func(m *member) bool { return m.fits(now, at) })
+	return m, others, nil
 }
 
 // releaseLocked takes the session from its member. p.mu is held.
@@ -276,8 +290,9 @@ func (p *Proxy) releaseLocked(s *Session) {
 		return
 	}
 	s.member = nil
+	m.probed(s)
 	if m.sessions--; m.sessions == 0 && m.gone {
-		delete(p.upstreams.known, m.key)
+		delete(p.upstreams.known, m.name)
 	}
 }
 
@@ -303,10 +318,10 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 			return nil, "", e
 		}
 		// As long as there are others, half of the time that is left is for
-		// them.
+		// them; but nobody connects in no time.
 		var share time.Duration
 		if deadline, _ := limit.Deadline(); others {
-			share = time.Until(deadline) / 2
+			share = max(time.Until(deadline)/2, leastShare)
 		}
 		up, to, e = p.dial(ctx, limit, m, r, share)
 		if to != m.origin { // WithRewrite has gone elsewhere
@@ -314,7 +329,7 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 			p.releaseLocked(s)
 			p.mu.Unlock()
 		}
-		again := p.judge(s, up, e) && others && limit.Err() == nil && p.mayRetry()
+		again := p.judge(s, up, e) && others && limit.Err() == nil && p.spendRetry()
 		switch {
 		case again && e == nil:
 			e = up.refusal.err()
@@ -330,6 +345,9 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 		}
 	}
 }
+
+// leastShare is how long a member is given to connect, if there is so much time.
+const leastShare = time.Second
 
 // noMember says why no member could be tried.
 func (p *Proxy) noMember() *Error {

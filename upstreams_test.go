@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -188,8 +189,8 @@ func TestBalanceOverSockets(t *testing.T) {
 		{"rendezvous by address", wsproxy.Rendezvous(nil), func(n []int) bool { slices.Sort(n); return slices.Equal(n, []int{0, 0, 30}) }},
 		{"rendezvous without a key", wsproxy.Rendezvous(func(*http.Request) string { return "" }), func(n []int) bool { return slices.Equal(n, []int{10, 10, 10}) }},
 		{"one's own", wsproxy.Choose(func(r *http.Request, members []wsproxy.MemberState) int {
-			return slices.IndexFunc(members, func(m wsproxy.MemberState) bool { return m.Sessions < 5 })
-		}), func(n []int) bool { return slices.Equal(n[:2], []int{5, 5}) || slices.Max(n) == 10 }},
+			return len(members) - 1
+		}), func(n []int) bool { return slices.Equal(n, []int{0, 0, 30}) }},
 		{"one's own that has no opinion", wsproxy.Choose(func(*http.Request, []wsproxy.MemberState) int { return 99 }), func(n []int) bool { return slices.Equal(n, []int{10, 10, 10}) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -474,6 +475,58 @@ func TestRemovedDuringHandshake(t *testing.T) {
 	c.wantSessions(0)
 }
 
+// A member that is back before its sessions are told keeps them, and so does one
+// whose query has changed.
+func TestBackInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, memory, wsproxy.WithDrain(time.Hour, 0), wsproxy.WithPing(0, 0))
+		clients := make([]*watch, 4)
+		for i := range clients {
+			client, upstream := r.open("", "")
+			client.SetDeadline(time.Time{})
+			upstream.SetDeadline(time.Time{})
+			clients[i] = watched(client)
+			watched(upstream)
+		}
+		set := func(target string) {
+			t.Helper()
+			if err := r.proxy.SetUpstreams(wsproxy.Member{Target: target}); err != nil {
+				t.Fatal(err)
+			}
+			elapse(time.Minute)
+		}
+		told := func() (n int) {
+			synctest.Wait()
+			for _, c := range clients {
+				if len(c.frames) > 0 {
+					n++
+				}
+			}
+			return n
+		}
+		set("http://upstream.test?token=2")
+		elapse(2 * time.Hour)
+		if n := told(); n != 0 {
+			t.Fatalf("%d sessions were told when the query changed", n)
+		}
+		set("http://other.test")
+		early := told()
+		set("http://upstream.test")
+		elapse(2 * time.Hour)
+		if n := told(); n != early || n == 4 {
+			t.Errorf("%d sessions were told, %d of them before their member was back", n, early)
+		}
+		if n := r.proxy.Stats().Members[0].Sessions; n != 4-early {
+			t.Errorf("it has %d sessions, want %d", n, 4-early)
+		}
+		set("http://other.test")
+		elapse(2 * time.Hour)
+		if n := told(); n != 4 {
+			t.Errorf("%d sessions were told in the end, want 4", n)
+		}
+	})
+}
+
 // Mistakes change nothing, and are told all at once.
 func TestSetUpstreamsMistakes(t *testing.T) {
 	c := newCluster(t, 2)
@@ -485,7 +538,7 @@ func TestSetUpstreamsMistakes(t *testing.T) {
 		{nil, 1},
 		{[]wsproxy.Member{{Target: "http://a"}, {Target: "http://a"}}, 1},
 		{[]wsproxy.Member{{Target: "ws://a"}, {Target: "http://a?x=1"}}, 1},
-		{[]wsproxy.Member{{Target: "http://a", Weight: -1}, {Target: "http://b", MaxSessions: -1}, {Target: "ftp://c"}}, 3},
+		{[]wsproxy.Member{{Target: "http://a", Weight: -1}, {Target: "http://b", MaxSessions: -1}, {Target: "ftp://c"}, {Target: "http://d", Weight: 1 << 16}}, 4},
 		{[]wsproxy.Member{{Target: "http://a", Address: "10.0.0.1"}, {Target: "http://a", Address: ":80"}, {Target: "unix:/x", Address: "a:1"}}, 3},
 		{[]wsproxy.Member{{Target: "http://user:s3cr3t@a"}}, 1},
 	} {

@@ -165,7 +165,10 @@ func (r *route) readBalance() {
 		if retry.has("share") {
 			share = retry.number("share")
 		}
-		r.add(wsproxy.WithRetry(share, retry.flag("sent")))
+		r.add(wsproxy.WithRetry(share))
+		if retry.flag("sent") {
+			r.add(wsproxy.WithRetrySent())
+		}
 		r.cite("WithRetry", retry.at("share"), share)
 		retry.end()
 	}
