@@ -37,7 +37,7 @@ func EachAddress(m Member, resolver *net.Resolver) Source {
 		var addrs []netip.Addr
 		for _, family := range []string{"ip4", "ip6"} {
 			some, err := resolver.LookupNetIP(ctx, family, u.Hostname())
-			if missing := (*net.DNSError)(nil); err != nil && !(errors.As(err, &missing) && missing.IsNotFound) {
+			if missing := (*net.DNSError)(nil); err != nil && !(errors.As(err, &missing) && missing.IsNotFound) && !as[*net.AddrError](err) {
 				return nil, err
 			}
 			addrs = append(addrs, some...)

@@ -161,8 +161,9 @@ func readFields(t *table) http.Header {
 			t.mistake(name, "is the handshake's own")
 		case canonical == "Host":
 			t.mistake(name, "set by the route's host")
+		default:
+			fields.Set(name, value)
 		}
-		fields.Set(name, value)
 	}
 	return fields
 }
