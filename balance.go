@@ -129,21 +129,17 @@ func (u *upstreams) least(at *placement, now time.Duration) (best *member) {
 	return best
 }
 
-// roundRobin spreads a heavy member's turns among the others': each saves up
-// its weight every time, and the one that has most pays for all.
+// roundRobin gives the turn to whoever is due first; a heavy member is due again
+// sooner. One that didn't fit for a while has no claim to the turns it missed.
 func (u *upstreams) roundRobin(at *placement, now time.Duration) (best *member) {
-	total := 0
+	first := math.Inf(1)
 	for _, m := range u.members {
-		if !m.fits(now, at) {
-			continue
-		}
-		total += m.weight
-		if m.saved += m.weight; best == nil || m.saved > best.saved {
-			best = m
+		if due := max(m.due, u.round); due < first && m.fits(now, at) {
+			best, first = m, due
 		}
 	}
 	if best != nil {
-		best.saved -= total
+		u.round, best.due = first, first+1/best.share
 	}
 	return best
 }

@@ -43,8 +43,10 @@ type health struct {
 
 // well says whether a member may be given a session now, or has failed.
 func (h *health) well(now time.Duration) bool {
-	return !h.down && (h.failed == 0 || now >= h.restEnd && h.probe == nil)
+	return !h.down && (h.failed == 0 || h.mayProbe(now))
 }
+
+func (h *health) mayProbe(now time.Duration) bool { return now >= h.restEnd && h.probe == nil }
 
 // probed notes that the session's handshake with the member is over, or it has
 // been given to another one.

@@ -53,8 +53,8 @@ type member struct {
 	weight   int
 	share    float64 // the weight
 	max      int
-	sessions int // handshakes under way included
-	saved    int // see roundRobin
+	sessions int     // handshakes under way included
+	due      float64 // by u.round, of roundRobin
 	health
 	gone       bool // from the set
 	stopChecks context.CancelFunc
@@ -73,6 +73,7 @@ type upstreams struct {
 	byToken  map[string]*member // of WithSticky
 	known    map[string]*member // by name: these, and those that are gone but have sessions
 	turn     int                // which member an even choice begins with
+	round    float64            // how many there have been, of roundRobin
 	began    time.Time          // what the members' times count from
 	retries  float64            // how many there may be now; see mayRetry
 }
