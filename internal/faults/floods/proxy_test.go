@@ -24,8 +24,8 @@ import (
 // Limits of the proxy under flood: short ones, so that the tests are, too.
 const (
 	writeTimeout      = 20 * time.Second
-	handshakeTimeout  = 8 * time.Second
-	readHeaderTimeout = 8 * time.Second
+	handshakeTimeout  = 20 * time.Second
+	readHeaderTimeout = 20 * time.Second
 	maxHeaderBytes    = 64 << 10
 	maxFrame          = 1 << 20
 	maxHandshakes     = 200

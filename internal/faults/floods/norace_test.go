@@ -1,0 +1,5 @@
+//go:build linux && !race
+
+package floods_test
+
+const race = false
