@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -53,32 +52,6 @@ type tally struct{ done, failed, longest atomic.Int64 }
 // figures are what the process holds on to. The heap is left out where it
 // doesn't matter.
 type figures struct{ goroutines, files, heap int }
-
-// look reads them. Goroutines of toxiproxy that have lost their way aren't
-// counted: it leaves some behind, each with a chunk of 32 KiB, whenever a toxic
-// cuts a stream off.
-func look() figures {
-	lost := astray()
-	return figures{goroutines: runtime.NumGoroutine() - lost, files: wire.Files(0), heap: wire.Heap() - lost*(33<<10)}
-}
-
-// astray returns how many goroutines of toxiproxy's wait for somebody to take a
-// chunk. Looked at while no stream of it is under way, these are the lost ones.
-func astray() (n int) {
-	for group := range strings.SplitSeq(stacks(), "\n\n") {
-		if strings.Contains(group, "toxics.(*NoopToxic).Pipe") && strings.Contains(group, "toxics/noop.go:16") ||
-			strings.Contains(group, "stream.(*ChanWriter).Write") {
-			var k int
-			for line := range strings.Lines(group) { // "3 @ 0x…", behind the profile's title
-				if _, err := fmt.Sscanf(line, "%d @", &k); err == nil {
-					n += k
-					break
-				}
-			}
-		}
-	}
-	return n
-}
 
 // stacks says where all goroutines are.
 func stacks() string {
@@ -344,9 +317,9 @@ func (k *soak) line(when string, live int64, want figures) figures {
 		}
 	}
 	wrong := k.problems.total()
-	k.printf("%8s  done %d  opened %d  refused %d  live %d  goroutines %d (%d)  fds %d (%d)  heap %d KiB (%d)  toxiproxy's lost %d  rss %d MiB  cpu %.0f%%  problems %d\n",
+	k.printf("%8s  done %d  opened %d  refused %d  live %d  goroutines %d (%d)  fds %d (%d)  heap %d KiB (%d)  toxiproxy's lost %d with %d KiB  rss %d MiB  cpu %.0f%%  problems %d\n",
 		when, done, opened, refused, live, f.goroutines, want.goroutines, f.files, want.files,
-		f.heap>>10, want.heap>>10, astray(), wire.RSS(0)>>20, 100*float64(wire.CPU()-k.cpu)/float64(time.Since(k.began)), wrong)
+		f.heap>>10, want.heap>>10, astray(), toxiHeap()>>10, wire.RSS(0)>>20, 100*float64(wire.CPU()-k.cpu)/float64(time.Since(k.began)), wrong)
 	return f
 }
 
