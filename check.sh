@@ -8,8 +8,10 @@ set -euo pipefail
 cd "$(dirname "$0")"
 export GOTOOLCHAIN=local
 
-modules=(. internal/interop internal/browser metrics/prometheus metrics/otel bench)
+modules=(. internal/interop internal/browser internal/faults internal/hosts metrics/prometheus metrics/otel
+	examples/gateway examples/gateway/kubernetes bench)
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 step() { printf '\n== %s\n' "$*"; }
 # must_be_empty WHAT COMMAND…: fails with what the command prints, apart from
@@ -41,6 +43,13 @@ go test ./...
 step staticcheck
 for m in "${modules[@]}"; do (cd "$m" && go run "$staticcheck" ./...); done
 
+step known vulnerabilities
+out=$(go run "$govulncheck" ./... 2>&1) && echo "$out" || {
+	# Its database is on the network, which isn't everywhere.
+	grep -q 'vuln.go.dev' <<<"$out" || { echo "$out"; exit 1; }
+	echo "skipped, for the database can't be reached"
+}
+
 step race detector, shuffled
 go test -race -shuffle=on -count="${COUNT:-1}" ./...
 
@@ -57,7 +66,33 @@ step metrics
 (cd metrics/prometheus && ./setup.sh && go test -race -count=1 ./...)
 (cd metrics/otel && go test -race -count=1 ./...)
 
+step gateway
+(cd examples/gateway && go test -race -count=1 ./...)
+(cd examples/gateway/kubernetes && go test -count=1 ./...)
+
+step hosts
+(cd internal/hosts && ./setup.sh && go test -count=1 ./...)
+
+step faults, attacks, floods and a soak, and the table of them
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+go test -json ./... >"$results/root.json" || { grep -h '"Action":"output"' "$results/root.json" | tail -100; exit 1; }
+(
+	cd internal/faults
+	./setup.sh
+	./attacks/setup.sh
+	# The soak takes half a core, beside tests that mostly wait.
+	SOAK=${SOAK:-3m} go test -count=1 -timeout 20m -json ./soak >"$results/soak.json" &
+	go test -p 1 -count=1 -timeout 20m -json . ./attacks ./peer ./table >"$results/faults.json" || failed=faults
+	wait $! || failed+=' soak'
+	go test -p 1 -count=1 -timeout 20m -json ./floods ./fuzz >"$results/floods.json" || failed+=' floods'
+	[ -z "${failed:-}" ] || { grep -h '"Action":"output"' "$results"/*.json | grep -A20 -e '--- FAIL' | tail -200; echo "failed: $failed"; exit 1; }
+	go run ./table -check "$results"/*.json
+)
+
 step fuzzing
-for f in $(grep -ho '^func Fuzz[A-Za-z]*' ./*_test.go | sed 's/func //' | sort); do
-	go test -run '^$' -fuzz "^$f\$" -fuzztime "${FUZZTIME:-10s}" .
+for dir in . internal/faults/fuzz; do
+	for f in $(grep -ho '^func Fuzz[A-Za-z]*' "$dir"/*_test.go | sed 's/func //' | sort); do
+		(cd "$dir" && go test -run '^$' -fuzz "^$f\$" -fuzztime "${FUZZTIME:-1m}" .)
+	done
 done
