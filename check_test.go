@@ -187,6 +187,7 @@ func TestHealthCheckOfTalkers(t *testing.T) {
 
 // F16, F17: that this machine can't ask says nothing of a member.
 func TestHealthCheckLocalFault(t *testing.T) {
+	t.Attr("case", "F16 F17")
 	synctest.Test(t, func(t *testing.T) {
 		for _, fault := range []act{failing(syscall.EMFILE), failing(syscall.EADDRNOTAVAIL), failing(syscall.EADDRINUSE),
 			func(context.Context) (net.Conn, error) { panic("x") }} {
