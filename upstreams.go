@@ -299,7 +299,7 @@ func (p *Proxy) releaseLocked(s *Session) {
 
 // reach does the upstream's handshake with one member after the other until one
 // answers: never twice with the same, all within the handshake timeout, and
-// again only where the request has reached nobody, unless [WithRetry] says
+// again only where the request has reached nobody, unless [WithRetrySent] says
 // more. to is what was dialled, as in [Session.Upstream].
 func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *upstreamConn, to string, e *Error) {
 	limit, cancel := context.WithTimeout(ctx, p.handshakeTimeout)
