@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -235,13 +236,13 @@ func TestHashesStay(t *testing.T) {
 		}
 	}
 	u := setOf(t, 1, 2, 3)
-	got := ""
+	var got strings.Builder
 	for i := range 20 {
 		at := &placement{hash: hashString(fmt.Sprint("room-", i))}
-		got += strconv.Itoa(slices.Index(u.members, Rendezvous(nil).find(u, at, 0)))
+		got.WriteString(strconv.Itoa(slices.Index(u.members, Rendezvous(nil).find(u, at, 0))))
 	}
-	if want := "22201202022222102211"; got != want {
-		t.Errorf("got %s, want %s", got, want)
+	if want := "22201202022222102211"; got.String() != want {
+		t.Errorf("got %s, want %s", got.String(), want)
 	}
 }
 
