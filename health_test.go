@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -26,7 +27,8 @@ type scene struct {
 	proxy   *wsproxy.Proxy
 	logs    *logs
 	act     map[string]act // by host; absent: answer 403, as one that is well
-	dialled []string
+	mu      sync.Mutex
+	dialled []string // guarded by mu
 }
 
 // An act is what comes of dialling a member.
@@ -70,7 +72,9 @@ func newScene(t *testing.T, n int, options ...wsproxy.Option) *scene {
 		wsproxy.WithUpstreams(members...),
 		wsproxy.WithDialContext(func(ctx context.Context, _, address string) (net.Conn, error) {
 			host, _, _ := strings.Cut(address, ".")
+			s.mu.Lock()
 			s.dialled = append(s.dialled, host)
+			s.mu.Unlock()
 			if f := s.act[host]; f != nil {
 				return f(ctx)
 			}
@@ -88,9 +92,18 @@ func newScene(t *testing.T, n int, options ...wsproxy.Option) *scene {
 // handshake makes a handshake, and returns what was dialled for it, one letter a
 // member, and the status.
 func (s *scene) handshake() (dialled string, status int) {
-	s.dialled = nil
+	s.dialledSince()
 	w := s.serve(context.Background())
-	return strings.Join(s.dialled, ""), w.Code
+	return s.dialledSince(), w.Code
+}
+
+// dialledSince returns what was dialled since it was last called.
+func (s *scene) dialledSince() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := strings.Join(s.dialled, "")
+	s.dialled = nil
+	return all
 }
 
 func (s *scene) serve(ctx context.Context) *response {
@@ -231,7 +244,7 @@ func TestClientLeavesDuringSearch(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		w := s.serve(ctx)
-		if got := strings.Join(s.dialled, ""); got != "a" || w.Code != 499 {
+		if got := s.dialledSince(); got != "a" || w.Code != 499 {
 			t.Errorf("dialled %q and answered %d", got, w.Code)
 		}
 		for _, m := range s.proxy.Stats().Members {

@@ -25,10 +25,10 @@ type Session struct {
 
 	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; nil after the 101
 	open     bool                    // guarded by proxy.mu; the 101 was sent
+	letIn    bool                    // owned by ServeHTTP; the hooks have seen it
 	closing  *cause                  // guarded by proxy.mu; it was ended before the 101
 	upstream string                  // set with open
 	member   *member                 // guarded by proxy.mu; whose it is; nil: nobody's
-	letIn    bool                    // owned by ServeHTTP; the hooks have seen it
 
 	// Two goroutines carry it from the 101 on, one a direction, and one timer.
 	// Each direction writes to the leg across; Pings, and Closes that lie with
@@ -49,12 +49,12 @@ type Session struct {
 	timer    *time.Timer    // guarded by mu
 	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
 	finished bool           // guarded by mu
+	decided  bool           // guarded by mu; why it is over won't change any more
+	left     bool           // guarded by mu; it is over
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
 	extra    *sessionExtra  // guarded by mu; what few sessions have
 	failed   *Error         // guarded by mu; why its handshake came to nothing
-	decided  bool           // guarded by mu; why it is over won't change any more
-	left     bool           // guarded by mu; it is over
 }
 
 // sessionExtra is what a session has only if somebody asked for it.

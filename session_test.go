@@ -642,6 +642,7 @@ func TestDroppedIsNotCounted(t *testing.T) {
 		client.sendText("relayed")
 		upstream.want(text, "relayed")
 		client.wantClose(1001)
+		synctest.Wait() // the upstream is told, too
 		client.sendText("dropped")
 		client.sendClose(1001, "")
 		upstream.wantClose(1001)
