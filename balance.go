@@ -173,13 +173,13 @@ func (u *upstreams) rendezvous(at *placement, now time.Duration) (best *member) 
 		return u.least(at, now)
 	}
 	lowest := math.Inf(1)
-	for _, m := range u.members {
-		rest := float64(int64(mix(at.hash, m.hash)>>11)) * (1.0 / (1 << 53)) // 1-u
-		if rest >= lowest*m.share || !m.fits(now, at) {
+	for i, d := range u.draws {
+		rest := float64(int64(mix(at.hash, d.hash)>>11)) * (1.0 / (1 << 53)) // 1-u
+		if rest >= lowest*d.share || !u.members[i].fits(now, at) {
 			continue
 		}
-		if score := -math.Log1p(-rest) / m.share; score < lowest {
-			best, lowest = m, score
+		if score := -math.Log1p(-rest) / d.share; score < lowest {
+			best, lowest = u.members[i], score
 		}
 	}
 	return best

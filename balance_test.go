@@ -19,15 +19,16 @@ func setOf(t testing.TB, weights ...int) *upstreams {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := new(upstreams)
+	var members []*member
 	for i, w := range weights {
 		m, err := c.newMember(Member{Target: "http://10.0." + strconv.Itoa(i/256) + "." + strconv.Itoa(i%256) + ":9000", Weight: w})
 		if err != nil {
 			t.Fatal(err)
 		}
-		u.members = append(u.members, m)
-		u.heaviest = max(u.heaviest, m.weight)
+		members = append(members, m)
 	}
+	u := new(upstreams)
+	u.use(members)
 	return u
 }
 
@@ -160,7 +161,8 @@ func TestRendezvousMovesLittle(t *testing.T) {
 	for _, weights := range [][]int{ones(10), {1, 2, 3, 4, 5}, ones(100)} {
 		u := setOf(t, weights...)
 		place := func(members []*member) map[uint64]string {
-			v := &upstreams{members: members}
+			v := new(upstreams)
+			v.use(members)
 			to := make(map[uint64]string, keys)
 			for key := range uint64(keys) {
 				to[key] = v.find(t, Rendezvous(nil), key).name
@@ -220,7 +222,8 @@ func TestRendezvousFallsBack(t *testing.T) {
 	for key := range uint64(1000) {
 		first := u.find(t, Rendezvous(nil), key)
 		second := u.find(t, Rendezvous(nil), key, first)
-		others := &upstreams{members: slices.DeleteFunc(slices.Clone(u.members), func(m *member) bool { return m == first })}
+		others := new(upstreams)
+		others.use(slices.DeleteFunc(slices.Clone(u.members), func(m *member) bool { return m == first }))
 		if want := others.find(t, Rendezvous(nil), key); second != want {
 			t.Fatalf("key %d: %s after %s, want %s", key, second.name, first.name, want.name)
 		}

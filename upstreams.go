@@ -69,6 +69,7 @@ type member struct {
 // upstreams is the set of members. It is guarded by Proxy.mu.
 type upstreams struct {
 	members  []*member
+	draws    []draw             // theirs, in the same order
 	heaviest int                // weight of a member's
 	byToken  map[string]*member // of WithSticky
 	known    map[string]*member // by name: these, and those that are gone but have sessions
@@ -76,6 +77,21 @@ type upstreams struct {
 	round    float64            // how many there have been, of roundRobin
 	began    time.Time          // what the members' times count from
 	retries  float64            // how many there may be now; see mayRetry
+}
+
+// A draw is what rendezvous needs of each member, side by side in memory.
+type draw struct {
+	hash  uint64
+	share float64
+}
+
+// use makes these the members.
+func (u *upstreams) use(members []*member) {
+	u.members, u.draws, u.heaviest = members, make([]draw, len(members)), 0
+	for i, m := range members {
+		u.draws[i] = draw{m.hash, m.share}
+		u.heaviest = max(u.heaviest, m.weight)
+	}
 }
 
 // mostWeight is that of an SRV record.
@@ -171,9 +187,8 @@ func (p *Proxy) setMembers(list []*member) (added, removed int) {
 	p.mu.Lock()
 	u := &p.upstreams
 	stays := make(map[*member]bool, len(list))
-	u.heaviest, u.byToken = 0, make(map[string]*member)
+	u.byToken = make(map[string]*member)
 	for i, n := range list {
-		u.heaviest = max(u.heaviest, n.weight)
 		m := u.known[n.name]
 		if m == nil {
 			m = n
@@ -199,7 +214,7 @@ func (p *Proxy) setMembers(list []*member) (added, removed int) {
 			p.forgetLocked(m)
 		}
 	}
-	u.members = list
+	u.use(list)
 	p.mu.Unlock()
 	if removed > 0 && !p.keepRemoved {
 		p.drainMembers(causeRemoved, func(m *member) bool { return left[m] && m.gone })
