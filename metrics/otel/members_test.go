@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -44,7 +45,7 @@ func TestMembersComeAndGo(t *testing.T) {
 		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond, Timeout: limit, Fall: 1}))
 	well, broken := wsproxy.Member{Target: s.upstream}, nobody(t, "nobody\xff.sock")
 	s.setUpstreams(t, well, broken)
-	for deadline := time.Now().Add(limit); !s.proxy.Stats().Members[1].Down; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(limit); !s.proxy.Stats().Members[1].Down; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatal("the member that nobody listens for is up")
 		}

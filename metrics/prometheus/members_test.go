@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -58,7 +59,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	registry.MustRegister(wsprometheus.New(s.proxy, nil))
 	wantDown := func(member int) {
 		t.Helper()
-		for deadline := time.Now().Add(limit); !s.proxy.Stats().Members[member].Down; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(limit); !s.proxy.Stats().Members[member].Down; runtime.Gosched() {
 			if time.Now().After(deadline) {
 				t.Fatal("the member that nobody listens for is up")
 			}
