@@ -536,6 +536,26 @@ func TestBackInTime(t *testing.T) {
 	})
 }
 
+// A changed query goes to the upstream from then on.
+func TestChangedQuery(t *testing.T) {
+	c := newCluster(t, 1)
+	var query atomic.Value
+	c.members[0].answer(func(_ http.ResponseWriter, r *http.Request) bool {
+		query.Store(r.URL.RawQuery)
+		return false
+	})
+	for _, want := range []string{"token=1", "token=2", ""} {
+		if err := c.proxy.SetUpstreams(wsproxy.Member{Target: c.members[0].URL + "?" + want}); err != nil {
+			t.Fatal(err)
+		}
+		c.dial("/", nil)
+		if got := query.Load(); got != want {
+			t.Errorf("the upstream saw %q, want %q", got, want)
+		}
+	}
+	c.wantSessions(3)
+}
+
 // Mistakes change nothing, and are told all at once.
 func TestSetUpstreamsMistakes(t *testing.T) {
 	c := newCluster(t, 2)
