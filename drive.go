@@ -64,7 +64,7 @@ func (s *Session) start(over func()) {
 	s.mu.Lock()
 	first := s.firstTickLocked()
 	if s.deadline != 0 {
-		first = s.proxy.closeTimeout / 2
+		first = s.firstLook()
 	}
 	s.timer = time.AfterFunc(first, s.tick)
 	s.mu.Unlock()
@@ -118,7 +118,7 @@ func (s *Session) hasten(side Side) {
 	s.deadline = s.now() + s.proxy.closeTimeout
 	s.latest = s.deadline + s.proxy.policy.write
 	if s.timer != nil {
-		s.timer.Reset(s.proxy.closeTimeout / 2) // see expire
+		s.timer.Reset(s.firstLook())
 	}
 	if s.hastened != nil {
 		close(s.hastened)
@@ -273,13 +273,19 @@ func (s *Session) lose(l *leg, err error) {
 	l.abort()
 }
 
+// firstLook is how long after the end has begun expire looks at it.
+func (s *Session) firstLook() time.Duration { return min(s.proxy.closeTimeout/2, resetGrace) }
+
 // expire severs a session whose end has taken too long. s.mu is held, and
-// released. It is called half-way as well: what a slow peer takes from then on
-// shows at the deadline.
+// released. It is called before that as well: a reset that a reader wasn't told
+// of is found then, and what a slow peer takes from then on shows at the
+// deadline.
 func (s *Session) expire(now time.Duration) {
 	if now < s.deadline {
-		s.legs[Client].lookLocked(now)
-		s.legs[Upstream].lookLocked(now)
+		for side := range s.legs {
+			s.legs[side].lookLocked(now)
+			s.legs[side].wakeIfReset()
+		}
 		s.timer.Reset(s.deadline - now)
 		s.mu.Unlock()
 		return

@@ -136,8 +136,8 @@ func TestResetBehindBytes(t *testing.T) {
 		}
 		if frame[0] == 0x88 {
 			peer.Write([]byte("\x88\x80\x00\x00\x00\x00"))
-		} else if got, _ := io.ReadAll(peer); string(got) != "\x88\x0f\x03\xf3upstream lost" {
-			t.Errorf("client got %q, want Close 1011", got)
+		} else if got, err := io.ReadAll(io.LimitReader(peer, 17)); string(got) != "\x88\x0f\x03\xf3upstream lost" {
+			t.Errorf("client got %q, %v, want Close 1011", got, err)
 		}
 		peer.Close()
 		select {
@@ -146,6 +146,54 @@ func TestResetBehindBytes(t *testing.T) {
 			t.Fatalf("%q, then a reset: the session goes on", frame)
 		}
 	}
+}
+
+// The same while the session ends already, and with nothing more to be written
+// to who has reset: no need to wait for the close timeout.
+func TestResetBehindBytesAtTheEnd(t *testing.T) {
+	t.Attr("case", "F22")
+	near, far := tcpPair(t) // the upstream's
+	client, peer := tcpPair(t)
+	s := newSession([2]net.Conn{client, near}, policy{write: time.Minute}, time.Minute)
+	l := &s.legs[Client]
+	gone := make(chan struct{})
+	l.raw.conn = edgeless{l.raw.conn, client, gone}
+	over := make(chan struct{})
+	s.detach(func() { close(over) })
+
+	far.Write([]byte("\x88\x02\x03\xe8"))
+	peer.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if got, err := io.ReadAll(io.LimitReader(peer, 4)); string(got) != "\x88\x02\x03\xe8" {
+		t.Fatalf("client got %q, %v", got, err)
+	}
+	peer.Write([]byte("\x82\x83\x00\x00\x00\x00end"))
+	peer.(*net.TCPConn).SetLinger(0)
+	peer.Close()
+	await(t, "the reset is there", l.reset)
+	close(gone)
+	far.Close()
+	select {
+	case <-over:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the session goes on")
+	}
+}
+
+// An edgeless connection's reader reads when its peer is gone, and isn't told
+// of it by the poller.
+type edgeless struct {
+	syscall.RawConn
+	conn net.Conn
+	gone <-chan struct{}
+}
+
+func (c edgeless) Read(f func(uintptr) bool) error {
+	<-c.gone
+	asked := false
+	c.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	c.RawConn.Read(func(uintptr) bool { was := asked; asked = true; return was })
+	c.conn.SetReadDeadline(time.Time{})
+	return c.RawConn.Read(f)
 }
 
 // A unix socket's peer can't leave descriptors with us.
