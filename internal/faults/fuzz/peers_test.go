@@ -11,8 +11,10 @@ import (
 	gorillaws "github.com/gorilla/websocket"
 )
 
-// timeout is how long anything that must happen may take.
-const timeout = 30 * time.Second
+// timeout is how long anything that must happen may take: less than the ten
+// seconds after which go test has no more patience with an input, and doesn't
+// say which it was.
+const timeout = 9 * time.Second
 
 // A peer is an endpoint, built on one library or the other.
 type peer interface {

@@ -53,7 +53,7 @@ var fronts = sync.OnceValue(func() (urls [4]string) {
 	for i := range urls {
 		options := []wsproxy.Option{
 			wsproxy.WithPing(time.Millisecond, timeout),
-			wsproxy.WithCloseTimeout(timeout),
+			wsproxy.WithCloseTimeout(timeout / 2),
 			wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
 			wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
 				current.Load().session.Store(s)
@@ -151,8 +151,10 @@ func play(s *script) error {
 		all.Go(func() { r.speak(side) })
 	}
 	over := make(chan struct{})
-	go func() { all.Wait(); close(over) }()
-	if !within(over) || !within(r.session.Load().Done()) {
+	go func() { all.Wait(); <-r.session.Load().Done(); close(over) }()
+	select {
+	case <-over:
+	case <-time.After(timeout):
 		err = fmt.Errorf("no end within %v; session: %v", timeout, r.session.Load().Err())
 		client.hangUp()
 		r.peers[1].hangUp()
@@ -161,17 +163,6 @@ func play(s *script) error {
 		return err
 	}
 	return r.check()
-}
-
-func within(done <-chan struct{}) bool {
-	t := time.NewTimer(timeout)
-	defer t.Stop()
-	select {
-	case <-done:
-		return true
-	case <-t.C:
-		return false
-	}
 }
 
 // listen reads messages to the end, and closes.
