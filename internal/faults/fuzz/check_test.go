@@ -109,7 +109,8 @@ func compare(from, to *stream, own map[string]bool, complete bool) (p passage, e
 		if i < len(sent) {
 			next = sent[i].Raw
 		}
-		if !bytes.HasPrefix(next, rest) {
+		own := rest[0] == wire.Fin|wire.Ping && (len(rest) < 2 || rest[1]&0x7F == 12) || rest[0] == wire.Fin|wire.Closing
+		if !bytes.HasPrefix(next, rest) && !own {
 			return p, fmt.Errorf("it ends in %d bytes that aren't those of the frame that was sent", len(rest))
 		}
 	}
