@@ -37,8 +37,23 @@ for os in darwin windows freebsd; do GOOS=$os go vet .; done
 
 step the two commands of the README
 go run ./examples/quickstart
-go test ./...
-[ "${1:-}" != quick ] || exit 0
+if [ "${1:-}" = quick ]; then
+	go test ./...
+	exit
+fi
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+# failures FILE…: what failed tests, and the packages, printed to go test -json.
+failures() {
+	local of
+	of=$(grep -h '"Action":"fail"' "$@" | grep -o '"Test":"[^"]*"' | sort -u) || of=none
+	{
+		grep -h '"Action":"output"' "$@" | grep -F "$of"
+		grep -h 'output"' "$@" | grep -v '"Test":'
+	} | sed -E 's/.*"Output":"//; s/(\\n)?"\}$//; s/\\t/\t/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\"/"/g' | tail -300
+}
+go test -json ./... >"$results/root.json" || { failures "$results/root.json"; exit 1; }
+grep -o '"Output":"ok[^"]*' "$results/root.json" | cut -d'"' -f4
 
 step staticcheck
 for m in "${modules[@]}"; do (cd "$m" && go run "$staticcheck" ./...); done
@@ -74,9 +89,6 @@ step hosts
 (cd internal/hosts && ./setup.sh && go test -count=1 ./...)
 
 step faults, attacks, floods and a soak, and the table of them
-results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
-go test -json ./... >"$results/root.json" || { grep -h '"Action":"output"' "$results/root.json" | tail -100; exit 1; }
 (
 	cd internal/faults
 	./setup.sh
@@ -86,7 +98,7 @@ go test -json ./... >"$results/root.json" || { grep -h '"Action":"output"' "$res
 	go test -p 1 -count=1 -timeout 20m -json . ./attacks ./peer ./table >"$results/faults.json" || failed=faults
 	wait $! || failed+=' soak'
 	go test -p 1 -count=1 -timeout 20m -json ./floods ./fuzz >"$results/floods.json" || failed+=' floods'
-	[ -z "${failed:-}" ] || { grep -h '"Action":"output"' "$results"/*.json | grep -A20 -e '--- FAIL' | tail -200; echo "failed: $failed"; exit 1; }
+	[ -z "${failed:-}" ] || { failures "$results"/*.json; echo "failed: $failed"; exit 1; }
 	go run ./table -check "$results"/*.json
 )
 

@@ -166,8 +166,11 @@ func TestHealthCheckOfTalkers(t *testing.T) {
 			case f.first == ping:
 				brw.WriteString(rawFrame(pong, false, f.payload))
 				brw.Flush()
-			case f.first == closing && f.payload != closeBody(1000, ""):
-				t.Errorf("closed with %q", f.payload)
+			case f.first == closing:
+				if f.payload != closeBody(1000, "") {
+					t.Errorf("closed with %q", f.payload)
+				}
+				return
 			}
 		}
 	}))

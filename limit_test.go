@@ -247,7 +247,8 @@ func TestRateAndReset(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells of a reset behind bytes")
 	}
-	r := newRig(t, tcp, wsproxy.WithWriteTimeout(2*time.Second), wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
+	r := newRig(t, tcp, wsproxy.WithWriteTimeout(2*time.Second), wsproxy.WithCloseTimeout(time.Second),
+		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 	client, upstream := r.open("", "")
 	client.send(strings.Repeat(client.frame(text, "m"), 1000)) // a quarter of an hour's
 	upstream.want(text, "m")
@@ -259,7 +260,7 @@ func TestRateAndReset(t *testing.T) {
 // Pongs that the proxy keeps to itself are bytes, too, and only one answers a
 // Ping.
 func TestRateAndPongs(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithPing(50*time.Millisecond, wireTimeout),
+	r := newRig(t, tcp, wsproxy.WithPing(50*time.Millisecond, wireTimeout), wsproxy.WithCloseTimeout(time.Second),
 		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Bytes: 1000, Close: true}))
 	client, upstream := r.open("", "")
 	f, err := client.readFrame()

@@ -697,7 +697,7 @@ func TestNoDeadlinesAtTheEnd(t *testing.T) {
 func TestWrappedTLSClose(t *testing.T) {
 	var closed atomic.Int32
 	var r *rig
-	r = newRig(t, tcp, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+	r = newRig(t, tcp, wsproxy.WithCloseTimeout(time.Second), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 		c, err := dialListener(ctx, r.back)
 		return countsClose{tls.Client(c, &tls.Config{RootCAs: testCA().pool, ServerName: "upstream.test"}), &closed}, err
 	}))
