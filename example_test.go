@@ -3,6 +3,7 @@ package wsproxy_test
 import (
 	"context"
 	"errors"
+	"expvar"
 	"fmt"
 	"log"
 	"log/slog"
@@ -187,4 +188,13 @@ func ExampleNew() {
 	// wsproxy: WithPing: "-1s": interval is negative
 	// wsproxy: WithOrigins: "https://*": want "[scheme://]host[:port]", the host with "*." before it at most
 	// true target
+}
+
+// The counters of a proxy among the program's other variables, at /debug/vars.
+func ExampleProxy_Stats() {
+	proxy, err := wsproxy.New("http://127.0.0.1:9000")
+	if err != nil {
+		log.Fatal(err)
+	}
+	expvar.Publish("websockets", expvar.Func(func() any { return proxy.Stats() }))
 }

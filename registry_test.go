@@ -3,6 +3,7 @@ package wsproxy_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -675,6 +676,10 @@ func TestStats(t *testing.T) {
 	}
 	if h := st.Durations; len(h.Counts) != len(h.Bounds)+1 || h.Counts[0] != 1 || h.Sum <= 0 {
 		t.Errorf("durations: got %+v", h)
+	}
+	b, err := json.Marshal(st)
+	if want := `"Ended":{"age by proxy":0,"cancelled by proxy":0,"closed by client":1,`; err != nil || !strings.Contains(string(b), want) {
+		t.Errorf("as JSON: %s, %v, want %s", b, err, want)
 	}
 }
 

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -33,6 +34,13 @@ type Outcome struct {
 	By     Side
 	Reason Reason
 }
+
+// String returns "lost by client", say.
+func (o Outcome) String() string { return fmt.Sprint(o.Reason, " by ", o.By) }
+
+// MarshalText returns String's text: with it, [Stats] can be had as JSON, by
+// expvar for one.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
 // A Histogram counts durations in buckets.
 type Histogram struct {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,7 +78,7 @@ func take(proxy *wsproxy.Proxy, v view) *snapshot {
 	}
 	for outcome, n := range st.Ended {
 		if n > 0 { // some are there from the beginning on
-			snap.Ended = append(snap.Ended, tally{fmt.Sprint(outcome.Reason, " by ", outcome.By), n})
+			snap.Ended = append(snap.Ended, tally{outcome.String(), n})
 		}
 	}
 	for kind, n := range st.Refused {

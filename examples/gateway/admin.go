@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -103,7 +102,7 @@ func (g *gateway) stats() stats {
 		}
 		for outcome, n := range st.Ended {
 			if n > 0 {
-				one.Ended[fmt.Sprint(outcome.Reason, " by ", outcome.By)] = n
+				one.Ended[outcome.String()] = n
 			}
 		}
 		for kind, n := range st.Refused {

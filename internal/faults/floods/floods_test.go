@@ -43,7 +43,7 @@ func TestSlowReaders(t *testing.T) {
 	f.present(n)
 	f.bounded("slow readers", n, boundPlain)
 	f.good.keep("1,000 slow readers")
-	f.ended("plain", "client lost", n)
+	f.ended("plain", "lost by client", n)
 	await(t, "Closes at the upstreams", func() bool { return f.back.codes[1001].Load() == n })
 	f.over()
 }
@@ -140,7 +140,7 @@ func TestFrameFloods(t *testing.T) {
 	close(stop)
 	f.leave()
 	floods.Wait()
-	f.ended("plain", "client lost", n+2*n/5)
+	f.ended("plain", "lost by client", n+2*n/5)
 
 	// With a limit, an endless frame is told off at its header, and its payload
 	// is never waited for.
@@ -157,7 +157,7 @@ func TestFrameFloods(t *testing.T) {
 			t.Fatalf("an endless frame got Close %d, want 1009", e.Code)
 		}
 	}
-	f.ended("small", "client limit", 50)
+	f.ended("small", "limit by client", 50)
 	f.over()
 }
 

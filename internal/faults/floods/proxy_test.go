@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -114,7 +113,7 @@ func control(proxies map[string]*wsproxy.Proxy) http.Handler {
 			ps := p.Stats()
 			one := proxyState{Open: ps.Open, Handshakes: ps.Handshakes, Opened: ps.Opened, Ended: make(map[string]uint64), Refused: ps.Refused}
 			for o, n := range ps.Ended {
-				one.Ended[fmt.Sprintf("%v %s", o.By, o.Reason)] = n
+				one.Ended[o.String()] = n
 			}
 			st.Proxies[name] = one
 		}

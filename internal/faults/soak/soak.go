@@ -338,7 +338,7 @@ func (k *soak) summary() {
 		for _, p := range v.proxies {
 			st := p.proxy.Stats()
 			for o, n := range st.Ended {
-				ended[fmt.Sprintf("%v %s", o.By, o.Reason)] += n
+				ended[o.String()] += n
 			}
 			for kind, n := range st.Refused {
 				refused[kind] += n
