@@ -159,6 +159,11 @@ func (r *Rig) balance() {
 			t.Errorf("%s: got %v, want %v", what, got, want)
 		}
 	}
+	for _, m := range r.logs.every() {
+		if text := fmt.Sprint(m); strings.Contains(text, planted) {
+			t.Errorf("a secret was logged: %s", text)
+		}
+	}
 	ends, fails := r.logs.all(ended), r.logs.all(failed)
 	equal("records of sessions opened", len(r.logs.all(opened)), len(ends))
 	equal("Stats.Opened", st.Opened, uint64(len(ends)))

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -66,6 +67,13 @@ func (l *Logs) all(msg string) []Record {
 		}
 	}
 	return found
+}
+
+// every returns all records.
+func (l *Logs) every() []Record {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.records)
 }
 
 // wait returns the n-th record (from 0) with that message, once it is there.

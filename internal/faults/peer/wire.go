@@ -244,18 +244,21 @@ func (w *Wire) Reset() {
 // Key is the Sec-WebSocket-Key that clients send; RFC 6455, 1.3.
 const Key = "dGhlIHNhbXBsZSBub25jZQ=="
 
+// planted is a secret in every handshake. It must not come up in any log.
+const planted = "s3cr3t-that-is-planted"
+
 // Request is a correct handshake with further header lines, each of which
 // ends in CRLF.
 func Request(path, lines string) string {
-	return "GET " + path + " HTTP/1.1\r\nHost: front.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + Key + "\r\n" + lines + "\r\n"
+	return "GET " + path + "?token=" + planted + " HTTP/1.1\r\nHost: front.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + Key + "\r\nAuthorization: Bearer " + planted + "\r\n" + lines + "\r\n"
 }
 
 // Answer is the correct answer to a handshake with that key.
 func Answer(key, lines string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(sum[:]) + "\r\n" + lines + "\r\n"
+		"Sec-WebSocket-Accept: " + base64.StdEncoding.EncodeToString(sum[:]) + "\r\nSet-Cookie: id=" + planted + "\r\n" + lines + "\r\n"
 }
 
 // ReadRequest reads the handshake's request.
