@@ -27,8 +27,9 @@ func LeastSessions() Balance { return Balance{find: (*upstreams).least} }
 func RoundRobin() Balance { return Balance{find: (*upstreams).roundRobin} }
 
 // TwoChoices draws two members, the heavier ones more often, and gives the
-// session to the one that has fewer, in proportion to their weights: many proxies that don't know of each other
-// don't all take the same one, as they may with [LeastSessions].
+// session to the one that has fewer, in proportion to their weights: many
+// proxies that don't know of each other don't all take the same one, as they
+// may with [LeastSessions].
 func TwoChoices() Balance { return Balance{find: (*upstreams).twoChoices} }
 
 // Rendezvous gives sessions with the same key to the same member, in proportion

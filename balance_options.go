@@ -23,7 +23,8 @@ const (
 )
 
 // WithUpstreams balances over several members; [New]'s target is then "". By
-// default there is one, the target. [WithBalance] says by what rule, [Proxy.SetUpstreams] changes the set.
+// default there is one, the target. [WithBalance] says by what rule,
+// [Proxy.SetUpstreams] changes the set.
 //
 // A member with which a handshake fails is left alone for a second, and after
 // each further failure in a row for twice as long, up to 30 s; then one

@@ -35,7 +35,7 @@ for m in "${modules[@]}"; do
 done
 for os in darwin windows freebsd; do GOOS=$os go vet .; done
 
-step the two commands of the README
+step quickstart and tests
 go run ./examples/quickstart
 if [ "${1:-}" = quick ]; then
 	go test ./...

@@ -102,8 +102,9 @@ var longAgo = time.Unix(1, 0)
 var errPanic = errors.New("panic")
 
 // connect returns a connection over which u's host, which may be at another
-// address, is to be spoken to in HTTP, or what failed. A panic in a hook of the user's (WithDialContext, the
-// callbacks in a tls.Config) is an error of this handshake only.
+// address, is to be spoken to in HTTP, or what failed. A panic in a hook of the
+// user's (WithDialContext, the callbacks in a tls.Config) is an error of this
+// handshake only.
 func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn net.Conn, op string, err error) {
 	op = "dial"
 	defer func() {

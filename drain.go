@@ -14,10 +14,11 @@ import (
 // running ones by Close 1001 to both sides (another code to clients by
 // [WithDrain]), at frame boundaries. They are told one by one, evenly spread
 // and slightly jittered, so that their clients don't all come back at the same
-// instant: over the window of WithDrain, or else over what ctx's deadline
-// leaves, but then at no fewer than 10 a second. With neither they are told all
-// at once. Those that have been idle for longest are told first: one in the middle of something gets the most time
-// to end by itself.
+// instant: over the window of WithDrain, or else at 10 a second or more, and in
+// any case within what ctx's deadline leaves when the close timeout and a second
+// are taken off, in which the last ones can end. With neither they are told all
+// at once. Those that have been idle for longest are told first: one in the
+// middle of something gets the most time to end by itself.
 //
 // It returns when the last session is over; if ctx ends before that, the rest
 // is cut, and an error that wraps ctx's says how many were. [Proxy.Stats] tells

@@ -131,7 +131,6 @@ func inTurn() wsproxy.Option {
 // F1, F2, F4, F6: what fails before the request is sent goes to the next member,
 // never twice to the same, and what was sent does not.
 func TestNextMember(t *testing.T) {
-	t.Attr("case", "F1 F2 F3 F4 F16 F17")
 	t.Attr("case", "F1 F2 F4 F6")
 	other := errors.New("other")
 	for _, test := range []struct {
@@ -181,7 +180,6 @@ func TestNextMember(t *testing.T) {
 // F3, F4: with the option, what got no answer, or one of 502, 503 or 504, goes
 // to the next member, too.
 func TestNextMemberForSent(t *testing.T) {
-	t.Attr("case", "F3 F4")
 	t.Attr("case", "F3 F4")
 	for _, test := range []struct {
 		name    string
@@ -259,7 +257,6 @@ func TestClientLeavesDuringSearch(t *testing.T) {
 // handshake goes ahead of the others, and when it succeeds all is as before.
 func TestPassiveHealth(t *testing.T) {
 	t.Attr("case", "F19")
-	t.Attr("case", "F19")
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = failing(syscall.ECONNREFUSED)
@@ -289,7 +286,6 @@ func TestPassiveHealth(t *testing.T) {
 // blames no member; nor does a refusal of the upstream's, but for three of 5xx
 // in a row.
 func TestBlame(t *testing.T) {
-	t.Attr("case", "F16 F17")
 	t.Attr("case", "F16 F17")
 	for _, test := range []struct {
 		name     string
@@ -359,7 +355,6 @@ func TestSingleProbe(t *testing.T) {
 // F19: when all are down, the one that has been left alone for longest is tried,
 // once, and what comes of it is the answer.
 func TestAllDown(t *testing.T) {
-	t.Attr("case", "F19")
 	t.Attr("case", "F19")
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 3, inTurn())

@@ -27,8 +27,9 @@ const (
 	defaultCloseTimeout     = 5 * time.Second
 )
 
-// An Option changes a default of [New]. Where an option is given twice, the
-// later one counts.
+// An Option changes a default of [New]. Where an option is given twice (for the
+// same side, if it is about one), the later one counts; hooks of [WithOnOpen] and
+// [WithOnClose] add up.
 type Option func(*config)
 
 // WithPing sets how the peers of a session are kept alive and watched, each
@@ -100,10 +101,10 @@ func WithCloseTimeout(d time.Duration) Option {
 }
 
 // WithRewrite calls f with each request that is about to go to the upstream, or
-// one after the other to several, after the proxy has rewritten it: f may change pr.Out's URL, so dialling
-// another target for this request, its Host and its header. It is the hook
-// of [httputil.ReverseProxy], with the same type. By default nothing more is
-// rewritten.
+// one after the other to several, after the proxy has rewritten it: f may
+// change pr.Out's URL, so dialling another target for this request, its Host
+// and its header. It is the hook of [httputil.ReverseProxy], with the same
+// type. By default nothing more is rewritten.
 //
 // X-Forwarded-For and its like are set already: SetXForwarded would name the
 // client twice. The handshake's own header fields (Upgrade, Connection,
@@ -111,8 +112,8 @@ func WithCloseTimeout(d time.Duration) Option {
 // called by many goroutines at once. If it panics, the client is answered
 // 500 and nothing is dialled.
 //
-// Fields that tell the upstream who is there belong here. Set before, by
-// middleware, they can be removed by the client, which may name any field in
+// Fields that tell the upstream who is there belong here, or in [WithOnOpen].
+// Set before, by middleware, they can be removed by the client, which may name any field in
 // its Connection field (RFC 9110, 7.6.1).
 //
 // Where f takes the target from the request, anyone who can send requests
@@ -168,9 +169,9 @@ func WithInsecureAnyOrigin() Option {
 }
 
 // WithTrustedProxies names the addresses of proxies in front of this one:
-// forwarding header fields (X-Forwarded-For, -Host, -Proto and Forwarded) of
-// requests that come from them are believed and extended. From everyone
-// else, which is the default, they are thrown away and set anew.
+// forwarding header fields (X-Forwarded-*, Forwarded, X-Real-Ip) of requests
+// that come from them are believed, and go on, X-Forwarded-For and Forwarded
+// extended. From everyone else, which is the default, they are thrown away and set anew.
 //
 // A proxy that ends TLS in front of this one must be named, and must send
 // X-Forwarded-Proto, or pages loaded over https don't count as the same
@@ -246,7 +247,8 @@ func WithInsecureSkipVerify() Option {
 
 // WithDetach lets ServeHTTP return as soon as the client has its 101; the
 // session goes on by itself until it ends, or until [Proxy.Shutdown] or
-// [Proxy.Close]. It saves more than half of an idle session's memory: by
+// [Proxy.Close]. It saves more than half of an idle session's memory (with TLS to
+// the client a third): by
 // default ServeHTTP returns when the session is over, so that middleware
 // sees its whole life, and net/http keeps a goroutine and its buffers for it.
 //
@@ -260,8 +262,9 @@ func WithDetach() Option {
 // came to nothing (warn) and for each session that ended (info), and what
 // becomes of members. The default
 // is what [slog.Default] is when New is called;
-// slog.New(slog.DiscardHandler) silences it. No query string, header value
-// or payload is ever logged.
+// slog.New(slog.DiscardHandler) silences it. No payload, query string or header
+// value is ever logged, but for the client's address as a trusted proxy tells
+// it; paths are.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) {
 		if c.logger = l; l == nil {

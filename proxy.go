@@ -35,6 +35,7 @@
 //	idle, too old, context ended    1001           1001
 //	Shutdown                        1001 or other  1001
 //	its upstream removed, or down   1012           1001
+//	a panic in a connection         1011           1001
 //	ended by the user (Session)     as given       1001
 //	too big, too fast: client       1009, 1008     1001
 //	too big, too fast: upstream     1001           1009, 1008
@@ -70,7 +71,7 @@
 // records name the request's path.
 //
 // Fields by which middleware tells the upstream who is there are safe from
-// the client only if they are set in [WithRewrite]. Of the fields that
+// the client only if they are set in [WithRewrite] or [WithOnOpen]. Of the fields that
 // clients can forge, X-Forwarded-*, Forwarded and X-Real-Ip are replaced;
 // others that an upstream may believe (X-Client-Ip, True-Client-Ip) are not.
 //
@@ -134,7 +135,8 @@ type Proxy struct {
 // New makes a proxy for the upstream at target: an http, https, ws or wss
 // URL, or unix:/path/to/socket; "" where [WithUpstreams] or [WithSource] names
 // the upstreams. The target's path and query go before those
-// of each request, as with [httputil.ProxyRequest.SetURL].
+// of each request, as with [httputil.ProxyRequest.SetURL]; that is no fence, for
+// dot segments in a request's path pass as they are.
 //
 // All mistakes in the arguments are returned at once: each an [*OptionError],
 // joined by [errors.Join].
@@ -176,8 +178,8 @@ func New(target string, options ...Option) (*Proxy, error) {
 // [Proxy.Shutdown], 503 or 429 at a limit, and what a hook of [WithOnOpen] says.
 // An upstream that can't be reached or answers nonsense
 // makes 502, one that doesn't answer in time 504; this machine's want of
-// descriptors or ports, or of a member that isn't full, makes 503, a hook that
-// panics 500, and a request
+// descriptors or ports, or of a member that isn't full, or of any, makes 503, a
+// hook that panics 500, and a request
 // context that ends 504 or, if it is cancelled, 499. An answer other than 101
 // is relayed, its body up to 64 KiB and for up to 10 s. In every such case
 // the client's connection is closed after the answer.

@@ -206,9 +206,9 @@ func (s *Session) lastData() time.Duration {
 	return time.Duration(max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load()))
 }
 
-// RoundTrip is the time that the side, [Client] or [Upstream], took to answer the proxy's last Ping to
-// it; 0 while it has answered none. A side that isn't silent isn't pinged
-// ([WithPing]).
+// RoundTrip is the time that the side, [Client] or [Upstream], took to answer
+// the proxy's last Ping to it; 0 while it has answered none. A side that isn't
+// silent isn't pinged ([WithPing]).
 func (s *Session) RoundTrip(side Side) time.Duration {
 	return time.Duration(s.legs[side].roundTrip.Load())
 }

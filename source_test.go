@@ -110,7 +110,6 @@ func names(p *wsproxy.Proxy) string {
 // again, and when it can't be, the last good answer stays.
 func TestEachAddress(t *testing.T) {
 	t.Attr("case", "F18")
-	t.Attr("case", "F18")
 	dns := new(nameServer)
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")})
 	logs := new(logs)
@@ -235,7 +234,6 @@ func TestSourceFails(t *testing.T) {
 
 // F18: a name is looked up anew for each handshake.
 func TestNameThatMoves(t *testing.T) {
-	t.Attr("case", "F18")
 	t.Attr("case", "F18")
 	dns := new(nameServer)
 	var seen atomic.Value

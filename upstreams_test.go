@@ -268,7 +268,6 @@ func TestChooseSees(t *testing.T) {
 // goes back to zero.
 func TestCountsReturn(t *testing.T) {
 	t.Attr("case", "F49")
-	t.Attr("case", "F49")
 	open := func(r *rig) (client, upstream *wire) { return r.open("", "") }
 	for _, test := range []struct {
 		name    string

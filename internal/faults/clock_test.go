@@ -15,7 +15,7 @@ import (
 // off, or makes a time that has none, is not in the proxy's source.
 func TestMonotonicOnly(t *testing.T) {
 	t.Attr("case", "F44")
-	strips := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Local", "UTC", "In", "AddDate", "Date", "Truncate"}
+	strips := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Local", "UTC", "In", "AddDate", "Date", "Truncate", "Round"}
 	names, err := filepath.Glob("../../*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func TestMonotonicOnly(t *testing.T) {
 				if sel.Sel.Name == "Now" {
 					nows++
 				}
-				if slices.Contains(strips, sel.Sel.Name) {
+				if slices.Contains(strips, sel.Sel.Name) && !isNow(sel.X) {
 					t.Errorf("%v: %s", files.Position(call.Pos()), sel.Sel.Name)
 				}
 			}
@@ -52,4 +52,14 @@ func TestMonotonicOnly(t *testing.T) {
 	if nows == 0 {
 		t.Error("nobody asks for the time: this looks in the wrong place")
 	}
+}
+
+// isNow says whether it is a call of Session.now, which returns a Duration.
+func isNow(e ast.Expr) bool {
+	call, ok := e.(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	return ok && sel.Sel.Name == "now"
 }
