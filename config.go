@@ -77,6 +77,35 @@ func (c *config) count(option string, n int) int {
 	return n
 }
 
+// longest is more than anybody waits, and so little that a few can be added up.
+const longest = 50 * 365 * 24 * time.Hour
+
+// checkDurations notes as mistakes those that would overflow.
+func (c *config) checkDurations() {
+	check := HealthCheck{}
+	if c.check != nil {
+		check = *c.check
+	}
+	for _, o := range []struct {
+		option string
+		d      time.Duration
+	}{
+		{"WithPing", max(c.policy.ping, c.policy.pong)},
+		{"WithIdleTimeout", c.policy.idle},
+		{"WithWriteTimeout", c.policy.write},
+		{"WithHandshakeTimeout", c.handshakeTimeout},
+		{"WithCloseTimeout", c.closeTimeout},
+		{"WithMaxAge", c.policy.age},
+		{"WithDrain", c.drainWindow},
+		{"WithSource", c.sourceInterval},
+		{"WithHealthCheck", max(check.Interval, check.Timeout)},
+	} {
+		if o.d > longest {
+			c.mistake(o.option, o.d, "over 50 years")
+		}
+	}
+}
+
 // limit returns what the side is limited to.
 func (c *config) limit(option string, from Side) *limits {
 	if from != Client && from != Upstream {
@@ -110,6 +139,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		}
 		o(c)
 	}
+	c.checkDurations()
 	c.useMembers(target)
 	if c.dialContext != nil && len(c.sourceAddresses) > 0 {
 		c.mistake("WithSourceAddresses", "", "WithDialContext dials from where it likes")

@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
@@ -39,6 +41,59 @@ func optionErrors(t *testing.T, err error) (all []*wsproxy.OptionError) {
 	return all
 }
 
+// No wait is so long that it overflows, which would switch off others.
+func TestLongWaits(t *testing.T) {
+	const century = 100 * 365 * 24 * time.Hour
+	options := map[string]wsproxy.Option{
+		"WithPing":             wsproxy.WithPing(century, century),
+		"WithIdleTimeout":      wsproxy.WithIdleTimeout(century),
+		"WithWriteTimeout":     wsproxy.WithWriteTimeout(century),
+		"WithHandshakeTimeout": wsproxy.WithHandshakeTimeout(century),
+		"WithCloseTimeout":     wsproxy.WithCloseTimeout(century),
+		"WithMaxAge":           wsproxy.WithMaxAge(century),
+		"WithDrain":            wsproxy.WithDrain(century, 0),
+		"WithHealthCheck":      wsproxy.WithHealthCheck(wsproxy.HealthCheck{Timeout: century}),
+	}
+	for name, option := range options {
+		_, err := wsproxy.New("http://127.0.0.1", option)
+		if want := "wsproxy: " + name + `: "876000h0m0s": over 50 years`; err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	_, err := wsproxy.New("", wsproxy.WithSource(century, func(context.Context) ([]wsproxy.Member, error) { return nil, nil }))
+	if mistake, ok := errors.AsType[*wsproxy.OptionError](err); !ok || mistake.Option != "WithSource" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// With the longest waits there are, others are kept.
+func TestLongestWaits(t *testing.T) {
+	const longest = 50 * 365 * 24 * time.Hour
+	for _, option := range []wsproxy.Option{wsproxy.WithWriteTimeout(longest), wsproxy.WithIdleTimeout(longest), wsproxy.WithCloseTimeout(longest), wsproxy.WithPing(time.Second, longest)} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, memory, wsproxy.WithPing(time.Second, time.Minute), wsproxy.WithMaxAge(10*time.Second), option)
+			client, upstream := r.open("", "")
+			go io.Copy(io.Discard, upstream)
+			for pings := 0; ; {
+				f, err := client.readFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f.first == closing {
+					if pings != 1 { // the first one is unanswered
+						t.Errorf("%d Pings", pings)
+					}
+					break
+				}
+				pings++
+			}
+			client.Close()
+			upstream.Close()
+			r.wantRecord(0, "proxy", "age")
+		})
+	}
+}
+
 // Every mistake is reported, all at once, and each by its option's name.
 func TestMistakes(t *testing.T) {
 	rows := []struct {
@@ -54,6 +109,8 @@ func TestMistakes(t *testing.T) {
 		{"WithHandshakeTimeout", wsproxy.WithHandshakeTimeout(-1), ""},
 		{"WithCloseTimeout", wsproxy.WithCloseTimeout(0), ""},
 		{"WithRewrite", wsproxy.WithRewrite(nil), ""},
+		{"WithBalance", wsproxy.WithBalance(wsproxy.Choose(nil)), ""},
+		{"WithHealthCheck", wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "health?token=" + planted}), `wsproxy: WithHealthCheck: "health": not a path that begins with a slash`},
 		{"WithHost", wsproxy.WithHost("a b"), ""},
 		{"WithHost", wsproxy.WithHost("a/b"), ""},
 		{"WithHost", wsproxy.WithHost("a\r\nX-B: c"), `wsproxy: WithHost: "a\r\nX-B: c": not a host`},

@@ -403,7 +403,9 @@ func TestExpiry(t *testing.T) {
 		}
 		// Taken back.
 		client, _ := r.open("", "")
-		r.the().SetExpiry(time.Time{}, 1000, "")
+		if err := errors.Join(r.the().SetExpiry(time.Now().Add(time.Hour), 1000, ""), r.the().SetExpiry(time.Time{}, 0, "")); err != nil {
+			t.Fatal(err)
+		}
 		elapse(24 * time.Hour)
 		if r.the().Err() != nil {
 			t.Error("a session whose expiry was taken back has ended")

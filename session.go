@@ -265,10 +265,10 @@ var errEnded = errors.New("session closed")
 // later call replaces it, and the zero time takes it back. The errors are those
 // of [Session.Close].
 func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason string) error {
-	if err := checkClose(code, reason); err != nil {
-		return err
-	}
 	if !t.IsZero() {
+		if err := checkClose(code, reason); err != nil {
+			return err
+		}
 		t = time.Now().Add(time.Until(t)) // by the monotonic clock from here on
 	}
 	s.mu.Lock()
