@@ -120,7 +120,7 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 		}
 		if err != nil && p.life.Err() == nil {
 			guarded("the logger", func() {
-				p.logger.LogAttrs(ctx, slog.LevelWarn, "wsproxy: members not renewed", slog.String("error", err.Error()))
+				p.logger.LogAttrs(ctx, slog.LevelWarn, "wsproxy: members not renewed", slog.String("error", withoutURL(err).Error()))
 			})
 		}
 	}()
@@ -132,6 +132,15 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 		return errors.New("the source has none")
 	}
 	return p.SetUpstreams(members...)
+}
+
+// withoutURL is the error without the URL that net/http tells in it: that may
+// have a token in its query.
+func withoutURL(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return fmt.Errorf("%s: %w", e.Op, e.Err)
+	}
+	return err
 }
 
 // follow asks the source again and again, until the proxy shuts down.

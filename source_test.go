@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -135,6 +136,22 @@ func TestEachAddress(t *testing.T) {
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.1")})
 	want("chat.test/x#127.0.0.1:80")
 	p.Close()
+}
+
+// A source that asks by HTTP may have a token in its URL, which net/http's errors
+// tell.
+func TestSourceErrors(t *testing.T) {
+	logs := new(logs)
+	p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Hour, func(context.Context) ([]wsproxy.Member, error) {
+		return nil, fmt.Errorf("consul: %w", &url.Error{Op: "Get", URL: "https://consul.test/?token=" + planted, Err: errors.New("refused")})
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	if text := logs.String(); !strings.Contains(text, "Get: refused") || strings.Contains(text, planted) {
+		t.Errorf("logged %s", text)
+	}
 }
 
 // SRV records name hosts, ports and weights; only those of the first priority
