@@ -11,7 +11,8 @@ import (
 )
 
 // A Balance says which member gets a new session: see [WithBalance]. Members
-// that are down, or full, are passed over by all of them.
+// that are down, or full, are passed over by all of them; when all are down, the
+// one that has been left alone for longest is tried.
 type Balance struct {
 	find   func(u *upstreams, at *placement, now time.Duration) *member
 	hashed bool
@@ -54,6 +55,9 @@ func Rendezvous(key func(*http.Request) string) Balance {
 // goroutines at once, and anew for each retry; if it panics, the client is
 // answered 500.
 func Choose(f func(r *http.Request, members []MemberState) int) Balance {
+	if f == nil {
+		return Balance{} // which WithBalance doesn't take
+	}
 	return Balance{find: (*upstreams).least, choose: f}
 }
 
@@ -112,7 +116,7 @@ func hookPanic(op string, e **Error) {
 // lighter says whether m has fewer sessions than another, by their weights,
 // when it gets one more.
 func (m *member) lighter(than *member) bool {
-	return (m.sessions+1)*than.weight < (than.sessions+1)*m.weight
+	return int64(m.sessions+1)*int64(than.weight) < int64(than.sessions+1)*int64(m.weight)
 }
 
 func (u *upstreams) least(at *placement, now time.Duration) (best *member) {

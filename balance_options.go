@@ -28,16 +28,19 @@ const (
 //
 // A member with which a handshake fails is left alone for a second, and after
 // each further failure in a row for twice as long, up to 30 s; then one
-// handshake goes ahead. Failures are what Error.Kind tells of the way to the
-// upstream, and three answers in a row that are 5xx or bad ones; this machine's
-// own want of descriptors or ports is none. Meanwhile handshakes go to others; if none is
-// well, the one that has been left alone for longest is tried.
+// handshake goes ahead. A failure is what keeps the proxy from connecting, TLS
+// included. What a request, or a client, may have had its part in counts when it
+// comes three times in a row: an answer of 5xx, a bad one or none, a client
+// that leaves when connecting has taken a second; and so does this machine's
+// want of ports towards the member. Its want of descriptors or memory is no
+// failure. Meanwhile handshakes go to others; if none is well, the one that has
+// been left alone for longest is tried.
 //
 // A handshake that has failed before the request was sent is tried again with
 // another member, as long as the time of [WithHandshakeTimeout] lasts, of which
 // each takes at most half of what is left, or a second, and as long as retries
-// are few: see [WithRetry]. When every member has its MaxSessions, the client is answered 503
-// and Retry-After.
+// are few: see [WithRetry]. When every member that is well has its MaxSessions,
+// the client is answered 503 and Retry-After.
 //
 // [WithRewrite] is called for each member that is tried. Where it goes to
 // another scheme or host, all of this leaves the session alone.
@@ -69,7 +72,7 @@ func WithSource(interval time.Duration, s Source) Option {
 func WithBalance(b Balance) Option {
 	return func(c *config) {
 		if c.balance = b; b.find == nil {
-			c.mistake("WithBalance", "Balance{}", "made by none of LeastSessions, RoundRobin, TwoChoices, Rendezvous, Choose")
+			c.mistake("WithBalance", "Balance{}", "made by none of LeastSessions, RoundRobin, TwoChoices, Rendezvous, Choose; or by Choose(nil)")
 		}
 	}
 }
@@ -110,7 +113,8 @@ func WithRetry(share float64) Option {
 }
 
 // WithRetrySent has handshakes be tried again also when the request was sent,
-// and got no answer, or 502, 503 or 504: the first member may have acted on it.
+// and got no answer (a bad one is one), or 502, 503 or 504: the first member may
+// have acted on it.
 // By default that is the client's answer.
 func WithRetrySent() Option {
 	return func(c *config) { c.retrySent = true }
@@ -128,7 +132,8 @@ func WithHealthCheck(h HealthCheck) Option {
 			}
 		}
 		if _, err := url.ParseRequestURI(h.Path); h.Path != "" && (err != nil || !strings.HasPrefix(h.Path, "/")) {
-			c.mistake("WithHealthCheck", h.Path, "not a path that begins with a slash")
+			path, _, _ := strings.Cut(h.Path, "?") // what follows may be a secret
+			c.mistake("WithHealthCheck", path, "not a path that begins with a slash")
 		}
 		h.Header = h.Header.Clone()
 		for name, values := range h.Header {

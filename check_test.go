@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -206,6 +207,113 @@ func TestHealthCheckLocalFault(t *testing.T) {
 			s.proxy.Close()
 		}
 	})
+}
+
+// A check that gets no further ends when its time is up, and with it all that it
+// has begun, at whatever step; and when the proxy is closed.
+func TestHealthCheckEnds(t *testing.T) {
+	for name, dial := range map[string]act{
+		"dial":   hanging,
+		"silent": silent, // TLS, or the answer
+	} {
+		for _, scheme := range []string{"http", "https"} {
+			for _, path := range []string{"/", ""} {
+				t.Run(strings.Join([]string{name, scheme, path}, " "), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { // which fails if a goroutine is left
+						var open, most, checks atomic.Int32
+						p, err := wsproxy.New(scheme+"://a.test", wsproxy.WithLogger(discard),
+							wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: path, Interval: 2 * time.Second, Timeout: time.Second}),
+							wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+								checks.Add(1)
+								most.Store(max(most.Load(), open.Add(1)))
+								conn, err := dial(ctx)
+								if err != nil {
+									open.Add(-1)
+									return nil, err
+								}
+								return onClose{conn, sync.OnceFunc(func() { open.Add(-1) })}, nil
+							}))
+						if err != nil {
+							t.Fatal(err)
+						}
+						elapse(time.Minute)
+						p.Close()
+						synctest.Wait()
+						if open.Load() != 0 || most.Load() != 1 || checks.Load() < 15 {
+							t.Errorf("%d checks, %d at once, %d not over", checks.Load(), most.Load(), open.Load())
+						}
+						if !p.Stats().Members[0].Down {
+							t.Error("it is not down")
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+type onClose struct {
+	net.Conn
+	f func()
+}
+
+func (c onClose) Close() error { c.f(); return c.Conn.Close() }
+
+// A connection of the user's that panics in a check costs nothing but this check,
+// which is told once.
+func TestHealthCheckPanics(t *testing.T) {
+	for _, path := range []string{"/", ""} {
+		synctest.Test(t, func(t *testing.T) {
+			logs := new(logs)
+			p, err := wsproxy.New("http://a.test", wsproxy.WithLogger(slog.New(logs)),
+				wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: path}),
+				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return panickingConn{}, nil }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			elapse(time.Minute)
+			p.Close()
+			if text := logs.String(); strings.Count(text, "wsproxy: member not checked") != 1 || !strings.Contains(text, "kind:panic") || p.Stats().Members[0].Down {
+				t.Errorf("logged %s", text)
+			}
+		})
+	}
+}
+
+// A WebSocket's check tells what is wrong with what comes behind the 101.
+func TestHealthCheckFrames(t *testing.T) {
+	for _, test := range []struct{ name, frames, kind string }{
+		{"another Pong", rawFrame(pong, false, "health") + rawFrame(pong, false, "something else"), "closed"},
+		{"Close", rawFrame(closing, false, closeBody(1001, "")) + rawFrame(pong, false, "health check"), "closed"},
+		{"half a frame", "\x81", "closed"},
+		{"masked", rawFrame(pong, true, "health check"), "bad answer"},
+		{"Pong behind a message in pieces", rawFrame(text&^0x80, false, "a") + rawFrame(ping, false, "b") + rawFrame(pong, false, "health check"), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logs := new(logs)
+				p, err := wsproxy.New("http://a.test", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithHealthCheck(wsproxy.HealthCheck{}),
+					wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+						return scripted(func(request string) string {
+							r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
+							if err != nil {
+								t.Error(err)
+								return ""
+							}
+							return goodAnswer(r, "") + test.frames
+						}), nil
+					}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				elapse(time.Minute)
+				p.Close()
+				if text := logs.String(); p.Stats().Members[0].Down != (test.kind != "") || !strings.Contains(text, "kind:"+test.kind) && test.kind != "" {
+					t.Errorf("logged %s", text)
+				}
+			})
+		})
+	}
 }
 
 // An Option may make two proxies.

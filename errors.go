@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 )
 
@@ -79,7 +80,8 @@ func (e *Error) Unwrap() error { return e.Err }
 //
 //   - on the way to the upstream: "name lookup", "refused", "unreachable",
 //     "timeout", "reset", "closed" (with no answer), "local" (this machine is
-//     out of descriptors or ports), "bad answer"
+//     out of descriptors or ports), "bad answer"; on Windows, "other" stands
+//     for some of them
 //   - in TLS with it: "unknown authority", "wrong name", "expired" (or not
 //     valid yet), "bad certificate", "alert" (the upstream's own refusal, for
 //     example of our certificate), "not TLS"
@@ -89,14 +91,7 @@ func (e *Error) Unwrap() error { return e.Err }
 //   - with the client: "bad handshake", "forbidden origin"
 //   - "other"
 func (e *Error) Kind() string {
-	is := func(targets ...error) bool {
-		for _, t := range targets {
-			if errors.Is(e.Err, t) {
-				return true
-			}
-		}
-		return false
-	}
+	is := func(targets ...error) bool { return isAny(e.Err, targets...) }
 	var (
 		invalid x509.CertificateInvalidError
 		op      *net.OpError
@@ -157,15 +152,18 @@ func (e *Error) Kind() string {
 }
 
 // localFault says whether this machine is out of descriptors, ports or buffers:
-// no fault of the upstream's, and it passes. EADDRINUSE is what a source address
-// without ports makes where the port can't be chosen late.
+// no fault of the upstream's, and it passes.
 func localFault(err error) bool {
-	for _, fault := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE, syscall.ENOBUFS, syscall.ENOMEM} {
-		if errors.Is(err, fault) {
-			return true
-		}
-	}
-	return false
+	return noPort(err) || isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM)
+}
+
+// noPort says whether there is no port to connect from, or no address: where
+// IPv6 is switched off, connecting by it makes EADDRNOTAVAIL, too. EADDRINUSE is
+// what a source address without ports makes where the port can't be chosen late.
+func noPort(err error) bool { return isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE) }
+
+func isAny(err error, targets ...error) bool {
+	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
 }
 
 // blames says whether it is the upstream's fault.

@@ -1,13 +1,18 @@
 package wsproxy
 
 import (
+	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"time"
 
 	"github.com/coder/websocket"
@@ -23,7 +28,7 @@ const (
 	firstRest   = time.Second
 	longestRest = 30 * time.Second
 
-	// So many answers of 5xx, or bad ones, in a row are a failure.
+	// So many doubtful handshakes in a row are a failure.
 	mostErrors = 3
 
 	// How many retries there may be in a row; see WithRetry.
@@ -33,12 +38,13 @@ const (
 // health is what is known of a member's. It is guarded by Proxy.mu.
 type health struct {
 	failed  int           // handshakes in a row
-	errors  int           // answers of 5xx, and bad ones, in a row
+	errors  int           // doubtful handshakes in a row; see judge
 	restEnd time.Duration // when failed is above zero: until when it is left alone
 	probe   *Session      // whose handshake is the first after that, and under way
 	tried   time.Duration // when it was given a session
 	down    bool          // says the health check
 	streak  int           // checks in a row that say otherwise than down
+	unasked bool          // the last check couldn't be made
 }
 
 // well says whether a member may be given a session now, or has failed.
@@ -77,9 +83,9 @@ func (h *health) betterThan(other *member) bool {
 	return h.tried < other.tried
 }
 
-// judge takes in what came of a handshake with the session's member, and says
-// whether another one may be tried for it.
-func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error) (again bool) {
+// judge takes in what came of a handshake with the session's member, in which
+// time, and says whether another one may be tried for it.
+func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration) (again bool) {
 	status, kind := 0, ""
 	switch {
 	case e != nil:
@@ -87,14 +93,23 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error) (again bool) {
 	case up.refusal != nil:
 		status, kind = up.refusal.resp.StatusCode, "5xx"
 	}
-	local := kind == "local"
 	failed := e != nil && e.blames()
-	wrong := status >= 500 || kind == "bad answer" // which clients may bring about
+	doubtful := status >= 500
 	switch {
 	case e == nil:
 		again = p.retrySent && (status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout)
-	case failed || local: // "answer": the request was sent
-		again = e.Op != "answer" || p.retrySent
+	case failed && e.Op == "answer": // the request was sent, and may have brought this about
+		again = p.retrySent && kind != "bad answer"
+		doubtful = true
+	case failed:
+		again = true
+	case kind == "local":
+		again = true
+		doubtful = noPort(e.Err) // towards this member: others have theirs
+	case e.Op == "dial" || e.Op == "tls":
+		// Clients that are less patient than the proxy must not keep a member
+		// going that doesn't answer.
+		doubtful = took >= leastShare && (kind == "client left" || kind == "timeout")
 	}
 
 	p.mu.Lock()
@@ -106,7 +121,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error) (again bool) {
 	m.probed(s)
 	before := m.failed
 	switch {
-	case wrong:
+	case doubtful:
 		m.errors++
 		if failed = m.errors == mostErrors; failed {
 			m.errors = 0
@@ -116,7 +131,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error) (again bool) {
 	}
 	rest := time.Duration(0)
 	// Those that were under way at its first failure aren't further ones.
-	if now := time.Since(p.upstreams.began); failed && now >= m.restEnd && len(p.upstreams.members) > 1 {
+	if now := time.Since(p.upstreams.began); failed && now >= m.restEnd && !m.gone && len(p.upstreams.members) > 1 {
 		rest = min(firstRest<<min(m.failed, 10), longestRest)
 		m.failed++
 		m.restEnd = now + rest
@@ -139,22 +154,12 @@ func (p *Proxy) mayRetryLocked() bool {
 	return p.retryShare == 1 || p.retryShare > 0 && p.upstreams.retries >= 1
 }
 
-// spendRetry takes one out of the budget, if there is one.
-func (p *Proxy) spendRetry() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.mayRetryLocked() {
-		return false
-	}
-	p.upstreams.retries--
-	return true
-}
-
 // A HealthCheck asks each member at an interval whether it is well; see
 // [WithHealthCheck].
 type HealthCheck struct {
 	// Path, which may have a query, is asked for by GET, and any answer of 2xx or
-	// 3xx is good. "": a WebSocket is opened at the member's target, and a Ping must be answered.
+	// 3xx is good. "": a WebSocket is opened at the member's target, and a Ping
+	// must be answered.
 	Path string
 
 	// Header is sent along: Authorization, say. A Host in it stands in place of
@@ -203,88 +208,124 @@ func (p *Proxy) watchLocked(m *member) {
 func (c *config) examine(ctx context.Context, m *member) *Error {
 	limit, cancel := context.WithTimeout(ctx, c.check.Timeout)
 	defer cancel()
-	if err := c.exchange(limit, m); err != nil {
-		return dialError(ctx, limit, "check", err)
+	if op, err := c.exchange(limit, m); err != nil {
+		return dialError(ctx, limit, op, err)
 	}
 	return nil
 }
 
 // exchange connects as for a session, and wants an answer.
-func (c *config) exchange(ctx context.Context, m *member) error {
+func (c *config) exchange(ctx context.Context, m *member) (op string, err error) {
 	target := m.url.Load()
-	client := &http.Client{
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				conn, _, err := c.connect(ctx, target, m.address)
-				return conn, err
-			},
-			DisableKeepAlives:      true,
-			MaxResponseHeaderBytes: maxHandshakeHeader,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	u := *target
-	u.Scheme, u.Host = "http", targetHost(target) // TLS is connect's
-	header := c.check.Header.Clone()
-	host := header.Get("Host")
-	header.Del("Host")
-	if c.check.Path == "" {
-		conn, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: client, HTTPHeader: header, Host: host})
-		if err != nil {
-			if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-				return ErrRefused
-			}
-			return err
-		}
-		return pinged(ctx, conn)
-	}
-	path, err := url.ParseRequestURI(c.check.Path)
+	conn, op, err := c.connect(ctx, target, m.address)
 	if err != nil {
-		return err
+		return op, err
 	}
-	u.Path, u.RawPath, u.RawQuery = path.Path, path.RawPath, path.RawQuery
+	defer func() { // a connection of the user's may panic
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
+		}
+	}()
+	defer conn.Close()
+	defer interruptAt(ctx, conn)()
+
+	u := *target
+	u.Scheme, u.Host = "http", targetHost(target) // TLS was connect's
+	if c.check.Path != "" {
+		path, err := url.ParseRequestURI(c.check.Path)
+		if err != nil {
+			return "check", err
+		}
+		u.Path, u.RawPath, u.RawQuery = path.Path, path.RawPath, path.RawQuery
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
+		return "check", err
+	}
+	if c.check.Header != nil {
+		req.Header = c.check.Header.Clone()
+		req.Host = cmp.Or(req.Header.Get("Host"), req.Host)
+		req.Header.Del("Host")
+	}
+	if c.check.Path == "" {
+		return "check", pinged(ctx, conn, req, c.check.Header)
+	}
+	req.Close = true
+	if err := req.Write(conn); err != nil {
+		return "check", err
+	}
+	resp, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxHandshakeHeader)), req)
+	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 399) {
+		err = ErrRefused
+	}
+	return "check", err
+}
+
+// pinged opens a WebSocket with an upstream, wants a Pong from it, which may
+// come behind other things, and takes leave.
+func pinged(ctx context.Context, conn net.Conn, req *http.Request, offered http.Header) error {
+	up, err := handshake(conn, req, offered)
+	switch {
+	case err != nil:
 		return err
-	}
-	req.Host = host
-	if header != nil {
-		req.Header = header
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	resp.Body.Close()
-	if resp.StatusCode < 200 || resp.StatusCode > 399 {
+	case up.refusal != nil:
 		return ErrRefused
+	}
+	const body = "health check"
+	if _, err := writeConn(conn, appendControl(nil, opPing, true, []byte(body))); err != nil {
+		return err
+	}
+	br := bufio.NewReader(io.MultiReader(bytes.NewReader(up.early), conn))
+	scan := scanner{rsvMessage: up.rsvMessage, rsvAny: up.rsvAny}
+	if err := awaitControl(br, &scan, opPong, body); err != nil {
+		return err
+	}
+	// What comes of the rest is of no interest.
+	bye, cancel := context.WithTimeout(ctx, checkGoodbye)
+	defer cancel()
+	defer interruptAt(bye, conn)()
+	if _, err := writeConn(conn, appendClose(nil, true, websocket.StatusNormalClosure, "")); err == nil {
+		_ = awaitControl(br, &scan, opClose, "")
 	}
 	return nil
 }
 
-// pinged wants a Pong from an upstream, which may greet first, and takes leave.
-func pinged(ctx context.Context, conn *websocket.Conn) error {
-	conn.SetReadLimit(-1)
-	done := make(chan struct{})
-	go func() { // until conn is closed
-		defer close(done)
-		for {
-			_, r, err := conn.Reader(ctx)
-			if err != nil {
-				return
-			}
-			io.Copy(io.Discard, r) // its error comes again
+// awaitControl reads frames until one with that opcode comes whose payload begins
+// so.
+func awaitControl(br *bufio.Reader, scan *scanner, op byte, body string) error {
+	for {
+		h, err := nextHeader(br, scan)
+		if err != nil {
+			return err
 		}
-	}()
-	err := conn.Ping(ctx)
-	if err == nil {
-		cut := time.AfterFunc(checkGoodbye, func() { conn.CloseNow() })
-		defer cut.Stop()
-		_ = conn.Close(websocket.StatusNormalClosure, "") // what comes of it is of no interest
+		if h.opcode() == op && h.length >= uint64(len(body)) {
+			payload, err := br.Peek(len(body))
+			if err != nil || string(payload) == body {
+				return err
+			}
+		}
+		if h.opcode() == opClose {
+			return io.EOF
+		}
+		if _, err := io.CopyN(io.Discard, br, int64(h.length)); err != nil {
+			return err
+		}
 	}
-	conn.CloseNow()
-	<-done
-	return err
+}
+
+// nextHeader reads a frame's header.
+func nextHeader(br *bufio.Reader, scan *scanner) (h header, err error) {
+	for n := 2; h.size == 0; n++ {
+		p, err := br.Peek(n)
+		if err != nil {
+			return h, err
+		}
+		if h, err = scan.next(p); err != nil {
+			return h, fmt.Errorf("%w: %w", ErrBadAnswer, err)
+		}
+	}
+	_, err = br.Discard(h.size)
+	return h, err
 }
 
 // checkGoodbye is how long a checked upstream has to answer our Close.
@@ -292,10 +333,18 @@ const checkGoodbye = time.Second
 
 // checked takes in what a member has answered.
 func (p *Proxy) checked(m *member, err *Error) {
-	if err != nil && !err.blames() {
-		return // this machine couldn't ask
+	if err != nil && !err.blames() { // this machine couldn't ask
+		p.mu.Lock()
+		first := !m.unasked && !m.gone
+		m.unasked = true
+		p.mu.Unlock()
+		if first {
+			p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", err.Kind()))
+		}
+		return
 	}
 	p.mu.Lock()
+	m.unasked = false
 	changed := false
 	switch {
 	case m.gone:

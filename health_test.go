@@ -1,10 +1,12 @@
 package wsproxy_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -110,6 +112,7 @@ func (s *scene) serve(ctx context.Context) *response {
 	r := httptest.NewRequestWithContext(ctx, "GET", "http://front.test/", nil)
 	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
 	w := new(response)
+	w.Body = new(bytes.Buffer)
 	s.proxy.ServeHTTP(w, r)
 	return w
 }
@@ -283,8 +286,8 @@ func TestPassiveHealth(t *testing.T) {
 }
 
 // F16, F17: what is this machine's own fault, or a hook's, or the client's,
-// blames no member; nor does a refusal of the upstream's, but for three of 5xx
-// in a row.
+// blames no member; what a request may have brought about, and want of ports
+// towards it, only three times in a row.
 func TestBlame(t *testing.T) {
 	t.Attr("case", "F16 F17")
 	for _, test := range []struct {
@@ -294,13 +297,15 @@ func TestBlame(t *testing.T) {
 	}{
 		{"F16 descriptors", failing(syscall.EMFILE), 0},
 		{"F16 descriptors of the system", failing(syscall.ENFILE), 0},
-		{"F17 ports", failing(syscall.EADDRNOTAVAIL), 0},
+		{"F17 memory", failing(syscall.ENOBUFS), 0},
+		{"F17 ports", failing(syscall.EADDRNOTAVAIL), 3}, // or no IPv6
+		{"F17 ports of a source address", failing(syscall.EADDRINUSE), 3},
 		{"401", answeringStatus(401), 0},
 		{"429", answeringStatus(429), 0},
 		{"refused", failing(syscall.ECONNREFUSED), 1},
-		{"closed", answering(""), 1},
+		{"closed", answering(""), 3},
 		{"garbage", answering("SSH-2.0-x\r\n\r\n"), 3},
-		{"silent", silent, 1},
+		{"silent", silent, 3},
 		{"hanging", hanging, 1},
 		{"500", answeringStatus(500), 3},
 		{"503", answeringStatus(503), 3},
@@ -327,6 +332,104 @@ func TestBlame(t *testing.T) {
 		}
 		s.want("a", 500)
 		s.want("b", 403)
+	})
+}
+
+// Clients that are less patient than the proxy don't keep a member going that
+// swallows what is sent to it; those that leave at once say nothing of it.
+func TestImpatientClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn())
+		s.act["a"] = hanging
+		leave := func(after time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			s.serve(ctx)
+		}
+		for range 10 {
+			leave(900 * time.Millisecond)
+		}
+		if s.proxy.Stats().Members[0].Down {
+			t.Fatal("down")
+		}
+		for range 3 {
+			leave(1500 * time.Millisecond)
+		}
+		s.dialledSince()
+		s.want("b", 403)
+	})
+}
+
+// Where those that are well are full, those that are down aren't tried instead.
+func TestFullAndDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn(), wsproxy.WithUpstreams(
+			wsproxy.Member{Target: "http://a.test"}, wsproxy.Member{Target: "http://b.test", MaxSessions: 1}))
+		s.act["a"] = failing(syscall.ECONNREFUSED)
+		s.want("ab", 403)
+		elapse(time.Second)
+		s.want("ab", 403) // and a is left alone for 2 s
+		s.act["b"] = silent
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.serve(ctx)
+		}()
+		synctest.Wait()
+		s.dialledSince()
+		s.want("", 503)
+		cancel()
+		<-done
+	})
+}
+
+// What becomes of a handshake with a member that is gone meanwhile is not the
+// business of the one that may come back under its name.
+func TestGoneIsNotJudged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logs := new(logs)
+		s := newScene(t, 2, inTurn(), wsproxy.WithLogger(slog.New(logs)))
+		gone := make(chan struct{})
+		s.act["a"] = func(context.Context) (net.Conn, error) {
+			<-gone
+			return nil, syscall.ECONNREFUSED
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.serve(t.Context())
+		}()
+		synctest.Wait()
+		if err := s.proxy.SetUpstreams(wsproxy.Member{Target: "http://b.test"}, wsproxy.Member{Target: "http://c.test"}); err != nil {
+			t.Fatal(err)
+		}
+		close(gone)
+		<-done
+		if text := logs.String(); strings.Contains(text, "left alone") {
+			t.Errorf("logged %s", text)
+		}
+	})
+}
+
+// A refusal that would be tried again is the client's answer after all, whole,
+// if the other member has gone meanwhile.
+func TestRefusalIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
+		s.act["a"] = func(ctx context.Context) (net.Conn, error) {
+			if err := s.proxy.SetUpstreams(wsproxy.Member{Target: "http://a.test"}); err != nil {
+				t.Error(err)
+			}
+			return answering("HTTP/1.1 503 x\r\nRetry-After: 77\r\nContent-Length: 4\r\n\r\nbusy")(ctx)
+		}
+		w := s.serve(t.Context())
+		if w.Code != 503 || w.Header().Get("Retry-After") != "77" || w.Body.String() != "busy" {
+			t.Errorf("answered %d, %v, %q", w.Code, w.Header(), w.Body)
+		}
+		if n := s.proxy.Stats().Retries; n != 0 {
+			t.Errorf("%d retries", n)
+		}
 	})
 }
 

@@ -279,10 +279,11 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	default:
 		m = p.balance.find(u, at, now)
 	}
-	if m == nil && len(at.tried) == 0 {
+	retry := len(at.tried) > 0
+	if m == nil && !retry && !slices.ContainsFunc(u.members, func(m *member) bool { return m.well(now) }) {
 		m = u.leastBad()
 	}
-	if m == nil {
+	if m == nil || retry && !p.mayRetryLocked() {
 		return nil, false, nil
 	}
 	m.sessions++
@@ -291,7 +292,8 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 		m.probe = s
 	}
 	s.member = m
-	if len(at.tried) > 0 {
+	if retry {
+		u.retries--
 		p.stats.retries++
 	}
 	at.tried = append(at.tried, m)
@@ -326,11 +328,17 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 	for {
 		m, others, err := p.place(s, at)
 		switch {
+		case err == nil && m == nil && up != nil: // there was another one, but no more
+			return up, to, up.refusal.read(ctx)
+		case up != nil:
+			up.refusal.conn.Close()
+		}
+		switch {
 		case err != nil:
 			return nil, "", err
 		case m == nil && e == nil:
 			return nil, "", p.noMember()
-		case m == nil: // there was another one, but no more
+		case m == nil:
 			return nil, "", e
 		}
 		// As long as there are others, half of the time that is left is for
@@ -339,17 +347,15 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 		if deadline, _ := limit.Deadline(); others {
 			share = max(time.Until(deadline)/2, leastShare)
 		}
+		began := time.Now()
 		up, to, e = p.dial(ctx, limit, m, r, share)
 		if to != m.origin { // WithRewrite has gone elsewhere
 			p.mu.Lock()
 			p.releaseLocked(s)
 			p.mu.Unlock()
 		}
-		again := p.judge(s, up, e) && others && limit.Err() == nil && p.spendRetry()
+		again := p.judge(s, up, e, time.Since(began)) && others && limit.Err() == nil
 		switch {
-		case again && e == nil:
-			e = up.refusal.err()
-			up.refusal.conn.Close()
 		case again:
 		case e == nil && up.refusal != nil:
 			return up, to, up.refusal.read(ctx)
@@ -371,7 +377,7 @@ func (p *Proxy) noMember() *Error {
 	defer p.mu.Unlock()
 	e := &Error{Op: "place", Side: Neither, Status: http.StatusServiceUnavailable, Err: ErrNoUpstream}
 	if n := len(p.upstreams.members); n > 0 {
-		e.Err = fmt.Errorf("%w: %d members, all full", ErrLimit, n)
+		e.Err = fmt.Errorf("%w: %d members, those that are well are full", ErrLimit, n)
 	}
 	return e
 }
