@@ -215,6 +215,10 @@ func TestHealthCheckEnds(t *testing.T) {
 	for name, dial := range map[string]act{
 		"dial":   hanging,
 		"silent": silent, // TLS, or the answer
+		"silent, no deadlines": func(ctx context.Context) (net.Conn, error) {
+			conn, err := silent(ctx)
+			return undated{conn}, err
+		},
 	} {
 		for _, scheme := range []string{"http", "https"} {
 			for _, path := range []string{"/", ""} {
@@ -249,6 +253,59 @@ func TestHealthCheckEnds(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// undated is a connection that takes deadlines and does nothing about them.
+type undated struct{ net.Conn }
+
+func (undated) SetDeadline(time.Time) error      { return nil }
+func (undated) SetReadDeadline(time.Time) error  { return nil }
+func (undated) SetWriteDeadline(time.Time) error { return nil }
+
+// A check by a WebSocket ends it as a good client does: it waits for the
+// upstream's Close, for a second.
+func TestHealthCheckGoodbye(t *testing.T) {
+	for _, wait := range []time.Duration{0, 500 * time.Millisecond, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			checks := 0
+			p, err := wsproxy.New("http://a.test", wsproxy.WithLogger(discard),
+				wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: time.Minute}),
+				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+					near, far := newMemPair(1 << 16)
+					go func() {
+						u := newWire(t, far, false)
+						u.answer("")
+						f, err := u.readFrame()
+						if err != nil || f.first != ping {
+							t.Errorf("got %#x, %v, want a Ping", f.first, err)
+						}
+						u.send(u.frame(text, "a greeting") + u.frame(pong, f.payload))
+						u.wantClose(1000)
+						began := time.Now()
+						elapse(min(wait, 900*time.Millisecond))
+						if wait < time.Second {
+							u.sendClose(1000, "")
+						}
+						_, err = u.readFrame()
+						if d := time.Since(began); err == nil || d != min(wait, time.Second) {
+							t.Errorf("%v, %v after its Close, want an end after %v", err, d, min(wait, time.Second))
+						}
+						far.Close()
+						checks++
+					}()
+					return near, nil
+				}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			elapse(time.Minute + 10*time.Second)
+			p.Close()
+			synctest.Wait()
+			if checks == 0 {
+				t.Error("no check")
+			}
+		})
 	}
 }
 

@@ -277,16 +277,19 @@ func (s *Session) lose(l *leg, err error) {
 func (s *Session) firstLook() time.Duration { return min(s.proxy.closeTimeout/2, resetGrace) }
 
 // expire severs a session whose end has taken too long. s.mu is held, and
-// released. It is called before that as well: a reset that a reader wasn't told
-// of is found then, and what a slow peer takes from then on shows at the
-// deadline.
+// released. It is called before that as well: resets that a reader wasn't told
+// of are found then, and what a slow peer takes from the first look on shows at
+// the deadline.
 func (s *Session) expire(now time.Duration) {
 	if now < s.deadline {
 		for side := range s.legs {
-			s.legs[side].lookLocked(now)
-			s.legs[side].wakeIfReset()
+			l := &s.legs[side]
+			if l.ackedAt < s.deadline-s.proxy.closeTimeout {
+				l.lookLocked(now)
+			}
+			l.wakeIfReset()
 		}
-		s.timer.Reset(s.deadline - now)
+		s.timer.Reset(min(s.deadline-now, resetGrace))
 		s.mu.Unlock()
 		return
 	}

@@ -48,7 +48,7 @@ var (
 	ErrRefused = errors.New("refused by the upstream")
 	// ErrLimit: there are as many sessions, or handshakes under way, as
 	// [WithMaxSessions], [WithMaxSessionsPerClient] or [WithMaxHandshakes]
-	// allow, or every member has as many as its MaxSessions.
+	// allow, or every member that is well has as many as its MaxSessions.
 	ErrLimit = errors.New("limit reached")
 	// ErrNoUpstream: there are no members, for [WithSource] has named none
 	// yet.

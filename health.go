@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -104,7 +105,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 	case failed:
 		again = true
 	case kind == "local":
-		again = true
+		again = e.Op != "answer" || p.retrySent
 		doubtful = noPort(e.Err) // towards this member: others have theirs
 	case e.Op == "dial" || e.Op == "tls":
 		// Clients that are less patient than the proxy must not keep a member
@@ -118,12 +119,13 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 		p.mu.Unlock()
 		return false
 	}
+	trial := m.probe == s
 	m.probed(s)
 	before := m.failed
 	switch {
 	case doubtful:
 		m.errors++
-		if failed = m.errors == mostErrors; failed {
+		if failed = trial || m.errors >= mostErrors; failed {
 			m.errors = 0
 		}
 	case e == nil:
@@ -226,8 +228,8 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
 		}
 	}()
+	defer closeAt(ctx, conn)() // when that is closed: with TLS, it may take a while
 	defer conn.Close()
-	defer interruptAt(ctx, conn)()
 
 	u := *target
 	u.Scheme, u.Host = "http", targetHost(target) // TLS was connect's
@@ -275,7 +277,7 @@ func pinged(ctx context.Context, conn net.Conn, req *http.Request, offered http.
 	if _, err := writeConn(conn, appendControl(nil, opPing, true, []byte(body))); err != nil {
 		return err
 	}
-	br := bufio.NewReader(io.MultiReader(bytes.NewReader(up.early), conn))
+	br := bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(up.early), conn), mostGreeting))
 	scan := scanner{rsvMessage: up.rsvMessage, rsvAny: up.rsvAny}
 	if err := awaitControl(br, &scan, opPong, body); err != nil {
 		return err
@@ -283,7 +285,7 @@ func pinged(ctx context.Context, conn net.Conn, req *http.Request, offered http.
 	// What comes of the rest is of no interest.
 	bye, cancel := context.WithTimeout(ctx, checkGoodbye)
 	defer cancel()
-	defer interruptAt(bye, conn)()
+	defer closeAt(bye, conn)()
 	if _, err := writeConn(conn, appendClose(nil, true, websocket.StatusNormalClosure, "")); err == nil {
 		_ = awaitControl(br, &scan, opClose, "")
 	}
@@ -300,7 +302,11 @@ func awaitControl(br *bufio.Reader, scan *scanner, op byte, body string) error {
 		}
 		if h.opcode() == op && h.length >= uint64(len(body)) {
 			payload, err := br.Peek(len(body))
-			if err != nil || string(payload) == body {
+			if err != nil {
+				return err
+			}
+			if string(payload) == body {
+				_, err = br.Discard(int(h.length)) // of a control frame: not much
 				return err
 			}
 		}
@@ -328,8 +334,23 @@ func nextHeader(br *bufio.Reader, scan *scanner) (h header, err error) {
 	return h, err
 }
 
-// checkGoodbye is how long a checked upstream has to answer our Close.
-const checkGoodbye = time.Second
+const (
+	checkGoodbye = time.Second // how long a checked upstream has to answer our Close
+	mostGreeting = 16 << 20    // how much it may say before that
+)
+
+// closeAt closes conn, with no goodbye, once ctx has ended, until stop is called.
+// It is for what is not needed afterwards: not every connection of a user's
+// heeds deadlines.
+func closeAt(ctx context.Context, conn net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		defer func() { _ = recover() }()
+		if c, ok := conn.(*tls.Conn); ok {
+			conn = c.NetConn()
+		}
+		conn.Close()
+	})
+}
 
 // checked takes in what a member has answered.
 func (p *Proxy) checked(m *member, err *Error) {

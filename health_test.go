@@ -156,6 +156,7 @@ func TestNextMember(t *testing.T) {
 		{"F9 garbage", answering("garbage\r\n\r\n"), nil, "a", 502},
 		{"F7 503", answeringStatus(503), nil, "a", 503},
 		{"F3 silent", silent, nil, "a", 504},
+		{"F17 out of memory for the request", func(context.Context) (net.Conn, error) { return full{}, nil }, nil, "a", 503},
 		{"panic in the dialler", func(context.Context) (net.Conn, error) { panic("x") }, nil, "a", 500},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -341,21 +342,60 @@ func TestImpatientClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = hanging
-		leave := func(after time.Duration) {
-			ctx, cancel := context.WithTimeout(t.Context(), after)
-			defer cancel()
-			s.serve(ctx)
+		for name, leave := range map[string]func(after time.Duration){
+			"the client": func(after time.Duration) {
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(after, cancel)
+				s.serve(ctx)
+			},
+			"middleware": func(after time.Duration) {
+				ctx, cancel := context.WithTimeout(t.Context(), after)
+				defer cancel()
+				s.serve(ctx)
+			},
+		} {
+			for range 10 {
+				leave(900 * time.Millisecond)
+			}
+			if s.proxy.Stats().Members[0].Down {
+				t.Fatalf("%s: down", name)
+			}
+			for range 3 {
+				leave(1500 * time.Millisecond)
+			}
+			s.dialledSince()
+			s.want("b", 403)
+			s.act["a"] = nil
+			elapse(time.Minute)
+			s.want("a", 403)
+			s.act["a"] = hanging
 		}
-		for range 10 {
-			leave(900 * time.Millisecond)
-		}
-		if s.proxy.Stats().Members[0].Down {
-			t.Fatal("down")
-		}
+	})
+}
+
+// full is a connection whose socket gets no memory from the kernel.
+type full struct{ net.Conn }
+
+func (full) Write(b []byte) (int, error)     { return len(b), nil }
+func (full) Read([]byte) (int, error)        { return 0, syscall.ENOBUFS }
+func (full) SetDeadline(time.Time) error     { return nil }
+func (full) SetReadDeadline(time.Time) error { return nil }
+func (full) Close() error                    { return nil }
+
+// The handshake that tries a member again needn't fail three times for it to be
+// left alone longer.
+func TestTrialFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn())
+		s.act["a"] = answeringStatus(500)
 		for range 3 {
-			leave(1500 * time.Millisecond)
+			s.want("a", 500)
 		}
-		s.dialledSince()
+		for rest := time.Second; rest < 8*time.Second; rest *= 2 {
+			s.want("b", 403)
+			elapse(rest)
+			s.want("a", 500)
+		}
 		s.want("b", 403)
 	})
 }

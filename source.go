@@ -138,7 +138,7 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 // have a token in its query.
 func withoutURL(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
-		return fmt.Errorf("%s: %w", e.Op, e.Err)
+		return fmt.Errorf("%s: %w", e.Op, withoutURL(e.Err))
 	}
 	return err
 }

@@ -143,13 +143,14 @@ func TestEachAddress(t *testing.T) {
 func TestSourceErrors(t *testing.T) {
 	logs := new(logs)
 	p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Hour, func(context.Context) ([]wsproxy.Member, error) {
-		return nil, fmt.Errorf("consul: %w", &url.Error{Op: "Get", URL: "https://consul.test/?token=" + planted, Err: errors.New("refused")})
+		return nil, fmt.Errorf("consul: %w", &url.Error{Op: "Get", URL: "https://consul.test/?token=" + planted,
+			Err: fmt.Errorf("oauth2: %w", &url.Error{Op: "Post", URL: "https://idp.test/?secret=" + planted, Err: errors.New("refused")})})
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Close()
-	if text := logs.String(); !strings.Contains(text, "Get: refused") || strings.Contains(text, planted) {
+	if text := logs.String(); !strings.Contains(text, "Get: Post: refused") || strings.Contains(text, planted) {
 		t.Errorf("logged %s", text)
 	}
 }

@@ -76,7 +76,7 @@ type upstreams struct {
 	turn     int                // which member an even choice begins with
 	round    float64            // how many there have been, of roundRobin
 	began    time.Time          // what the members' times count from
-	retries  float64            // how many there may be now; see mayRetry
+	retries  float64            // how many there may be now; see mayRetryLocked
 }
 
 // A draw is what rendezvous needs of each member, side by side in memory.
@@ -268,8 +268,12 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	u := &p.upstreams
 	now := time.Since(u.began)
 	p.releaseLocked(s)
-	if len(at.tried) == 0 {
+	retry := len(at.tried) > 0
+	switch {
+	case !retry:
 		u.retries = min(u.retries+p.retryShare, mostRetries)
+	case !p.mayRetryLocked(): // others have spent the budget
+		return nil, false, nil
 	}
 	switch back := u.byToken[at.token]; {
 	case back != nil && back.fits(now, at):
@@ -279,11 +283,10 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	default:
 		m = p.balance.find(u, at, now)
 	}
-	retry := len(at.tried) > 0
 	if m == nil && !retry && !slices.ContainsFunc(u.members, func(m *member) bool { return m.well(now) }) {
 		m = u.leastBad()
 	}
-	if m == nil || retry && !p.mayRetryLocked() {
+	if m == nil {
 		return nil, false, nil
 	}
 	m.sessions++
