@@ -131,10 +131,10 @@ func inTurn() wsproxy.Option {
 	return wsproxy.WithBalance(wsproxy.Choose(func(_ *http.Request, members []wsproxy.MemberState) int { return 0 }))
 }
 
-// F1, F2, F4, F6: what fails before the request is sent goes to the next member,
-// never twice to the same, and what was sent does not.
+// F1 to F4, F7, F9, F16, F17: what fails before the request is sent goes to the
+// next member, never twice to the same, and what was sent does not.
 func TestNextMember(t *testing.T) {
-	t.Attr("case", "F1 F2 F4 F6")
+	t.Attr("case", "F1 F2 F3 F4 F7 F9 F16 F17")
 	other := errors.New("other")
 	for _, test := range []struct {
 		name    string

@@ -32,7 +32,9 @@ func TestHalfDead(t *testing.T) {
 		}
 		began, used := time.Now(), cpu(t)
 		<-time.After(time.Second)
-		if share := float64(cpu(t)-used) / float64(time.Since(began)); share > 0.5 {
+		share := float64(cpu(t)-used) / float64(time.Since(began))
+		t.Logf("%d sessions took %.1f %% of a CPU", 2*sessions, 100*share)
+		if share > 0.1 {
 			t.Errorf("%d sessions took %.0f %% of a CPU, want next to nothing", 2*sessions, 100*share)
 		}
 	})
