@@ -268,7 +268,7 @@ func (undated) SetWriteDeadline(time.Time) error { return nil }
 func TestHealthCheckGoodbye(t *testing.T) {
 	for _, wait := range []time.Duration{0, 500 * time.Millisecond, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			checks := 0
+			var checks atomic.Int32
 			p, err := wsproxy.New("http://a.test", wsproxy.WithLogger(discard),
 				wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: time.Minute}),
 				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
@@ -292,7 +292,7 @@ func TestHealthCheckGoodbye(t *testing.T) {
 							t.Errorf("%v, %v after its Close, want an end after %v", err, d, min(wait, time.Second))
 						}
 						far.Close()
-						checks++
+						checks.Add(1)
 					}()
 					return near, nil
 				}))
@@ -302,7 +302,7 @@ func TestHealthCheckGoodbye(t *testing.T) {
 			elapse(time.Minute + 10*time.Second)
 			p.Close()
 			synctest.Wait()
-			if checks == 0 {
+			if checks.Load() == 0 {
 				t.Error("no check")
 			}
 		})
