@@ -31,10 +31,9 @@ const (
 // handshake goes ahead. A failure is what keeps the proxy from connecting, TLS
 // included. What a request, or a client, may have had its part in counts when it
 // comes three times in a row: an answer of 5xx, a bad one or none, a client
-// that leaves when connecting has taken a second; and so does this machine's
-// want of ports towards the member. Its want of descriptors or memory is no
-// failure. Meanwhile handshakes go to others; if none is well, the one that has
-// been left alone for longest is tried.
+// that leaves when connecting has taken a second. This machine's own want of
+// descriptors, memory or ports is no failure. Meanwhile handshakes go to others;
+// if none is well, the one that has been left alone for longest is tried.
 //
 // A handshake that has failed before the request was sent is tried again with
 // another member, as long as the time of [WithHandshakeTimeout] lasts, of which
@@ -100,7 +99,8 @@ func WithSticky(cookie http.Cookie, secret []byte) Option {
 
 // WithRetry sets how many handshakes may be tried again with another member: a
 // share of all, and up to 20 in a row. When a whole cluster is sick, retries
-// don't double its load. The default is 0.2; 0 is none, and 1 is all of them.
+// don't double its load; those for which this machine has no port towards one
+// member don't count. The default is 0.2; 0 is none, and 1 is all of them.
 //
 // What is tried again is what failed before the request was sent, unless
 // [WithRetrySent] says more.

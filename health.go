@@ -85,8 +85,9 @@ func (h *health) betterThan(other *member) bool {
 }
 
 // judge takes in what came of a handshake with the session's member, in which
-// time, and says whether another one may be tried for it.
-func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration) (again bool) {
+// time, and says whether another one may be tried for it; free, whether that is
+// none of the retries of which there are to be few.
+func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration) (again, free bool) {
 	status, kind := 0, ""
 	switch {
 	case e != nil:
@@ -106,7 +107,8 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 		again = true
 	case kind == "local":
 		again = e.Op != "answer" || p.retrySent
-		doubtful = noPort(e.Err) // towards this member: others have theirs
+		// Nothing has left this machine, and towards others it may have ports.
+		free = e.Op == "dial" && noPort(e.Err) && p.retryShare > 0
 	case e.Op == "dial" || e.Op == "tls":
 		// Clients that are less patient than the proxy must not keep a member
 		// going that doesn't answer.
@@ -117,7 +119,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 	m := s.member
 	if m == nil { // it was dialled elsewhere
 		p.mu.Unlock()
-		return false
+		return false, false
 	}
 	trial := m.probe == s
 	m.probed(s)
@@ -147,7 +149,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 	case after < before:
 		p.logMember(slog.LevelInfo, "wsproxy: member is back", m)
 	}
-	return again
+	return again, free
 }
 
 // mayRetryLocked says whether the budget has a retry left. When everything

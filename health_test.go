@@ -287,8 +287,8 @@ func TestPassiveHealth(t *testing.T) {
 }
 
 // F16, F17: what is this machine's own fault, or a hook's, or the client's,
-// blames no member; what a request may have brought about, and want of ports
-// towards it, only three times in a row.
+// blames no member; what a request may have brought about only three times in a
+// row.
 func TestBlame(t *testing.T) {
 	t.Attr("case", "F16 F17")
 	for _, test := range []struct {
@@ -299,8 +299,8 @@ func TestBlame(t *testing.T) {
 		{"F16 descriptors", failing(syscall.EMFILE), 0},
 		{"F16 descriptors of the system", failing(syscall.ENFILE), 0},
 		{"F17 memory", failing(syscall.ENOBUFS), 0},
-		{"F17 ports", failing(syscall.EADDRNOTAVAIL), 3}, // or no IPv6
-		{"F17 ports of a source address", failing(syscall.EADDRINUSE), 3},
+		{"F17 ports", failing(syscall.EADDRNOTAVAIL), 0},
+		{"F17 ports of a source address", failing(syscall.EADDRINUSE), 0},
 		{"401", answeringStatus(401), 0},
 		{"429", answeringStatus(429), 0},
 		{"refused", failing(syscall.ECONNREFUSED), 1},
@@ -381,6 +381,31 @@ func (full) Read([]byte) (int, error)        { return 0, syscall.ENOBUFS }
 func (full) SetDeadline(time.Time) error     { return nil }
 func (full) SetReadDeadline(time.Time) error { return nil }
 func (full) Close() error                    { return nil }
+
+// F17: members towards which there is no port, or which have an address of IPv6
+// where that is switched off, blameless as they are, cost the others nothing: not
+// the clients', and not the retries for real failures.
+func TestNoPortTowardsSome(t *testing.T) {
+	t.Attr("case", "F17")
+	for share, want := range map[float64]string{0.05: "abc", 0: "a"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 3, inTurn(), wsproxy.WithRetry(share))
+			s.act["a"], s.act["b"] = failing(syscall.EADDRNOTAVAIL), failing(syscall.EADDRINUSE)
+			status := 403
+			if share == 0 {
+				status = 503
+			}
+			for range 100 {
+				s.want(want, status)
+			}
+			for _, m := range s.proxy.Stats().Members {
+				if m.Down || m.Sessions != 0 {
+					t.Errorf("got %+v", m)
+				}
+			}
+		})
+	}
+}
 
 // The handshake that tries a member again needn't fail three times for it to be
 // left alone longer.

@@ -252,6 +252,7 @@ type placement struct {
 	hash  uint64 // of the key of [Rendezvous]; 0: there is none
 	token string // in the cookie of WithSticky
 	tried []*member
+	free  bool // the next one is not out of the budget for retries
 }
 
 // place gives the session to a member that it hasn't been given to before; nil:
@@ -272,7 +273,7 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	switch {
 	case !retry:
 		u.retries = min(u.retries+p.retryShare, mostRetries)
-	case !p.mayRetryLocked(): // others have spent the budget
+	case !at.free && !p.mayRetryLocked(): // others have spent the budget
 		return nil, false, nil
 	}
 	switch back := u.byToken[at.token]; {
@@ -296,8 +297,10 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	}
 	s.member = m
 	if retry {
-		u.retries--
 		p.stats.retries++
+		if !at.free {
+			u.retries--
+		}
 	}
 	at.tried = append(at.tried, m)
 	others = p.mayRetryLocked() && slices.ContainsFunc(u.members, func(m *member) bool { return m.fits(now, at) })
@@ -357,7 +360,9 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 			p.releaseLocked(s)
 			p.mu.Unlock()
 		}
-		again := p.judge(s, up, e, time.Since(began)) && others && limit.Err() == nil
+		again, free := p.judge(s, up, e, time.Since(began))
+		at.free = free && len(at.tried) < mostRetries
+		again = again && (others || at.free) && limit.Err() == nil
 		switch {
 		case again:
 		case e == nil && up.refusal != nil:
