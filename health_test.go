@@ -192,6 +192,7 @@ func TestNextMemberForSent(t *testing.T) {
 		status  int
 	}{
 		{"F4 closed with no answer", answering(""), "ab", 403},
+		{"an answer that is none", answering("SSH-2.0-x\r\n\r\n"), "a", 502},
 		{"F3 silent", silent, "ab", 403},
 		{"502", answeringStatus(502), "ab", 403},
 		{"503", answeringStatus(503), "ab", 403},
@@ -402,6 +403,10 @@ func TestNoPortTowardsSome(t *testing.T) {
 				if m.Down || m.Sessions != 0 {
 					t.Errorf("got %+v", m)
 				}
+			}
+			if share > 0 {
+				s.act["a"] = failing(syscall.ECONNREFUSED)
+				s.want(want, status)
 			}
 		})
 	}
