@@ -1,10 +1,7 @@
 package wsproxy
 
 import (
-	"fmt"
 	"math"
-	"net/http"
-	"runtime/debug"
 	"time"
 )
 
@@ -116,34 +113,4 @@ func (b *bucket) wait(now time.Duration) time.Duration {
 		return 0
 	}
 	return min(time.Duration(missing/b.rate*float64(time.Second))+1, time.Hour)
-}
-
-// clientKey returns what a client's sessions are counted by; "" if they aren't.
-func (c *config) clientKey(r *http.Request, client string) (key string, e *Error) {
-	switch {
-	case c.maxPerClient == 0:
-		return "", nil
-	case c.clientKeyOf == nil:
-		return addressKey(client), nil
-	}
-	defer func() {
-		if v := recover(); v != nil {
-			e = &Error{Op: "admit", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
-		}
-	}()
-	return c.clientKeyOf(r), nil
-}
-
-// addressKey cuts a client's address down to what one client has: of IPv6 the
-// first 64 bits, which an ordinary line gets all of.
-func addressKey(client string) string {
-	addr := parseAddr(client)
-	if !addr.IsValid() {
-		return client
-	}
-	if addr.Is6() {
-		prefix, _ := addr.Prefix(64) // can't fail for IPv6
-		return prefix.String()
-	}
-	return addr.String()
 }
