@@ -1,12 +1,10 @@
 package wsproxy
 
 import (
-	"fmt"
 	"math"
 	"math/bits"
 	"math/rand/v2"
 	"net/http"
-	"runtime/debug"
 	"time"
 )
 
@@ -104,13 +102,6 @@ func (p *Proxy) newPlacement(s *Session, r *http.Request) (at *placement, e *Err
 		at.hash = hashString(key)
 	}
 	return at, nil
-}
-
-// hookPanic makes an error of a panic in a hook of the user's.
-func hookPanic(op string, e **Error) {
-	if v := recover(); v != nil {
-		*e = &Error{Op: op, Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
-	}
 }
 
 // lighter says whether m has fewer sessions than another, by their weights,

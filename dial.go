@@ -98,9 +98,6 @@ func interruptAt(ctx context.Context, conn net.Conn) (stop func() bool) {
 
 var longAgo = time.Unix(1, 0)
 
-// errPanic: a user's hook panicked.
-var errPanic = errors.New("panic")
-
 // connect returns a connection over which u's host, which may be at another
 // address, is to be spoken to in HTTP, or what failed. A panic in a hook of the
 // user's (WithDialContext, the callbacks in a tls.Config) is an error of this

@@ -8,7 +8,6 @@ import (
 	"net/http/httputil"
 	"net/textproto"
 	"net/url"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -125,22 +124,6 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 		return nil, errors.New("no host, or a scheme that can't be dialled")
 	}
 	return out, nil
-}
-
-// callRewrite calls the user's hook. A panic of its is an error of this
-// request.
-func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http.Request, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
-		}
-	}()
-	pr := &httputil.ProxyRequest{In: in, Out: out}
-	f(pr)
-	if pr.Out == nil || pr.Out.URL == nil || pr.Out.Header == nil {
-		return nil, errors.New("no request, URL or header left")
-	}
-	return pr.Out, nil
 }
 
 // joinTarget joins the target's path and query to the request's, as

@@ -88,12 +88,12 @@ func (h *health) betterThan(other *member) bool {
 // time, and says whether another one may be tried for it; free, whether that is
 // none of the retries of which there are to be few.
 func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration) (again, free bool) {
-	status, kind := 0, ""
+	status, kind := 0, Kind("")
 	switch {
 	case e != nil:
 		kind = e.Kind()
 	case up.refusal != nil:
-		status, kind = up.refusal.resp.StatusCode, "5xx"
+		status, kind = up.refusal.resp.StatusCode, KindRefusal
 	}
 	failed := e != nil && e.blames()
 	doubtful := status >= 500
@@ -101,18 +101,18 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 	case e == nil:
 		again = p.retrySent && (status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout)
 	case failed && e.Op == "answer": // the request was sent, and may have brought this about
-		again = p.retrySent && kind != "bad answer"
+		again = p.retrySent && kind != KindBadAnswer
 		doubtful = true
 	case failed:
 		again = true
-	case kind == "local":
+	case kind == KindLocal:
 		again = e.Op != "answer" || p.retrySent
 		// Nothing has left this machine, and towards others it may have ports.
 		free = e.Op == "dial" && noPort(e.Err) && p.retryShare > 0
 	case e.Op == "dial" || e.Op == "tls":
 		// Clients that are less patient than the proxy must not keep a member
 		// going that doesn't answer.
-		doubtful = took >= leastShare && (kind == "client left" || kind == "timeout")
+		doubtful = took >= leastShare && (kind == KindClientLeft || kind == KindTimeout)
 	}
 
 	p.mu.Lock()
@@ -145,7 +145,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 
 	switch {
 	case after > before:
-		p.logMember(slog.LevelWarn, "wsproxy: member left alone", m, slog.String("kind", kind), slog.Duration("rest", rest))
+		p.logMember(slog.LevelWarn, "wsproxy: member left alone", m, slog.String("kind", string(kind)), slog.Duration("rest", rest))
 	case after < before:
 		p.logMember(slog.LevelInfo, "wsproxy: member is back", m)
 	}
@@ -362,7 +362,7 @@ func (p *Proxy) checked(m *member, err *Error) {
 		m.unasked = true
 		p.mu.Unlock()
 		if first {
-			p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", err.Kind()))
+			p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", string(err.Kind())))
 		}
 		return
 	}
@@ -388,19 +388,11 @@ func (p *Proxy) checked(m *member, err *Error) {
 	switch {
 	case !changed:
 	case down:
-		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", err.Kind()))
+		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", string(err.Kind())))
 		if p.check.Close {
 			p.drainMembers(causeDown, func(x *member) bool { return x == m && m.down })
 		}
 	default:
 		p.logMember(slog.LevelInfo, "wsproxy: member up", m)
 	}
-}
-
-// logMember logs what has become of a member. The record has no request's
-// context: it is about all of them.
-func (p *Proxy) logMember(level slog.Level, what string, m *member, attrs ...slog.Attr) {
-	guarded("the logger", func() {
-		p.logger.LogAttrs(context.Background(), level, what, append([]slog.Attr{slog.String("member", m.name)}, attrs...)...)
-	})
 }

@@ -94,15 +94,9 @@
 package wsproxy
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"log"
-	"log/slog"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -258,122 +252,8 @@ func (p *Proxy) endDetached(s *Session) {
 	guarded("the logger", func() { p.end(context.Background(), s) }) // a request's holds on to half a kilobyte
 }
 
-// guarded calls what is the user's. A panic in it is of no use to anyone else.
-func guarded(what string, f func()) {
-	defer func() {
-		if v := recover(); v != nil {
-			log.Printf("wsproxy: panic in %s: %v\n%s", what, v, debug.Stack())
-		}
-	}()
-	f()
-}
-
-// callOnOpen calls the user's hooks, each of which may refuse the session. They
-// get a copy of the request, which is what goes on: what the client's
-// Connection field nominates is gone before they set fields of their own.
-func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Error) {
-	s.letIn = true
-	if len(p.onOpen) == 0 {
-		return r, nil
-	}
-	defer func() {
-		if v := recover(); v != nil {
-			e = &Error{Op: "open", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
-		}
-	}()
-	r = r.Clone(r.Context())
-	stripNominated(r.Header)
-	r.Header["Connection"] = []string{"Upgrade"}
-	for _, f := range p.onOpen {
-		if err := f(s, r); err != nil {
-			status := http.StatusForbidden
-			if refusal, ok := errors.AsType[*Refusal](err); ok {
-				status = refusal.Status
-				if status < 400 || status > 599 {
-					status = http.StatusInternalServerError
-				}
-			}
-			return nil, &Error{Op: "open", Side: Neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
-		}
-	}
-	return r, nil
-}
-
-// callOnClose calls the user's hooks. A panic of theirs must not reach anyone:
-// the session is over.
-func (p *Proxy) callOnClose(s *Session) {
-	for _, f := range p.onClose {
-		guarded("the logger", func() {
-			defer func() {
-				if v := recover(); v != nil {
-					p.logger.Error("wsproxy: panic in a hook", "id", s.id, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-				}
-			}()
-			f(s)
-		})
-	}
-}
-
 // fail reports a handshake that came to nothing, and answers the client.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, e *Error) {
 	p.report(r, e)
 	p.refuse(w, r, e)
-}
-
-// report counts and logs a handshake that came to nothing.
-func (p *Proxy) report(r *http.Request, e *Error) {
-	kind := e.Kind()
-	p.mu.Lock()
-	p.stats.refused[kind]++
-	p.mu.Unlock()
-	p.logger.LogAttrs(r.Context(), slog.LevelWarn, "wsproxy: handshake failed",
-		slog.String("client", p.clientAddr(r)),
-		slog.String("path", clip(r.URL.Path)),
-		slog.Int("status", cmp.Or(e.Status, statusClientLeft)),
-		slog.String("side", e.Side.String()),
-		slog.String("op", e.Op),
-		slog.String("kind", kind),
-		slog.String("error", e.Err.Error()))
-}
-
-// clip keeps a path, which may be a megabyte long, from filling logs.
-func clip(path string) string {
-	const most = 200
-	if len(path) > most {
-		return path[:most] + "…"
-	}
-	return path
-}
-
-func (p *Proxy) logOpened(ctx context.Context, s *Session) {
-	p.logger.LogAttrs(ctx, slog.LevelDebug, "wsproxy: session opened",
-		slog.Uint64("id", s.id),
-		slog.String("client", s.client),
-		slog.String("upstream", s.upstream),
-		slog.String("path", s.path))
-}
-
-// logEnded logs a session that is over.
-func (p *Proxy) logEnded(ctx context.Context, s *Session) {
-	e := &s.ending
-	attrs := []slog.Attr{
-		slog.Uint64("id", s.id),
-		slog.String("client", s.client),
-		slog.String("upstream", s.upstream),
-		slog.String("path", s.path),
-		slog.Duration("duration", s.now().Round(time.Millisecond)),
-		slog.String("by", e.cause.by.String()),
-		slog.String("reason", string(e.cause.name)),
-		slog.Int("code", int(e.code)),
-		countsAttr("from_client", s.Counts(Client)),
-		countsAttr("from_upstream", s.Counts(Upstream)),
-	}
-	if e.err != nil {
-		attrs = append(attrs, slog.String("error", e.err.Error()))
-	}
-	p.logger.LogAttrs(ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
-}
-
-func countsAttr(key string, c Counts) slog.Attr {
-	return slog.GroupAttrs(key, slog.Uint64("frames", c.Frames), slog.Uint64("messages", c.Messages), slog.Uint64("bytes", c.Bytes))
 }

@@ -16,7 +16,7 @@ type Stats struct {
 
 	Opened  uint64             // sessions
 	Ended   map[Outcome]uint64 // sessions, by how; what hasn't happened yet is there with 0
-	Refused map[string]uint64  // handshakes that came to nothing, by [Error.Kind]; the same
+	Refused map[Kind]uint64    // handshakes that came to nothing, by kind; the same
 
 	FromClients, FromUpstreams Counts // of all sessions, the open ones included; LargestMessage is of any
 
@@ -66,7 +66,7 @@ var (
 type stats struct {
 	opened  uint64             // guarded by Proxy.mu
 	ended   map[Outcome]uint64 // guarded by Proxy.mu
-	refused map[string]uint64  // guarded by Proxy.mu
+	refused map[Kind]uint64    // guarded by Proxy.mu
 	passed  [2]Counts          // guarded by Proxy.mu; of sessions that ended
 	drain   DrainStats         // guarded by Proxy.mu
 	retries uint64             // guarded by Proxy.mu
@@ -85,7 +85,7 @@ func newStats() stats {
 	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonKicked, ReasonDrained, ReasonRemoved, ReasonDown, ReasonCancelled, ReasonCut, ReasonPanic} {
 		ended[Outcome{Neither, reason}] = 0
 	}
-	refused := make(map[string]uint64)
+	refused := make(map[Kind]uint64)
 	for _, kind := range kinds {
 		refused[kind] = 0
 	}

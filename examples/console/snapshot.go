@@ -83,7 +83,7 @@ func take(proxy *wsproxy.Proxy, v view) *snapshot {
 	}
 	for kind, n := range st.Refused {
 		if n > 0 {
-			snap.Refused = append(snap.Refused, tally{kind, n})
+			snap.Refused = append(snap.Refused, tally{string(kind), n})
 		}
 	}
 	for _, tallies := range [][]tally{snap.Ended, snap.Refused} {

@@ -107,7 +107,7 @@ func (g *gateway) stats() stats {
 		}
 		for kind, n := range st.Refused {
 			if n > 0 {
-				one.Refused[kind] = n
+				one.Refused[string(kind)] = n
 			}
 		}
 		all.Routes = append(all.Routes, one)

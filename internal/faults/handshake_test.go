@@ -132,7 +132,7 @@ func failedKind(r *peer.Rig) (kind string) {
 	peer.Until(func() bool {
 		for k, n := range r.Proxy.Stats().Refused {
 			if n > 0 {
-				kind = k
+				kind = string(k)
 			}
 		}
 		return kind != ""

@@ -54,7 +54,7 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 		observe(opened, st.Opened)
 		observe(handshakes, uint64(st.Handshakes))
 		for kind, n := range st.Refused {
-			observe(failed, n, semconv.ErrorTypeKey.String(kind))
+			observe(failed, n, semconv.ErrorTypeKey.String(string(kind)))
 		}
 		observe(retries, st.Retries)
 		for _, m := range st.Members {

@@ -561,7 +561,7 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.pings{wsproxy.from=upstream}":                            0,
 	}
 	for kind := range s.proxy.Stats().Refused { // each is there from the start
-		want["wsproxy.handshake.failed{error.type="+kind+"}"] = 0
+		want["wsproxy.handshake.failed{error.type="+string(kind)+"}"] = 0
 	}
 	check := func(when string, changes map[string]int64) {
 		t.Helper()

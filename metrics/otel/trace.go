@@ -106,7 +106,7 @@ func (t *tracing) close(s *wsproxy.Session) {
 	}
 
 	if failed, ok := errors.AsType[*wsproxy.Error](s.Err()); ok {
-		fail(sp.handshake, failed.Kind(), failed)
+		fail(sp.handshake, string(failed.Kind()), failed)
 		if failed.Status != 0 {
 			sp.session.SetAttributes(semconv.HTTPResponseStatusCode(failed.Status))
 		}
@@ -114,7 +114,7 @@ func (t *tracing) close(s *wsproxy.Session) {
 			sp.handshake.SetAttributes(semconv.HTTPResponseStatusCode(failed.Status))
 		}
 		if failed.Status >= 500 {
-			fail(sp.session, failed.Kind(), failed)
+			fail(sp.session, string(failed.Kind()), failed)
 		}
 		return
 	}

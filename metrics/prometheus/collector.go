@@ -33,7 +33,7 @@
 //	wsproxy_drain_cut_sessions                    gauge      when the time was up
 //
 // by, from and side are "client" or "upstream"; by is "proxy" as well. reason
-// is a [wsproxy.Reason], and kind what [wsproxy.Error.Kind] says. These are
+// is a [wsproxy.Reason], and kind is a [wsproxy.Kind]. These are
 // small fixed sets, and all that is in them is there from the start, with 0.
 // member is the Name of a [wsproxy.MemberState]: there are as many as the set
 // has, and they come from the operator, or from the operator's [wsproxy.Source].
@@ -144,7 +144,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.ended, n, o.By.String(), string(o.Reason))
 	}
 	for kind, n := range st.Refused {
-		counter(c.failed, n, kind)
+		counter(c.failed, n, string(kind))
 	}
 	counter(c.retries, st.Retries)
 	for _, m := range st.Members {

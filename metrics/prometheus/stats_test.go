@@ -22,7 +22,7 @@ func TestExposition(t *testing.T) {
 			{By: wsproxy.Upstream, Reason: wsproxy.ReasonLost}: 5,
 			{By: wsproxy.Neither, Reason: wsproxy.ReasonIdle}:  6,
 		},
-		Refused:       map[string]uint64{"bad answer": 7},
+		Refused:       map[wsproxy.Kind]uint64{wsproxy.KindBadAnswer: 7},
 		FromClients:   wsproxy.Counts{Frames: 8, Messages: 9, Bytes: 10, Pings: 11, LargestMessage: 12},
 		FromUpstreams: wsproxy.Counts{Frames: 13, Messages: 14, Bytes: 15, Pings: 16, LargestMessage: 17},
 		Durations: wsproxy.Histogram{

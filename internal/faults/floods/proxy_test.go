@@ -92,7 +92,7 @@ type proxyState struct {
 	Open, Handshakes int
 	Opened           uint64
 	Ended            map[string]uint64 // by side and reason
-	Refused          map[string]uint64
+	Refused          map[wsproxy.Kind]uint64
 }
 
 // control answers with the state; /live collects garbage before.

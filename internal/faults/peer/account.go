@@ -184,7 +184,7 @@ func (r *Rig) balance() {
 		}
 	}
 	for kind, n := range st.Refused {
-		equal("Stats.Refused of "+kind, n, kinds[kind])
+		equal("Stats.Refused of "+string(kind), n, kinds[string(kind)])
 	}
 	for _, side := range []struct {
 		key    string

@@ -62,7 +62,7 @@ func (c *counted) closed(s *wsproxy.Session) {
 		return
 	}
 	if refused, ok := errors.AsType[*wsproxy.Error](err); ok {
-		c.refused[refused.Kind()]++
+		c.refused[string(refused.Kind())]++
 		return
 	}
 	c.problems.add("session %d is over with %v", s.ID(), err)
@@ -102,8 +102,8 @@ func (c *counted) check(name string, open int) {
 		ended += n
 	}
 	for kind, n := range st.Refused {
-		if refused += n; n != c.refused[kind] {
-			bad("Stats.Refused of "+kind, n, c.refused[kind])
+		if refused += n; n != c.refused[string(kind)] {
+			bad("Stats.Refused of "+string(kind), n, c.refused[string(kind)])
 		}
 	}
 	if st.Open != open {

@@ -341,7 +341,7 @@ func (k *soak) summary() {
 				ended[o.String()] += n
 			}
 			for kind, n := range st.Refused {
-				refused[kind] += n
+				refused[string(kind)] += n
 			}
 		}
 	}
