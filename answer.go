@@ -2,19 +2,15 @@ package wsproxy
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/textproto"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -23,30 +19,9 @@ import (
 // in every point, or a refusal, which is relayed.
 
 const (
-	maxInformational   = 5        // 1xx answers before the final one
-	maxExtensions      = 16       // in a 101
-	maxRefusalBody     = 64 << 10 // of an upstream's refusal, in bytes
-	refusalBodyTimeout = 10 * time.Second
+	maxInformational = 5  // 1xx answers before the final one
+	maxExtensions    = 16 // in a 101
 )
-
-// An upstreamRefusal is an upstream's answer other than 101.
-type upstreamRefusal struct {
-	conn   net.Conn
-	limit  *io.LimitedReader // of what is read from conn
-	resp   *http.Response
-	header http.Header
-	body   []byte
-	cut    error // why body is not the whole of it; nil: it is
-}
-
-// err returns the refusal as an error.
-func (f *upstreamRefusal) err() *Error {
-	e := &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: ErrRefused}
-	if f.cut != nil {
-		e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, f.cut)
-	}
-	return e
-}
 
 var answerReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
@@ -209,55 +184,4 @@ func answerHeader(h http.Header) http.Header {
 		}
 	}
 	return h
-}
-
-// read reads as much of the answer as will be relayed, and closes the
-// connection. It fails if ctx ends.
-func (f *upstreamRefusal) read(ctx context.Context) *Error {
-	defer f.conn.Close()
-	limit, cancel := context.WithTimeout(ctx, refusalBodyTimeout)
-	defer cancel()
-	stop := interruptAt(limit, f.conn)
-	f.limit.N = 2 * maxRefusalBody // chunked coding takes some
-	f.header = answerHeader(f.resp.Header)
-	body, err := io.ReadAll(io.LimitReader(f.resp.Body, maxRefusalBody+1))
-	var timeout net.Error
-	switch {
-	case len(body) > maxRefusalBody:
-		body, err = body[:maxRefusalBody], errors.New("over 64 KiB")
-	case errors.As(err, &timeout) && timeout.Timeout():
-		err = os.ErrDeadlineExceeded
-	case err != nil: // its text may quote the body
-		err = errors.New("broken off")
-	}
-	f.body, f.cut = body, err
-	stop()
-	if err := ctx.Err(); err != nil {
-		return dialError(ctx, limit, "answer", err)
-	}
-	return nil
-}
-
-// relayRefusal answers the client with an upstream's refusal. A redirect is the
-// client's to follow, or not. What was cut short stays visibly so.
-func (c *config) relayRefusal(w http.ResponseWriter, f *upstreamRefusal) {
-	c.limitAnswer(w)
-	h := w.Header()
-	for name, values := range f.header {
-		h[name] = append(h[name], values...)
-	}
-	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil // or net/http guesses one by the body
-	}
-	h["Connection"] = []string{"close"}
-	if f.resp.StatusCode == http.StatusUpgradeRequired {
-		h["Connection"] = []string{"close", "Upgrade"}
-		h.Set("Upgrade", "websocket")
-	}
-	w.WriteHeader(f.resp.StatusCode)
-	w.Write(f.body) // the client may have left
-	if f.cut != nil {
-		http.NewResponseController(w).Flush() // or nothing of it is sent
-		panic(http.ErrAbortHandler)
-	}
 }

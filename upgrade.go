@@ -2,12 +2,10 @@ package wsproxy
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -19,10 +17,6 @@ import (
 
 // maxHandshakeHeader limits the header of both sides' handshakes, in bytes.
 const maxHandshakeHeader = 64 << 10
-
-// retryAfter is what clients are asked to wait, in seconds, when the proxy
-// takes no sessions for now (RFC 6455, 7.2.3 has clients wait up to five).
-const retryAfter = "5"
 
 // refusal makes the error of a client's handshake that is not in order. Its
 // text is fixed, for it goes to the client as well.
@@ -242,69 +236,4 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 	conn.SetWriteDeadline(time.Time{})
 	taken = true
 	return conn, early, nil
-}
-
-// refuse answers a client whose handshake came to nothing. The connection is
-// closed after it, so that bytes behind the handshake, which the client may
-// have meant as frames, are never read as another request (RFC 9931).
-func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
-	if e.Status == 0 {
-		return
-	}
-	c.limitAnswer(w)
-	h := w.Header()
-	if refusal := e.refusal(); refusal != nil {
-		for name, values := range refusal.Header {
-			h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
-		}
-	}
-	if r.ProtoMajor < 2 { // in HTTP/2 it would end all the client's requests
-		h["Connection"] = []string{"close"}
-	}
-	switch e.Status {
-	case http.StatusMethodNotAllowed:
-		h.Set("Allow", http.MethodGet)
-	case http.StatusUpgradeRequired: // RFC 9110, 15.5.22; RFC 6455, 4.4
-		h["Connection"] = []string{"close", "Upgrade"}
-		h.Set("Upgrade", "websocket")
-		h["Sec-WebSocket-Version"] = []string{"13"}
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		h.Set("Retry-After", retryAfter)
-	}
-	c.errorHandler(w, r, e)
-	if r.ContentLength != 0 {
-		// net/http reads what is missing of a body before it closes the
-		// connection, and waits for it.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.closeTimeout))
-	}
-}
-
-// limitAnswer gives an answer as long as any write: the server's own limit
-// may have passed in the meantime, or there may be none.
-func (c *config) limitAnswer(w http.ResponseWriter) {
-	// Where it can't be set, the writer is the user's to limit.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.policy.write))
-}
-
-// statusClientLeft is what logs commonly show for a client that left before
-// it could be answered. It is never registered for the wire; a client that is
-// there after all, while the request's context has ended, may see it.
-const statusClientLeft = 499
-
-// writeError is the default of [WithErrorHandler]. What was wrong with the
-// client's own handshake it says; of all else, nothing but the status.
-func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
-	text := cmp.Or(http.StatusText(e.Status), "Request Cancelled")
-	if e.Op == "handshake" && errors.Is(e, ErrBadHandshake) {
-		text = e.Err.Error()
-	}
-	if refusal := e.refusal(); refusal != nil {
-		text = cmp.Or(refusal.Text, text)
-		if refusal.Header.Get("Content-Type") != "" { // it is for the user to say what the text is
-			w.WriteHeader(e.Status)
-			io.WriteString(w, text) // a client that has left doesn't need it
-			return
-		}
-	}
-	http.Error(w, text, e.Status)
 }
