@@ -19,8 +19,8 @@ func (l *limits) exceeded(frame, message uint64) bool {
 // A RateLimit says how much may come from one side of a session
 // ([WithRateLimit]). A rate of 0 is no limit.
 type RateLimit struct {
-	Messages float64 // a second
-	Bytes    float64 // a second, on the wire
+	Messages float64 // a second; at least one an hour, 1.0/3600
+	Bytes    float64 // a second, on the wire; at least 1
 
 	// Burst is how long's worth of them may come at once, after silence; one
 	// message always may. 0 stands for one second. With Close, Bytes times
@@ -62,6 +62,13 @@ func (t *throttle) take(now time.Duration, messages, bytes int) bool {
 // leastPiece is how many bytes are let through at once at least: more than a
 // direction ever holds back, or it would never get on.
 const leastPiece = 1 << 10
+
+// The lowest rates. A wait is never longer than an hour, so that lower ones
+// would not be kept.
+const (
+	leastMessages = 1.0 / 3600
+	leastBytes    = 1
+)
 
 // allows says how many messages and how many of n bytes may pass now.
 func (t *throttle) allows(now time.Duration, n int) (messages, bytes int) {
@@ -112,5 +119,6 @@ func (b *bucket) wait(now time.Duration) time.Duration {
 	if b.rate == 0 || missing <= 0 {
 		return 0
 	}
-	return min(time.Duration(missing/b.rate*float64(time.Second))+1, time.Hour)
+	// As a number first: of a low rate it may be more than a Duration holds.
+	return time.Duration(min(missing/b.rate*float64(time.Second)+1, float64(time.Hour)))
 }

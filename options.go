@@ -407,6 +407,12 @@ func WithRateLimit(from Side, r RateLimit) Option {
 			c.mistake("WithRateLimit", r, "infinite: 0 is no limit")
 		case r.Messages == 0 && r.Bytes == 0:
 			c.mistake("WithRateLimit", r, "limits neither messages nor bytes")
+		case r.Messages > 0 && r.Messages < leastMessages:
+			c.mistake("WithRateLimit", r, "under one message an hour")
+		case r.Bytes > 0 && r.Bytes < leastBytes:
+			c.mistake("WithRateLimit", r, "under one byte a second")
+		case r.Burst > longest:
+			c.mistake("WithRateLimit", r, "burst over 50 years")
 		}
 	}
 }
