@@ -39,6 +39,18 @@ func (r *rig) the() *wsproxy.Session {
 	return all[0]
 }
 
+// Of neither side there is nothing to tell.
+func TestNeither(t *testing.T) {
+	r := newRig(t, tcp)
+	r.open("", "")
+	s := r.the()
+	for _, side := range []wsproxy.Side{wsproxy.Neither, 200} {
+		if c, d := s.Counts(side), s.RoundTrip(side); c != (wsproxy.Counts{}) || d != 0 {
+			t.Errorf("side %d: got %+v and %v, want zeros", side, c, d)
+		}
+	}
+}
+
 // A session is listed from its 101 to its end, with all that is known of it.
 func TestSessions(t *testing.T) {
 	eachKind(t, func(t *testing.T, k kind) {

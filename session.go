@@ -189,8 +189,14 @@ type Counts struct {
 	LargestMessage uint64 // bytes of payload, as far as announced; compressed, if it was
 }
 
-// Counts returns what has come from a side, [Client] or [Upstream], so far.
-func (s *Session) Counts(from Side) Counts { return s.pumps[from].count.load() }
+// Counts returns what has come from a side, [Client] or [Upstream], so far; for
+// [Neither] it returns zeros.
+func (s *Session) Counts(from Side) Counts {
+	if from >= Neither {
+		return Counts{}
+	}
+	return s.pumps[from].count.load()
+}
 
 // LastActivity is when a data frame's bytes last passed, in either direction;
 // if none has, it is the session's start. Pings are no activity.
@@ -208,8 +214,11 @@ func (s *Session) lastData() time.Duration {
 
 // RoundTrip is the time that the side, [Client] or [Upstream], took to answer
 // the proxy's last Ping to it; 0 while it has answered none. A side that isn't
-// silent isn't pinged ([WithPing]).
+// silent isn't pinged ([WithPing]). For [Neither] it is 0.
 func (s *Session) RoundTrip(side Side) time.Duration {
+	if side >= Neither {
+		return 0
+	}
 	return time.Duration(s.legs[side].roundTrip.Load())
 }
 
