@@ -14,10 +14,10 @@ import (
 // running ones by Close 1001 to both sides (another code to clients by
 // [WithDrain]), at frame boundaries. They are told one by one, evenly spread
 // and slightly jittered, so that their clients don't all come back at the same
-// instant: over the window of WithDrain, or else at 10 a second or more, and in
-// any case within what ctx's deadline leaves when the close timeout and a second
-// are taken off, in which the last ones can end. With neither they are told all
-// at once. Those that have been idle for longest are told first: one in the
+// instant: over the window of WithDrain, or else at 10 a second or more. ctx's
+// deadline shortens that: the close timeout and a second before it, or half of
+// the time before it if that is less, are left for the last ones to end. With
+// neither a window nor a deadline they are told all at once. Those that have been idle for longest are told first: one in the
 // middle of something gets the most time to end by itself.
 //
 // It returns when the last session is over; if ctx ends before that, the rest
@@ -53,7 +53,8 @@ const drainRate = 10
 func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 	window := p.window(len(sessions))
 	if deadline, ok := ctx.Deadline(); ok {
-		window = min(window, time.Until(deadline)-p.closeTimeout-time.Second) // for the last ones to end
+		left := time.Until(deadline)
+		window = min(window, max(left-p.closeTimeout-time.Second, left/2)) // the rest is for the last ones to end
 	} else if p.drainWindow == 0 {
 		window = 0
 	}
