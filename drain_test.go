@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -76,7 +77,8 @@ func TestDrainSpread(t *testing.T) {
 		{"window, longer than the context", []wsproxy.Option{wsproxy.WithDrain(time.Hour, 0)}, 60, 66 * time.Second, time.Minute},
 		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // less a close timeout and a second
 		{"few sessions", nil, 20, 5 * time.Minute, 2 * time.Second},
-		{"no time at all", nil, 50, 2 * time.Second, 0},
+		{"little time", nil, 50, 4 * time.Second, 2 * time.Second}, // half of it
+		{"a window, and little time", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 6 * time.Second, 3 * time.Second},
 		{"no deadline", nil, 50, 0, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -110,6 +112,38 @@ func TestDrainSpread(t *testing.T) {
 					t.Errorf("got %+v, want all %d told and none cut", d, row.sessions)
 				}
 			})
+		})
+	}
+}
+
+// Ending many sessions at once takes no goroutine for each of them.
+func TestEndingTakesNoGoroutines(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("whether a write waits can't be told here")
+	}
+	for _, k := range []kind{tcp, unix, tlsTCP} {
+		t.Run(string(k), func(t *testing.T) {
+			r := newRig(t, k, wsproxy.WithCloseTimeout(time.Minute))
+			var clients, upstreams []*wire
+			for range 50 {
+				client, upstream := r.open("", "")
+				clients, upstreams = append(clients, client), append(upstreams, upstream)
+			}
+			await(t, func() bool { return r.proxy.Stats().Handshakes == 0 }, func() string { return "handshakes don't end" })
+			sessions := slices.Collect(r.proxy.Sessions())
+			before := runtime.NumGoroutine()
+			most := 0
+			for _, s := range sessions {
+				s.Close(4000, "all of you")
+				most = max(most, runtime.NumGoroutine())
+			}
+			if most > before+5 { // what the runtime does beside it
+				t.Errorf("%d goroutines with %d sessions open, and up to %d when they were ended", before, len(sessions), most)
+			}
+			for i := range clients {
+				clients[i].wantClose(4000)
+				upstreams[i].wantClose(1001)
+			}
 		})
 	}
 }

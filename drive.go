@@ -151,14 +151,17 @@ func (s *Session) settle() {
 // the other one, or all sessions of a Shutdown.
 func (s *Session) stop(c *cause, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.finished || !s.ending.begin(c, err) {
+		s.mu.Unlock()
 		return
 	}
 	s.hasten(Neither)
+	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
+	s.helpers.Add(1) // under the lock: finish waits for the helpers that there are
+	s.mu.Unlock()
+	defer s.helpers.Done()
 	for side := range s.legs {
-		l, code := &s.legs[side], s.ending.tell(Side(side))
-		s.helpers.Go(func() { l.inject(uint32(code)) })
+		s.legs[side].injectInPassing(uint32(tell[side]))
 	}
 }
 

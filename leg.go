@@ -156,8 +156,44 @@ func (l *leg) release() {
 // next frame boundary: now, or by whoever holds the lock.
 func (l *leg) inject(frame uint32) {
 	if frame != 0 {
-		l.pending.Or(frame)
+		l.await(frame)
 		l.flush()
+	}
+}
+
+// injectInPassing is inject for a caller that must not wait. A goroutine writes
+// the frame only where the write might wait: ending many sessions at once takes
+// no goroutine for each. The caller is one of the session's helpers.
+func (l *leg) injectInPassing(frame uint32) {
+	if frame == 0 {
+		return
+	}
+	l.await(frame)
+	switch {
+	case !l.lock.tryAcquire(): // its holder will write them
+	case takesAtOnce(l.conn):
+		l.writeAlone()
+		l.flush()
+	default:
+		l.s.helpers.Go(func() {
+			l.writeAlone()
+			l.flush()
+		})
+	}
+}
+
+// await adds a frame to those that wait for a boundary. Of two Closes the first
+// one wins: one Close is all that a side may be sent (RFC 6455, 5.5.1), and two
+// codes in one word would make a third.
+func (l *leg) await(frame uint32) {
+	for {
+		waiting := l.pending.Load()
+		if waiting&^pingPending != 0 {
+			frame &= pingPending
+		}
+		if l.pending.CompareAndSwap(waiting, waiting|frame) {
+			return
+		}
 	}
 }
 
@@ -229,7 +265,7 @@ func (l *leg) lastWord(code websocket.StatusCode) {
 	timeout := time.NewTimer(lastWordTimeout)
 	defer timeout.Stop()
 	if l.lock.acquire(&l.s.mu, timeout.C) {
-		l.pending.Or(uint32(code))
+		l.await(uint32(code))
 		l.writeAlone()
 	}
 }

@@ -1,11 +1,41 @@
 package wsproxy
 
 import (
+	"encoding/binary"
+	"io"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
+
+// A Close that waits for a frame's end isn't mixed with another one: the first
+// wins, and a Ping waits beside it.
+func TestPendingClose(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	s := &Session{began: time.Now(), proxy: &Proxy{config: &config{closeTimeout: time.Minute, policy: policy{write: time.Minute}}}}
+	s.ending.begin(causeIdle, nil)
+	for side := range s.legs {
+		l := &s.legs[side]
+		l.s, l.side, l.conn = s, Side(side), near
+	}
+	l := &s.legs[Client]
+	l.lock.tryAcquire() // as if a frame were part-written
+	for _, frame := range []uint32{pingPending, 1001, 1012, pingPending, 4095} {
+		l.inject(frame)
+	}
+	go l.release()
+	far.SetReadDeadline(time.Now().Add(20 * time.Second))
+	b := make([]byte, 2+pingBodySize+2+2+len(causeIdle.reason))
+	if _, err := io.ReadFull(far, b); err != nil {
+		t.Fatal(err)
+	}
+	if code := binary.BigEndian.Uint16(b[2+pingBodySize+2:]); b[0] != 0x89 || b[2+pingBodySize] != 0x88 || code != 1001 {
+		t.Errorf("got %#x then %#x with code %d, want a Ping and Close 1001", b[0], b[2+pingBodySize], code)
+	}
+}
 
 // The lock admits one at a time, loses no wake-up, and can be waited for in
 // simulated time.

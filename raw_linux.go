@@ -350,6 +350,25 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	return true, false
 }
 
+// takesAtOnce says whether a short write to conn is sure not to wait.
+func takesAtOnce(conn net.Conn) (now bool) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	if raw := rawConn(conn); raw != nil {
+		raw.Control(func(fd uintptr) {
+			poll := struct {
+				fd              int32
+				events, revents int16
+			}{fd: int32(fd), events: pollOut}
+			var atOnce syscall.Timespec
+			n, _, errno := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&atOnce)), 0, 0, 0)
+			now = errno == 0 && n == 1
+		})
+	}
+	return now
+}
+
 // peerAcked returns how many bytes the peer's kernel has acknowledged, and how
 // many more ours holds for it; not ok where conn isn't TCP, or TLS on it.
 func peerAcked(conn net.Conn) (acked, queued uint64, ok bool) {
@@ -436,6 +455,7 @@ func (p *pipe) close() {
 }
 
 const (
+	pollOut        = 4
 	tcpInq         = 36 // as an option, and as the control message that it brings
 	f_SETPIPE_SZ   = 1031
 	spliceMove     = 1

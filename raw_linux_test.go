@@ -3,6 +3,7 @@
 package wsproxy
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"os"
@@ -12,6 +13,37 @@ import (
 	"testing"
 	"time"
 )
+
+// A write of which it is said that it won't wait doesn't, over TCP, TLS and unix
+// sockets, and one that would is told apart. Of other connections nothing is
+// known.
+func TestTakesAtOnce(t *testing.T) {
+	c, peer := tcpPair(t)
+	for _, conn := range []net.Conn{c, tls.Client(c, new(tls.Config))} {
+		if !takesAtOnce(conn) {
+			t.Errorf("%T: an empty socket takes nothing at once", conn)
+		}
+	}
+	overfill(t, c, peer)
+	for err := error(nil); err == nil; { // until it has no room for a whole second piece
+		c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err = c.Write(make([]byte, overfilled))
+	}
+	for _, conn := range []net.Conn{c, tls.Client(c, new(tls.Config))} {
+		if takesAtOnce(conn) {
+			t.Errorf("%T: a full socket takes more", conn)
+		}
+	}
+	c.Close()
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	for _, conn := range []net.Conn{c, a} {
+		if takesAtOnce(conn) {
+			t.Errorf("%T is known to take more", conn)
+		}
+	}
+}
 
 // F34: what a peer's kernel takes shows while our socket takes nothing more.
 func TestPeerAcked(t *testing.T) {

@@ -20,5 +20,8 @@ func send(_ *leg, conn net.Conn, _ rawLeg, b []byte) (int, error) { return conn.
 
 func (p *pump) receive() error { return p.receivePlain() }
 
+// takesAtOnce: whether a write waits can't be told.
+func takesAtOnce(net.Conn) bool { return false }
+
 // peerAcked: what a peer has acknowledged can't be told.
 func peerAcked(net.Conn) (acked, queued uint64, ok bool) { return 0, 0, false }
