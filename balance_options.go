@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -126,9 +127,12 @@ func WithRetrySent() Option {
 func WithHealthCheck(h HealthCheck) Option {
 	return func(c *config) {
 		h := h // an Option may be used again
-		for name, n := range map[string]int64{"Interval": int64(h.Interval), "Timeout": int64(h.Timeout), "Fall": int64(h.Fall), "Rise": int64(h.Rise)} {
-			if n < 0 {
-				c.mistake("WithHealthCheck", name, "negative")
+		for _, field := range []struct {
+			name  string
+			value int64
+		}{{"Interval", int64(h.Interval)}, {"Timeout", int64(h.Timeout)}, {"Fall", int64(h.Fall)}, {"Rise", int64(h.Rise)}} {
+			if field.value < 0 {
+				c.mistake("WithHealthCheck", field.name, "negative")
 			}
 		}
 		if _, err := url.ParseRequestURI(h.Path); h.Path != "" && (err != nil || !strings.HasPrefix(h.Path, "/")) {
@@ -136,7 +140,8 @@ func WithHealthCheck(h HealthCheck) Option {
 			c.mistake("WithHealthCheck", path, "not a path that begins with a slash")
 		}
 		h.Header = h.Header.Clone()
-		for name, values := range h.Header {
+		for _, name := range slices.Sorted(maps.Keys(h.Header)) {
+			values := h.Header[name]
 			if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
 				c.mistake("WithHealthCheck", name, "not a valid header field")
 			}

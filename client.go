@@ -1,10 +1,13 @@
 package wsproxy
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/textproto"
+	"net/url"
 	"runtime/debug"
 	"strings"
 )
@@ -12,10 +15,41 @@ import (
 // This file decides whose address is believed: who the client is, and what
 // it has sent its request to.
 
+// ConnContext keeps a connection's own address with its requests. It is for
+// the ConnContext field of an [http.Server] whose handlers include middleware
+// that replaces a request's RemoteAddr by what header fields say: with it,
+// [WithTrustedProxies], the client's address in logs and X-Forwarded-For, and
+// the limit for each client go by who has really connected. A server that has
+// a ConnContext function of its own can call this one in it.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// connKey is the key under which a request's context has its connection. What
+// is kept is that, not its address: to ask for the address of a connection
+// that begins with the PROXY protocol can take a while.
+type connKey struct{}
+
+// remoteAddr is where a request came from: the other end of its connection, if
+// [ConnContext] has kept that, or else what the server, or middleware, says.
+func remoteAddr(r *http.Request) string {
+	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+		return conn.RemoteAddr().String()
+	}
+	return r.RemoteAddr
+}
+
+// overUnix says whether a request came over a unix socket. The server says so
+// apart from RemoteAddr, which middleware may have replaced.
+func overUnix(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && local.Network() == "unix"
+}
+
 // peerAddr is the address of the connection that a request came over; the
 // zero Addr where it has none.
 func peerAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	ap, err := netip.ParseAddrPort(remoteAddr(r))
 	if err != nil {
 		return netip.Addr{}
 	}
@@ -46,16 +80,19 @@ func (c *config) trusts(a netip.Addr) bool {
 
 // trustedPeer says whether a request's forwarding fields are to be believed.
 func (c *config) trustedPeer(r *http.Request) bool {
+	if c.trustUnix && overUnix(r) {
+		return true
+	}
 	return len(c.trusted) > 0 && c.trusts(peerAddr(r))
 }
 
 // clientAddr is the client's address: the peer's, or, behind trusted
 // proxies, the last one in X-Forwarded-For that is not one of theirs.
 func (c *config) clientAddr(r *http.Request) string {
+	addr := clip(remoteAddr(r)) // middleware may have put anything there
 	if !c.trustedPeer(r) {
-		return r.RemoteAddr
+		return addr
 	}
-	addr := r.RemoteAddr
 	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
 	for i := len(hops) - 1; i >= 0; i-- {
 		a := parseAddr(strings.TrimSpace(hops[i])) // some proxies add the port
@@ -69,14 +106,59 @@ func (c *config) clientAddr(r *http.Request) string {
 	return addr
 }
 
+// clientScheme is what the client spoke to this proxy. A server leaves the
+// scheme of a request for a path empty: middleware that sets it has learned it
+// from a proxy in front. In absolute form, the client itself has written it.
+func clientScheme(r *http.Request) string {
+	if r.TLS != nil || strings.EqualFold(r.URL.Scheme, "https") && strings.HasPrefix(r.RequestURI, "/") {
+		return "https"
+	}
+	return "http"
+}
+
+// clientPath is the path that the client has asked for, without the query:
+// middleware may have cut the request's own (http.StripPrefix does).
+func clientPath(r *http.Request) string {
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	if !strings.HasPrefix(path, "/") { // in absolute form (RFC 9112, 3.2.2), or in none
+		_, rest, ok := strings.Cut(path, "://")
+		if !ok {
+			return r.URL.Path
+		}
+		_, path, ok = strings.Cut(rest, "/")
+		if !ok {
+			return ""
+		}
+		path = "/" + path
+	}
+	if plain, err := url.PathUnescape(path); err == nil {
+		return plain
+	}
+	return path
+}
+
+// asksForPath says whether a request's target, as it came over the wire, is a
+// path, by itself or in a URL (RFC 9112, 3.2.1 and 3.2.2).
+func asksForPath(r *http.Request) bool {
+	target := r.RequestURI
+	if target == "" { // the request was made by a program
+		return r.URL.Path != "*" && r.URL.Opaque == "" && (r.URL.Scheme == "" || r.URL.Host != "")
+	}
+	if strings.HasPrefix(target, "/") {
+		return true
+	}
+	_, authority, ok := strings.Cut(target, "://")
+	if i := strings.IndexAny(authority, "/?"); i >= 0 {
+		authority = authority[:i]
+	}
+	return ok && authority[strings.LastIndexByte(authority, '@')+1:] != ""
+}
+
 // publicOrigin is the scheme and host that the client has sent its request
 // to, as far as this proxy, or a trusted one in front, can tell. One in front
 // may have cut the port off the host; then it may have told it apart.
 func (c *config) publicOrigin(r *http.Request) (scheme, host, port string) {
-	scheme, host = "http", r.Host
-	if r.TLS != nil {
-		scheme = "https"
-	}
+	scheme, host = clientScheme(r), r.Host
 	if !c.trustedPeer(r) {
 		return scheme, host, ""
 	}
@@ -98,6 +180,22 @@ func (c *config) publicOrigin(r *http.Request) (scheme, host, port string) {
 		host = v
 	}
 	return scheme, host, first("X-Forwarded-Port")
+}
+
+// schemeAdvice says what to do where a page that was loaded over https is
+// refused because the proxy believes that the client speaks plain HTTP to it.
+func (c *config) schemeAdvice(r *http.Request) string {
+	switch {
+	case c.trustedPeer(r):
+		return "the proxy in front, which is trusted, has to send X-Forwarded-Proto: https"
+	case overUnix(r):
+		return "if a proxy in front ends TLS, name it by WithTrustedUnixSockets"
+	case !peerAddr(r).IsValid():
+		return "if a proxy in front ends TLS, name it by WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"
+	case len(c.trusted) > 0 && r.Context().Value(connKey{}) == nil:
+		return "if a proxy in front ends TLS, name it by WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"
+	}
+	return "if a proxy in front ends TLS, name it by WithTrustedProxies"
 }
 
 // clientKey returns what a client's sessions are counted by; "" if they aren't.

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -39,6 +37,7 @@ type config struct {
 	origins          []originPattern
 	anyOrigin        bool
 	trusted          []netip.Prefix
+	trustUnix        bool
 	dialContext      func(ctx context.Context, network, address string) (net.Conn, error)
 	tls              *tls.Config
 	skipVerify       bool
@@ -184,65 +183,4 @@ func (c *config) useMembers(target string) {
 		first, mistakes := c.newMembers(c.members)
 		c.first, c.mistakes = first, append(c.mistakes, mistakes...)
 	}
-}
-
-// redactTarget cuts a target that can't be used down to what an error may
-// show: no user, no password, no query. A password that should have been
-// escaped may have a question mark, a slash or a number sign in it.
-func redactTarget(target string) string {
-	if i := strings.LastIndexByte(target, '@'); i >= 0 && !strings.HasPrefix(target, "unix:") {
-		scheme, _, _ := strings.Cut(target, ":")
-		target = scheme + "://…@" + target[i+1:]
-	}
-	if i := strings.IndexAny(target, "?#"); i >= 0 {
-		target = target[:i]
-	}
-	return target
-}
-
-// parseTarget turns ws and wss into http and https, and a unix socket into a
-// URL with the scheme "unix" and the socket's path as its host.
-func parseTarget(target string) (*url.URL, error) {
-	if path, ok := strings.CutPrefix(target, "unix:"); ok {
-		// unix:/run/app.sock, unix:///run/app.sock, unix:app.sock, unix:@abstract
-		path = strings.TrimPrefix(path, "//")
-		if path == "" {
-			return nil, errors.New("unix socket without a path")
-		}
-		return &url.URL{Scheme: "unix", Host: path}, nil
-	}
-	u, err := url.Parse(target)
-	if err != nil {
-		// The parser's own error quotes the target, or pieces of it that
-		// may be a password's.
-		return nil, errors.New("not a URL")
-	}
-	switch u.Scheme {
-	case "ws":
-		u.Scheme = "http"
-	case "wss":
-		u.Scheme = "https"
-	case "http", "https":
-	case "":
-		return nil, errors.New("no scheme: want http, https, ws, wss or unix")
-	default:
-		return nil, errors.New("unknown scheme: want http, https, ws, wss or unix")
-	}
-	switch {
-	case u.Hostname() == "":
-		return nil, errors.New("no host")
-	case u.User != nil:
-		return nil, errors.New("user and password: set an Authorization header by WithRewrite")
-	case u.Fragment != "":
-		return nil, errors.New("a fragment, which is never sent")
-	}
-	return u, nil
-}
-
-// targetHost is the Host of a request to u that names no other.
-func targetHost(u *url.URL) string {
-	if u.Scheme == "unix" {
-		return "localhost"
-	}
-	return u.Host
 }

@@ -132,14 +132,10 @@ func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn 
 
 // dialAddress returns what to connect to for a URL.
 func dialAddress(u *url.URL) (network, address string) {
-	port := "80"
-	switch u.Scheme {
-	case "unix":
+	if u.Scheme == "unix" {
 		return "unix", u.Host
-	case "https", "wss":
-		port = "443"
 	}
-	return "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
+	return "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPort(u.Scheme)))
 }
 
 // dialError says what the client is answered when the way to the upstream

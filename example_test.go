@@ -186,7 +186,7 @@ func ExampleNew() {
 	// Output:
 	// wsproxy: target: "ftp://example.com": unknown scheme: want http, https, ws, wss or unix
 	// wsproxy: WithPing: "-1s": interval is negative
-	// wsproxy: WithOrigins: "https://*": want "[scheme://]host[:port]", the host with "*." before it at most
+	// wsproxy: WithOrigins: "https://*": lets in every page on the internet: WithInsecureAnyOrigin says so
 	// true target
 }
 

@@ -70,6 +70,7 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 	}
 	h := out.Header
 	stripHopByHop(h)
+	tidyOrigin(h)
 	trusted := c.trustedPeer(r)
 	for name := range h {
 		// Many an application server can't tell X_Forwarded_For from
@@ -82,12 +83,15 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 			delete(h, name)
 		}
 	}
-	c.setForwarding(r, h)
+	setForwarding(r, h, trusted)
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = []string{""} // or net/http adds its own
 	}
 	if c.rewrite != nil {
 		if out, err = callRewrite(c.rewrite, r, out); err != nil {
+			return nil, err
+		}
+		if err := tidyRewritten(out, target); err != nil {
 			return nil, err
 		}
 		h = out.Header
@@ -126,29 +130,47 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 	return out, nil
 }
 
+// tidyRewritten brings the hosts that a hook of [WithRewrite] has set into
+// their normal form.
+func tidyRewritten(out *http.Request, target *url.URL) (err error) {
+	if out.URL.Scheme != "unix" && out.URL.Host != "" && out.URL.Host != target.Host {
+		if out.URL.Host, err = normalHost(out.URL.Scheme, out.URL.Host); err != nil {
+			return fmt.Errorf("URL's host %q: %w", clip(out.URL.Host), err)
+		}
+	}
+	if !httpguts.ValidHostHeader(out.Host) {
+		name, port, err := readHost(out.Host)
+		if err != nil {
+			return fmt.Errorf("Host %q: %w", clip(out.Host), err)
+		}
+		out.Host = joinHost(name, port)
+	}
+	return nil
+}
+
 // joinTarget joins the target's path and query to the request's, as
 // [httputil.ProxyRequest.SetURL] does; the Host stays the client's.
 func joinTarget(out *http.Request, target *url.URL) {
 	host := out.Host
 	(&httputil.ProxyRequest{Out: out}).SetURL(target)
+	out.URL.Opaque = "" // of middleware's: it would go in the path's place
 	out.Host = host
 }
 
 // setForwarding sets the fields that tell the upstream of the client.
-func (c *config) setForwarding(r *http.Request, h http.Header) {
-	scheme := "http"
-	if r.TLS != nil {
-		scheme = "https"
-	}
+func setForwarding(r *http.Request, h http.Header, trusted bool) {
 	set := func(name, value string) {
 		if len(h[name]) == 0 {
 			h[name] = []string{value}
 		}
 	}
 	set("X-Forwarded-Host", r.Host)
-	set("X-Forwarded-Proto", scheme)
+	set("X-Forwarded-Proto", clientScheme(r))
 	peer := peerAddr(r)
 	if !peer.IsValid() {
+		if trusted && overUnix(r) {
+			return // it has said all that there is to say
+		}
 		// Middleware that has looked into X-Forwarded-For itself may leave
 		// an address without a port; a unix socket has none at all.
 		if peer = parseAddr(r.RemoteAddr); !peer.IsValid() {

@@ -18,7 +18,7 @@ func (p *Proxy) report(r *http.Request, e *Error) {
 	p.mu.Unlock()
 	p.logger.LogAttrs(r.Context(), slog.LevelWarn, "wsproxy: handshake failed",
 		slog.String("client", p.clientAddr(r)),
-		slog.String("path", clip(r.URL.Path)),
+		slog.String("path", clip(clientPath(r))),
 		slog.Int("status", cmp.Or(e.Status, statusClientLeft)),
 		slog.String("side", e.Side.String()),
 		slog.String("op", e.Op),

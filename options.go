@@ -128,12 +128,19 @@ func WithRewrite(f func(pr *httputil.ProxyRequest)) Option {
 
 // WithHost sends host to the upstream as the request's Host. The default is
 // the client's own, so that an upstream that compares Origin with Host still
-// can. The empty string means the target's host.
+// can. The empty string means the target's host, in lower case and without the
+// scheme's own port. A name beyond ASCII is sent as its A-label (RFC 5890).
 func WithHost(host string) Option {
 	return func(c *config) {
 		c.host, c.targetsHost = host, host == ""
-		if !httpguts.ValidHostHeader(host) || strings.ContainsAny(host, "/@ ") {
-			c.mistake("WithHost", host, "not a host")
+		if host == "" {
+			return
+		}
+		name, port, err := readHost(host)
+		if err != nil {
+			c.mistake("WithHost", host, err.Error())
+		} else if !httpguts.ValidHostHeader(host) || strings.HasSuffix(host, ":") {
+			c.host = joinHost(name, port)
 		}
 	}
 }
@@ -141,12 +148,25 @@ func WithHost(host string) Option {
 // WithOrigins lets browser pages of further origins open a WebSocket.
 // Without it only pages of the same origin can: same scheme, host and port
 // as the request was sent to. Requests without an Origin header, which
-// browsers always send, are let through either way.
+// browsers always send, are let through either way. Origins are compared in
+// their normal form: HTTP://Host:80/ is http://host.
 //
 // A pattern is "https://app.example.com", with a port if it isn't the
-// scheme's own. "*.example.com" in the host's place stands for every name
-// below it, at any depth, and not for example.com itself. Without a scheme,
-// both http and https pages are let in.
+// scheme's own. Without a scheme, it lets in both http and https pages. These
+// patterns match more than one origin:
+//
+//   - "*.example.com" in the host's place: every name below it, at any depth,
+//     and not example.com itself
+//   - "http://localhost:*": every port
+//   - "moz-extension://*": every host of a scheme other than http and https,
+//     for programs and extensions whose hosts are random
+//
+// "null" and "file://" stand for themselves. Browsers send null for sandboxed
+// frames, data: URLs and local files. Any page on the internet can hold a
+// sandboxed frame: "null" protects as little as [WithInsecureAnyOrigin] does,
+// and is for upstreams that use no cookies.
+//
+// A pattern that no browser's origin can match is a mistake.
 func WithOrigins(patterns ...string) Option {
 	return func(c *config) {
 		c.origins = nil
@@ -193,6 +213,15 @@ func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 	}
 }
 
+// WithTrustedUnixSockets is [WithTrustedProxies] for all that connect to the
+// server over a unix socket, which have no address: their forwarding header
+// fields are believed, and go on. Nothing is added to X-Forwarded-For for the
+// socket. By default nobody over a unix socket is trusted. Whoever may write to
+// the socket's file can claim to be any client: set its permissions.
+func WithTrustedUnixSockets() Option {
+	return func(c *config) { c.trustUnix = true }
+}
+
 // WithDialContext connects to the upstream by f instead of a [net.Dialer]:
 // through a SOCKS proxy, from a certain source address, over a pipe in a
 // test. network is "tcp" or "unix". TLS, where the target asks for it, is
@@ -230,9 +259,12 @@ func WithTLSConfig(t *tls.Config) Option {
 		if t.InsecureSkipVerify && t.VerifyConnection == nil && t.VerifyPeerCertificate == nil {
 			c.mistake("WithTLSConfig", "InsecureSkipVerify", "verifies nothing: WithInsecureSkipVerify says so")
 		}
-		for name, v := range map[string]uint16{"MinVersion": t.MinVersion, "MaxVersion": t.MaxVersion} {
-			if v != 0 && v < tls.VersionTLS12 {
-				c.mistake("WithTLSConfig", name+" "+tls.VersionName(v), "TLS 1.2 is the least")
+		for _, limit := range []struct {
+			name    string
+			version uint16
+		}{{"MinVersion", t.MinVersion}, {"MaxVersion", t.MaxVersion}} {
+			if v := limit.version; v != 0 && v < tls.VersionTLS12 {
+				c.mistake("WithTLSConfig", limit.name+" "+tls.VersionName(v), "TLS 1.2 is the least")
 			}
 		}
 	}

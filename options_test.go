@@ -113,15 +113,36 @@ func TestMistakes(t *testing.T) {
 		{"WithHealthCheck", wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "health?token=" + planted}), `wsproxy: WithHealthCheck: "health": not a path that begins with a slash`},
 		{"WithHost", wsproxy.WithHost("a b"), ""},
 		{"WithHost", wsproxy.WithHost("a/b"), ""},
-		{"WithHost", wsproxy.WithHost("a\r\nX-B: c"), `wsproxy: WithHost: "a\r\nX-B: c": not a host`},
+		{"WithHost", wsproxy.WithHost("a\r\nX-B: c"), `wsproxy: WithHost: "a\r\nX-B: c": not a host name or an IP address`},
+		{"WithHost", wsproxy.WithHost("a:99999"), `wsproxy: WithHost: "a:99999": port is not from 1 to 65535`},
+		{"WithHost", wsproxy.WithHost("::1"), `wsproxy: WithHost: "::1": an IPv6 address stands in brackets`},
 		{"WithHost", wsproxy.WithHost("http://a"), ""},
-		{"WithOrigins", wsproxy.WithOrigins("https://good.test", "*"), ""},
-		{"WithOrigins", wsproxy.WithOrigins(""), ""},
-		{"WithOrigins", wsproxy.WithOrigins("https://a.test/"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("*"), `wsproxy: WithOrigins: "*": lets in every page on the internet: WithInsecureAnyOrigin says so`},
+		{"WithOrigins", wsproxy.WithOrigins("https://*"), `wsproxy: WithOrigins: "https://*": lets in every page on the internet: WithInsecureAnyOrigin says so`},
+		{"WithOrigins", wsproxy.WithOrigins("*:*"), `wsproxy: WithOrigins: "*:*": lets in every page on the internet: WithInsecureAnyOrigin says so`},
+		{"WithOrigins", wsproxy.WithOrigins(""), `wsproxy: WithOrigins: "": empty: want "[scheme://]host[:port]"`},
+		{"WithOrigins", wsproxy.WithOrigins("https://a.test/chat"), `wsproxy: WithOrigins: "https://a.test/chat": an origin has no path and no query: write "https://a.test"`},
+		{"WithOrigins", wsproxy.WithOrigins("a.test?x"), `wsproxy: WithOrigins: "a.test?x": an origin has no path and no query: write "a.test"`},
+		{"WithOrigins", wsproxy.WithOrigins("https://u@a.test"), `wsproxy: WithOrigins: "https://u@a.test": an origin has no user: write "https://a.test"`},
+		{"WithOrigins", wsproxy.WithOrigins("wss://a.test"), `wsproxy: WithOrigins: "wss://a.test": an origin is a page's: write "https://a.test"`},
+		{"WithOrigins", wsproxy.WithOrigins("WS://localhost:*"), `wsproxy: WithOrigins: "WS://localhost:*": an origin is a page's: write "http://localhost:*"`},
+		{"WithOrigins", wsproxy.WithOrigins("https://"), `wsproxy: WithOrigins: "https://": no host: want "[scheme://]host[:port]"`},
+		{"WithOrigins", wsproxy.WithOrigins("file:///app/index.html"), `wsproxy: WithOrigins: "file:///app/index.html": local files have the origin "file://", or "null": write these`},
+		{"WithOrigins", wsproxy.WithOrigins("file://*"), `wsproxy: WithOrigins: "file://*": local files have the origin "file://", or "null": write these`},
 		{"WithOrigins", wsproxy.WithOrigins("https://a*.test"), ""},
 		{"WithOrigins", wsproxy.WithOrigins("https://a.*.test"), ""},
-		{"WithOrigins", wsproxy.WithOrigins("https://u@a.test"), ""},
-		{"WithOrigins", wsproxy.WithOrigins("wss://a.test"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("https://*.*.test"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("https://*:8443"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("*://a.test"), `wsproxy: WithOrigins: "*://a.test": without a scheme, a pattern is for http and https`},
+		{"WithOrigins", wsproxy.WithOrigins("1x://a.test"), `wsproxy: WithOrigins: "1x://a.test": not a scheme before ://`},
+		{"WithOrigins", wsproxy.WithOrigins("https://a.test, https://b.test"), ""},
+		{"WithOrigins", wsproxy.WithOrigins("a.test,b.test"), `wsproxy: WithOrigins: "a.test,b.test": more than one: each is an argument of its own`},
+		{"WithOrigins", wsproxy.WithOrigins("https://a.test:99999"), `wsproxy: WithOrigins: "https://a.test:99999": port is not from 1 to 65535`},
+		{"WithOrigins", wsproxy.WithOrigins("::1"), `wsproxy: WithOrigins: "::1": an IPv6 address stands in brackets`},
+		{"WithOrigins", wsproxy.WithOrigins("http://[fe80::1%eth0]"), `wsproxy: WithOrigins: "http://[fe80::1%eth0]": an origin's address has no zone`},
+		{"WithOrigins", wsproxy.WithOrigins("*.127.0.0.1"), `wsproxy: WithOrigins: "*.127.0.0.1": there are no names below an address`},
+		{"WithOrigins", wsproxy.WithOrigins("http://127.1"), `wsproxy: WithOrigins: "http://127.1": a host that ends in a number is an IPv4 address, of four numbers from 0 to 255`},
+		{"WithOrigins", wsproxy.WithOrigins("http://aü\x00.test"), ""},
 		{"WithTrustedProxies", wsproxy.WithTrustedProxies(netip.Prefix{}), ""},
 		{"WithTrustedProxies", wsproxy.WithTrustedProxies(netip.MustParsePrefix("::ffff:10.0.0.0/104")), ""},
 		{"WithDialContext", wsproxy.WithDialContext(nil), ""},
@@ -181,6 +202,8 @@ func TestNoMistakes(t *testing.T) {
 	for _, o := range []wsproxy.Option{
 		wsproxy.WithPing(0, 0), wsproxy.WithPing(0, -1), wsproxy.WithIdleTimeout(0), wsproxy.WithHost(""), wsproxy.WithHost("[::1]:80"),
 		wsproxy.WithOrigins(), wsproxy.WithOrigins("a.test", "*.a.test", "http://a.test:80", "https://[::1]:8443", "chrome-extension://abc"),
+		wsproxy.WithOrigins("Null", "FILE://", "https://a.test/", "vscode-webview://*", "capacitor://localhost", "127.0.0.1:*", "*.1password.example", "https://Bücher.example"),
+		wsproxy.WithHost("bücher.example:81"), wsproxy.WithHost("A.test:"), wsproxy.WithTrustedUnixSockets(),
 		wsproxy.WithTrustedProxies(), wsproxy.WithTrustedProxies(netip.MustParsePrefix("10.1.2.3/8")),
 	} {
 		if _, err := wsproxy.New("http://upstream.test", o); err != nil {
@@ -193,13 +216,15 @@ func TestNoMistakes(t *testing.T) {
 // fragment of one is in the error's text or value.
 func TestTargets(t *testing.T) {
 	t.Attr("case", "A81")
-	for _, good := range []string{"http://h", "HTTPS://h:1/p?q", "ws://[::1]:80", "wss://h", "unix:/s", "unix:///s", "unix:s", "unix:@s"} {
+	for _, good := range []string{"http://h", "HTTPS://h:1/p?q", "ws://[::1]:80", "wss://h", "unix:/s", "unix:///s", "unix:s", "unix:@s",
+		"http://bücher.example", "http://127.0.0.1:", "http://h:080/", "http://[fe80::1%25eth0]:80", "http://a_b.c-d"} {
 		if _, err := wsproxy.New(good); err != nil {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
 	for _, bad := range []string{
 		"", "/", "h", "h:80", "127.0.0.1:80", "//h", "http:", "http://", "http:h", "http:///p", "http://:80", "ftp://h", "h2c://h", "wsss://h",
+		"http://h:0", "http://h:65536", "http://h:99999", "http://a<b", "http://[::ffff]x", "http://bü cher", "http://ü ", "http://" + strings.Repeat("a", 256), "http://" + strings.Repeat("ü", 1<<12),
 		"unix:", "unix://", "http://h/#f", "http://h:port", "http://h:99:99", "http://a b", "http://h/%zz", "http://[::1",
 		"http://user@h", "http://user:s3cr3t@h", "http://:s3cr3t@h", "https://user:s3cr3t@h:port", "user:s3cr3t@h", "user:s3cr3t@h:80",
 		"ftp://user:s3cr3t@h", "http://user:s3cr3t%zz@h", "http://user:%zs3cr3t@h", "http://user:s3cr3t?x@h", "http://user:x?s3cr3t@h",

@@ -1,110 +1,245 @@
 package wsproxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"net/netip"
 	"strings"
 )
 
 // This file decides whose pages may open a WebSocket.
 
+// An origin is what a client says that a page is of (RFC 6454), in its normal
+// form. The literal null is a scheme here, without a host.
+type origin struct{ scheme, name, port string }
+
+// parseOrigin parses an Origin field's value: scheme://host[:port], and a slash
+// at the end at most. Two forms that no browser sends, and programs do, have one
+// meaning only: one without a scheme stands for own, the request's, and one of
+// ws or wss for http or https.
+func parseOrigin(s, own string) (o origin, ok bool) {
+	if s == "null" {
+		return origin{scheme: s}, true
+	}
+	scheme, rest, found := strings.Cut(s, "://")
+	if !found {
+		scheme, rest = own, s
+	}
+	switch o.scheme = strings.ToLower(scheme); o.scheme {
+	case "ws":
+		o.scheme = "http"
+	case "wss":
+		o.scheme = "https"
+	}
+	if !validScheme(o.scheme) {
+		return o, false
+	}
+	rest = strings.TrimSuffix(rest, "/")
+	if rest == "" {
+		return o, found && o.scheme == "file"
+	}
+	var err error
+	o.name, o.port, err = readHost(rest)
+	o.port = cmp.Or(o.port, defaultPort(o.scheme))
+	return o, err == nil
+}
+
+// validScheme: RFC 3986, 3.1, in lower case.
+func validScheme(s string) bool {
+	return s != "" && 'a' <= s[0] && s[0] <= 'z' && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '+' || r == '-' || r == '.')
+	})
+}
+
+// originField returns a request's Origin; "" if it has none. A field with
+// nothing in it is none, and repeats are one. With two that differ, which are
+// not ok, the upstream might heed the other one than we do.
+func originField(h http.Header) (value string, ok bool) {
+	for _, v := range h["Origin"] {
+		switch {
+		case v == "" || v == value:
+		case value == "":
+			value = v
+		default:
+			return "", false
+		}
+	}
+	return value, true
+}
+
+// tidyOrigin leaves the upstream one Origin field, or none.
+func tidyOrigin(h http.Header) {
+	if len(h["Origin"]) == 0 {
+		return
+	}
+	switch value, ok := originField(h); {
+	case value != "":
+		h["Origin"] = []string{value}
+	case ok:
+		delete(h, "Origin")
+	}
+}
+
 // An originPattern is one of [WithOrigins].
 type originPattern struct {
 	scheme string // "": http or https
-	host   string // with the leading dot where names below it are meant
-	port   string // "": the scheme's own
+	host   string // with a dot before it: the names below it; "*": any
+	port   string // "": the scheme's own; "*": any
 }
 
+var (
+	errAnyPage  = errors.New("lets in every page on the internet: WithInsecureAnyOrigin says so")
+	errWildcard = errors.New(`a * stands for all names below a host ("*.example.com"), for all ports ("localhost:*"), or, with a scheme other than http and https, for all hosts ("moz-extension://*")`)
+)
+
 func parseOriginPattern(p string) (o originPattern, err error) {
-	rest := p
-	if scheme, after, ok := strings.Cut(p, "://"); ok {
-		o.scheme, rest = strings.ToLower(scheme), after
+	switch strings.ToLower(p) {
+	case "":
+		return o, errors.New(`empty: want "[scheme://]host[:port]"`)
+	case "*":
+		return o, errAnyPage
+	case "null":
+		return originPattern{scheme: "null"}, nil
 	}
-	below := strings.HasPrefix(rest, "*.")
-	u, err := url.Parse("//" + strings.TrimPrefix(rest, "*."))
-	if o.scheme == "ws" || o.scheme == "wss" {
-		return o, errors.New("an origin is a page's, so http or https")
+	scheme, rest, found := strings.Cut(p, "://")
+	if !found {
+		scheme, rest = "", p
 	}
-	if err != nil || u.Host != strings.TrimPrefix(rest, "*.") || u.Hostname() == "" || strings.Contains(u.Host, "*") {
-		return o, errors.New(`want "[scheme://]host[:port]", the host with "*." before it at most`)
+	prefix := p[:len(p)-len(rest)]
+	web := !found
+	switch o.scheme = strings.ToLower(scheme); o.scheme {
+	case "http", "https":
+		web = true
+	case "ws", "wss":
+		return o, fmt.Errorf("an origin is a page's: write %q", "http"+o.scheme[2:]+"://"+rest)
+	default:
+		switch {
+		case strings.Contains(scheme, "*"):
+			return o, errors.New("without a scheme, a pattern is for http and https")
+		case found && !validScheme(o.scheme):
+			return o, errors.New("not a scheme before ://")
+		}
 	}
-	o.host, o.port = strings.ToLower(u.Hostname()), u.Port()
-	if below {
-		o.host = "." + o.host
+	rest = strings.TrimSuffix(rest, "/")
+	authority := rest
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority = rest[:i]
 	}
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		return o, fmt.Errorf("an origin has no user: write %q", prefix+authority[i+1:])
+	}
+	switch {
+	case o.scheme == "file" && rest != "":
+		return o, errors.New(`local files have the origin "file://", or "null": write these`)
+	case o.scheme == "file":
+		return o, nil
+	case authority == "":
+		return o, errors.New(`no host: want "[scheme://]host[:port]"`)
+	case authority != rest:
+		return o, fmt.Errorf("an origin has no path and no query: write %q", prefix+authority)
+	}
+	if host, ok := strings.CutSuffix(rest, ":*"); ok {
+		rest, o.port = host, "*"
+	}
+	if rest == "*" {
+		if web {
+			return o, errAnyPage
+		}
+		o.host, o.port = "*", "*"
+		return o, nil
+	}
+	rest, below := strings.CutPrefix(rest, "*.")
+	if strings.Contains(rest, "*") {
+		return o, errWildcard
+	}
+	if strings.ContainsAny(rest, ", ;") {
+		return o, errors.New("more than one: each is an argument of its own")
+	}
+	name, port, err := readHost(rest)
+	if err != nil {
+		return o, err
+	}
+	ip, err := netip.ParseAddr(name)
+	switch isIP := err == nil; {
+	case isIP && ip.Zone() != "":
+		return o, errors.New("an origin's address has no zone")
+	case isIP && below:
+		return o, errors.New("there are no names below an address")
+	case !isIP && web && numeric(name[strings.LastIndexByte(name, '.')+1:]):
+		return o, errors.New("a host that ends in a number is an IPv4 address, of four numbers from 0 to 255")
+	}
+	if o.host = name; below {
+		o.host = "." + name
+	}
+	o.port = cmp.Or(o.port, port)
 	return o, nil
+}
+
+func numeric(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
+func (p originPattern) matches(o origin) bool {
+	switch {
+	case p.scheme == "" && o.scheme != "http" && o.scheme != "https", p.scheme != "" && p.scheme != o.scheme:
+		return false
+	case p.port != "*" && p.port != o.port && (p.port != "" || o.port != defaultPort(o.scheme)):
+		return false
+	case strings.HasPrefix(p.host, "."):
+		return strings.HasSuffix(o.name, p.host) && len(o.name) > len(p.host)
+	}
+	return p.host == o.name || p.host == "*"
 }
 
 // checkOrigin refuses pages of other origins than the request's own and those
 // allowed: a browser sends the visitor's cookies with a WebSocket handshake
 // whoever's page opens it (RFC 6455, 10.2).
 func (c *config) checkOrigin(r *http.Request) *Error {
-	values := r.Header["Origin"]
-	if c.anyOrigin || len(values) == 0 {
+	value, _ := originField(r.Header)
+	if c.anyOrigin || value == "" {
 		return nil
-	}
-	// What the log says of it names no header's value.
-	forbidden := func(text string) *Error {
-		return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden, Err: fmt.Errorf("%w: %s", ErrForbiddenOrigin, text)}
-	}
-	o, err := url.Parse(values[0])
-	if err != nil || o.Scheme == "" || o.Host == "" || values[0] != o.Scheme+"://"+o.Host {
-		return forbidden("not a scheme and host")
 	}
 	scheme, host, forwardedPort := c.publicOrigin(r)
-	name, port := splitHost(o.Scheme, o.Host)
-	ownName, ownPort := splitHost(scheme, host)
-	if (&url.URL{Host: host}).Port() == "" && port == forwardedPort {
-		ownPort = port
+	o, ok := parseOrigin(value, scheme)
+	name, hostPort, err := readHost(host) // with an error, no name
+	own := origin{scheme, name, cmp.Or(hostPort, defaultPort(scheme))}
+	if hostPort == "" && forwardedPort != "" && o.port == forwardedPort {
+		own.port = o.port
 	}
-	if o.Scheme == scheme && name == ownName && port == ownPort {
+	if ok && err == nil && o == own {
 		return nil
 	}
-	for _, p := range c.origins {
-		if p.matches(o.Scheme, name, port) {
-			return nil
+	if ok {
+		for _, p := range c.origins {
+			if p.matches(o) {
+				return nil
+			}
 		}
 	}
+	text := fmt.Sprintf("%q is not %q: ", clip(redactOrigin(value)), clip(scheme+"://"+host))
 	switch {
-	case name != ownName:
-		return forbidden("another host than the request's")
-	case o.Scheme != scheme:
-		return forbidden("another scheme than the request's")
+	case !ok:
+		text = fmt.Sprintf("%q is not an origin: want scheme://host[:port]", clip(redactOrigin(value)))
+	case o.scheme == "https" && scheme == "http" && o.name == name && (o.port == own.port || o.port == "443" && hostPort == ""):
+		text += c.schemeAdvice(r)
+	case o.scheme == scheme && o.name == name && hostPort == "":
+		text += "a proxy in front has to pass the port on, in Host or X-Forwarded-Port; or allow it by WithOrigins"
+	default:
+		text += "allow it by WithOrigins"
 	}
-	return forbidden("another port than the request's")
+	return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden, Err: fmt.Errorf("%w: %s", ErrForbiddenOrigin, text)}
 }
 
-func (p originPattern) matches(scheme, name, port string) bool {
-	if p.scheme == "" && scheme != "http" && scheme != "https" || p.scheme != "" && p.scheme != scheme {
-		return false
+// redactOrigin leaves of a client's Origin what is no secret: no user, path or
+// query, which an origin has not.
+func redactOrigin(value string) string {
+	value = redactTarget(value)
+	scheme, rest, ok := strings.Cut(value, "://")
+	if !ok {
+		return value
 	}
-	if p.port != port && (p.port != "" || port != defaultPort(scheme)) {
-		return false
-	}
-	if strings.HasPrefix(p.host, ".") {
-		return strings.HasSuffix(name, p.host) && len(name) > len(p.host)
-	}
-	return name == p.host
-}
-
-// splitHost returns an authority's name in lower case and its port, the
-// scheme's own where it names none.
-func splitHost(scheme, host string) (name, port string) {
-	u := url.URL{Host: host}
-	if port = u.Port(); port == "" {
-		port = defaultPort(scheme)
-	}
-	return strings.ToLower(u.Hostname()), port
-}
-
-func defaultPort(scheme string) string {
-	switch scheme {
-	case "http":
-		return "80"
-	case "https":
-		return "443"
-	}
-	return ""
+	authority, _, _ := strings.Cut(rest, "/")
+	return scheme + "://" + authority
 }

@@ -47,7 +47,7 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	s := &Session{proxy: p, client: client, cancel: cancel,
-		path: strings.Clone(clip(r.URL.Path))} // not with all of the request line that it is part of
+		path: strings.Clone(clip(clientPath(r)))} // not with all of the request line that it is part of
 	if key != "" {
 		s.extra = &sessionExtra{key: key}
 	}

@@ -30,6 +30,7 @@ func refusal(status int, text string) *Error {
 // requests past us.
 func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
 	h := r.Header
+	_, oneOrigin := originField(h)
 	switch {
 	case r.Method != http.MethodGet:
 		return refusal(http.StatusMethodNotAllowed, "method is not GET")
@@ -46,7 +47,7 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
 		return refusal(http.StatusBadRequest, "request has a body")
 	case len(h["Expect"]) > 0:
 		return refusal(http.StatusBadRequest, "request has an Expect field")
-	case r.URL.Path == "*" || r.URL.Opaque != "" || r.URL.Scheme != "" && r.URL.Host == "":
+	case !asksForPath(r):
 		return refusal(http.StatusBadRequest, "request target is not a path")
 	case len(r.RequestURI)+len(r.Host)+headerSize(h) > maxHandshakeHeader: // net/http keeps Host apart
 		return refusal(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
@@ -58,8 +59,8 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
 		return refusal(http.StatusBadRequest, "want one Sec-WebSocket-Key field")
 	case !validKey(h["Sec-Websocket-Key"][0]):
 		return refusal(http.StatusBadRequest, "Sec-WebSocket-Key is not 16 bytes in base64")
-	case len(h["Origin"]) > 1:
-		return refusal(http.StatusBadRequest, "more than one Origin field")
+	case !oneOrigin:
+		return refusal(http.StatusBadRequest, "Origin fields that differ")
 	case len(h["Sec-Websocket-Accept"]) > 0:
 		return refusal(http.StatusBadRequest, "request has a Sec-WebSocket-Accept field")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,7 +18,9 @@ import (
 // [WithUpstreams].
 type Member struct {
 	// Target is an http, https, ws or wss URL, or unix:/path/to/socket, as
-	// New's. Members are told apart by it, without its query, and by Address.
+	// New's. Members are told apart by it, without its query, and by Address,
+	// both in their normal form (RFC 3986, 6.2.2 and 6.2.3): http://h:80,
+	// http://H and http://h/ are one member.
 	Target string
 
 	// Address is where to connect to, host:port, in place of the target's host,
@@ -38,7 +39,7 @@ type Member struct {
 
 // A MemberState is what is known of a member: a snapshot.
 type MemberState struct {
-	Name        string // its target without the query; # and its Address, if it has one
+	Name        string // its target in normal form, without the query; # and its Address, if it has one
 	Weight      int
 	MaxSessions int
 	Sessions    int  // handshakes under way included
@@ -109,23 +110,21 @@ func (c *config) newMember(m Member) (*member, error) {
 		return nil, errors.New("negative number of sessions")
 	}
 	n := &member{
-		name:    u.Scheme + "://" + u.Host + u.EscapedPath(),
-		origin:  u.Scheme + "://" + u.Host,
-		address: m.Address,
-		weight:  max(m.Weight, 1),
-		max:     m.MaxSessions,
+		name:   u.Scheme + "://" + u.Host + u.EscapedPath(),
+		origin: u.Scheme + "://" + u.Host,
+		weight: max(m.Weight, 1),
+		max:    m.MaxSessions,
 	}
 	n.url.Store(u)
 	if m.Address != "" {
-		host, port, err := net.SplitHostPort(m.Address)
-		switch {
-		case err != nil, host == "", port == "":
-			return nil, errors.New("the address is not host:port")
-		case u.Scheme == "unix":
+		if n.address, err = normalAddress(m.Address); err != nil {
+			return nil, err
+		}
+		if u.Scheme == "unix" {
 			return nil, errors.New("a unix socket has no other address")
 		}
-		n.name += "#" + m.Address
-		n.origin += "#" + m.Address
+		n.name += "#" + n.address
+		n.origin += "#" + n.address
 	}
 	n.share, n.hash = float64(n.weight), hashString(n.name)
 	if c.sticky != nil {

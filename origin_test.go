@@ -1,0 +1,97 @@
+package wsproxy_test
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// What is said of a forbidden origin: it, what it was compared with, and what to
+// do about it. The client is told none of that.
+func TestForbiddenOrigin(t *testing.T) {
+	t.Attr("case", "A40 A43")
+	trusted := wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))
+	another := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"))
+	replaced := func(addr string) func(http.Handler) http.Handler {
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				r.RemoteAddr = addr
+				next.ServeHTTP(w, r)
+			})
+		}
+	}
+	const ends = "if a proxy in front ends TLS, name it by "
+	for _, row := range []struct {
+		name, lines string
+		kind        kind
+		option      wsproxy.Option
+		middleware  func(http.Handler) http.Handler
+		want        string
+	}{
+		{"another host", "Origin: http://evil.test", tcp, nil, nil,
+			`"http://evil.test" is not "http://front.test": allow it by WithOrigins`},
+		{"null", "Origin: null", tcp, nil, nil,
+			`"null" is not "http://front.test": allow it by WithOrigins`},
+		{"the scheme", "Origin: https://front.test", tcp, nil, nil,
+			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies"},
+		{"the scheme, with a port", "Origin: https://front.test:443/", tcp, nil, nil,
+			`"https://front.test:443" is not "http://front.test": ` + ends + "WithTrustedProxies"},
+		{"the scheme, the other way", "Origin: http://front.test", tlsTCP, nil, nil,
+			`"http://front.test" is not "https://front.test": allow it by WithOrigins`},
+		{"the scheme, trusted", "Origin: https://front.test", tcp, trusted, nil,
+			`"https://front.test" is not "http://front.test": the proxy in front, which is trusted, has to send X-Forwarded-Proto: https`},
+		{"the scheme, another is trusted", "Origin: https://front.test", tcp, another, nil,
+			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"},
+		{"the scheme, RemoteAddr replaced", "Origin: https://front.test\r\nX-Forwarded-Proto: https", tcp, trusted, replaced("203.0.113.7"),
+			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"},
+		{"the scheme, unix", "Origin: https://front.test", unix, nil, nil,
+			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedUnixSockets"},
+		{"the port", "Origin: http://front.test:8080", tcp, nil, nil,
+			`"http://front.test:8080" is not "http://front.test": a proxy in front has to pass the port on, in Host or X-Forwarded-Port; or allow it by WithOrigins`},
+		{"what a trusted proxy says", "Origin: https://a.test\r\nX-Forwarded-Host: b\".test\r\nX-Forwarded-Proto: https", tcp, trusted, nil,
+			`"https://a.test" is not "https://b\".test": allow it by WithOrigins`},
+		{"none", "Origin: http://user:" + planted + "@front.test/" + planted + "?" + planted, tcp, nil, nil,
+			`"http://…@front.test" is not an origin: want scheme://host[:port]`},
+		{"hostile", "Origin: http://a\"\tb", tcp, nil, nil,
+			`"http://a\"\tb" is not an origin: want scheme://host[:port]`},
+		{"long", "Origin: http://" + strings.Repeat("a", 5000), tcp, nil, nil,
+			`"http://` + strings.Repeat("a", 193) + `…" is not an origin: want scheme://host[:port]`},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var got []*wsproxy.Error
+			options := []wsproxy.Option{wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
+				got = append(got, e)
+				http.Error(w, "no", e.Status)
+			})}
+			if row.option != nil {
+				options = append(options, row.option)
+			}
+			r := newMountedRig(t, row.kind, row.middleware, options...)
+			c := r.client()
+			c.send(withLines(row.lines))
+			c.wantRefusal(403)
+			<-r.returned
+			if m := r.logs.wait(t, 0); m["error"] != "forbidden origin: "+row.want || m["kind"] != "forbidden origin" {
+				t.Errorf("logged\n%v\nwant\n%v", m["error"], "forbidden origin: "+row.want)
+			}
+			if len(got) != 1 || !errors.Is(got[0], wsproxy.ErrForbiddenOrigin) || got[0].Error() != "wsproxy: client origin: forbidden origin: "+row.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+// newMountedRig is newRigTo with the proxy behind middleware, if it isn't nil.
+func newMountedRig(t *testing.T, k kind, middleware func(http.Handler) http.Handler, options ...wsproxy.Option) *rig {
+	t.Helper()
+	r := newRigTo(t, k, "http://upstream.test", options...)
+	if middleware != nil {
+		r.front = listen(t, k)
+		r.serve(middleware(r.proxy))
+	}
+	return r
+}
