@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -113,7 +114,11 @@ func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn 
 		}
 	}()
 	network, named := dialAddress(u)
-	if conn, err = c.dialContext(ctx, network, cmp.Or(address, named)); err != nil {
+	conn, err = c.dialContext(ctx, network, cmp.Or(address, named))
+	if isAny(err, syscall.EMFILE, syscall.ENFILE) && freeDescriptors() {
+		conn, err = c.dialContext(ctx, network, cmp.Or(address, named))
+	}
+	if err != nil {
 		return nil, op, err
 	}
 	if conn == nil {

@@ -48,7 +48,9 @@ func rawConn(conn net.Conn) (raw syscall.RawConn) {
 	var err error
 	switch c := conn.(type) {
 	case *net.TCPConn:
-		raw, err = c.SyscallConn()
+		if raw, err = c.SyscallConn(); err == nil && !isTCP(raw) {
+			return nil
+		}
 	case *net.UnixConn:
 		raw, err = c.SyscallConn()
 	}
@@ -56,6 +58,18 @@ func rawConn(conn net.Conn) (raw syscall.RawConn) {
 		return nil
 	}
 	return raw
+}
+
+// isTCP reports whether a connection of type [net.TCPConn] is TCP and nothing
+// else. Go's listeners accept Multipath TCP (RFC 8684): TCP_INFO of such a
+// socket is that of its first subflow, which may be gone while others live, and
+// a hot path of splice and TCP_INQ is known to work for TCP only.
+func isTCP(raw syscall.RawConn) (is bool) {
+	raw.Control(func(fd uintptr) {
+		protocol, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soProtocol)
+		is = err == nil && protocol == syscall.IPPROTO_TCP
+	})
+	return is
 }
 
 // initRaw makes the leg raw if its connection can be.
@@ -303,7 +317,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	}
 	n, errno := splice(int(fd), pipe.w, int(min(p.mind.left, spliceSize)))
 	if n <= 0 {
-		pipes.Put(pipe)
+		pipe.release()
 		switch {
 		case errno == syscall.EAGAIN:
 			return false, false
@@ -339,7 +353,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	}
 	p.count.add(frames, messages, int(n)-pipe.held)
 	if pipe.to = nil; pipe.held == 0 {
-		pipes.Put(pipe)
+		pipe.release()
 	} else {
 		pipe.close()
 	}
@@ -380,7 +394,7 @@ func peerAcked(conn net.Conn) (acked, queued uint64, ok bool) {
 		return 0, 0, false
 	}
 	raw, err := c.SyscallConn()
-	if err != nil {
+	if err != nil || !isTCP(raw) {
 		return 0, 0, false
 	}
 	raw.Control(func(fd uintptr) {
@@ -400,12 +414,11 @@ func peerAcked(conn net.Conn) (acked, queued uint64, ok bool) {
 
 // A pipe is what splice needs between two sockets.
 type pipe struct {
-	r, w    int
-	cleanup runtime.Cleanup
-	to      *leg
-	held    int // bytes in it
-	err     error
-	drain   func(fd uintptr) bool
+	r, w  int
+	to    *leg
+	held  int // bytes in it
+	err   error
+	drain func(fd uintptr) bool
 }
 
 // empty moves what the pipe holds into the socket; false where that takes no
@@ -428,12 +441,25 @@ func (p *pipe) empty(fd uintptr) (done bool) {
 	return true
 }
 
-var pipes sync.Pool // of empty pipes
+// idlePipes keeps empty pipes for the next long frames: one for each processor
+// at most, since a pump holds on to one only while its leg across is stuck.
+var idlePipes struct {
+	sync.Mutex
+	list []*pipe
+}
 
+var mostIdlePipes = runtime.NumCPU()
+
+// getPipe returns an empty pipe; nil if there is no descriptor for one.
 func getPipe() *pipe {
-	if p, ok := pipes.Get().(*pipe); ok {
+	idlePipes.Lock()
+	if last := len(idlePipes.list) - 1; last >= 0 {
+		p := idlePipes.list[last]
+		idlePipes.list = idlePipes.list[:last]
+		idlePipes.Unlock()
 		return p
 	}
+	idlePipes.Unlock()
 	var fds [2]int
 	if syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK) != nil {
 		return nil
@@ -441,21 +467,43 @@ func getPipe() *pipe {
 	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // a wish
 	p := &pipe{r: fds[0], w: fds[1]}
 	p.drain = p.empty
-	p.cleanup = runtime.AddCleanup(p, func(fds [2]int) {
-		syscall.Close(fds[0])
-		syscall.Close(fds[1])
-	}, fds)
 	return p
 }
 
+// release gives an empty pipe back.
+func (p *pipe) release() {
+	idlePipes.Lock()
+	keep := len(idlePipes.list) < mostIdlePipes
+	if keep {
+		idlePipes.list = append(idlePipes.list, p)
+	}
+	idlePipes.Unlock()
+	if !keep {
+		p.close()
+	}
+}
+
 func (p *pipe) close() {
-	p.cleanup.Stop()
 	syscall.Close(p.r)
 	syscall.Close(p.w)
 }
 
+// freeDescriptors closes what is kept for later, and reports whether there was
+// anything.
+func freeDescriptors() bool {
+	idlePipes.Lock()
+	list := idlePipes.list
+	idlePipes.list = nil
+	idlePipes.Unlock()
+	for _, p := range list {
+		p.close()
+	}
+	return len(list) > 0
+}
+
 const (
 	pollOut        = 4
+	soProtocol     = 38
 	tcpInq         = 36 // as an option, and as the control message that it brings
 	f_SETPIPE_SZ   = 1031
 	spliceMove     = 1

@@ -25,3 +25,6 @@ func takesAtOnce(net.Conn) bool { return false }
 
 // peerAcked: what a peer has acknowledged can't be told.
 func peerAcked(net.Conn) (acked, queued uint64, ok bool) { return 0, 0, false }
+
+// freeDescriptors: none are kept.
+func freeDescriptors() bool { return false }

@@ -128,6 +128,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	open := func(c *peer.Wire) (client, upstream *peer.Wire) {
 		t.Helper()
 		c.Send(peer.Request("/", ""))
+		ln.(*net.TCPListener).SetDeadline(time.Now().Add(peer.Patience))
 		accepted, err := ln.Accept()
 		if err != nil {
 			t.Fatal(err)
@@ -138,6 +139,25 @@ func TestOutOfDescriptors(t *testing.T) {
 		return c, u
 	}
 	c, u := open(connect())
+	closed := func(c, u *peer.Wire) {
+		t.Helper()
+		c.SendClose(1000, "")
+		u.WantClose(1000)
+		u.SendClose(1000, "")
+		u.Close()
+		c.WantClose(1000)
+		c.WantEnd()
+		if m := p.record(t); m["reason"] != "closed" || m["by"] != "client" {
+			t.Errorf("logged %v, want a session closed by the client", m)
+		}
+	}
+
+	// What is kept for the next long frame is given up for a connection.
+	long := strings.Repeat("long", 1<<20)
+	c.SendLater(c.Frame(peer.Data, long))
+	u.Want(peer.Data, long)
+	p.leave(t, 1)
+	closed(open(connect()))
 
 	p.leave(t, 1)
 	for range 3 {
@@ -152,7 +172,6 @@ func TestOutOfDescriptors(t *testing.T) {
 			t.Errorf("logged %v, want a local fault", m)
 		}
 	}
-	long := strings.Repeat("long", 1<<20)
 	c.SendLater(c.Frame(peer.Data, long))
 	u.Want(peer.Data, long)
 
@@ -177,17 +196,8 @@ func TestOutOfDescriptors(t *testing.T) {
 	w.Accept("")
 	waiting.WantStatus(101)
 
-	for _, pair := range [][2]*peer.Wire{{c, u}, {waiting, w}} {
-		pair[0].SendClose(1000, "")
-		pair[1].WantClose(1000)
-		pair[1].SendClose(1000, "")
-		pair[1].Close()
-		pair[0].WantClose(1000)
-		pair[0].WantEnd()
-		if m := p.record(t); m["reason"] != "closed" || m["by"] != "client" {
-			t.Errorf("logged %v, want a session closed by the client", m)
-		}
-	}
+	closed(c, u)
+	closed(waiting, w)
 }
 
 // fourPorts leaves the proxy four ports for connections of its own.
