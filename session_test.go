@@ -338,6 +338,7 @@ func TestNothingIsLeft(t *testing.T) {
 // The garbage collector would find them in time, but a process can be out of
 // descriptors before that.
 func TestPipesAfterStuckFrames(t *testing.T) {
+	t.Attr("case", "F52")
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	r := newRig(t, tcp)
 	_, before := descriptors(t)

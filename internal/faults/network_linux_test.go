@@ -24,8 +24,9 @@ import (
 
 // A network is those namespaces.
 type network struct {
-	t    testing.TB
-	name string // of the namespaces begins so
+	t         testing.TB
+	name      string // of the namespaces begins so
+	multipath bool   // clients ask for Multipath TCP
 }
 
 // Addresses of the ends of the cables.
@@ -40,7 +41,7 @@ var networks atomic.Int64
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	needNamespaces(t)
-	n := &network{t, fmt.Sprintf("wsfault%d-%d-", os.Getpid(), networks.Add(1))}
+	n := &network{t: t, name: fmt.Sprintf("wsfault%d-%d-", os.Getpid(), networks.Add(1))}
 	for _, ns := range []string{"client", "proxy", "upstream"} {
 		run(t, "ip", "netns", "add", n.name+ns)
 		t.Cleanup(func() { exec.Command("ip", "netns", "del", n.name+ns).Run() })
@@ -135,6 +136,7 @@ func (n *network) do(ns string, f func() error) error {
 
 func (n *network) dial(ctx context.Context, ns, address string) (c net.Conn, err error) {
 	d := net.Dialer{KeepAlive: -1} // as the proxy's own
+	d.SetMultipathTCP(n.multipath && ns == "client")
 	err = n.do(ns, func() (err error) { c, err = d.DialContext(ctx, "tcp", address); return err })
 	return c, err
 }
@@ -312,6 +314,60 @@ func TestCablePulledInTLS(t *testing.T) {
 			u.TCP().Close()
 		})
 	}
+}
+
+// Multipath TCP (RFC 8684), which Go's listeners accept: the kernel tells of such
+// a connection what it knows of its first subflow. When that is reset and another
+// one lives, so does the session.
+func TestMultipathTCP(t *testing.T) {
+	t.Attr("case", "F51")
+	const second, secondFront = "10.221.3.1", "10.221.3.2"
+	n := newNetwork(t)
+	n.in("proxy", "ip", "link", "add", "second", "type", "veth", "peer", "name", "wire2", "netns", n.name+"client")
+	n.in("proxy", "ip", "address", "add", secondFront+"/30", "dev", "second")
+	n.in("proxy", "ip", "link", "set", "second", "up")
+	n.in("client", "ip", "address", "add", second+"/30", "dev", "wire2")
+	n.in("client", "ip", "link", "set", "wire2", "up")
+	n.in("client", "ip", "route", "add", frontHost, "via", secondFront, "src", second, "table", "2")
+	n.in("client", "ip", "rule", "add", "from", second, "table", "2")
+	for _, ns := range []string{"client", "proxy"} {
+		if out, err := exec.Command("ip", "netns", "exec", n.name+ns, "ip", "mptcp", "limits", "set", "subflow", "2", "add_addr_accepted", "2").CombinedOutput(); err != nil {
+			t.Skipf("no Multipath TCP here: %s", out)
+		}
+	}
+	n.in("client", "ip", "mptcp", "endpoint", "add", second, "dev", "wire2", "subflow")
+	n.multipath = true
+	// A quiet session's connection is looked at every half write timeout.
+	r := n.rig(peer.Legs{}, wsproxy.WithPing(1700*time.Millisecond, peer.Patience), wsproxy.WithWriteTimeout(time.Second))
+	c, u := r.Open()
+	if is, err := c.TCP().MultipathTCP(); !is {
+		t.Fatalf("the client's connection is no Multipath TCP, %v", err)
+	}
+	c.SendText("over the first way")
+	u.Want(peer.Text, "over the first way")
+	if !peer.Until(func() bool {
+		out, _ := exec.Command("ip", "netns", "exec", n.name+"client", "ss", "-Htn", "src", second).Output()
+		return strings.Contains(string(out), "ESTAB")
+	}) {
+		t.Fatal("no second subflow")
+	}
+
+	// What goes out by the first one is answered by a reset.
+	n.in("client", "nft", "add table inet r; add chain inet r in { type filter hook input priority 0; }; "+
+		"add rule inet r in iifname wire meta l4proto tcp reject with tcp reset")
+	u.SendText("over the second way")
+	c.Want(peer.Text, "over the second way")
+	respond(u)
+	for range 2 { // Pings are the clock
+		if f, err := c.ReadFrame(); err != nil || f.First != peer.Ping {
+			t.Fatalf("got %v, %v, want a Ping by the second way", f, err)
+		} else {
+			c.Send(c.Frame(peer.Pong, f.Payload))
+		}
+	}
+	c.SendClose(1000, "")
+	c.WantClose(1000)
+	r.Ended(wsproxy.Client, wsproxy.ReasonClosed)
 }
 
 // A namespace's descriptor isn't for everyone to see.
