@@ -27,7 +27,7 @@ var answerReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
 // readAnswer reads the upstream's final answer, and passes over a few 1xx
 // ones before it (RFC 9110, 15.2). Of a refusal, the body is still to be read.
-func readAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
+func readAnswer(br *bufio.Reader) (*http.Response, error) {
 	for range maxInformational + 1 {
 		head, err := readHead(br)
 		if err != nil {
@@ -37,15 +37,7 @@ func readAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case resp.StatusCode == http.StatusSwitchingProtocols:
-			return resp, nil
-		case resp.StatusCode >= 200:
-			// How long its body is, and in what coding, is HTTP of the
-			// ordinary kind.
-			resp, err = http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader(head), br)), out)
-			if err != nil { // its text would quote the answer
-				return nil, fmt.Errorf("%w: not HTTP", ErrBadAnswer)
-			}
+		case resp.StatusCode == http.StatusSwitchingProtocols, resp.StatusCode >= 200:
 			return resp, nil
 		}
 	}

@@ -198,10 +198,13 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (*upstream
 	limit := &io.LimitedReader{R: conn, N: maxHandshakeHeader}
 	br := answerReaders.Get().(*bufio.Reader)
 	br.Reset(limit)
-	resp, err := readAnswer(br, out)
+	resp, err := readAnswer(br)
 	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		// Its body is still to be read, through br.
-		return &upstreamConn{refusal: &upstreamRefusal{conn: conn, limit: limit, resp: resp}}, nil
+		f := &upstreamRefusal{conn: conn, limit: limit, resp: resp}
+		if err := f.frame(br); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
+		}
+		return &upstreamConn{refusal: f}, nil // its body is still to be read, through br
 	}
 	defer func() {
 		br.Reset(nil)

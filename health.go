@@ -258,7 +258,7 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 	if err := req.Write(conn); err != nil {
 		return "check", err
 	}
-	resp, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxHandshakeHeader)), req)
+	resp, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxHandshakeHeader)))
 	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 399) {
 		err = ErrRefused
 	}

@@ -213,10 +213,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if up.refusal != nil {
-		err := up.refusal.err()
+		err, cut := p.relayRefusal(ctx, w, up.refusal)
 		s.decide(err)
 		p.report(r, err)
-		p.relayRefusal(w, up.refusal)
+		if cut {
+			panic(http.ErrAbortHandler)
+		}
 		return
 	}
 	p.list(s, to, up.subprotocol)

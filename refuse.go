@@ -1,15 +1,22 @@
 package wsproxy
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/textproto"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -34,23 +41,27 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	}
 	c.limitAnswer(w)
 	h := w.Header()
-	if refusal := e.refusal(); refusal != nil {
-		for name, values := range refusal.Header {
-			h[http.CanonicalHeaderKey(name)] = slices.Clone(values)
-		}
-	}
-	if r.ProtoMajor < 2 { // in HTTP/2 it would end all the client's requests
-		h["Connection"] = []string{"close"}
-	}
+	stripFraming(h)
 	switch e.Status {
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", http.MethodGet)
 	case http.StatusUpgradeRequired: // RFC 9110, 15.5.22; RFC 6455, 4.4
-		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 		h["Sec-WebSocket-Version"] = []string{"13"}
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter)
+	}
+	if refusal := e.refusal(); refusal != nil { // what it says itself stands
+		for _, name := range slices.Sorted(maps.Keys(refusal.Header)) {
+			h[http.CanonicalHeaderKey(name)] = slices.Clone(refusal.Header[name])
+		}
+		stripFraming(h)
+	}
+	if r.ProtoMajor < 2 { // in HTTP/2 it would end all the client's requests
+		h["Connection"] = []string{"close"}
+		if len(h["Upgrade"]) > 0 { // RFC 9110, 7.8
+			h["Connection"] = []string{"close", "Upgrade"}
+		}
 	}
 	c.errorHandler(w, r, e)
 	if r.ContentLength != 0 {
@@ -90,58 +101,79 @@ func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	http.Error(w, text, e.Status)
 }
 
-// An upstreamRefusal is an upstream's answer other than 101.
+// An upstreamRefusal is an upstream's answer other than 101, whose body is
+// still to be read.
 type upstreamRefusal struct {
 	conn   net.Conn
-	limit  *io.LimitedReader // of what is read from conn
-	resp   *http.Response
-	header http.Header
-	body   []byte
-	cut    error // why body is not the whole of it; nil: it is
+	limit  *io.LimitedReader // what body is read from; its own source is conn
+	resp   *http.Response    // our own parse of the head
+	body   io.Reader
+	length int64 // of body; -1: unknown
 }
 
-// err returns the refusal as an error.
-func (f *upstreamRefusal) err() *Error {
-	e := &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: ErrRefused}
-	if f.cut != nil {
-		e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, f.cut)
+// frame finds out where the body ends (RFC 9112, 6.3). It goes by our own parse
+// of the head, as all of the answer does: net/http takes fields out of a header
+// that it reads, and adds some.
+func (f *upstreamRefusal) frame(br *bufio.Reader) error {
+	f.body, f.length = http.NoBody, -1
+	if code := f.resp.StatusCode; code == http.StatusNoContent || code == http.StatusNotModified {
+		return nil
 	}
-	return e
-}
-
-// read reads as much of the answer as will be relayed, and closes the
-// connection. It fails if ctx ends.
-func (f *upstreamRefusal) read(ctx context.Context) *Error {
-	defer f.conn.Close()
-	limit, cancel := context.WithTimeout(ctx, refusalBodyTimeout)
-	defer cancel()
-	stop := interruptAt(limit, f.conn)
-	f.limit.N = 2 * maxRefusalBody // chunked coding takes some
-	f.header = answerHeader(f.resp.Header)
-	body, err := io.ReadAll(io.LimitReader(f.resp.Body, maxRefusalBody+1))
-	var timeout net.Error
-	switch {
-	case len(body) > maxRefusalBody:
-		body, err = body[:maxRefusalBody], errors.New("over 64 KiB")
-	case errors.As(err, &timeout) && timeout.Timeout():
-		err = os.ErrDeadlineExceeded
-	case err != nil: // its text may quote the body
-		err = errors.New("broken off")
+	chunked := false
+	for coding := range listed(f.resp.Header["Transfer-Encoding"]) {
+		switch {
+		case strings.EqualFold(coding, "identity"): // RFC 2616, 3.6: none
+		case chunked || !strings.EqualFold(coding, "chunked"):
+			// The client could not undo it: the field is for this connection.
+			return errors.New("unknown transfer coding")
+		default:
+			chunked = true
+		}
 	}
-	f.body, f.cut = body, err
-	stop()
-	if err := ctx.Err(); err != nil {
-		return dialError(ctx, limit, "answer", err)
+	if chunked { // whatever else Content-Length says
+		f.body = httputil.NewChunkedReader(br)
+		return nil
+	}
+	for v := range listed(f.resp.Header["Content-Length"]) {
+		n, err := strconv.ParseUint(v, 10, 63)
+		if err != nil || f.length >= 0 && f.length != int64(n) {
+			// RFC 9112, 6.3, 5.: an unrecoverable error, and a 502.
+			return errors.New("more than one Content-Length, or none that is a number")
+		}
+		f.length = int64(n)
+	}
+	f.body = br
+	if f.length >= 0 {
+		f.body = io.LimitReader(br, f.length)
 	}
 	return nil
 }
 
-// relayRefusal answers the client with an upstream's refusal. A redirect is the
-// client's to follow, or not. What was cut short stays visibly so.
-func (c *config) relayRefusal(w http.ResponseWriter, f *upstreamRefusal) {
+// listed yields the elements of a field that is a list, without empty ones
+// (RFC 9110, 5.6.1.2).
+func listed(values []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, v := range values {
+			for element := range strings.SplitSeq(v, ",") {
+				if element = textproto.TrimString(element); element != "" && !yield(element) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// relayRefusal answers the client with an upstream's refusal: the head at once,
+// the body as it comes, within bounds. A redirect is the client's to follow, or
+// not. It returns what to report. If cut, some of the answer is missing, and the
+// caller must break the connection off, so that the client can tell.
+func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *upstreamRefusal) (e *Error, cut bool) {
+	defer f.conn.Close()
+	e = &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: ErrRefused}
 	c.limitAnswer(w)
 	h := w.Header()
-	for name, values := range f.header {
+	stripFraming(h)
+	for name, values := range answerHeader(f.resp.Header) {
 		h[name] = append(h[name], values...)
 	}
 	if _, ok := h["Content-Type"]; !ok {
@@ -152,10 +184,84 @@ func (c *config) relayRefusal(w http.ResponseWriter, f *upstreamRefusal) {
 		h["Connection"] = []string{"close", "Upgrade"}
 		h.Set("Upgrade", "websocket")
 	}
+	if f.length >= 0 {
+		h["Content-Length"] = []string{strconv.FormatInt(f.length, 10)}
+	}
 	w.WriteHeader(f.resp.StatusCode)
-	w.Write(f.body) // the client may have left
-	if f.cut != nil {
-		http.NewResponseController(w).Flush() // or nothing of it is sent
-		panic(http.ErrAbortHandler)
+	if err := f.relayBody(ctx, w); err != nil {
+		e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, err)
+		if ctx.Err() != nil {
+			if ended := dialError(ctx, ctx, "answer", err); ended.Status == statusClientLeft {
+				e = ended
+			} else {
+				e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, ended.Err)
+			}
+		}
+		return e, true
+	}
+	return e, false
+}
+
+// relayBody copies the body as it comes, as much of it as is relayed. It returns
+// why some is missing. It ends when ctx does, whoever it waits for.
+func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) error {
+	rc := http.NewResponseController(w)
+	limit, cancel := context.WithTimeout(ctx, refusalBodyTimeout)
+	defer cancel()
+	defer interruptAt(limit, f.conn)()
+	defer context.AfterFunc(ctx, func() { _ = rc.SetWriteDeadline(longAgo) })()
+
+	// Chunked coding takes some, but no more than this.
+	f.limit.R, f.limit.N = &flushingReader{f.conn, rc}, 2*maxRefusalBody
+	left := maxRefusalBody
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := f.body.Read(buf)
+		if n > left {
+			n, err = left, errOverLimit
+		}
+		left -= n
+		f.length -= int64(n)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return errors.New("the client doesn't take it")
+			}
+		}
+		if err == io.EOF && f.length <= 0 {
+			return nil
+		}
+		if err != nil {
+			_ = rc.Flush() // or nothing of what was written is sent
+			var timeout net.Error
+			switch {
+			case err == errOverLimit:
+				return err
+			case errors.As(err, &timeout) && timeout.Timeout():
+				return os.ErrDeadlineExceeded
+			}
+			return errors.New("broken off") // err's text may quote the body
+		}
+	}
+}
+
+var errOverLimit = errors.New("over 64 KiB")
+
+// A flushingReader reads from an upstream. What came before goes to the client
+// first, for the next piece may take long.
+type flushingReader struct {
+	conn net.Conn
+	rc   *http.ResponseController
+}
+
+func (r *flushingReader) Read(b []byte) (int, error) {
+	_ = r.rc.Flush() // a writer that can't may buffer all
+	return r.conn.Read(b)
+}
+
+// stripFraming takes out of an answer's header what middleware may have said
+// of another body than the one that follows.
+func stripFraming(h http.Header) {
+	for _, name := range []string{"Content-Length", "Transfer-Encoding", "Trailer"} {
+		delete(h, name)
 	}
 }

@@ -783,9 +783,14 @@ func TestShutdownHandshake(t *testing.T) {
 				if err := shutdown(r.proxy); err != nil {
 					t.Errorf("got %v, want nil", err)
 				}
-				for _, c := range []*wire{waiting, refused, dialling} {
+				for _, c := range []*wire{waiting, dialling} {
 					c.wantRefusal(503)
 				}
+				resp := refused.readResponse() // it has had the head
+				if body, err := io.ReadAll(resp.Body); resp.StatusCode != 401 || string(body) != "ab" || !errors.Is(err, io.ErrUnexpectedEOF) {
+					t.Errorf("got %d %q, %v, want 401 and a body that is cut", resp.StatusCode, body, err)
+				}
+				refused.wantEnd()
 				upstream.wantEnd()
 				slow.wantEnd()
 				late := r.client()
@@ -796,7 +801,11 @@ func TestShutdownHandshake(t *testing.T) {
 					t.Errorf("took %v, want the handshakes ended at once", d)
 				}
 				for n := range 4 {
-					if m := r.logs.wait(t, n); m["status"] != int64(503) || m["side"] != "proxy" {
+					m := r.logs.wait(t, n)
+					if m["kind"] == "refusal" && m["status"] == int64(401) && strings.HasSuffix(m["error"].(string), "cut short: shutting down") {
+						continue
+					}
+					if m["status"] != int64(503) || m["side"] != "proxy" {
 						t.Errorf("logged %v, want 503 by the proxy", m)
 					}
 				}

@@ -334,7 +334,7 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 		m, others, err := p.place(s, at)
 		switch {
 		case err == nil && m == nil && up != nil: // there was another one, but no more
-			return up, to, up.refusal.read(ctx)
+			return up, to, nil
 		case up != nil:
 			up.refusal.conn.Close()
 		}
@@ -361,17 +361,13 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 		}
 		again, free := p.judge(s, up, e, time.Since(began))
 		at.free = free && len(at.tried) < mostRetries
-		again = again && (others || at.free) && limit.Err() == nil
-		switch {
-		case again:
-		case e == nil && up.refusal != nil:
-			return up, to, up.refusal.read(ctx)
-		default:
-			if e == nil && p.sticky != nil && to == m.origin {
-				p.sticky.set(up.header, m, at.token)
-			}
-			return up, to, e
+		if again && (others || at.free) && limit.Err() == nil {
+			continue
 		}
+		if e == nil && up.refusal == nil && p.sticky != nil && to == m.origin {
+			p.sticky.set(up.header, m, at.token)
+		}
+		return up, to, e
 	}
 }
 

@@ -1,0 +1,186 @@
+package wsproxy_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Every answer that is no 101: when it comes, where its body ends, what is in
+// its header, and that nobody can hold it up.
+
+// F7: the head of an upstream's refusal reaches the client at once, and its
+// body as it comes, whether or not it says where it ends; the upstream keeps the
+// connection open for good.
+func TestRefusalAsItComes(t *testing.T) {
+	t.Attr("case", "F7 F8")
+	for _, row := range []struct {
+		name, head string
+		piece      func(string) string
+		length     int64
+	}{
+		{"no length", "HTTP/1.1 403 No\r\n\r\n", func(s string) string { return s }, -1},
+		{"no length, keep-alive", "HTTP/1.1 403 No\r\nConnection: keep-alive\r\n\r\n", func(s string) string { return s }, -1},
+		{"chunked", "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n", func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }, -1},
+		{"Content-Length", "HTTP/1.1 403 No\r\nContent-Length: 100\r\n\r\n", func(s string) string { return s }, 100},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Run("pieces", func(t *testing.T) {
+				eachKind(t, func(t *testing.T, k kind) {
+					r := newRig(t, k)
+					c := r.client()
+					c.send(handshakeRequest("/", ""))
+					u := r.upstream()
+					u.readHead()
+					u.send(row.head)
+					resp := c.readResponse()
+					if resp.StatusCode != 403 || resp.ContentLength != row.length {
+						t.Errorf("client: got %d with a body of %d, want 403 with %d", resp.StatusCode, resp.ContentLength, row.length)
+					}
+					for _, s := range []string{"a", "bc", "defg"} { // each is sent only when the one before has come
+						u.send(row.piece(s))
+						got := make([]byte, len(s))
+						if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != s {
+							t.Fatalf("client: got %q, %v, want %q", got, err, s)
+						}
+					}
+					u.Close()
+				})
+			})
+			// A trickle is cut after 10 s, and is with the client up to then.
+			t.Run("trickle", func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := newRig(t, memory)
+					c := r.client()
+					c.send(handshakeRequest("/", ""))
+					u := r.upstream()
+					u.readHead()
+					began := time.Now()
+					u.send(row.head)
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						for {
+							time.Sleep(time.Second - time.Millisecond)
+							if _, err := io.WriteString(u, row.piece("x")); err != nil {
+								return
+							}
+						}
+					}()
+					resp := c.readResponse()
+					if d := time.Since(began); d > 0 {
+						t.Errorf("client: got the head after %v, want it at once", d)
+					}
+					body, err := io.ReadAll(resp.Body)
+					if len(body) != 10 || !errors.Is(err, io.ErrUnexpectedEOF) || time.Since(began) != 10*time.Second {
+						t.Errorf("client: got %d bytes, %v after %v, want 10 and a cut after 10 s", len(body), err, time.Since(began))
+					}
+					c.wantEnd()
+					u.wantGone()
+					<-r.returned
+					<-done
+					if m := r.logs.wait(t, 0); m["status"] != int64(403) || !strings.Contains(fmt.Sprint(m["error"]), "cut short") {
+						t.Errorf("logged %v", m)
+					}
+				})
+			})
+		})
+	}
+}
+
+// RFC 9112, 6.3: where a refusal's body ends. Untidy framing that has one
+// meaning is tidied; what has two is a bad answer, and makes 502.
+func TestRefusalFraming(t *testing.T) {
+	t.Attr("case", "F7")
+	const chunks = "2\r\nhi\r\n0\r\n\r\n"
+	r := newRig(t, tcp)
+	for _, row := range []struct {
+		name, answer string
+		status       int
+		body         string
+		length       int64 // that the client is told
+	}{
+		{"one length", "HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nhi, and more", 403, "hi", 2},
+		{"one length twice", "HTTP/1.1 403 No\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 403, "hi", 2},
+		{"one length in a list", "HTTP/1.1 403 No\r\nContent-Length: 2, 2,\r\n\r\nhi", 403, "hi", 2},
+		{"empty length", "HTTP/1.1 403 No\r\nContent-Length:\r\n\r\nhi", 403, "hi", -1},
+		{"two lengths", "HTTP/1.1 403 No\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi!", 502, "", 12},
+		{"two lengths in a list", "HTTP/1.1 403 No\r\nContent-Length: 2, 3\r\n\r\nhi!", 502, "", 12},
+		{"a sign", "HTTP/1.1 403 No\r\nContent-Length: +2\r\n\r\nhi", 502, "", 12},
+		{"hexadecimal", "HTTP/1.1 403 No\r\nContent-Length: 0x2\r\n\r\nhi", 502, "", 12},
+		{"too large a number", "HTTP/1.1 403 No\r\nContent-Length: 18446744073709551618\r\n\r\nhi", 502, "", 12},
+		{"chunks and a length", "HTTP/1.1 403 No\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 403, "hi", 2},
+		{"chunks in another case", "HTTP/1.1 403 No\r\nTransfer-Encoding: , Chunked\r\n\r\n" + chunks, 403, "hi", 2},
+		{"chunks of HTTP/1.0", "HTTP/1.0 403 No\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 403, "hi", 2},
+		{"no coding", "HTTP/1.1 403 No\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nhi", 403, "hi", 2},
+		{"another coding", "HTTP/1.1 403 No\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + chunks, 502, "", 12},
+		{"chunks twice", "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 502, "", 12},
+		{"chunks with a parameter", "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked;q=1\r\n\r\n" + chunks, 502, "", 12},
+		{"chunks by another name", "HTTP/1.1 403 No\r\nTransfer-Encoding: xchunked\r\n\r\n" + chunks, 502, "", 12},
+		{"204", "HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\nhi", 204, "", 0},
+		{"304", "HTTP/1.1 304 No\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, 304, "", 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := r.on(t)
+			c := r.client()
+			c.send(handshakeRequest("/", "") + secondRequest)
+			u := r.upstream()
+			u.readHead()
+			u.send(row.answer)
+			u.closeWrite()
+			resp := c.readResponse()
+			body, err := io.ReadAll(resp.Body)
+			if resp.StatusCode != row.status || row.status != 502 && string(body) != row.body || err != nil || resp.ContentLength != row.length {
+				t.Errorf("client: got %d %q of %d, %v, want %d %q of %d", resp.StatusCode, body, resp.ContentLength, err, row.status, row.body, row.length)
+			}
+			c.wantEnd()
+			u.wantEnd()
+			<-r.returned
+		})
+	}
+}
+
+// A24: what is in a refusal's header is what came, less what is about the
+// upstream's connection, however that is said; nothing is made up.
+func TestRefusalHeader(t *testing.T) {
+	t.Attr("case", "A24")
+	r := newRig(t, tcp)
+	for _, row := range []struct{ name, lines, want string }{
+		{"nominated beside close", "Connection: close, X-Hop\r\nX-Hop: 1\r\n", ""},
+		{"nominated before close", "Connection: x-internal-token\r\nConnection: close\r\nX-Internal-Token: 1\r\n", ""},
+		{"nominated beside keep-alive", "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\n", ""},
+		{"not nominated", "Connection: close\r\nX-Hop: 1\r\n", "X-Hop: 1\r\n"},
+		{"what can't be nominated", "Connection: close, Set-Cookie2, Authorization\r\nAuthorization: 1\r\nSet-Cookie2: 1\r\n", "Authorization: 1\r\n"},
+		{"Pragma", "Pragma: no-cache\r\n", "Pragma: no-cache\r\n"},
+		{"Trailer", "Trailer: X-T\r\nX-A: 1\r\n", "X-A: 1\r\n"},
+		{"two of a kind", "Set-Cookie: a=1\r\nset-cookie: b=2\r\n", "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := r.on(t)
+			c := r.client()
+			c.send(handshakeRequest("/", ""))
+			u := r.upstream()
+			u.readHead()
+			u.send("HTTP/1.1 403 No\r\nDate: today\r\n" + row.lines + "Content-Length: 0\r\n\r\n")
+			got := sortedLines(c.readHead())
+			want := sortedLines("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\nDate: today\r\n" + row.want + "\r\n")
+			if got != want {
+				t.Errorf("client: got\n%s\nwant\n%s", got, want)
+			}
+			u.Close()
+			<-r.returned
+		})
+	}
+}
+
+// sortedLines are the lines of a header in an order that can be compared.
+func sortedLines(head string) string {
+	lines := strings.Split(strings.TrimSuffix(head, "\r\n\r\n"), "\r\n")
+	slices.Sort(lines[1:])
+	return strings.Join(lines, "\n")
+}
