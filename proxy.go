@@ -222,7 +222,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.list(s, to, up.subprotocol)
-	client, early, err := p.accept(w, r, up)
+	client, early, err := p.accept(ctx, w, r, up)
 	if err != nil {
 		fail(err)
 		return

@@ -137,6 +137,24 @@ func writeConn(conn net.Conn, b []byte) (int, error) {
 	return send(nil, conn, rawLeg{conn: rawConn(conn)}, b)
 }
 
+// writeNow writes what a connection takes without waiting: nothing, if it isn't
+// raw.
+func writeNow(conn net.Conn, b []byte) (n int, err error) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return 0, nil
+	}
+	w := rawWrites.Get().(*rawWrite)
+	w.out, w.err, w.once = b, nil, true
+	if err = raw.Write(w.writable); w.err != nil {
+		err = w.err
+	}
+	n = len(b) - len(w.out)
+	w.out, w.once = nil, false
+	rawWrites.Put(w)
+	return n, err
+}
+
 // send writes b to conn, all of it unless there is an error. to, if not nil,
 // is told of its progress.
 func send(to *leg, conn net.Conn, raw rawLeg, b []byte) (n int, err error) {
@@ -159,6 +177,7 @@ type rawWrite struct {
 	to       *leg   // nil: a handshake
 	out      []byte // what is left
 	err      error
+	once     bool // it doesn't wait
 	writable func(fd uintptr) bool
 }
 
@@ -183,7 +202,7 @@ func (w *rawWrite) write(fd uintptr) (done bool) {
 				w.to.progress()
 			}
 		case errno == syscall.EAGAIN:
-			return false
+			return w.once
 		case errno != syscall.EINTR:
 			w.err = os.NewSyscallError("sendto", errno)
 			return true

@@ -16,6 +16,8 @@ func (l *leg) wakeIfReset() {}
 
 func writeConn(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
 
+func writeNow(net.Conn, []byte) (int, error) { return 0, nil }
+
 func send(_ *leg, conn net.Conn, _ rawLeg, b []byte) (int, error) { return conn.Write(b) }
 
 func (p *pump) receive() error { return p.receivePlain() }

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
@@ -183,8 +184,9 @@ func cutToken(s string) (token, rest string, ok bool) {
 
 // accept takes the client's connection over and answers 101. Nothing can be
 // refused any more after that. early is what the client had sent behind its
-// handshake. Where it fails, the upstream's connection is closed.
-func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {
+// handshake. It does not outlast ctx, whatever the client takes. Where it fails,
+// the upstream's connection is closed.
+func (c *config) accept(ctx context.Context, w http.ResponseWriter, r *http.Request, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {
 	taken := false
 	defer func() { // whatever a ResponseWriter of the user's does
 		if !taken {
@@ -231,10 +233,40 @@ func (c *config) accept(w http.ResponseWriter, r *http.Request, up *upstreamConn
 	// The server's own read and write timeouts may still be set.
 	conn.SetDeadline(time.Time{})
 	conn.SetWriteDeadline(time.Now().Add(c.policy.write))
-	if _, err := writeConn(conn, b.Bytes()); err != nil {
-		return conn, nil, &Error{Op: "answer", Side: Client, Err: err}
+	if err := writeAnswer(ctx, conn, b.Bytes()); err != nil {
+		e := &Error{Op: "answer", Side: Client, Err: err}
+		if ctx.Err() != nil {
+			e = dialError(ctx, ctx, e.Op, err)
+			e.Status = 0 // there is nobody left to answer
+		}
+		return conn, nil, e
 	}
 	conn.SetWriteDeadline(time.Time{})
 	taken = true
 	return conn, early, nil
+}
+
+// lastAnswer is how long a client has to take its 101 once the session is to
+// end: a client that reads gets it, and the Close frame behind it.
+const lastAnswer = time.Second
+
+// writeAnswer writes the 101. It ends soon after ctx has ended.
+func writeAnswer(ctx context.Context, conn net.Conn, b []byte) error {
+	n, err := writeNow(conn, b)
+	if err != nil || n == len(b) { // nearly always, and then ctx need not be watched
+		return err
+	}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		defer func() { _ = recover() }() // a connection of the user's own may panic
+		if conn.SetWriteDeadline(time.Now().Add(lastAnswer)) != nil {
+			conn.Close()
+		}
+	})
+	_, err = writeConn(conn, b[n:])
+	if !stop() {
+		<-done
+	}
+	return err
 }

@@ -814,6 +814,82 @@ func TestShutdownHandshake(t *testing.T) {
 	}
 }
 
+// F12: a client that takes nothing of its 101 does not hold its session up once
+// that is to end, whoever ends it; one that takes it is told why.
+func TestUntakenAnswer(t *testing.T) {
+	t.Attr("case", "F12 F40")
+	for _, row := range []struct {
+		name string
+		end  func(p *wsproxy.Proxy, cancel func())
+		kind wsproxy.Kind
+		code int // of the Close frame to a client that reads after all
+	}{
+		{"Shutdown", func(p *wsproxy.Proxy, _ func()) { go p.Shutdown(context.Background()) }, wsproxy.KindShuttingDown, 1001},
+		{"Session.Close", func(p *wsproxy.Proxy, _ func()) {
+			for s := range p.Sessions() {
+				s.Close(4000, "kicked")
+			}
+		}, wsproxy.KindKicked, 4000},
+		{"the request's context", func(_ *wsproxy.Proxy, cancel func()) { cancel() }, wsproxy.KindClientLeft, 1001},
+		{"Close", func(p *wsproxy.Proxy, _ func()) { p.Close() }, wsproxy.KindShuttingDown, 0},
+	} {
+		// begin opens a session up to the middle of its 101.
+		begin := func(t *testing.T, k kind) (r *rig, c, u *wire, cancel func()) {
+			r = newRig(t, k)
+			ctx, cancel := context.WithCancel(t.Context())
+			t.Cleanup(cancel)
+			r.front = listen(t, k)
+			r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				w.Header().Set("X-Big", strings.Repeat("x", 8<<20)) // more than sockets hold
+				r.proxy.ServeHTTP(w, req.WithContext(ctx))
+			}))
+			c = r.client()
+			c.send(handshakeRequest("/", ""))
+			u = r.upstream()
+			u.answer("")
+			if _, err := c.br.ReadByte(); err != nil {
+				t.Fatal(err)
+			}
+			return r, c, u, cancel
+		}
+		t.Run(row.name, func(t *testing.T) {
+			eachKind(t, func(t *testing.T, k kind) {
+				t.Parallel()
+				r, _, u, cancel := begin(t, k)
+				began := time.Now()
+				row.end(r.proxy, cancel)
+				select {
+				case <-r.returned:
+				case <-time.After(wireTimeout):
+				}
+				if d := time.Since(began); d > 10*time.Second {
+					t.Errorf("ServeHTTP returned after %v, want it to end with the session, not the write time-out of 30 s", d)
+				}
+				u.wantEnd()
+				if m := r.logs.wait(t, 0); m["kind"] != string(row.kind) || m["op"] != "answer" {
+					t.Errorf("logged %v, want kind %q", m, row.kind)
+				}
+			})
+			if row.code == 0 {
+				return
+			}
+			t.Run("reads", func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r, c, u, cancel := begin(t, memory)
+					row.end(r.proxy, cancel)
+					synctest.Wait()
+					c.readHead()
+					c.wantClose(row.code)
+					c.Close()
+					u.Close()
+					<-r.returned
+					r.proxy.Close()
+				})
+			})
+		})
+	}
+}
+
 // An error handler answers what the proxy refuses or fails at, with the header
 // fields already in place; not for a client that has left, nor an upstream's own
 // refusal.
