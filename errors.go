@@ -76,9 +76,14 @@ var errHook = errors.New("refused by the hook")
 // A Refusal is an error by which a hook of [WithOnOpen] says what the client
 // is to be answered.
 type Refusal struct {
-	Status int         // 4xx or 5xx; anything else becomes 500
-	Text   string      // for the client; "": the status' own phrase
-	Header http.Header // more fields of the answer, such as WWW-Authenticate, or Content-Type for a Text that is JSON
+	Status int    // 4xx or 5xx; anything else becomes 500
+	Text   string // for the client; "": the status' own phrase
+
+	// Header has more fields of the answer, such as WWW-Authenticate, or
+	// Content-Type for a Text that is JSON. They replace the proxy's own, such
+	// as Retry-After, but for Connection, and for Content-Length,
+	// Transfer-Encoding and Trailer, which are ignored.
+	Header http.Header
 }
 
 // refusal is what a hook has refused a session by; nil: no hook has.

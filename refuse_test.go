@@ -1,14 +1,18 @@
 package wsproxy_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy"
 )
 
 // Every answer that is no 101: when it comes, where its body ends, what is in
@@ -183,4 +187,134 @@ func sortedLines(head string) string {
 	lines := strings.Split(strings.TrimSuffix(head, "\r\n\r\n"), "\r\n")
 	slices.Sort(lines[1:])
 	return strings.Join(lines, "\n")
+}
+
+// A hook's refusal says what the client is told: its own fields stand, but for
+// those that are about the connection and the body's framing. The same goes
+// for what middleware has set before.
+func TestRefusalFields(t *testing.T) {
+	const text = `{"error":1}`
+	json := http.Header{"Content-Type": {"application/json"}}
+	with := func(pairs ...string) http.Header {
+		h := json.Clone()
+		for i := 0; i < len(pairs); i += 2 {
+			h[pairs[i]] = append(h[pairs[i]], pairs[i+1])
+		}
+		return h
+	}
+	for _, row := range []struct {
+		name   string
+		status int
+		header http.Header
+		want   string // beside Connection, Content-Length and Content-Type
+	}{
+		{"Retry-After", 503, with("Retry-After", "120"), "Retry-After: 120\r\n"},
+		{"Retry-After in another case", 429, with("retry-after", "120"), "Retry-After: 120\r\n"},
+		{"Retry-After left out", 503, json, "Retry-After: 5\r\n"},
+		{"Retry-After of another status", 403, with("Retry-After", "120"), "Retry-After: 120\r\n"},
+		{"Allow", 405, with("Allow", "GET, HEAD"), "Allow: GET, HEAD\r\n"},
+		{"Allow left out", 405, json, "Allow: GET\r\n"},
+		{"Upgrade", 426, with("Upgrade", "chat/2"), "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nUpgrade: chat/2\r\n"},
+		{"Upgrade of another status", 403, with("Upgrade", "chat/2"), "Connection: Upgrade\r\nUpgrade: chat/2\r\n"},
+		{"Connection", 403, with("Connection", "keep-alive"), ""},
+		{"Content-Length", 403, with("Content-Length", "2", "content-length", "3"), ""},
+		{"Transfer-Encoding", 403, with("Transfer-Encoding", "gzip", "Trailer", "X-T"), ""},
+		{"others", 401, with("WWW-Authenticate", "Basic", "X-A", "1", "X-A", "2"), "Www-Authenticate: Basic\r\nX-A: 1\r\nX-A: 2\r\n"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t, tcp, wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error {
+				return &wsproxy.Refusal{Status: row.status, Text: text, Header: row.header}
+			}))
+			r.front = listen(t, tcp)
+			r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				w.Header()["Date"] = nil
+				w.Header().Set("Content-Length", "1")
+				w.Header().Set("Transfer-Encoding", "gzip")
+				r.proxy.ServeHTTP(w, req)
+			}))
+			c := r.client()
+			c.send(handshakeRequest("/", "") + secondRequest)
+			got := sortedLines(c.readHead())
+			want := sortedLines(fmt.Sprintf("HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: %d\r\nContent-Type: application/json\r\n%s\r\n",
+				row.status, http.StatusText(row.status), len(text), row.want))
+			if got != want {
+				t.Errorf("client: got\n%s\nwant\n%s", got, want)
+			}
+			if body, err := io.ReadAll(c.br); string(body) != text || err != nil {
+				t.Errorf("client: got %q, %v, want %q and the end", body, err, text)
+			}
+			<-r.returned
+		})
+	}
+	t.Run("of an upstream", func(t *testing.T) {
+		r := newRig(t, tcp)
+		r.front = listen(t, tcp)
+		r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			w.Header()["Date"] = nil
+			w.Header().Set("Content-Length", "1")
+			w.Header().Set("Transfer-Encoding", "gzip")
+			r.proxy.ServeHTTP(w, req)
+		}))
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		u := r.upstream()
+		u.readHead()
+		u.send("HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+		const want = "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+		if got := c.readHead(); got != want {
+			t.Errorf("client: got %q, want %q", got, want)
+		}
+		if body, err := io.ReadAll(c.br); string(body) != "hi" || err != nil {
+			t.Errorf("client: got %q, %v, want %q and the end", body, err, "hi")
+		}
+	})
+}
+
+// A client that doesn't read its refusal holds nothing up: neither for longer
+// than a write may take, nor beyond the end of the proxy.
+func TestUnreadRefusal(t *testing.T) {
+	big := strings.Repeat("x", 60_000)
+	for _, row := range []struct {
+		name   string
+		end    func(p *wsproxy.Proxy)
+		within time.Duration
+	}{
+		{"write time-out", func(*wsproxy.Proxy) {}, 30 * time.Second},
+		{"Close", func(p *wsproxy.Proxy) { p.Close() }, 0},
+		{"Shutdown", func(p *wsproxy.Proxy) { go p.Shutdown(context.Background()) }, 0},
+	} {
+		t.Run("an upstream's, "+row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, memory)
+				c := r.client()
+				c.send(handshakeRequest("/", ""))
+				u := r.upstream()
+				u.readHead()
+				u.send("HTTP/1.1 403 No\r\nX-A: " + big[:40_000] + "\r\nContent-Length: 60000\r\n\r\n" + big)
+				synctest.Wait()
+				began := time.Now()
+				row.end(r.proxy)
+				<-r.returned
+				if d := time.Since(began); d != row.within {
+					t.Errorf("ServeHTTP returned after %v, want %v", d, row.within)
+				}
+				u.wantGone()
+			})
+		})
+	}
+	t.Run("the proxy's own", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, memory, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
+				w.WriteHeader(e.Status)
+				io.WriteString(w, big+big)
+			}))
+			c := r.client()
+			began := time.Now()
+			c.send(edited("websocket", "h2c"))
+			<-r.returned
+			if d := time.Since(began); d != 30*time.Second {
+				t.Errorf("ServeHTTP returned after %v, want the write time-out of 30 s", d)
+			}
+		})
+	})
 }

@@ -1318,3 +1318,56 @@ func TestRefusalTrailerNotLogged(t *testing.T) {
 		t.Errorf("logged %v", m)
 	}
 }
+
+// What middleware sees of a session is that its writer is hijacked, once, and no
+// status; of a refusal, the status, once.
+func TestMiddlewareStatus(t *testing.T) {
+	for _, row := range []struct {
+		answer string
+		want   string
+	}{
+		{"101", "hijack"},
+		{"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno", "403"},
+		{"HTTP/1.1 101 No\r\n\r\n", "502"},
+	} {
+		r := newRig(t, tcp)
+		r.front = listen(t, tcp)
+		var seen []string
+		r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			r.proxy.ServeHTTP(statusWatcher{w, &seen}, req)
+		}))
+		c := r.client()
+		c.send(handshakeRequest("/", ""))
+		u := r.upstream()
+		if row.answer == "101" {
+			u.answer("")
+			c.readHead()
+			u.sendClose(1000, "")
+			c.wantClose(1000)
+			c.sendClose(1000, "")
+		} else {
+			u.readHead()
+			u.send(row.answer)
+		}
+		<-r.returned
+		if got := strings.Join(seen, " "); got != row.want {
+			t.Errorf("%q: middleware has seen %q, want %q", row.answer, got, row.want)
+		}
+	}
+}
+
+// A statusWatcher is a middleware's writer.
+type statusWatcher struct {
+	http.ResponseWriter
+	seen *[]string
+}
+
+func (w statusWatcher) WriteHeader(status int) {
+	*w.seen = append(*w.seen, fmt.Sprint(status))
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w statusWatcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	*w.seen = append(*w.seen, "hijack")
+	return w.ResponseWriter.(http.Hijacker).Hijack()
+}
