@@ -125,22 +125,20 @@ func (s *Session) hasten(side Side) {
 	}
 }
 
-// settle closes each connection that is done with.
+// settle closes each connection that is done with, and sends a FIN where the
+// peer's is all that is still waited for.
 func (s *Session) settle() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		closed := l.closed.Load()
 		s.mu.Lock()
 		e := &s.ending
-		done := e.done(l.side, closed)
-		fin := !done && closed && e.ended[side] && !e.heard[side] && !e.over[side]
+		done, fin := e.done(l.side, closed, l.talks.Load()), e.fin(l.side, closed)
 		s.mu.Unlock()
 		switch {
 		case done:
 			l.close()
 		case fin:
-			// It broke the protocol and has been told so; its own Close
-			// can't be made out any more, so wait for its FIN only.
 			l.closeWrite()
 		}
 	}

@@ -30,6 +30,7 @@ type leg struct {
 
 	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
 	closed  atomic.Bool   // a Close frame was written: nothing may follow it
+	talks   atomic.Bool   // its peer goes on sending after its end, to no effect
 	shut    atomic.Bool   // conn is to be closed, or is
 	reading atomic.Bool   // its reader is inside a callback of raw.conn
 	hangUp  sync.Once     // for closing conn
@@ -302,13 +303,34 @@ func (l *leg) end(conn net.Conn) {
 	})
 }
 
-// closeWrite sends a FIN, where the connection can.
+// cutShort ends what is written to the leg in the middle of a frame whose rest
+// won't come: no Close is possible there (RFC 6455, 5.4). The peer gets a FIN.
+// Its reader goes on until the peer's own FIN, or the deadline, for the reason
+// that closeWrite gives. lock is held, and released.
+func (l *leg) cutShort() {
+	l.deaf = true
+	l.closeWrite()
+	l.release()
+}
+
+// closeWrite sends a FIN, where the connection can; over TLS, close_notify
+// before it (RFC 8446, 6.1). What the peer sends is still read, and dropped:
+// were the connection closed with input unread, the kernel would reset it, and
+// a peer that is told of a reset loses what was written to it and hasn't arrived
+// (RFC 1122, 4.2.2.13; RFC 9112, 9.6).
 func (l *leg) closeWrite() {
-	if c, ok := l.conn.(interface{ CloseWrite() error }); ok {
-		c.CloseWrite() // an error shows when reading
+	type halfCloser interface{ CloseWrite() error }
+	c, ok := l.conn.(halfCloser)
+	if !ok {
+		l.close()
 		return
 	}
-	l.close()
+	c.CloseWrite() // an error shows when reading
+	if secure, ok := c.(*tls.Conn); ok {
+		if c, ok = secure.NetConn().(halfCloser); ok { // not every peer takes close_notify for an end
+			c.CloseWrite()
+		}
+	}
 }
 
 // A writeLock is a lock that is held across I/O. Who waits for it can give up,

@@ -155,6 +155,7 @@ func (p *pump) pass(c *chunk, b []byte) {
 	now := p.from.s.now()
 	p.from.heard.Store(int64(now))
 	if p.mind.ended {
+		p.from.talks.Store(true)
 		return // RFC 6455, 5.5.1: nothing counts after a Close
 	}
 	if p.throttle != nil {
@@ -327,9 +328,8 @@ func (p *pump) wrote(v *verdict, b []byte, n int) {
 func (p *pump) leave(tell websocket.StatusCode) {
 	switch {
 	case p.owns:
-		// A frame is part-written and its rest won't come: no Close is
-		// possible there (RFC 6455, 5.4).
-		p.to.abort()
+		p.owns = false
+		p.to.cutShort()
 	case tell != 0:
 		p.to.inject(uint32(tell))
 	}

@@ -332,14 +332,24 @@ func (e *ending) endFrom(from Side, c *cause, err error) websocket.StatusCode {
 
 // done says whether a side's connection may be closed: nothing more will be
 // read from it that matters and nothing more is to be written to it. closed
-// says that a Close frame has been written to it in full.
+// says that a Close frame has been written to it in full, talks that the side
+// goes on sending behind its own.
 //
 // The client's is closed by us first, the upstream's by the upstream
 // (RFC 6455, 7.1.1), so that the TIME_WAIT of a proxied session doesn't use
 // up our ports.
-func (e *ending) done(side Side, closed bool) bool {
-	if side == Client && e.heard[side] && closed {
+func (e *ending) done(side Side, closed, talks bool) bool {
+	if side == Client && e.heard[side] && closed && !talks {
 		return true
 	}
 	return e.over[side] && (closed || e.ended[side.other()])
+}
+
+// fin says whether a side that isn't done is to be sent a FIN now: the last word
+// has been written to it and nothing that it sends counts any more. It has
+// broken the protocol, so that its own Close can't be made out, or talks on
+// behind that. Until its own FIN comes, what it sends is read and dropped, so
+// that the last words arrive (RFC 6455, 7.1.1).
+func (e *ending) fin(side Side, closed bool) bool {
+	return closed && e.ended[side] && !e.over[side] && (side == Client || !e.heard[side])
 }

@@ -449,6 +449,7 @@ func TestLost(t *testing.T) {
 						}
 					}
 					to.wantEnd()
+					to.Close()
 					if !reset {
 						from.wantEnd()
 					}
