@@ -123,6 +123,7 @@ type Proxy struct {
 	closed    bool                  // guarded by mu
 	upstreams upstreams             // guarded by mu
 	empty     chan struct{}         // closed when draining and sessions is empty
+	memories  *memories             // set when made; of the source's answers
 	stats     stats
 }
 
@@ -146,6 +147,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 		perClient: make(map[string]int),
 		empty:     make(chan struct{}),
 		upstreams: upstreams{known: make(map[string]*member), began: time.Now(), retries: mostRetries},
+		memories:  &memories{sources: make(map[*byte]map[memberKey]memory)},
 		stats:     newStats(),
 	}
 	p.life, p.endLife = context.WithCancel(context.Background())

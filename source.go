@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -21,13 +22,19 @@ type Source func(ctx context.Context) ([]Member, error)
 
 // EachAddress makes every address of the host in m's target a member of its
 // own, with m's weight and limit: a headless Service of Kubernetes, say. TLS
-// still verifies the host's name. An address that is missing from an answer has
-// been removed: if a name server tells only some of them at a time, use
-// [WithKeepRemoved]. A nil resolver is [net.DefaultResolver].
+// still verifies the host's name. A nil resolver is [net.DefaultResolver].
+//
+// An address that is missing from an answer stays for now, for a name server
+// may tell only some of the addresses at a time, or lose one for a moment. It is
+// removed when it is missing from five answers in a row, that is after five times
+// the interval of [WithSource]. A lookup that fails, and an answer with no
+// address at all, count for nothing. Where a name server tells a few of many
+// addresses at random, use [WithKeepRemoved] as well.
 func EachAddress(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
 	}
+	source := new(byte)
 	return func(ctx context.Context) ([]Member, error) {
 		u, err := sourceTarget("EachAddress", m)
 		if err != nil {
@@ -50,7 +57,7 @@ func EachAddress(m Member, resolver *net.Resolver) Source {
 			n.Address = net.JoinHostPort(a.Unmap().String(), port)
 			members = append(members, n)
 		}
-		return tidy(members), nil
+		return tidy(remember(ctx, source, members, nil)), nil
 	}
 }
 
@@ -58,10 +65,14 @@ func EachAddress(m Member, resolver *net.Resolver) Source {
 // as http://_ws._tcp.chat.internal/v2, a member of its own, with the record's
 // host, port and weight, and m's limit. Only the records of the first priority
 // count. TLS verifies the record's host. A nil resolver is [net.DefaultResolver].
+//
+// A record that is missing from an answer stays for now, as with [EachAddress].
+// One that is there with a lower priority is removed at once.
 func EachServer(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
 	}
+	source := new(byte)
 	return func(ctx context.Context) ([]Member, error) {
 		u, err := sourceTarget("EachServer", m)
 		if err != nil {
@@ -71,22 +82,84 @@ func EachServer(m Member, resolver *net.Resolver) Source {
 		if err != nil {
 			return nil, err
 		}
-		members := make([]Member, 0, len(records))
+		var members, spare []Member
 		for _, record := range records {
-			if record.Priority != records[0].Priority {
-				break
-			}
 			if record.Target == "." { // there is no such service
 				continue
 			}
 			to := *u
-			to.Host = net.JoinHostPort(strings.TrimSuffix(record.Target, "."), strconv.Itoa(int(record.Port)))
+			to.Host = net.JoinHostPort(strings.ToLower(strings.TrimSuffix(record.Target, ".")), strconv.Itoa(int(record.Port)))
 			n := m
 			n.Target, n.Weight = to.String(), int(record.Weight)
-			members = append(members, n)
+			if record.Priority == records[0].Priority {
+				members = append(members, n)
+			} else {
+				spare = append(spare, n)
+			}
 		}
-		return tidy(members), nil
+		return tidy(remember(ctx, source, members, spare)), nil
 	}
+}
+
+// mostMissing is from how many answers in a row a member has to be missing to
+// be removed.
+const mostMissing = 5
+
+// memories are what a proxy remembers of the answers of name servers: of each
+// source, the members of the last mostMissing answers. An answer is limited in
+// size, so the memory is as well, whatever a name server tells.
+type memories struct {
+	mu      sync.Mutex
+	sources map[*byte]map[memberKey]memory // guarded by mu
+}
+
+type memory struct {
+	Member
+	missing int // from the last answers
+}
+
+// memoryOf is the key of a context's memories.
+type memoryOf struct{}
+
+// A memberKey is what members are told apart by.
+type memberKey struct{ target, address string }
+
+// remember returns the members of a source's new answer, and those that are
+// missing from it but not yet for long. Those in gone are said to be none. It
+// remembers for the proxy that asks, which the context tells: nothing, if the
+// source is called by somebody else.
+func remember(ctx context.Context, source *byte, answer, gone []Member) []Member {
+	all, _ := ctx.Value(memoryOf{}).(*memories)
+	if all == nil || len(answer) == 0 {
+		return answer
+	}
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	known := all.sources[source]
+	if known == nil {
+		known = make(map[memberKey]memory)
+		all.sources[source] = known
+	}
+	for _, m := range gone {
+		delete(known, memberKey{m.Target, m.Address})
+	}
+	for key, m := range known {
+		if m.missing++; m.missing < mostMissing {
+			known[key] = m
+		} else {
+			delete(known, key)
+		}
+	}
+	for _, m := range answer {
+		known[memberKey{m.Target, m.Address}] = memory{Member: m}
+	}
+	members := slices.Clip(answer)
+	for _, m := range known {
+		if m.missing > 0 {
+			members = append(members, m.Member)
+		}
+	}
+	return members
 }
 
 func sourceTarget(option string, m Member) (*url.URL, error) {
@@ -124,7 +197,7 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 			})
 		}
 	}()
-	members, err := p.source(ctx)
+	members, err := p.source(context.WithValue(ctx, memoryOf{}, p.memories))
 	switch {
 	case err != nil:
 		return err

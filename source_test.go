@@ -2,8 +2,10 @@ package wsproxy_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -99,6 +101,33 @@ func (s *nameServer) answer(query []byte) ([]byte, error) {
 	return b.Finish()
 }
 
+// inMemory is a resolver that works in a synctest bubble, if it has been used
+// before: the net package makes some of its state just then.
+func (s *nameServer) inMemory() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() { // RFC 1035, 4.2.2
+			defer far.Close()
+			for {
+				b := make([]byte, 2)
+				if _, err := io.ReadFull(far, b); err != nil {
+					return
+				}
+				query := make([]byte, binary.BigEndian.Uint16(b))
+				if _, err := io.ReadFull(far, query); err != nil {
+					return
+				}
+				answer, err := s.answer(query)
+				if err != nil {
+					return
+				}
+				far.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...))
+			}
+		}()
+		return near, nil
+	}}
+}
+
 func names(p *wsproxy.Proxy) string {
 	var all []string
 	for _, m := range p.Stats().Members {
@@ -129,13 +158,108 @@ func TestEachAddress(t *testing.T) {
 		t.Errorf("got %+v", m)
 	}
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.9")})
-	want("chat.test/x#127.0.0.9:80")
+	want("chat.test/x#127.0.0.9:80") // after a few answers
 	dns.set(nil)
 	await(t, func() bool { return strings.Contains(logs.String(), "not renewed") }, func() string { return "no record of the failure" })
 	want("chat.test/x#127.0.0.9:80")
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.1")})
 	want("chat.test/x#127.0.0.1:80")
 	p.Close()
+}
+
+// What is missing from an answer isn't gone: it is removed when it has been
+// missing from five in a row. What a name server has told can't pile up.
+func TestEachAddressMissing(t *testing.T) {
+	addrs := func(last ...byte) (all []netip.Addr) {
+		for _, b := range last {
+			all = append(all, netip.AddrFrom4([4]byte{10, 0, 0, b}))
+		}
+		return all
+	}
+	many := []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}
+	for _, row := range []struct {
+		name    string
+		answers [][]byte
+		want    []byte // at the end
+	}{
+		{"missing from four", [][]byte{{1, 2}, {1}, {1}, {1}, {1}}, []byte{1, 2}},
+		{"missing from five", [][]byte{{1, 2}, {1}, {1}, {1}, {1}, {1}}, []byte{1}},
+		{"back in between", [][]byte{{1, 2}, {1}, {1}, {1}, {1}, {1, 2}, {1}, {1}, {1}, {1}}, []byte{1, 2}},
+		{"failures and empty answers between", [][]byte{{1, 2}, {1}, nil, nil, nil, nil, nil, nil, {1}}, []byte{1, 2}},
+		{"a changing subset", [][]byte{many[:4], many[4:8], many[8:], many[:4], many[4:8], many[8:], many[:4]}, many},
+		{"ever new ones", [][]byte{{1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}}, []byte{5, 6, 7, 8, 9}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			dns := new(nameServer)
+			resolver := dns.inMemory()
+			resolver.LookupNetIP(t.Context(), "ip4", "first.test") // see inMemory
+			synctest.Test(t, func(t *testing.T) {
+				dns.set(addrs(row.answers[0]...))
+				source := wsproxy.EachAddress(wsproxy.Member{Target: "http://chat.test"}, resolver)
+				p, err := wsproxy.New("", wsproxy.WithLogger(discard), wsproxy.WithSource(time.Minute, source))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, answer := range row.answers[1:] {
+					dns.set(addrs(answer...))
+					if len(answer) > 0 { // to somebody else it tells what there is, and that makes no difference
+						if members, err := source(t.Context()); err != nil || len(members) != len(answer) {
+							t.Errorf("the source has %v, %v, want %v", members, err, answer)
+						}
+					}
+					elapse(time.Minute)
+					synctest.Wait()
+				}
+				var want []string
+				for _, a := range addrs(row.want...) {
+					want = append(want, "chat.test#"+a.String()+":80")
+				}
+				slices.Sort(want)
+				if got := names(p); got != strings.Join(want, " ") {
+					t.Errorf("got %s, want %s", got, want)
+				}
+				p.Close()
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// So it is with servers; one that is there with a lower priority is said to be
+// none.
+func TestEachServerMissing(t *testing.T) {
+	dns := new(nameServer)
+	resolver := dns.inMemory()
+	resolver.LookupSRV(t.Context(), "", "", "first.test")
+	record := func(priority, weight uint16, name string) dnsmessage.SRVResource {
+		return dnsmessage.SRVResource{Priority: priority, Weight: weight, Port: 9000, Target: dnsmessage.MustNewName(name + ".test.")}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		dns.set(nil, record(1, 1, "a"), record(1, 1, "b"), record(1, 1, "c"))
+		p, err := wsproxy.New("", wsproxy.WithLogger(discard), wsproxy.WithSource(time.Minute, wsproxy.EachServer(wsproxy.Member{Target: "http://chat.test"}, resolver)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := func(members string) {
+			t.Helper()
+			elapse(time.Minute)
+			synctest.Wait()
+			if got := names(p); got != members {
+				t.Errorf("got %s, want %s", got, members)
+			}
+		}
+		want("a.test:9000 b.test:9000 c.test:9000")
+		dns.set(nil, record(1, 7, "A"), record(2, 1, "b"))
+		for range 4 {
+			want("a.test:9000 c.test:9000")
+		}
+		want("a.test:9000")
+		if m := p.Stats().Members[0]; m.Weight != 7 {
+			t.Errorf("got weight %d, want the record's 7", m.Weight)
+		}
+		p.Close()
+		synctest.Wait()
+	})
 }
 
 // A source that asks by HTTP may have a token in its URL, which net/http's errors
