@@ -47,7 +47,7 @@ func readAnswer(br *bufio.Reader) (*http.Response, error) {
 // readHead reads up to the empty line that ends an answer's header.
 func readHead(br *bufio.Reader) (string, error) {
 	var head []byte
-	for line := 0; ; {
+	for line, lines := 0, 0; ; {
 		part, err := br.ReadSlice('\n')
 		head = append(head, part...)
 		switch {
@@ -64,21 +64,24 @@ func readHead(br *bufio.Reader) (string, error) {
 			return string(head), nil
 		}
 		line = len(head)
+		if lines++; lines > maxFields+1 { // the status line is none of them
+			return "", fmt.Errorf("%w: header has over %d fields", ErrBadAnswer, maxFields)
+		}
 	}
 }
 
 // parseHead parses an answer's head, as RFC 9112, 4 and 5 write it; lines may
-// end in LF alone (2.2). net/http reads more than that: a second space before
-// the status, folded lines, a CR that ends the header. Whatever can be read in
-// two ways might be read in the other one by somebody else on the way, so it
-// is no answer.
+// end in LF alone (2.2), more than one space may stand before the status (4), and
+// white space before a colon is removed (5.1). net/http reads more than that:
+// folded lines, a CR that ends the header. Whatever can be read in two ways might
+// be read in the other one by somebody else on the way, so it is no answer.
 func parseHead(head string) (*http.Response, error) {
 	bad := func(text string) (*http.Response, error) {
 		return nil, fmt.Errorf("%w: %s", ErrBadAnswer, text)
 	}
 	line, rest := cutLine(head)
 	version, status, ok := strings.Cut(line, " ")
-	code, reason, _ := strings.Cut(status, " ")
+	code, reason, _ := strings.Cut(strings.TrimLeft(status, " "), " ")
 	lines := strings.Count(rest, "\n")
 	resp := &http.Response{Header: make(http.Header, lines)}
 	values := make([]string, 0, lines) // of all fields, allocated at once
@@ -91,6 +94,7 @@ func parseHead(head string) (*http.Response, error) {
 	}
 	for line, rest = cutLine(rest); line != ""; line, rest = cutLine(rest) {
 		name, value, ok := strings.Cut(line, ":")
+		name = strings.TrimRight(name, " \t")
 		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
 			return bad("malformed header field")
 		}
@@ -111,67 +115,91 @@ func cutLine(s string) (line, rest string) {
 	return strings.TrimSuffix(line, "\r"), rest
 }
 
-// checkAnswer holds the upstream's 101 against RFC 6455, 4.1. offered is the
-// header of the client's request.
-func checkAnswer(resp *http.Response, sent offer, offered http.Header) (*upstreamConn, error) {
+// checkAnswer holds the upstream's 101 against RFC 6455, 4.1. sent is what it
+// was offered, and asked what the client has.
+func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error) {
 	h := resp.Header
 	switch accept := h["Sec-Websocket-Accept"]; {
-	case resp.ProtoMajor != 1 || resp.ProtoMinor != 1:
+	case resp.ProtoMajor != 1 || resp.ProtoMinor < 1: // RFC 9110, 6.2: 1.2 would be read as 1.1
 		return nil, errors.New("101 in another version than HTTP/1.1")
-	case len(h["Upgrade"]) != 1 || !strings.EqualFold(h["Upgrade"][0], "websocket"):
+	case !upgradesToWebSocket(h["Upgrade"]):
 		return nil, errors.New("101 without Upgrade: websocket")
 	case !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
 		return nil, errors.New("101 without Connection: Upgrade")
-	case len(h["Content-Length"]) > 0, len(h["Transfer-Encoding"]) > 0:
-		// RFC 9110, 8.6. Its body would be taken for frames.
+	case announcesBody(h["Content-Length"]):
 		return nil, errors.New("101 with a body")
 	case len(accept) != 1 || accept[0] != acceptKey(sent.key):
 		return nil, errors.New("101 without the one right Sec-WebSocket-Accept")
 	}
-	up := &upstreamConn{}
-	chosen, err := parseTokens(h["Sec-Websocket-Protocol"])
-	if err != nil || len(chosen) > 1 {
-		return nil, errors.New("malformed Sec-WebSocket-Protocol")
-	}
-	if len(chosen) == 1 {
-		asked, _ := parseTokens(sent.protocols)
-		if !slices.Contains(asked, chosen[0]) {
-			return nil, errors.New("subprotocol that was not offered")
-		}
-		// A rewrite may offer one for itself; the client must not see it.
-		if asked, _ = parseTokens(offered["Sec-Websocket-Protocol"]); slices.Contains(asked, chosen[0]) {
-			up.subprotocol = chosen[0]
-		}
-	}
-	extensions, err := parseExtensions(h["Sec-Websocket-Extensions"])
+	chosen, field, err := parseOffer(h)
 	if err != nil {
-		return nil, errors.New("malformed Sec-WebSocket-Extensions")
+		return nil, fmt.Errorf("%s: %w", field, err)
 	}
-	if len(extensions) > maxExtensions { // each is looked for in all that were offered
+	up := &upstreamConn{}
+	switch p := chosen.protocols; {
+	case len(p) > 1:
+		return nil, errors.New("more than one subprotocol")
+	case len(p) == 1 && !slices.Contains(sent.protocols, p[0]):
+		return nil, errors.New("subprotocol that was not offered")
+	case len(p) == 1 && slices.Contains(asked.protocols, p[0]):
+		// A rewrite may offer one for itself; the client must not see it.
+		up.subprotocol = strings.Clone(p[0]) // not with all of the answer that it is part of
+	}
+	if len(chosen.extensions) > maxExtensions { // each is looked for in all that were offered
 		return nil, errors.New("too many extensions")
 	}
-	asked, _ := parseExtensions(sent.extensions)
-	askedByClient, _ := parseExtensions(offered["Sec-Websocket-Extensions"])
-	for i, name := range extensions {
-		if !slices.Contains(asked, name) || !slices.Contains(askedByClient, name) || slices.Contains(extensions[:i], name) {
+	for i, e := range chosen.extensions {
+		if !hasExtension(sent.extensions, e.name) || !hasExtension(asked.extensions, e.name) || hasExtension(chosen.extensions[:i], e.name) {
 			return nil, errors.New("extension that was not offered")
 		}
-		if name == "permessage-deflate" {
+		if e.name == "permessage-deflate" {
 			up.rsvMessage |= rsv1Bit // RFC 7692, 6
 		} else {
 			up.rsvAny = rsvBits // it may have defined any of them
 		}
 	}
-	up.extensions = strings.Join(slices.DeleteFunc(h["Sec-Websocket-Extensions"], func(v string) bool { return v == "" }), ", ")
+	up.extensions = joinExtensions(chosen.extensions)
 	up.header = answerHeader(h)
 	return up, nil
+}
+
+// upgradesToWebSocket says whether a 101 switches to WebSocket and to nothing
+// else (RFC 9110, 7.8: a list is of layers).
+func upgradesToWebSocket(values []string) (said bool) {
+	for _, v := range values {
+		for v := range strings.SplitSeq(v, ",") {
+			if v = strings.Trim(v, " \t"); strings.EqualFold(v, "websocket") {
+				said = true
+			} else if v != "" {
+				return false
+			}
+		}
+	}
+	return said
+}
+
+// announcesBody says whether a 101's Content-Length is anything but 0. RFC 9112,
+// 6.3 gives it no meaning, nor Transfer-Encoding: a 101 has no body. But who
+// announces bytes may send them, and they would be taken for frames.
+func announcesBody(values []string) bool {
+	for _, v := range values {
+		for v := range strings.SplitSeq(v, ",") {
+			if strings.Trim(strings.Trim(v, " \t"), "0") != "" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // answerHeader returns what of an upstream's answer goes to the client.
 func answerHeader(h http.Header) http.Header {
 	stripHopByHop(h)
 	for name := range h {
-		if strings.HasPrefix(name, "Sec-Websocket-") && name != "Sec-Websocket-Version" {
+		// Middleware may have written a name in another case than net/http does.
+		canonical := textproto.CanonicalMIMEHeaderKey(name)
+		if strings.HasPrefix(canonical, "Sec-Websocket-") && canonical != "Sec-Websocket-Version" ||
+			canonical != name && slices.Contains(hopByHop, canonical) {
 			delete(h, name)
 		}
 	}

@@ -36,9 +36,9 @@ type upstreamConn struct {
 // and what was dialled, as in [Session.Upstream]: WithRewrite may have gone
 // elsewhere. It ends with limit, which ends with ctx; share, if it isn't 0, is
 // how much of that may be spent on what can be tried again with another member.
-func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, share time.Duration) (_ *upstreamConn, to string, _ *Error) {
+func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, asked *offer, share time.Duration) (_ *upstreamConn, to string, _ *Error) {
 	target := m.url.Load()
-	out, err := c.outgoing(limit, r, target)
+	out, sent, err := c.outgoing(limit, r, target)
 	if err != nil {
 		return nil, m.origin, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
 	}
@@ -70,7 +70,7 @@ func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, sh
 	}()
 	// From here on the deadline stands for the context.
 	stop := interruptAt(part, conn)
-	up, err := handshake(conn, out, r.Header)
+	up, err := handshake(conn, out, sent, asked)
 	if !stop() && err == nil {
 		err = part.Err()
 	}
@@ -168,22 +168,12 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 }
 
 // handshake sends the request and reads the answer; of a refusal, all but
-// the body.
-func handshake(conn net.Conn, out *http.Request, offered http.Header) (*upstreamConn, error) {
-	// Written as the RFC writes them: some upstreams compare the case of the
-	// names, though it has no meaning.
-	h := out.Header
-	sent := offer{key: newKey(), protocols: h["Sec-Websocket-Protocol"], extensions: h["Sec-Websocket-Extensions"]}
-	for _, name := range []string{"Protocol", "Extensions"} {
-		if values, ok := h["Sec-Websocket-"+name]; ok {
-			delete(h, "Sec-Websocket-"+name)
-			h["Sec-WebSocket-"+name] = values
-		}
-	}
-	h["Sec-WebSocket-Key"] = []string{sent.key}
-	h["Sec-WebSocket-Version"] = []string{"13"}
-	h["Upgrade"] = []string{"websocket"}
-	h["Connection"] = []string{"Upgrade"}
+// the body. sent is what the request is to offer, and asked what the client has.
+func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamConn, error) {
+	sent.key = newKey()
+	sent.write(out.Header)
+	out.Header["Upgrade"] = []string{"websocket"}
+	out.Header["Connection"] = []string{"Upgrade"}
 
 	b := headers.Get().(*bytes.Buffer)
 	b.Reset()
@@ -216,7 +206,7 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (*upstream
 		}
 		return nil, err
 	}
-	up, err := checkAnswer(resp, sent, offered)
+	up, err := checkAnswer(resp, sent, asked)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 	}
@@ -230,12 +220,6 @@ func handshake(conn net.Conn, out *http.Request, offered http.Header) (*upstream
 
 // headers are buffers for what is sent in a handshake.
 var headers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-// An offer is what of our request the answer is held against.
-type offer struct {
-	key                   string
-	protocols, extensions []string // the fields' values
-}
 
 // newKey returns a fresh Sec-WebSocket-Key: with the client's, the client
 // would know the right answer beforehand.

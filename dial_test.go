@@ -61,7 +61,7 @@ func TestOutgoingBytes(t *testing.T) {
 			"Origin: http://front.test:8080\r\n" +
 			"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" +
 			"Sec-WebSocket-Key: KEY\r\n" +
-			"Sec-WebSocket-Protocol: chat ,superchat\r\n" +
+			"Sec-WebSocket-Protocol: chat, superchat\r\n" +
 			"Sec-WebSocket-Version: 13\r\n" +
 			"Upgrade: websocket\r\n" +
 			"X-Custom: 1\r\n" +
@@ -461,19 +461,14 @@ func TestBadAnswers(t *testing.T) {
 		{"A7", "Connection: close", status + up + "Connection: close\r\n" + accept + "\r\n"},
 		{"A7", "Connection: upgraded", status + up + "Connection: upgraded\r\n" + accept + "\r\n"},
 		{"A8", "HTTP/1.0", strings.Replace(good, "1.1", "1.0", 1) + "\r\n"},
-		{"A8", "HTTP/1.2", strings.Replace(good, "1.1", "1.2", 1) + "\r\n"},
 		{"A8", "HTTP/2.0", strings.Replace(good, "1.1", "2.0", 1) + "\r\n"},
 		{"A9", "Content-Length: 5", good + "Content-Length: 5\r\n\r\nhello"},
-		{"A9", "Content-Length: 0", good + "Content-Length: 0\r\n\r\n"},
-		{"A9", "chunked", good + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-		{"A9", "identity", good + "Transfer-Encoding: identity\r\n\r\n"},
 		{"A10", "six 1xx", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 6) + good + "\r\n"},
 		{"A10", "1xx for ever", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 10_000)},
 		{"A35", "subprotocol not offered", good + "Sec-WebSocket-Protocol: other\r\n\r\n"},
 		{"A35", "subprotocol of another case", good + "Sec-WebSocket-Protocol: CHAT\r\n\r\n"},
 		{"A35", "two subprotocols", good + "Sec-WebSocket-Protocol: chat, v2\r\n\r\n"},
 		{"A35", "two subprotocol lines", good + "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: v2\r\n\r\n"},
-		{"A35", "subprotocol empty", good + "Sec-WebSocket-Protocol:\r\n\r\n"},
 		{"A35", "subprotocol not a token", good + "Sec-WebSocket-Protocol: a/b\r\n\r\n"},
 		{"A35", "extension not offered", good + "Sec-WebSocket-Extensions: x-other\r\n\r\n"},
 		{"A35", "extension twice", good + "Sec-WebSocket-Extensions: x-a, x-a\r\n\r\n"},
@@ -482,7 +477,7 @@ func TestBadAnswers(t *testing.T) {
 		{"A35", "17 extensions", good + "Sec-WebSocket-Extensions: " + letters + "\r\n\r\n"},
 		{"A36", "CR in a value", good + "X-A: a\rX-B: b\r\n\r\n"},
 		{"A36", "NUL in a value", good + "X-A: a\x00\r\n\r\n"},
-		{"A36", "space before the colon", good + "X-A : a\r\n\r\n"},
+		{"A36", "space within a name", good + "X A: a\r\n\r\n"},
 		{"A36", "no colon", good + "X-A\r\n\r\n"},
 		{"A36", "empty name", good + ": a\r\n\r\n"},
 		{"A36", "folded line", good + "X-A: a\r\n b\r\n\r\n"},
@@ -499,7 +494,6 @@ func TestBadAnswers(t *testing.T) {
 		{"F9", "status of two digits", "HTTP/1.1 99 OK\r\n\r\n"},
 		{"F9", "status 099", "HTTP/1.1 099 OK\r\n\r\n"},
 		{"F9", "status with a sign", "HTTP/1.1 +10 OK\r\n\r\n"},
-		{"F9", "two spaces before the status", strings.Replace(good, " ", "  ", 1) + "\r\n"},
 		{"F9", "tab before the status", strings.Replace(good, " ", "\t", 1) + "\r\n"},
 		{"F9", "space before the version", " " + good + "\r\n"},
 		{"F9", "empty line before the status", "\r\n" + good + "\r\n"},
@@ -896,8 +890,9 @@ func TestEndlessRefusal(t *testing.T) {
 	}
 }
 
-// accepted restates, on an answer's bytes, when a client may take it for the
-// 101 that it has asked for. It knows nothing of how the answer is parsed.
+// accepted restates, on an answer's bytes, when it is taken for the 101 that was
+// asked for, by a client that has offered chat and v2. It knows nothing of how the
+// answer is parsed.
 func accepted(raw, accept string) bool {
 	for range 6 {
 		head, rest, ok := cutHead(raw)
@@ -906,30 +901,38 @@ func accepted(raw, accept string) bool {
 		}
 		lines := strings.Split(strings.ReplaceAll(head, "\r\n", "\n"), "\n")
 		switch {
-		case regexp.MustCompile(`^HTTP/1\.[0-9] (10[02-9]|1[1-9][0-9])( [^\r]*)?$`).MatchString(lines[0]):
+		case regexp.MustCompile(`^HTTP/1\.[0-9]  *(10[02-9]|1[1-9][0-9])( [^\r]*)?$`).MatchString(lines[0]):
 			raw = rest
 			continue
-		case !regexp.MustCompile(`^HTTP/1\.1 101( [^\r]*)?$`).MatchString(lines[0]):
+		case !regexp.MustCompile(`^HTTP/1\.[1-9]  *101( [^\r]*)?$`).MatchString(lines[0]):
 			return false
 		}
 		fields := make(map[string][]string)
 		for _, line := range lines[1:] {
 			name, value, _ := strings.Cut(line, ":")
+			name = strings.ToLower(strings.TrimRight(name, " \t"))
 			if name == "" || strings.ContainsAny(name, " \t\r") || strings.ContainsAny(value, "\r\x00") {
 				return false
 			}
-			name = strings.ToLower(name)
 			fields[name] = append(fields[name], strings.Trim(value, " \t"))
 		}
-		upgrade := slices.ContainsFunc(strings.Split(strings.Join(fields["connection"], ","), ","), func(s string) bool {
-			return strings.EqualFold(strings.Trim(s, " \t"), "upgrade")
-		})
-		return upgrade &&
+		// elements returns those of a field's lists, each once.
+		elements := func(name string, cases func(string) string) []string {
+			var list []string
+			for e := range strings.SplitSeq(strings.Join(fields[name], ","), ",") {
+				if e = cases(strings.Trim(e, " \t")); e != "" {
+					list = append(list, e)
+				}
+			}
+			return slices.Compact(slices.Sorted(slices.Values(list)))
+		}
+		protocol := elements("sec-websocket-protocol", strings.Clone)
+		return slices.Contains(elements("connection", strings.ToLower), "upgrade") &&
 			slices.Equal(fields["sec-websocket-accept"], []string{accept}) &&
-			len(fields["upgrade"]) == 1 && strings.EqualFold(fields["upgrade"][0], "websocket") &&
-			len(fields["content-length"]) == 0 && len(fields["transfer-encoding"]) == 0 &&
-			(len(fields["sec-websocket-protocol"]) == 0 || slices.Equal(fields["sec-websocket-protocol"], []string{"chat"})) &&
-			len(head) <= 64<<10
+			slices.Equal(elements("upgrade", strings.ToLower), []string{"websocket"}) &&
+			!slices.ContainsFunc(elements("content-length", strings.Clone), func(v string) bool { return strings.Trim(v, "0") != "" }) &&
+			(len(protocol) == 0 || slices.Equal(protocol, []string{"chat"}) || slices.Equal(protocol, []string{"v2"})) &&
+			len(lines) <= 257 && len(head) <= 64<<10
 	}
 	return false
 }
@@ -952,6 +955,7 @@ func FuzzUpstreamResponse(f *testing.F) {
 		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + good + "\r\n",
 		strings.ReplaceAll(good, "\r\n", "\n") + "\n", strings.Replace(good, "Upgrade: websocket", "Upgrade:\r\n websocket", 1) + "\r\n",
 		strings.Replace(good, " ", "  ", 1) + "\r\n", good + "\r\r\n\r\n",
+		good + "Content-Length: 0\r\nTransfer-Encoding: chunked\r\nSec-WebSocket-Protocol: ,chat, chat\r\nX-A : a\r\n\r\n", good + "Upgrade: websocket,\r\n\r\n",
 		good + "Content-Length: 5\r\n\r\nhello", good + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", good + "Sec-WebSocket-Accept: ACCEPT\r\n\r\n",
 		strings.Replace(good, "1.1", "1.0", 1) + "\r\n", good + "Sec-WebSocket-Extensions: x-a; b=\"c\"\r\n\r\n", good + "Connection: X-A\r\nX-A: b\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",

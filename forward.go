@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httputil"
 	"net/textproto"
@@ -57,8 +58,9 @@ func forwarding(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || name == "Forwarded" || name == "X-Real-Ip"
 }
 
-// outgoing makes the upstream's request of the client's.
-func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL) (out *http.Request, err error) {
+// outgoing makes the upstream's request of the client's, but for the fields of
+// the handshake, and what it is to offer.
+func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL) (out *http.Request, sent *offer, err error) {
 	out = r.Clone(ctx)
 	out.RequestURI, out.Body = "", nil
 	joinTarget(out, target)
@@ -89,25 +91,16 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 	}
 	if c.rewrite != nil {
 		if out, err = callRewrite(c.rewrite, r, out); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := tidyRewritten(out, target); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		h = out.Header
 	}
 
-	// The handshake's own fields are set later. A hook may have named fields
-	// in another case than net/http does.
-	for name, values := range h {
-		canonical := textproto.CanonicalMIMEHeaderKey(name)
-		own := strings.HasPrefix(canonical, "Sec-Websocket-")
-		if own || canonical == "Host" || slices.Contains(hopByHop, canonical) {
-			delete(h, name)
-		}
-		if canonical == "Sec-Websocket-Protocol" || canonical == "Sec-Websocket-Extensions" {
-			h[canonical] = values
-		}
+	if sent, err = takeOffer(h); err != nil {
+		return nil, nil, err
 	}
 	out.Method, out.Body, out.ContentLength, out.TransferEncoding, out.Trailer, out.Close = http.MethodGet, nil, 0, nil, nil, false
 	if out.Host == "" {
@@ -115,19 +108,46 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 	}
 	for name, values := range h {
 		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
-			return nil, fmt.Errorf("header field %q is not valid", name)
+			return nil, nil, fmt.Errorf("header field %q is not valid", name)
 		}
 	}
 	if !httpguts.ValidHostHeader(out.Host) {
-		return nil, errors.New("host is not valid")
+		return nil, nil, errors.New("host is not valid")
 	}
 	if strings.ContainsFunc(out.URL.RequestURI(), func(r rune) bool { return r <= ' ' || r == 0x7F }) {
-		return nil, errors.New("path or query is not valid")
+		return nil, nil, errors.New("path or query is not valid")
 	}
 	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
-		return nil, errors.New("no host, or a scheme that can't be dialled")
+		return nil, nil, errors.New("no host, or a scheme that can't be dialled")
 	}
-	return out, nil
+	return out, sent, nil
+}
+
+// takeOffer takes the fields of the handshake and of the connection out of h,
+// and returns what they offer. Names that are not written as net/http writes them
+// are a hook's: what it offers by them, in all of them together, stands in place of
+// what the client has offered.
+func takeOffer(h http.Header) (*offer, error) {
+	offers, hooks := make(http.Header), make(http.Header)
+	for _, name := range slices.Sorted(maps.Keys(h)) { // in one order, always
+		canonical := textproto.CanonicalMIMEHeaderKey(name)
+		switch own := strings.HasPrefix(canonical, "Sec-Websocket-"); {
+		case own && name == canonical:
+			offers[name] = h[name]
+		case own:
+			hooks[canonical] = append(hooks[canonical], h[name]...)
+		case canonical == "Host", canonical == "Expect", slices.Contains(hopByHop, canonical):
+		default:
+			continue
+		}
+		delete(h, name)
+	}
+	maps.Copy(offers, hooks)
+	sent, field, err := parseOffer(offers)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	return &sent, nil
 }
 
 // tidyRewritten brings the hosts that a hook of [WithRewrite] has set into

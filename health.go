@@ -252,7 +252,7 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 		req.Header.Del("Host")
 	}
 	if c.check.Path == "" {
-		return "check", pinged(ctx, conn, req, c.check.Header)
+		return "check", pinged(ctx, conn, req)
 	}
 	req.Close = true
 	if err := req.Write(conn); err != nil {
@@ -267,8 +267,12 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 
 // pinged opens a WebSocket with an upstream, wants a Pong from it, which may
 // come behind other things, and takes leave.
-func pinged(ctx context.Context, conn net.Conn, req *http.Request, offered http.Header) error {
-	up, err := handshake(conn, req, offered)
+func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
+	sent, err := takeOffer(req.Header)
+	if err != nil {
+		return err
+	}
+	up, err := handshake(conn, req, sent, sent)
 	switch {
 	case err != nil:
 		return err

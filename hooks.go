@@ -39,6 +39,9 @@ func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Err
 			return nil, &Error{Op: "open", Side: Neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
 		}
 	}
+	if r.URL == nil || r.Header == nil {
+		return nil, &Error{Op: "open", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: no URL or header left", errHook)}
+	}
 	return r, nil
 }
 

@@ -53,28 +53,12 @@ func validScheme(s string) bool {
 	})
 }
 
-// originField returns a request's Origin; "" if it has none. A field with
-// nothing in it is none, and repeats are one. With two that differ, which are
-// not ok, the upstream might heed the other one than we do.
-func originField(h http.Header) (value string, ok bool) {
-	for _, v := range h["Origin"] {
-		switch {
-		case v == "" || v == value:
-		case value == "":
-			value = v
-		default:
-			return "", false
-		}
-	}
-	return value, true
-}
-
 // tidyOrigin leaves the upstream one Origin field, or none.
 func tidyOrigin(h http.Header) {
 	if len(h["Origin"]) == 0 {
 		return
 	}
-	switch value, ok := originField(h); {
+	switch value, ok := sole(h["Origin"]); {
 	case value != "":
 		h["Origin"] = []string{value}
 	case ok:
@@ -197,7 +181,7 @@ func (p originPattern) matches(o origin) bool {
 // allowed: a browser sends the visitor's cookies with a WebSocket handshake
 // whoever's page opens it (RFC 6455, 10.2).
 func (c *config) checkOrigin(r *http.Request) *Error {
-	value, _ := originField(r.Header)
+	value, _ := sole(r.Header["Origin"])
 	if c.anyOrigin || value == "" {
 		return nil
 	}

@@ -195,7 +195,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.decide(err)
 		p.fail(w, r, err)
 	}
-	if err := checkHandshake(w, r); err != nil {
+	asked, err := checkHandshake(w, r)
+	if err != nil {
 		fail(err)
 		return
 	}
@@ -208,8 +209,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(err)
 		return
 	}
-	r = shown
-	up, to, err := p.reach(ctx, s, r)
+	up, to, err := p.reach(ctx, s, shown, asked)
 	if err != nil {
 		fail(err)
 		return
@@ -224,23 +224,25 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.list(s, to, up.subprotocol)
-	client, early, err := p.accept(ctx, w, r, up)
+	client, early, err := p.accept(ctx, w, asked.key, up)
 	if err != nil {
 		fail(err)
 		return
 	}
 	s.join([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
 	p.begin(s)
-	guarded("the logger", func() { p.logOpened(r.Context(), s) })
+	// net/http keeps the client's request; what the hooks were shown goes now.
+	requested := r.Context()
+	guarded("the logger", func() { p.logOpened(requested, s) })
 	if p.detach {
 		detached = true
 		s.detach(func() { p.endDetached(s) })
 		return
 	}
-	stop := context.AfterFunc(r.Context(), func() { s.stop(causeCancelled, context.Cause(r.Context())) })
+	stop := context.AfterFunc(requested, func() { s.stop(causeCancelled, context.Cause(requested)) })
 	defer stop()
 	s.run()
-	p.end(r.Context(), s)
+	p.end(requested, s)
 }
 
 // end takes in that a session is over.

@@ -16,8 +16,12 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// maxHandshakeHeader limits the header of both sides' handshakes, in bytes.
-const maxHandshakeHeader = 64 << 10
+// What limits the header of both sides' handshakes: a line of a few bytes costs
+// over a hundred, so that bytes alone are no bound.
+const (
+	maxHandshakeHeader = 64 << 10 // bytes
+	maxFields          = 256      // lines
+)
 
 // refusal makes the error of a client's handshake that is not in order. Its
 // text is fixed, for it goes to the client as well.
@@ -25,53 +29,60 @@ func refusal(status int, text string) *Error {
 	return &Error{Op: "handshake", Side: Client, Status: status, Err: fmt.Errorf("%w: %s", ErrBadHandshake, text)}
 }
 
-// checkHandshake returns what is wrong with the client's handshake, nil if
-// nothing is. The rules are those of RFC 6455, 4.2.1, to the letter: whatever
-// the upstream might read in another way than we do could be used to smuggle
-// requests past us.
-func checkHandshake(w http.ResponseWriter, r *http.Request) *Error {
+// checkHandshake returns what the client asks for, or what is wrong with its
+// handshake. RFC 6455, 4.2.1 has the rules. What is untidy but has one meaning
+// only is taken as that; what the upstream, or anybody on the way, might read in
+// another way than we do could be used to smuggle requests past us.
+// docs/compatibility.md has both, one by one.
+func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
+	bad := func(status int, text string) (*offer, *Error) { return nil, refusal(status, text) }
 	h := r.Header
-	_, oneOrigin := originField(h)
+	fields, size := headerSize(h)
+	key, oneKey := sole(h["Sec-Websocket-Key"])
+	_, oneOrigin := sole(h["Origin"])
 	switch {
 	case r.Method != http.MethodGet:
-		return refusal(http.StatusMethodNotAllowed, "method is not GET")
+		return bad(http.StatusMethodNotAllowed, "method is not GET")
 	case r.ProtoMajor < 1 || r.ProtoMajor == 1 && r.ProtoMinor < 1:
 		// RFC 9110, 7.8: Upgrade is to be ignored in HTTP/1.0.
-		return refusal(http.StatusBadRequest, "HTTP version is below 1.1")
+		return bad(http.StatusBadRequest, "HTTP version is below 1.1")
 	case r.ProtoMajor > 1 || !hijackable(w):
-		return &Error{Op: "hijack", Side: Client, Status: http.StatusNotImplemented, Err: http.ErrNotSupported}
+		return nil, &Error{Op: "hijack", Side: Client, Status: http.StatusNotImplemented, Err: http.ErrNotSupported}
 	case !httpguts.HeaderValuesContainsToken(h["Upgrade"], "websocket"),
 		!httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
-		return refusal(http.StatusUpgradeRequired, "not a request to upgrade to WebSocket")
+		return bad(http.StatusUpgradeRequired, "not a request to upgrade to WebSocket")
+	case fields > maxFields:
+		return bad(http.StatusRequestHeaderFieldsTooLarge, "header has over 256 fields")
+	case len(r.RequestURI)+len(r.Host)+size > maxHandshakeHeader: // net/http keeps Host apart
+		return bad(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		// The body's bytes would be taken for frames.
-		return refusal(http.StatusBadRequest, "request has a body")
-	case len(h["Expect"]) > 0:
-		return refusal(http.StatusBadRequest, "request has an Expect field")
+		return bad(http.StatusBadRequest, "request has a body")
+	case slices.ContainsFunc(h["Expect"], func(v string) bool { return !strings.EqualFold(v, "100-continue") }):
+		// RFC 9110, 10.1.1. For a body that isn't there nothing has to be said.
+		return bad(http.StatusExpectationFailed, "request expects more than 100-continue")
 	case !asksForPath(r):
-		return refusal(http.StatusBadRequest, "request target is not a path")
-	case len(r.RequestURI)+len(r.Host)+headerSize(h) > maxHandshakeHeader: // net/http keeps Host apart
-		return refusal(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
-	case len(h["Sec-Websocket-Version"]) != 1:
-		return refusal(http.StatusBadRequest, "want one Sec-WebSocket-Version field")
-	case h["Sec-Websocket-Version"][0] != "13":
-		return refusal(http.StatusUpgradeRequired, "Sec-WebSocket-Version is not 13")
-	case len(h["Sec-Websocket-Key"]) != 1:
-		return refusal(http.StatusBadRequest, "want one Sec-WebSocket-Key field")
-	case !validKey(h["Sec-Websocket-Key"][0]):
-		return refusal(http.StatusBadRequest, "Sec-WebSocket-Key is not 16 bytes in base64")
+		return bad(http.StatusBadRequest, "request target is not a path")
+	case len(h["Sec-Websocket-Version"]) == 0:
+		return bad(http.StatusBadRequest, "want a Sec-WebSocket-Version field")
+	case !saysVersion13(h["Sec-Websocket-Version"]):
+		return bad(http.StatusUpgradeRequired, "Sec-WebSocket-Version is not 13")
+	case !oneKey || key == "":
+		return bad(http.StatusBadRequest, "want one Sec-WebSocket-Key field")
+	case !validKey(key):
+		return bad(http.StatusBadRequest, "Sec-WebSocket-Key is not 16 bytes in base64")
 	case !oneOrigin:
-		return refusal(http.StatusBadRequest, "Origin fields that differ")
-	case len(h["Sec-Websocket-Accept"]) > 0:
-		return refusal(http.StatusBadRequest, "request has a Sec-WebSocket-Accept field")
+		return bad(http.StatusBadRequest, "Origin fields that differ")
 	}
-	if _, err := parseTokens(h["Sec-Websocket-Protocol"]); err != nil {
-		return refusal(http.StatusBadRequest, "malformed Sec-WebSocket-Protocol")
+	asked, field, err := parseOffer(h)
+	switch {
+	case err == errLong:
+		return bad(http.StatusRequestHeaderFieldsTooLarge, field+" has over 256 elements")
+	case err != nil:
+		return bad(http.StatusBadRequest, "malformed "+field)
 	}
-	if _, err := parseExtensions(h["Sec-Websocket-Extensions"]); err != nil {
-		return refusal(http.StatusBadRequest, "malformed Sec-WebSocket-Extensions")
-	}
-	return nil
+	asked.key = key
+	return &asked, nil
 }
 
 // hijackable says whether the connection can be taken over, as far as can be
@@ -89,19 +100,39 @@ func hijackable(w http.ResponseWriter) bool {
 	}
 }
 
-func headerSize(h http.Header) (n int) {
+// headerSize returns how many lines a header has, and how many bytes.
+func headerSize(h http.Header) (fields, size int) {
 	for name, values := range h {
+		fields += len(values)
 		for _, v := range values {
-			n += len(name) + len(v) + len(": \r\n")
+			size += len(name) + len(v) + len(": \r\n")
 		}
 	}
-	return n
+	return fields, size
+}
+
+// saysVersion13: RFC 6455, 4.1 has one value, 13. Lines that are repeated may
+// have been made one list by somebody on the way (RFC 9110, 5.3).
+func saysVersion13(values []string) (said bool) {
+	for _, v := range values {
+		for v := range strings.SplitSeq(v, ",") {
+			switch strings.Trim(v, " \t") {
+			case "":
+			case "13":
+				said = true
+			default:
+				return false
+			}
+		}
+	}
+	return said
 }
 
 // validKey: RFC 6455, 4.2.1, 5.: "a base64-encoded value that, when decoded,
-// is 16 bytes in length".
+// is 16 bytes in length". The last four bits of the 22nd digit may be any: many
+// clients choose the digits at random, and RFC 6455's own example has them set.
 func validKey(key string) bool {
-	b, err := base64.StdEncoding.Strict().DecodeString(key)
+	b, err := base64.StdEncoding.DecodeString(key)
 	return err == nil && len(b) == 16 && len(key) == 24
 }
 
@@ -111,82 +142,11 @@ func acceptKey(key string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-var errMalformed = errors.New("malformed")
-
-// parseTokens returns the elements of a subprotocol list: unique tokens
-// (RFC 6455, 4.1, 10.). A field that is there must name at least one.
-func parseTokens(values []string) (tokens []string, err error) {
-	for _, v := range values {
-		for t := range strings.SplitSeq(v, ",") {
-			t = strings.Trim(t, " \t")
-			if !httpguts.ValidHeaderFieldName(t) { // a token
-				return nil, errMalformed
-			}
-			tokens = append(tokens, t)
-		}
-	}
-	if len(tokens) > 1 && len(slices.Compact(slices.Sorted(slices.Values(tokens)))) != len(tokens) {
-		return nil, errMalformed
-	}
-	return tokens, nil
-}
-
-// parseExtensions returns the names in an extension list (RFC 6455, 9.1),
-// in lower case. A parameter's value may be quoted, commas and all.
-func parseExtensions(values []string) (names []string, err error) {
-	for _, v := range values {
-		for v != "" {
-			name, rest, ok := cutToken(v)
-			if !ok {
-				return nil, errMalformed
-			}
-			names = append(names, strings.ToLower(name))
-			for strings.HasPrefix(rest, ";") {
-				if _, rest, ok = cutToken(rest[1:]); !ok {
-					return nil, errMalformed
-				}
-				if strings.HasPrefix(rest, "=") {
-					value := strings.TrimLeft(rest[1:], " \t")
-					if strings.HasPrefix(value, `"`) {
-						quoted, tail, found := strings.Cut(value[1:], `"`)
-						// RFC 6455, 9.1: unquoted, it must be a token again.
-						if !found || !httpguts.ValidHeaderFieldName(quoted) {
-							return nil, errMalformed
-						}
-						rest = strings.TrimLeft(tail, " \t")
-					} else if _, rest, ok = cutToken(value); !ok {
-						return nil, errMalformed
-					}
-				}
-			}
-			if rest == "" {
-				break
-			}
-			if rest[0] != ',' || strings.Trim(rest[1:], " \t") == "" {
-				return nil, errMalformed
-			}
-			v = rest[1:]
-		}
-	}
-	return names, nil
-}
-
-// cutToken cuts s behind the token that it starts with, and the white space
-// around that.
-func cutToken(s string) (token, rest string, ok bool) {
-	s = strings.TrimLeft(s, " \t")
-	n := 0
-	for n < len(s) && httpguts.IsTokenRune(rune(s[n])) {
-		n++
-	}
-	return s[:n], strings.TrimLeft(s[n:], " \t"), n > 0
-}
-
 // accept takes the client's connection over and answers 101. Nothing can be
 // refused any more after that. early is what the client had sent behind its
 // handshake. It does not outlast ctx, whatever the client takes. Where it fails,
 // the upstream's connection is closed.
-func (c *config) accept(ctx context.Context, w http.ResponseWriter, r *http.Request, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {
+func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {
 	taken := false
 	defer func() { // whatever a ResponseWriter of the user's does
 		if !taken {
@@ -224,7 +184,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		}
 	}
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-	line("Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+	line("Sec-WebSocket-Accept", acceptKey(key))
 	line("Sec-WebSocket-Protocol", up.subprotocol)
 	line("Sec-WebSocket-Extensions", up.extensions)
 	header.Write(b) // a bytes.Buffer takes all

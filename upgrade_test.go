@@ -115,13 +115,12 @@ func TestRefuse(t *testing.T) {
 		{"C3", "version 013", edited(version, "Sec-WebSocket-Version: 013"), 426, false},
 		{"C3", "version list", edited(version, "Sec-WebSocket-Version: 13, 8"), 426, false},
 		{"C3", "version empty", edited(version, "Sec-WebSocket-Version:"), 426, false},
+		{"A17", "two versions", edited(version, version+"\r\nSec-WebSocket-Version: 8"), 426, false},
 		{"A17", "version absent", edited(version+"\r\n", ""), 400, false},
-		{"A17", "version twice", edited(version, version+"\r\n"+version), 400, false},
 		{"A12", "h2c", edited(upLine, "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", connLine, "Connection: Upgrade, HTTP2-Settings"), 426, false},
 		{"A13", "Content-Length", edited(upLine, "Content-Length: 5\r\n"+upLine) + "\x81\x83abc", 400, false},
 		{"A13", "chunked", edited(upLine, "Transfer-Encoding: chunked\r\n"+upLine) + "3\r\nabc\r\n0\r\n\r\n", 400, false},
 		{"A13", "both", edited(upLine, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"+upLine) + "0\r\n\r\n", 400, false},
-		{"A14", "Expect", withLines("Expect: 100-continue"), 400, false},
 		{"A14", "Expect with a body", withLines("Expect: 100-continue", "Content-Length: 5"), 400, false},
 		{"A14", "unknown Expect", withLines("Expect: tea"), 417, true},
 		{"A15", "POST", edited("GET /", "POST /"), 405, false},
@@ -134,13 +133,11 @@ func TestRefuse(t *testing.T) {
 		{"A17", "key of 15 bytes", edited(testKey, "dGhlIHNhbXBsZSBub25j"), 400, false},
 		{"A17", "key of 17 bytes", edited(testKey, "dGhlIHNhbXBsZSBub25jZWU="), 400, false},
 		{"A17", "key not base64", edited(testKey, "dGhlIHNhbXBsZSBub25j!Q=="), 400, false},
-		{"A17", "key with stray bits", edited(testKey, "dGhlIHNhbXBsZSBub25jZR=="), 400, false},
 		{"A17", "key unpadded", edited(testKey, "dGhlIHNhbXBsZSBub25jZQ"), 400, false},
-		{"A17", "key list", edited(testKey, testKey+", "+testKey), 400, false},
-		{"A38", "key twice", edited(key, key+"\r\n"+key), 400, false},
+		{"A38", "two keys", edited(key, key+"\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC=="), 400, false},
 		{"A38", "two Origins", withLines("Origin: http://front.test", "Origin: http://evil.test"), 400, false},
+		{"A17", "key list", edited(testKey, testKey+", "+testKey), 400, false},
 		{"A38", "two spellings of an Origin", withLines("Origin: http://front.test", "Origin: http://front.test/"), 400, false},
-		{"A38", "Accept", withLines("Sec-WebSocket-Accept: " + testAccept), 400, false},
 		{"A22", "Connection: not-upgrade", edited(connLine, "Connection: not-upgrade"), 426, false},
 		{"A22", "Connection: upgrade;x", edited(connLine, "Connection: upgrade;x"), 426, false},
 		{"A22", "Upgrade: websocketx", edited(upLine, "Upgrade: websocketx"), 426, false},
@@ -156,14 +153,8 @@ func TestRefuse(t *testing.T) {
 		{"A31", "scheme alone", edited("GET /", "GET a:"), 400, false},
 		{"A31", "absolute form without a host", edited("GET /", "GET http:///x"), 400, false},
 		{"A31", "no slash", edited("GET /", "GET evil.test"), 400, true},
-		{"A34", "subprotocol not a token", withLines("Sec-WebSocket-Protocol: chat/1"), 400, false},
-		{"A34", "subprotocol empty", withLines("Sec-WebSocket-Protocol:"), 400, false},
-		{"A34", "subprotocols with a gap", withLines("Sec-WebSocket-Protocol: a,,b"), 400, false},
-		{"A34", "subprotocol twice", withLines("Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: a"), 400, false},
+		{"A34", "subprotocol not a token", withLines("Sec-WebSocket-Protocol: chat 1"), 400, false},
 		{"A34", "extension not a token", withLines("Sec-WebSocket-Extensions: a b"), 400, false},
-		{"A34", "extension with a gap", withLines("Sec-WebSocket-Extensions: a,,b"), 400, false},
-		{"A34", "extensions end in a comma", withLines("Sec-WebSocket-Extensions: a,"), 400, false},
-		{"A34", "extension without parameter", withLines("Sec-WebSocket-Extensions: a; ,b"), 400, false},
 		{"A34", "extension without value", withLines("Sec-WebSocket-Extensions: a; b="), 400, false},
 		{"A34", "extension quote open", withLines(`Sec-WebSocket-Extensions: a; b="c`), 400, false},
 		{"A34", "extension quoted no token", withLines(`Sec-WebSocket-Extensions: a; b="c d"`), 400, false},
@@ -371,8 +362,9 @@ func TestAnswer101(t *testing.T) {
 			client.send(handshakeRequest("/", offer))
 			upstream := r.upstream()
 			head := upstream.readHead()
-			// C5: the offer goes on verbatim, lines, order and parameters.
-			for _, line := range strings.SplitAfter(offer, "\r\n") {
+			// C5: the offer goes on, in its order and with its parameters.
+			for _, line := range []string{"Sec-WebSocket-Protocol: chat, superchat, v2\r\n",
+				"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a; b=\"c\", permessage-deflate\r\n"} {
 				if !strings.Contains(head, line) {
 					t.Errorf("upstream: got\n%s\nwant %q in it", head, line)
 				}
@@ -1011,59 +1003,64 @@ func TestNoSecrets(t *testing.T) {
 // acceptable restates, on a request that net/http has parsed, the rules that
 // checkHandshake has, in other words.
 func acceptable(r *http.Request) bool {
-	one := func(name string) string { // the value of a field that is there once
-		if v := r.Header[http.CanonicalHeaderKey(name)]; len(v) == 1 {
-			return v[0]
-		}
-		return "none, or several"
-	}
-	listed := func(name, token string) bool {
-		for e := range strings.SplitSeq(strings.Join(r.Header[name], ","), ",") {
-			if strings.EqualFold(strings.Trim(e, " \t"), token) {
-				return true
+	// elements returns those of a field's lists that aren't empty.
+	elements := func(name string) (list []string) {
+		for e := range strings.SplitSeq(strings.Join(r.Header[http.CanonicalHeaderKey(name)], ","), ",") {
+			if e = strings.Trim(e, " \t"); e != "" {
+				list = append(list, e)
 			}
 		}
-		return false
+		return list
 	}
-	size := len(r.RequestURI)
+	// distinct returns the values of a field that aren't empty, each once.
+	distinct := func(name string) []string {
+		values := slices.Compact(slices.Sorted(slices.Values(r.Header[http.CanonicalHeaderKey(name)])))
+		return slices.DeleteFunc(values, func(v string) bool { return v == "" })
+	}
+	listed := func(name, token string) bool {
+		return slices.ContainsFunc(elements(name), func(e string) bool { return strings.EqualFold(e, token) })
+	}
+	size, fields := len(r.RequestURI)+len(r.Host), 0
 	for name, values := range r.Header {
+		fields += len(values)
 		for _, v := range values {
 			size += len(name) + len(v) + 4
 		}
 	}
-	var protocols []string
-	for _, v := range r.Header["Sec-Websocket-Protocol"] {
-		for p := range strings.SplitSeq(v, ",") {
-			p = strings.Trim(p, " \t")
-			if !tokenPattern.MatchString(p) || slices.Contains(protocols, p) {
-				return false
-			}
-			protocols = append(protocols, p)
-		}
+	protocols := elements("Sec-WebSocket-Protocol")
+	if len(protocols) > 256 || slices.ContainsFunc(protocols, func(p string) bool { return !protocolPattern.MatchString(p) }) {
+		return false
 	}
+	items := 0
 	for _, v := range r.Header["Sec-Websocket-Extensions"] {
-		if v != "" && !extensionPattern.MatchString(v) {
+		if !extensionsPattern.MatchString(v) {
 			return false
 		}
+		items += len(tokenRun.FindAllString(valuePattern.ReplaceAllString(v, ""), -1))
 	}
+	key := distinct("Sec-WebSocket-Key")
+	versions := slices.Compact(elements("Sec-WebSocket-Version"))
 	return r.Method == "GET" && r.ProtoMajor == 1 && r.ProtoMinor >= 1 &&
 		listed("Upgrade", "websocket") && listed("Connection", "upgrade") &&
-		one("Sec-WebSocket-Version") == "13" &&
-		regexp.MustCompile(`^[A-Za-z0-9+/]{21}[AQgw]==$`).MatchString(one("Sec-WebSocket-Key")) &&
+		slices.Equal(versions, []string{"13"}) &&
+		len(key) == 1 && regexp.MustCompile(`^[A-Za-z0-9+/]{22}==$`).MatchString(key[0]) &&
 		r.ContentLength == 0 && len(r.TransferEncoding) == 0 &&
-		r.Header["Expect"] == nil && r.Header["Sec-Websocket-Accept"] == nil &&
-		len(slices.Compact(slices.DeleteFunc(slices.Clone(r.Header["Origin"]), func(v string) bool { return v == "" }))) <= 1 &&
+		!slices.ContainsFunc(r.Header["Expect"], func(v string) bool { return strings.ToLower(v) != "100-continue" }) &&
+		len(distinct("Origin")) <= 1 &&
 		regexp.MustCompile(`^(/|[A-Za-z][A-Za-z0-9+.-]*://([^/?@]*@)?[^/?@])`).MatchString(r.RequestURI) &&
-		size <= 64<<10
+		size <= 64<<10 && fields <= 256 && items <= 256
 }
 
 const tokenText = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 
 var (
-	tokenPattern     = regexp.MustCompile(`^` + tokenText + `$`)
-	parameter        = `[ \t]*;[ \t]*` + tokenText + `[ \t]*(=[ \t]*(` + tokenText + `|"` + tokenText + `"))?`
-	extension        = `[ \t]*` + tokenText + `(` + parameter + `)*[ \t]*`
-	extensionPattern = regexp.MustCompile(`^` + extension + `(,` + extension + `)*$`)
+	tokenRun          = regexp.MustCompile(tokenText)
+	protocolPattern   = regexp.MustCompile("^[!#-'*+./-:<-\\[\\]-~-]+$")
+	value             = `=[ \t]*(` + tokenText + `|"` + tokenText + `")`
+	valuePattern      = regexp.MustCompile(value)
+	parameter         = `[ \t]*;[ \t]*(` + tokenText + `[ \t]*(` + value + `)?)?`
+	extension         = `[ \t]*(` + tokenText + `(` + parameter + `)*)?[ \t]*`
+	extensionsPattern = regexp.MustCompile(`^` + extension + `(,` + extension + `)*$`)
 )
 
 // A request's bytes, whatever they are, make no panic; they are dialled for
@@ -1079,6 +1076,8 @@ func FuzzHandshake(f *testing.F) {
 		withLines("X_Forwarded_For: 1", "Sec_WebSocket_Key: 2", "Transfer_Encoding: chunked", "X-Forwarded-For: 3", "Forwarded: for=4"),
 		withLines("TE: trailers", "Trailer: X", "Keep-Alive: 1", "Proxy-Authorization: x", "Proxy-Connection: x"),
 		withLines("Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c", `Sec-WebSocket-Extensions: a; b="c"; d=e, f`, "Sec-WebSocket-Extensions: "),
+		withLines("Sec-WebSocket-Protocol: ,a,,a, b/c=,", "Sec-WebSocket-Extensions: a;, b; ;c = d;,"), withLines("Sec-WebSocket-Version: 13,,13", "Sec-WebSocket-Key: "+testKey),
+		edited(testKey, "AQIDBAUGBwgJCgsMDQ4PEC=="), withLines("Expect: x"), withLines("Origin: http://a", "Origin: http://a", "Origin: "),
 		withLines("Sec-WebSocket-Foo: 1", "Sec-WebSocket-Accept: x", "Origin: null", "User-Agent: x", "X-A: a\r\n b"),
 	} {
 		f.Add([]byte(s))

@@ -323,7 +323,7 @@ func (p *Proxy) releaseLocked(s *Session) {
 // answers: never twice with the same, all within the handshake timeout, and
 // again only where the request has reached nobody, unless [WithRetrySent] says
 // more. to is what was dialled, as in [Session.Upstream].
-func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *upstreamConn, to string, e *Error) {
+func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *offer) (up *upstreamConn, to string, e *Error) {
 	limit, cancel := context.WithTimeout(ctx, p.handshakeTimeout)
 	defer cancel()
 	at, e := p.newPlacement(s, r)
@@ -353,7 +353,7 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request) (up *ups
 			share = max(time.Until(deadline)/2, leastShare)
 		}
 		began := time.Now()
-		up, to, e = p.dial(ctx, limit, m, r, share)
+		up, to, e = p.dial(ctx, limit, m, r, asked, share)
 		if to != m.origin { // WithRewrite has gone elsewhere
 			p.mu.Lock()
 			p.releaseLocked(s)

@@ -1,0 +1,209 @@
+package wsproxy
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// This file reads what a handshake offers and what its answer chooses: the
+// lists of subprotocols and extensions. What goes on is written anew: each
+// element once, joined by a comma and a space.
+
+// maxListed limits the elements of a list in a handshake: subprotocols, or
+// extensions together with their parameters. Each costs more memory and time
+// than its bytes do.
+const maxListed = 256
+
+var (
+	errMalformed = errors.New("malformed")
+	errLong      = errors.New("too many elements")
+)
+
+// An offer is what a handshake asks for. The client's is taken from its request
+// before any hook has had that in hand, and never changes: the answer is for its
+// key, and chooses no subprotocol or extension that it has not offered.
+type offer struct {
+	key        string // as it came
+	protocols  []string
+	extensions []extension
+}
+
+// An extension is an element of Sec-WebSocket-Extensions (RFC 6455, 9.1).
+type extension struct {
+	name string // in lower case
+	text string // the whole of it, parameters included
+}
+
+// parseProtocols returns the subprotocols in the field's values, without empty
+// elements and repeats (RFC 9110, 5.6.1.2).
+func parseProtocols(values []string) (list []string, err error) {
+	n := 0
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if t = strings.Trim(t, " \t"); t == "" {
+				continue
+			}
+			if n++; n > maxListed {
+				return nil, errLong
+			}
+			if !isProtocol(t) {
+				return nil, errMalformed
+			}
+			if !slices.Contains(list, t) {
+				list = append(list, t)
+			}
+		}
+	}
+	return list, nil
+}
+
+// isProtocol says whether an element is read as one subprotocol by everybody.
+// RFC 6455, 4.1 wants a token; clients that put credentials there send the rest
+// of base64's alphabet and the like, too. What might be taken for two elements,
+// for a quoted string, a comment or a parameter is none.
+func isProtocol(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7F || strings.IndexByte(`"(),;\`, c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// parseExtensions returns the extensions in the field's values, without empty
+// elements and empty parameters. One may be there several times with different
+// parameters: the upstream chooses (RFC 7692, 5).
+func parseExtensions(values []string) (list []extension, err error) {
+	n := 0
+	var text strings.Builder
+	for _, v := range values {
+		for {
+			if v = strings.TrimLeft(v, " \t,"); v == "" {
+				break
+			}
+			name, rest, ok := cutToken(v)
+			if !ok {
+				return nil, errMalformed
+			}
+			n++
+			text.Reset()
+			text.WriteString(name)
+			for strings.HasPrefix(rest, ";") && n <= maxListed {
+				rest = strings.TrimLeft(rest[1:], " \t")
+				if rest == "" || rest[0] == ';' || rest[0] == ',' {
+					continue // nothing stands behind the semicolon
+				}
+				var parameter, value string
+				if parameter, value, rest, ok = cutParameter(rest); !ok {
+					return nil, errMalformed
+				}
+				n++
+				text.WriteString("; ")
+				text.WriteString(parameter)
+				text.WriteString(value)
+			}
+			switch {
+			case n > maxListed:
+				return nil, errLong
+			case rest != "" && rest[0] != ',':
+				return nil, errMalformed
+			}
+			list = append(list, extension{strings.ToLower(name), text.String()})
+			v = rest
+		}
+	}
+	return list, nil
+}
+
+// cutParameter cuts s behind the parameter that it starts with, and the white
+// space around that; value begins with the equals sign, if there is one. A value
+// may be quoted, but must be a token all the same (RFC 6455, 9.1): who doesn't
+// know of quotes sees the same commas and semicolons.
+func cutParameter(s string) (name, value, rest string, ok bool) {
+	name, rest, ok = cutToken(s)
+	if !ok || !strings.HasPrefix(rest, "=") {
+		return name, "", rest, ok
+	}
+	rest = strings.TrimLeft(rest[1:], " \t")
+	if strings.HasPrefix(rest, `"`) {
+		quoted, tail, found := strings.Cut(rest[1:], `"`)
+		ok = found && httpguts.ValidHeaderFieldName(quoted) // a token
+		return name, `="` + quoted + `"`, strings.TrimLeft(tail, " \t"), ok
+	}
+	value, rest, ok = cutToken(rest)
+	return name, "=" + value, rest, ok
+}
+
+// cutToken cuts s behind the token that it starts with, and the white space
+// around that.
+func cutToken(s string) (token, rest string, ok bool) {
+	s = strings.TrimLeft(s, " \t")
+	n := 0
+	for n < len(s) && httpguts.IsTokenRune(rune(s[n])) {
+		n++
+	}
+	return s[:n], strings.TrimLeft(s[n:], " \t"), n > 0
+}
+
+// joinExtensions is the list as it goes on.
+func joinExtensions(list []extension) string {
+	switch len(list) {
+	case 0:
+		return ""
+	case 1:
+		return list[0].text
+	}
+	texts := make([]string, len(list))
+	for i, e := range list {
+		texts[i] = e.text
+	}
+	return strings.Join(texts, ", ")
+}
+
+// hasExtension says whether one of that name, in lower case, is in the list.
+func hasExtension(list []extension, name string) bool {
+	return slices.ContainsFunc(list, func(e extension) bool { return e.name == name })
+}
+
+// sole returns the value of a field of which there may be only one; "" if there
+// is none. Empty values count for nothing, and several that are the same for one.
+func sole(values []string) (value string, ok bool) {
+	for _, v := range values {
+		switch {
+		case v == "" || v == value:
+		case value != "":
+			return "", false
+		default:
+			value = v
+		}
+	}
+	return value, true
+}
+
+// parseOffer returns what h offers, but for the key, and what is wrong with it.
+func parseOffer(h http.Header) (o offer, field string, err error) {
+	field = "Sec-WebSocket-Protocol"
+	if o.protocols, err = parseProtocols(h["Sec-Websocket-Protocol"]); err != nil {
+		return o, field, err
+	}
+	field = "Sec-WebSocket-Extensions"
+	o.extensions, err = parseExtensions(h["Sec-Websocket-Extensions"])
+	return o, field, err
+}
+
+// write sets the offer's fields in h, written as the RFC writes them: some
+// upstreams compare the case of the names, though it has no meaning.
+func (o *offer) write(h http.Header) {
+	h["Sec-WebSocket-Key"] = []string{o.key}
+	h["Sec-WebSocket-Version"] = []string{"13"}
+	if len(o.protocols) > 0 {
+		h["Sec-WebSocket-Protocol"] = []string{strings.Join(o.protocols, ", ")}
+	}
+	if len(o.extensions) > 0 {
+		h["Sec-WebSocket-Extensions"] = []string{joinExtensions(o.extensions)}
+	}
+}
