@@ -62,6 +62,8 @@ type rig struct {
 	back  net.Listener
 	// returned is sent to when ServeHTTP has returned.
 	returned chan struct{}
+	// connContext is the front server's, if it isn't nil.
+	connContext func(context.Context, net.Conn) context.Context
 }
 
 // newRig starts a server with the proxy at every path. Its upstream is the
@@ -108,7 +110,8 @@ func (r *rig) serve(h http.Handler) {
 			defer func() { r.returned <- struct{}{} }()
 			h.ServeHTTP(w, req)
 		}),
-		ErrorLog: log.New(overhearing{}, "", 0),
+		ErrorLog:    log.New(overhearing{}, "", 0),
+		ConnContext: r.connContext,
 	}
 	done := make(chan struct{})
 	go func() {

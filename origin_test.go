@@ -16,7 +16,7 @@ func TestForbiddenOrigin(t *testing.T) {
 	t.Attr("case", "A40 A43")
 	trusted := wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))
 	another := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"))
-	replaced := func(addr string) func(http.Handler) http.Handler {
+	replaced := func(addr string) middleware {
 		return func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				r.RemoteAddr = addr
@@ -29,7 +29,7 @@ func TestForbiddenOrigin(t *testing.T) {
 		name, lines string
 		kind        kind
 		option      wsproxy.Option
-		middleware  func(http.Handler) http.Handler
+		middleware  middleware
 		want        string
 	}{
 		{"another host", "Origin: http://evil.test", tcp, nil, nil,
@@ -70,7 +70,8 @@ func TestForbiddenOrigin(t *testing.T) {
 			if row.option != nil {
 				options = append(options, row.option)
 			}
-			r := newMountedRig(t, row.kind, row.middleware, options...)
+			r := newRigTo(t, row.kind, "http://upstream.test", options...)
+			r.mount(row.middleware)
 			c := r.client()
 			c.send(withLines(row.lines))
 			c.wantRefusal(403)
@@ -83,15 +84,4 @@ func TestForbiddenOrigin(t *testing.T) {
 			}
 		})
 	}
-}
-
-// newMountedRig is newRigTo with the proxy behind middleware, if it isn't nil.
-func newMountedRig(t *testing.T, k kind, middleware func(http.Handler) http.Handler, options ...wsproxy.Option) *rig {
-	t.Helper()
-	r := newRigTo(t, k, "http://upstream.test", options...)
-	if middleware != nil {
-		r.front = listen(t, k)
-		r.serve(middleware(r.proxy))
-	}
-	return r
 }

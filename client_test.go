@@ -1,0 +1,294 @@
+package wsproxy_test
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// Middleware of the kind that many programs have.
+type middleware = func(http.Handler) http.Handler
+
+// realIP replaces RemoteAddr by what a field says, as chi's RealIP does.
+func realIP(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if v := r.Header.Get("X-Real-Ip"); v != "" {
+			r.RemoteAddr = v
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// proxyHeaders takes address, scheme and host out of forwarding fields, as
+// gorilla/handlers' ProxyHeaders does.
+func proxyHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if v := r.Header.Get("X-Forwarded-For"); v != "" {
+			r.RemoteAddr = v
+		}
+		if v := r.Header.Get("X-Forwarded-Proto"); v != "" {
+			r.URL.Scheme = v
+		}
+		if v := r.Header.Get("X-Forwarded-Host"); v != "" {
+			r.Host = v
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// wholeURL completes the request's URL, for links.
+func wholeURL(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Scheme, r.URL.Host = "http", r.Host
+		next.ServeHTTP(w, r)
+	})
+}
+
+// opaque has the path go on as it came, as one did before URL.RawPath.
+func opaque(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Opaque = "//other.test" + r.URL.Path
+		next.ServeHTTP(w, r)
+	})
+}
+
+// What came over the wire decides, not what middleware has made of the request:
+// the target's form, the path in the log, the peer.
+func TestMiddleware(t *testing.T) {
+	t.Attr("case", "A25 A31 A40")
+	local := wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))
+	another := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"))
+	prefix := func(next http.Handler) http.Handler { return http.StripPrefix("/app", next) }
+	const (
+		https = "Origin: https://front.test\r\n"
+		proto = "X-Forwarded-Proto: https\r\n"
+	)
+	for _, row := range []struct {
+		name       string
+		middleware middleware
+		keep       bool // the connection's address, by ConnContext
+		option     wsproxy.Option
+		target     string // of the client's request
+		lines      string
+		status     int
+		sent       []string // lines of the upstream's request, in order; the first is its path
+		logged     map[string]string
+	}{
+		{"nothing", nil, false, nil, "/a%20b?x", "", 101,
+			[]string{"GET /a%20b?x HTTP/1.1", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: http"}, map[string]string{"path": "/a b"}},
+		{"StripPrefix", prefix, false, nil, "/app/a%2Fb?x", "", 101,
+			[]string{"GET /a%2Fb?x HTTP/1.1"}, map[string]string{"path": "/app/a/b"}},
+		{"StripPrefix, all of it", prefix, false, nil, "/app", "", 101,
+			[]string{"GET / HTTP/1.1"}, map[string]string{"path": "/app"}},
+		{"StripPrefix, absolute form", prefix, false, nil, "http://user:" + planted + "@front.test/app/x?" + planted, "", 101,
+			[]string{"GET /x?"}, map[string]string{"path": "/app/x"}},
+		{"absolute form without a path", nil, false, nil, "http://front.test?x", "", 101, []string{"GET /?x HTTP/1.1"}, map[string]string{"path": ""}},
+		{"StripPrefix, refused", prefix, false, nil, "/app/x", "Origin: http://evil.test\r\n", 403, nil, map[string]string{"path": "/app/x"}},
+
+		// The scheme is the middleware's word where the client's own can't be.
+		{"ProxyHeaders", proxyHeaders, false, nil, "/x", https + proto + "X-Forwarded-For: 203.0.113.7\r\n", 101,
+			[]string{"GET /x HTTP/1.1", "X-Forwarded-For: 203.0.113.7", "X-Forwarded-Host: front.test", "X-Forwarded-Proto: https"}, map[string]string{"client": "203.0.113.7"}},
+		{"ProxyHeaders, another host", proxyHeaders, false, nil, "/x", "Origin: https://www.test\r\n" + proto + "X-Forwarded-Host: www.test\r\n", 101,
+			[]string{"X-Forwarded-Host: www.test"}, nil},
+		{"ProxyHeaders, another origin", proxyHeaders, false, nil, "/x", "Origin: https://evil.test\r\n" + proto, 403, nil, nil},
+		{"ProxyHeaders, no path", proxyHeaders, false, nil, "a:", proto, 400, nil, nil},
+		{"ProxyHeaders, *", proxyHeaders, false, nil, "*", proto, 400, nil, nil},
+		{"whole URL", wholeURL, false, nil, "/x", "", 101, []string{"GET /x HTTP/1.1"}, nil},
+		{"whole URL, authority form", wholeURL, false, nil, "evil.test:80", "", 400, nil, nil},
+		{"whole URL, no host", wholeURL, false, nil, "http:///x", "", 400, nil, nil},
+		{"opaque URL", opaque, false, nil, "/x", "", 101, []string{"GET /x HTTP/1.1"}, nil},
+		{"absolute form says https", nil, false, nil, "https://front.test/x", https, 403, nil, nil},
+
+		{"RealIP", realIP, false, local, "/x", https + proto + "X-Real-Ip: 203.0.113.7\r\n", 403, nil, map[string]string{"client": "203.0.113.7"}},
+		{"RealIP, kept", realIP, true, local, "/x", https + proto + "X-Real-Ip: 203.0.113.7\r\nX-Forwarded-For: 203.0.113.7\r\n", 101,
+			[]string{"X-Forwarded-For: 203.0.113.7, 127.0.0.1", "X-Forwarded-Proto: https", "X-Real-Ip: 203.0.113.7"}, map[string]string{"client": "203.0.113.7"}},
+		{"RealIP, kept, nobody trusted", realIP, true, nil, "/x", proto + "X-Real-Ip: 203.0.113.7\r\n", 101,
+			[]string{"X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: http"}, nil},
+		{"RealIP, a stranger claims to be trusted", realIP, true, another, "/x", https + proto + "X-Real-Ip: 192.0.2.1:80\r\n", 403, nil, nil},
+		{"RealIP, long", realIP, false, nil, "/x", "X-Real-Ip: " + strings.Repeat("a", 5000) + "\r\n", 101, nil, map[string]string{"client": strings.Repeat("a", 200) + "…"}},
+		{"kept, as by ProxyHeaders", proxyHeaders, true, local, "/x", https + proto + "X-Forwarded-For: 203.0.113.7\r\n", 101,
+			[]string{"X-Forwarded-For: 203.0.113.7, 127.0.0.1"}, map[string]string{"client": "203.0.113.7"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			var options []wsproxy.Option
+			if row.option != nil {
+				options = append(options, row.option)
+			}
+			r := newRigTo(t, tcp, "http://upstream.test", options...)
+			if row.keep {
+				r.connContext = wsproxy.ConnContext
+			}
+			r.mount(row.middleware)
+			r.try(0, handshakeRequest(row.target, row.lines), row.status, row.sent, row.logged)
+		})
+	}
+}
+
+// mount serves the proxy anew, behind middleware if it isn't nil.
+func (r *rig) mount(m middleware) {
+	r.front = listen(r.t, r.kind)
+	if m == nil {
+		m = func(next http.Handler) http.Handler { return next }
+	}
+	r.serve(m(r.proxy))
+}
+
+// try sends a request, and wants it answered by status: with 101, after a
+// request to the upstream that has the lines, or else dialled for by nobody. The
+// nth record has the values.
+func (r *rig) try(nth int, request string, status int, sent []string, logged map[string]string) {
+	t := r.t
+	t.Helper()
+	c := r.client()
+	c.send(request)
+	if status != 101 {
+		c.wantRefusal(status)
+	} else {
+		u := r.upstream()
+		head := u.readHead()
+		for _, line := range sent {
+			if !strings.Contains(head, line) {
+				t.Errorf("upstream: got\n%s\nwant the line %q", head, line)
+			}
+		}
+		u.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " +
+			acceptFor(strings.TrimSuffix(strings.TrimPrefix(keyLine.FindString(head), "Sec-WebSocket-Key: "), "\r")) + "\r\n\r\n")
+		if resp := c.readResponse(); resp.StatusCode != 101 {
+			t.Fatalf("client: got %d, want 101", resp.StatusCode)
+		}
+		u.Close()
+		c.Close()
+	}
+	<-r.returned
+	m := r.logs.wait(t, nth)
+	for key, want := range logged {
+		if m[key] != want {
+			t.Errorf("logged %s %q, want %q", key, m[key], want)
+		}
+	}
+}
+
+// Behind a unix socket nobody has an address. Who is trusted there has its word
+// believed, and passed on; who isn't has not, whatever RemoteAddr looks like.
+func TestTrustedUnixSockets(t *testing.T) {
+	t.Attr("case", "A28 A40")
+	const lines = "Origin: https://www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test\r\n" +
+		"X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\nX-Real-Ip: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\n"
+	sent := []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\n", "X-Forwarded-Proto: https\r\n", "X-Forwarded-Host: www.test\r\n",
+		"X-Real-Ip: 203.0.113.7\r\n", "Forwarded: for=203.0.113.7\r\n"}
+	inner := wsproxy.WithTrustedProxies(netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::/0"))
+	at := func(addr string) middleware {
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				r.RemoteAddr = addr
+				next.ServeHTTP(w, r)
+			})
+		}
+	}
+	for _, row := range []struct {
+		name       string
+		kind       kind
+		trusted    bool
+		middleware middleware
+		status     int
+	}{
+		{"trusted", unix, true, nil, 101},
+		{"trusted, no name at all", unix, true, at(""), 101},
+		{"trusted, RemoteAddr replaced", unix, true, at("203.0.113.7"), 101},
+		{"not trusted", unix, false, nil, 403},
+		{"TCP", tcp, true, nil, 403},
+		{"TCP, as if it were none", tcp, true, at("@"), 403},
+		{"TCP, no address", tcp, true, at(""), 403},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			options := []wsproxy.Option{inner}
+			logged := map[string]string{}
+			if row.trusted {
+				options = append(options, wsproxy.WithTrustedUnixSockets())
+			}
+			if row.status == 101 {
+				logged["client"] = "203.0.113.7"
+			}
+			r := newRigTo(t, row.kind, "http://upstream.test", options...)
+			r.mount(row.middleware)
+			r.try(0, handshakeRequest("/", lines), row.status, sent, logged)
+			if row.status == 101 { // nothing is made up
+				r.try(1, handshakeRequest("/", ""), 101, []string{"X-Forwarded-Host: front.test\r\nX-Forwarded-Proto: http\r\n"}, nil)
+			}
+		})
+	}
+}
+
+// The limit for each client counts those that a trusted proxy behind a unix
+// socket tells of, and all as one where it isn't trusted.
+func TestUnixSocketClients(t *testing.T) {
+	for _, trusted := range []bool{true, false} {
+		options := []wsproxy.Option{wsproxy.WithMaxSessionsPerClient(1, nil), wsproxy.WithInsecureAnyOrigin()}
+		if trusted {
+			options = append(options, wsproxy.WithTrustedUnixSockets())
+		}
+		r := newRigTo(t, unix, "http://upstream.test", options...)
+		r.open("X-Forwarded-For: 203.0.113.7\r\n", "")
+		for _, lines := range []string{"X-Forwarded-For: 203.0.113.7\r\n", "X-Forwarded-For: 203.0.113.8\r\n"} {
+			if trusted && strings.Contains(lines, ".8") {
+				r.open(lines, "")
+				continue
+			}
+			c := r.client()
+			c.send(handshakeRequest("/", lines))
+			if resp := c.readResponse(); resp.StatusCode != 429 {
+				t.Errorf("trusted %v, %q: got %d, want 429", trusted, lines, resp.StatusCode)
+			}
+		}
+	}
+}
+
+// A connection's address is asked for when there is a request, not in the
+// server's accept loop: behind a listener that reads PROXY headers that waits.
+func TestConnContextIsLazy(t *testing.T) {
+	conn := slowAddress{asked: make(chan struct{})}
+	wsproxy.ConnContext(t.Context(), conn)
+	select {
+	case <-conn.asked:
+		t.Error("ConnContext asks for the address")
+	default:
+	}
+}
+
+type slowAddress struct {
+	net.Conn
+	asked chan struct{}
+}
+
+func (c slowAddress) RemoteAddr() net.Addr { close(c.asked); return memAddr{} }
+
+// New tells the same mistakes in the same order, each time.
+func TestOrderOfMistakes(t *testing.T) {
+	want := ""
+	for range 50 {
+		_, err := wsproxy.New("", wsproxy.WithUpstreams(wsproxy.Member{Target: "http://a", Address: "b"}, wsproxy.Member{Target: "http://a", Address: "b:99999"}),
+			wsproxy.WithTLSConfig(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}),
+			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: -1, Timeout: -1, Fall: -1, Rise: -1, Path: "x", Header: http.Header{"a b": nil, "c d": nil, "e": {"\n"}}}))
+		if err == nil {
+			t.Fatal("no error")
+		}
+		if want == "" {
+			want = err.Error()
+			if joined, ok := errors.AsType[interface {
+				error
+				Unwrap() []error
+			}](err); !ok || len(joined.Unwrap()) != 12 {
+				t.Errorf("got %v, want 12 mistakes", err)
+			}
+		}
+		if err.Error() != want {
+			t.Fatalf("got\n%v\nand\n%v", err, want)
+		}
+	}
+}
