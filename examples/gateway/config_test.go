@@ -205,6 +205,7 @@ func TestMistakes(t *testing.T) {
 		{valid + "origins = [\n\"a.com\",\n\"https://b.com/c\",\n]\n", "7: route.origins: \"https://b.com/c\": "},
 		{valid + "origins = [\n\"a.com\",\n]\nany_origin = true\n", "8: route.any_origin: makes WithOrigins meaningless"},
 		{valid + "trusted_proxies = [\n\"10.0.0.0/8\",\n\"10.0.0.0/99\",\n]\n", "7: route.trusted_proxies: \"10.0.0.0/99\" is not a prefix"},
+		{valid + "trusted_proxies = [\n\"unix:\",\n\"unix:/run/x\",\n]\n", "7: route.trusted_proxies: \"unix:/run/x\" is not a prefix"},
 		{valid + "trusted_proxies = [\n\"10.0.0.0/8\",\n\"::ffff:10.0.0.0/104\",\n]\n", "7: route.trusted_proxies: \"::ffff:10.0.0.0/104\": IPv4 within"},
 		{valid + "host = \"a/b\"\n", "5: route.host: \"a/b\": not a host"},
 		{valid + "[route.set_headers]\nX = 5\n", "6: route.set_headers.X: want a string"},

@@ -121,11 +121,22 @@ func (r *route) readTrust() {
 		r.cite("WithInsecureAnyOrigin", t.at("any_origin"), true)
 	}
 	if t.has("trusted_proxies") {
-		prefixes := each(t, "trusted_proxies", `a prefix such as "10.0.0.0/8"`, netip.ParsePrefix)
-		r.add(wsproxy.WithTrustedProxies(prefixes...))
-		for i, prefix := range prefixes {
-			r.cite("WithTrustedProxies", t.at(fmt.Sprintf("trusted_proxies[%d]", i)), prefix)
+		var prefixes []netip.Prefix
+		for i, text := range t.texts("trusted_proxies") {
+			key := fmt.Sprintf("trusted_proxies[%d]", i)
+			if text == "unix:" {
+				r.add(wsproxy.WithTrustedUnixSockets())
+				continue
+			}
+			prefix, err := netip.ParsePrefix(text)
+			if err != nil {
+				t.mistake(key, "%q is not a prefix such as \"10.0.0.0/8\", nor \"unix:\"", text)
+				continue
+			}
+			prefixes = append(prefixes, prefix)
+			r.cite("WithTrustedProxies", t.at(key), prefix)
 		}
+		r.add(wsproxy.WithTrustedProxies(prefixes...))
 	}
 }
 

@@ -353,7 +353,7 @@ func TestUnixSockets(t *testing.T) {
 	server := &http.Server{Handler: u}
 	go server.Serve(ln)
 	defer server.Close()
-	in := start(t, fmt.Sprintf("[[route]]\npath = \"/\"\ntarget = \"unix:%s\"\n", back))
+	in := start(t, fmt.Sprintf("[[route]]\npath = \"/\"\ntarget = \"unix:%s\"\ntrusted_proxies = [\"10.0.0.0/8\", \"unix:\"]\n", back))
 	text, err := os.ReadFile(in.file)
 	if err != nil {
 		t.Fatal(err)
@@ -371,13 +371,17 @@ func TestUnixSockets(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", front)
 	}}}
-	conn, _, err := websocket.Dial(ctx, "ws://localhost/", &websocket.DialOptions{HTTPClient: client})
+	conn, _, err := websocket.Dial(ctx, "ws://localhost/", &websocket.DialOptions{HTTPClient: client, HTTPHeader: http.Header{
+		"X-Forwarded-For": {"192.0.2.1"}, "X-Forwarded-Proto": {"https"}, "Origin": {"https://localhost"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.CloseNow()
 	if _, name, err := conn.Read(ctx); string(name) != "u" {
 		t.Errorf("got %q, %v, want u", name, err)
+	}
+	if got := u.last(t).Header.Get("X-Forwarded-For"); got != "192.0.2.1" {
+		t.Errorf("the upstream has seen X-Forwarded-For %q, want what was said over the socket", got)
 	}
 	// But one that is in use is.
 	if _, err := listen(address{network: "unix", text: front}); err == nil {

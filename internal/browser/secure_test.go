@@ -1,8 +1,13 @@
 package browser
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/chromedp/chromedp"
 
 	"github.com/seed-ffb73231/wsproxy"
 )
@@ -90,4 +95,70 @@ func TestOrigin(t *testing.T) {
 		b.dial(api.at("wss", "api.test", "/websocket")).open(t, "a page of an origin that WithOrigins names")
 		b.echo("hello")
 	})
+}
+
+// framed has a sandboxed frame of the page call dial, as the page itself does: its
+// origin is null. What comes of it is told to the page.
+const framed = `
+const frame = document.createElement("iframe");
+frame.sandbox = "allow-scripts";
+frame.srcdoc = "<script>" + %q + "</" + "script><script>" +
+	"onmessage = e => e.data.url ? dial(e.data.url) : got.socket.send(e.data.send);" +
+	"setInterval(() => parent.postMessage(window.got ? {...got, socket: null} : null, '*'), 10);" +
+	"</" + "script>";
+window.loaded = new Promise(done => frame.onload = done);
+onmessage = e => { if (e.source === frame.contentWindow && e.data) window.got = e.data; };
+document.body.append(frame);
+window.tell = what => loaded.then(() => frame.contentWindow.postMessage(what, "*"));
+`
+
+// TestNullOrigin has pages without an origin of their own open a WebSocket: a
+// sandboxed frame, and a local file.
+func TestNullOrigin(t *testing.T) {
+	require(t)
+	t.Parallel()
+	inFrame := func(b *tab, s *site) talk {
+		b.visit(s.at("http", "page.test", "/"))
+		eval[chromedp.Void](b, fmt.Sprintf(framed, script))
+		eval[chromedp.Void](b, fmt.Sprintf("tell({url: %q})", s.at("ws", "page.test", "/websocket")))
+		b.await(`window.got && ["open", "close", "SecurityError"].includes(got.events.at(-1))`)
+		return b.talk()
+	}
+	inFile := func(b *tab, s *site) talk {
+		file := filepath.Join(t.TempDir(), "page.html")
+		page := fmt.Sprintf("<!doctype html><title>file</title><script>%s</script>", script)
+		if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		b.visit("file://" + file)
+		return b.dial(s.at("ws", "page.test", "/websocket"))
+	}
+	for _, row := range []struct {
+		name string
+		dial func(*tab, *site) talk
+	}{
+		{"sandboxed frame", inFrame},
+		{"local file", inFile},
+	} {
+		t.Run(row.name+" refused", func(t *testing.T) {
+			b := newTab(t)
+			s := newSite(t, nil, wsproxy.WithOrigins("https://page.test", "chrome-extension://*"))
+			row.dial(b, s).refused(t, "a page without an origin")
+			s.untouched(t)
+			if r := s.record(t); r["status"] != "403" || !strings.Contains(r["error"], `"null" is not "http://page.test:`) {
+				t.Errorf("the proxy has logged %v, want the status 403 and both origins", r)
+			}
+		})
+		t.Run(row.name+" allowed", func(t *testing.T) {
+			b := newTab(t)
+			s := newSite(t, nil, wsproxy.WithOrigins("null"))
+			row.dial(b, s).open(t, "a page whose origin WithOrigins names")
+			if row.name == "sandboxed frame" {
+				eval[chromedp.Void](b, `tell({send: "hello"})`)
+				b.await(`got.messages.includes("hello")`)
+				return
+			}
+			b.echo("hello")
+		})
+	}
 }
