@@ -177,10 +177,8 @@ func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamC
 
 	b := headers.Get().(*bytes.Buffer)
 	b.Reset()
-	err := out.Write(b) // a bytes.Buffer takes all, but this checks the request
-	if err == nil {
-		_, err = writeConn(conn, b.Bytes())
-	}
+	writeRequest(b, out)
+	_, err := writeConn(conn, b.Bytes())
 	headers.Put(b)
 	if err != nil {
 		return nil, err

@@ -174,7 +174,7 @@ func TestOutgoing(t *testing.T) {
 		{"C6", "unix", "unix:/run/s", edited("GET /", "GET /x?y"), nil, nil, "GET /x?y HTTP/1.1|Host: front.test|" + forwarded},
 		// C7: end-to-end fields.
 		{"C7", "end to end", "", withLines("User-Agent: ua", "Cookie: a", "Authorization: b", "X-A: c", "Cookie: d", "Origin: http://o", "Accept-Encoding: gzip"), nil, nil,
-			"GET / HTTP/1.1|Host: front.test|User-Agent: ua|Accept-Encoding: gzip|Authorization: b|Cookie: a|Cookie: d|Origin: http://o|X-A: c|" + forwarded},
+			"GET / HTTP/1.1|Host: front.test|Accept-Encoding: gzip|Authorization: b|Cookie: a|Cookie: d|Origin: http://o|User-Agent: ua|X-A: c|" + forwarded},
 		{"A30", "hop-by-hop", "", edited("Connection: Upgrade", "Connection: Upgrade, X-Hop, , close\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\n"+
 			"TE: trailers\r\nTrailer: X\r\nProxy-Authorization: Basic x\r\nHTTP2-Settings: x\r\nAlt-Svc: x\r\nConnection: x-hop-2\r\nX-HOP-2: 1\r\nX-End: 1"), nil, nil,
 			get + "X-End: 1|" + forwarded},

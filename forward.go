@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/http/httputil"
 	"net/textproto"
 	"net/url"
 	"slices"
@@ -63,7 +62,7 @@ func forwarding(name string) bool {
 func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL) (out *http.Request, sent *offer, err error) {
 	out = r.Clone(ctx)
 	out.RequestURI, out.Body = "", nil
-	joinTarget(out, target)
+	asked := joinTarget(out.URL, target)
 	switch {
 	case c.targetsHost:
 		out.Host = targetHost(target)
@@ -86,9 +85,6 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 		}
 	}
 	setForwarding(r, h, trusted)
-	if _, ok := h["User-Agent"]; !ok {
-		h["User-Agent"] = []string{""} // or net/http adds its own
-	}
 	if c.rewrite != nil {
 		if out, err = callRewrite(c.rewrite, r, out); err != nil {
 			return nil, nil, err
@@ -102,6 +98,9 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 	if sent, err = takeOffer(h); err != nil {
 		return nil, nil, err
 	}
+	if h.Get("User-Agent") == "" { // how a hook leaves it out
+		delete(h, "User-Agent")
+	}
 	out.Method, out.Body, out.ContentLength, out.TransferEncoding, out.Trailer, out.Close = http.MethodGet, nil, 0, nil, nil, false
 	if out.Host == "" {
 		out.Host = targetHost(out.URL)
@@ -114,7 +113,7 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 	if !httpguts.ValidHostHeader(out.Host) {
 		return nil, nil, errors.New("host is not valid")
 	}
-	if strings.ContainsFunc(out.URL.RequestURI(), func(r rune) bool { return r <= ' ' || r == 0x7F }) {
+	if out.RequestURI = asked.bytes(out.URL); !validTarget(out.RequestURI) {
 		return nil, nil, errors.New("path or query is not valid")
 	}
 	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
@@ -166,15 +165,6 @@ func tidyRewritten(out *http.Request, target *url.URL) (err error) {
 		out.Host = joinHost(name, port)
 	}
 	return nil
-}
-
-// joinTarget joins the target's path and query to the request's, as
-// [httputil.ProxyRequest.SetURL] does; the Host stays the client's.
-func joinTarget(out *http.Request, target *url.URL) {
-	host := out.Host
-	(&httputil.ProxyRequest{Out: out}).SetURL(target)
-	out.URL.Opaque = "" // of middleware's: it would go in the path's place
-	out.Host = host
 }
 
 // setForwarding sets the fields that tell the upstream of the client.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/net/http/httpguts"
 )
 
 // This file knows which members are well: by what comes of the handshakes with
@@ -242,20 +244,27 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 		}
 		u.Path, u.RawPath, u.RawQuery = path.Path, path.RawPath, path.RawQuery
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return "check", err
-	}
+	req := &http.Request{Method: http.MethodGet, URL: &u, Host: u.Host, Header: http.Header{}}
+	req.RequestURI = cmp.Or(escapeOnce(rawPath(&u)), "/") + rawQuery(&u)
 	if c.check.Header != nil {
 		req.Header = c.check.Header.Clone()
 		req.Host = cmp.Or(req.Header.Get("Host"), req.Host)
 		req.Header.Del("Host")
+		stripHopByHop(req.Header)
+	}
+	if !validTarget(req.RequestURI) || !httpguts.ValidHostHeader(req.Host) {
+		return "check", errors.New("path or host is not valid")
+	}
+	if _, ok := req.Header["User-Agent"]; !ok {
+		req.Header["User-Agent"] = []string{"Go-http-client/1.1"}
 	}
 	if c.check.Path == "" {
 		return "check", pinged(ctx, conn, req)
 	}
-	req.Close = true
-	if err := req.Write(conn); err != nil {
+	req.Header["Connection"] = []string{"close"}
+	var b bytes.Buffer
+	writeRequest(&b, req)
+	if _, err := writeConn(conn, b.Bytes()); err != nil {
 		return "check", err
 	}
 	resp, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxHandshakeHeader)))

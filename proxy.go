@@ -129,9 +129,13 @@ type Proxy struct {
 
 // New makes a proxy for the upstream at target: an http, https, ws or wss
 // URL, or unix:/path/to/socket; "" where [WithUpstreams] or [WithSource] names
-// the upstreams. The target's path and query go before those
-// of each request, as with [httputil.ProxyRequest.SetURL]; that is no fence, for
-// dot segments in a request's path pass as they are.
+// the upstreams.
+//
+// The target's path and query go before those of each request. The request's
+// own are the bytes that the client has sent, not encoded anew, or what middleware has made of
+// them. Two paths are joined by one slash; an empty path, which
+// [http.StripPrefix] may leave, adds nothing. The target's path is no fence: dot
+// segments in a request's path pass as they are.
 //
 // All mistakes in the arguments are returned at once: each an [*OptionError],
 // joined by [errors.Join].

@@ -1,0 +1,170 @@
+package wsproxy
+
+import (
+	"bytes"
+	"cmp"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// This file makes the request target that the upstream is asked for: the
+// target's path and query and the request's, joined as bytes. A round trip
+// through net/url's encoding would turn %2F into a slash in a path that also
+// holds a byte such as | or ".
+
+// A requestTarget is a request's path and query in the bytes in which they are
+// sent.
+type requestTarget struct {
+	path  string
+	query string  // with its question mark
+	url   url.URL // what the hook of WithRewrite is shown; its path says the same
+}
+
+// joinTarget points u to target, joins the paths and queries, and returns the
+// bytes.
+func joinTarget(u, target *url.URL) requestTarget {
+	path := cmp.Or(joinPath(escapeOnce(rawPath(target)), tidyTarget.Replace(rawPath(u))), "/")
+	query := tidyTarget.Replace(u.RawQuery)
+	if query != "" && target.RawQuery != "" {
+		query = "&" + query
+	}
+	query = tidyTarget.Replace(target.RawQuery) + query
+	*u = url.URL{Scheme: target.Scheme, Host: target.Host, RawQuery: query, ForceQuery: u.ForceQuery}
+	setPath(u, path)
+	return requestTarget{path, rawQuery(u), *u}
+}
+
+// tidyTarget escapes the bytes at which a server may end the target, though
+// net/http and what is mounted before the proxy do not: a number sign (CVE-2023-45539) and,
+// out of an HTTP/2 request, a space.
+var tidyTarget = strings.NewReplacer("#", "%23", " ", "%20")
+
+// bytes returns what the request line names, after the hook of WithRewrite has
+// had u in hand: what it has changed is encoded once, and the rest is as it
+// came.
+func (t *requestTarget) bytes(u *url.URL) string {
+	if u.Opaque != "" {
+		return u.RequestURI()
+	}
+	path, query := t.path, t.query
+	if u.Path != t.url.Path || u.RawPath != t.url.RawPath {
+		path = cmp.Or(escapeOnce(rawPath(u)), "/")
+		if path[0] != '/' {
+			path = "/" + path
+		}
+	}
+	if u.RawQuery != t.url.RawQuery || u.ForceQuery != t.url.ForceQuery {
+		query = rawQuery(u)
+	}
+	return path + query
+}
+
+// validTarget says whether a request line may hold the target: its bytes end
+// neither the target nor the line.
+func validTarget(target string) bool {
+	for i := range len(target) {
+		if c := target[i]; c <= ' ' || c == 0x7F {
+			return false
+		}
+	}
+	return target != ""
+}
+
+// writeRequest writes a request that has no body. Its RequestURI goes as it is,
+// where [http.Request.Write] would encode the URL anew. All of it must be valid.
+func writeRequest(b *bytes.Buffer, r *http.Request) {
+	b.WriteString("GET ")
+	b.WriteString(r.RequestURI)
+	b.WriteString(" HTTP/1.1\r\nHost: ")
+	b.WriteString(withoutZone(r.Host))
+	b.WriteString("\r\n")
+	r.Header.Write(b) // a bytes.Buffer takes all
+	b.WriteString("\r\n")
+}
+
+// withoutZone takes the zone off an IPv6 address: it means something on this
+// machine only (RFC 6874, 4).
+func withoutZone(host string) string {
+	zone, end := strings.IndexByte(host, '%'), strings.IndexByte(host, ']')
+	if zone < 0 || end < zone || host[0] != '[' {
+		return host
+	}
+	return host[:zone] + host[end:]
+}
+
+// rawPath returns u's path as it was parsed from: RawPath where that is an
+// encoding of Path, also one that [url.URL.EscapedPath] would not have.
+func rawPath(u *url.URL) string {
+	if u.RawPath != "" {
+		if p, err := url.PathUnescape(u.RawPath); err == nil && p == u.Path {
+			return u.RawPath
+		}
+	}
+	return u.EscapedPath()
+}
+
+func rawQuery(u *url.URL) string {
+	if u.ForceQuery || u.RawQuery != "" {
+		return "?" + u.RawQuery
+	}
+	return ""
+}
+
+// setPath sets u's path so that EscapedPath, and with it the hook of
+// WithRewrite and all that it calls, takes no slash for a separator that
+// was escaped.
+func setPath(u *url.URL, raw string) {
+	var err error
+	if u.Path, err = url.PathUnescape(raw); err != nil { // its parts were valid
+		u.Path = raw
+	}
+	if escaped := escapeOnce(raw); escaped != u.EscapedPath() {
+		u.RawPath = escaped
+	}
+}
+
+// joinPath joins two paths as [httputil.ProxyRequest.SetURL] does, with one
+// slash between them; but an empty path adds none.
+func joinPath(target, path string) string {
+	switch {
+	case path == "":
+		return target
+	case strings.HasSuffix(target, "/") && strings.HasPrefix(path, "/"):
+		return target + path[1:]
+	case !strings.HasSuffix(target, "/") && !strings.HasPrefix(path, "/"):
+		return target + "/" + path
+	}
+	return target + path
+}
+
+// escapeOnce escapes the bytes that RFC 3986, 3.3 has no place for in a path,
+// and leaves alone what is escaped already.
+func escapeOnce(path string) string {
+	const hex = "0123456789ABCDEF"
+	n := 0
+	for i := range len(path) {
+		if !pathByte(path[i]) {
+			n++
+		}
+	}
+	if n == 0 {
+		return path
+	}
+	b := make([]byte, 0, len(path)+2*n)
+	for i := range len(path) {
+		if c := path[i]; pathByte(c) {
+			b = append(b, c)
+		} else {
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		}
+	}
+	return string(b)
+}
+
+// pathByte says whether a path may hold c: net/url's EscapedPath lets the
+// same bytes through.
+func pathByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+		strings.IndexByte("-._~!$&'()*+,;=:@/%[]", c) >= 0
+}
