@@ -33,6 +33,9 @@ type config struct {
 	detach           bool
 	host             string // "": the client's
 	targetsHost      bool   // in place of that
+	targetPath       bool   // in place of the joined path
+	via              string // "": none
+	fallback         http.Handler
 	rewrite          func(*httputil.ProxyRequest)
 	origins          []originPattern
 	anyOrigin        bool
@@ -130,6 +133,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		logger:           slog.Default(),
 		errorHandler:     writeError,
 		drainCode:        goingAway,
+		via:              randomName(),
 	}
 	for _, o := range options {
 		if o == nil {

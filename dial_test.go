@@ -36,7 +36,7 @@ var discard = slog.New(slog.DiscardHandler)
 func TestOutgoingBytes(t *testing.T) {
 	t.Attr("case", "C5 C6 C7")
 	eachKind(t, func(t *testing.T, k kind) {
-		r := newRig(t, k)
+		r := newRig(t, k, wsproxy.WithVia("edge"))
 		client := r.client()
 		client.send("GET /a%2fb;p/%7Ec?x=%zz;y&&token=a%20b HTTP/1.1\r\n" +
 			"Host: Front.test:8080\r\nX-Custom: 1\r\nUpgrade: WebSocket\r\nConnection: keep-alive, upgrade\r\nKeep-Alive: 5\r\n" +
@@ -64,6 +64,7 @@ func TestOutgoingBytes(t *testing.T) {
 			"Sec-WebSocket-Protocol: chat, superchat\r\n" +
 			"Sec-WebSocket-Version: 13\r\n" +
 			"Upgrade: websocket\r\n" +
+			"Via: 1.1 edge\r\n" +
 			"X-Custom: 1\r\n" +
 			"X-Custom: 2\r\n" +
 			peer +
@@ -95,7 +96,7 @@ func TestFreshKey(t *testing.T) {
 func direct(t *testing.T, target, request string, set func(*http.Request), options ...wsproxy.Option) (dialled, head string, code int) {
 	t.Helper()
 	heads := make(chan string, 1)
-	p, err := wsproxy.New(target, append([]wsproxy.Option{wsproxy.WithLogger(discard), wsproxy.WithInsecureAnyOrigin(),
+	p, err := wsproxy.New(target, append([]wsproxy.Option{wsproxy.WithLogger(discard), wsproxy.WithInsecureAnyOrigin(), wsproxy.WithVia(""),
 		wsproxy.WithDialContext(func(_ context.Context, network, address string) (net.Conn, error) {
 			dialled = network + " " + address
 			return scripted(func(head string) string {

@@ -62,6 +62,9 @@ func forwarding(name string) bool {
 func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL) (out *http.Request, sent *offer, err error) {
 	out = r.Clone(ctx)
 	out.RequestURI, out.Body = "", nil
+	if c.targetPath {
+		out.URL.Path, out.URL.RawPath = "", ""
+	}
 	asked := joinTarget(out.URL, target)
 	switch {
 	case c.targetsHost:
@@ -85,6 +88,7 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 		}
 	}
 	setForwarding(r, h, trusted)
+	c.addVia(r, h)
 	if c.rewrite != nil {
 		if out, err = callRewrite(c.rewrite, r, out); err != nil {
 			return nil, nil, err

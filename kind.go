@@ -53,6 +53,7 @@ const (
 const (
 	KindLimit        Kind = "limit"         // there are as many sessions as may be
 	KindNoUpstream   Kind = "no upstream"   // there is no member to ask
+	KindLoop         Kind = "loop"          // the request has passed this proxy before
 	KindHook         Kind = "hook"          // a hook of [WithOnOpen] refused
 	KindKicked       Kind = "kicked"        // [Session.Close] was called
 	KindShuttingDown Kind = "shutting down" // [Proxy.Shutdown] or [Proxy.Close] was called
@@ -66,7 +67,7 @@ var kinds = []Kind{
 	KindUnknownAuthority, KindWrongName, KindExpired, KindBadCertificate, KindAlert, KindNotTLS,
 	KindRefusal, KindBadAnswer,
 	KindBadHandshake, KindForbiddenOrigin, KindClientLeft,
-	KindLimit, KindNoUpstream, KindHook, KindKicked, KindShuttingDown, KindPanic, KindOther,
+	KindLimit, KindNoUpstream, KindLoop, KindHook, KindKicked, KindShuttingDown, KindPanic, KindOther,
 }
 
 // Kind says what was the matter, to group by and to count.
@@ -89,6 +90,8 @@ func (e *Error) Kind() Kind {
 		return KindLimit
 	case is(ErrNoUpstream):
 		return KindNoUpstream
+	case is(ErrLoop):
+		return KindLoop
 	case is(errEnded):
 		return KindKicked
 	case is(ErrShutdown):

@@ -145,6 +145,14 @@ func WithHost(host string) Option {
 	}
 }
 
+// WithTargetPath asks the upstream for the target's own path, whatever the
+// request's path. The queries of both go on, as ever. Without it the request's
+// path follows the target's: with the target http://127.0.0.1:9000/ws, a request
+// for /websocket asks for /ws/websocket. A target without a path means "/".
+func WithTargetPath() Option {
+	return func(c *config) { c.targetPath = true }
+}
+
 // WithOrigins lets browser pages of further origins open a WebSocket.
 // Without it only pages of the same origin can: same scheme, host and port
 // as the request was sent to. Requests without an Origin header, which

@@ -172,9 +172,10 @@ func New(target string, options ...Option) (*Proxy, error) {
 // ServeHTTP does the handshake with the upstream and then with the client,
 // and relays the session to its end (with [WithDetach], in the background).
 //
-// A request that is no WebSocket handshake is refused, and nothing is
+// A request that does not ask for a WebSocket goes to the handler of
+// [WithFallback], if there is one. Any other that is no WebSocket handshake is refused, and nothing is
 // dialled for it: 405, 426, 431 or 400 by what is wrong with it, 403 for a
-// forbidden origin, 501 where the connection can't be taken over, 503 after
+// forbidden origin, 508 for one that has passed this proxy before ([WithVia]), 501 where the connection can't be taken over, 503 after
 // [Proxy.Shutdown], 503 or 429 at a limit, and what a hook of [WithOnOpen] says.
 // An upstream that can't be reached or answers nonsense
 // makes 502, one that doesn't answer in time 504; this machine's want of
@@ -184,6 +185,10 @@ func New(target string, options ...Option) (*Proxy, error) {
 // is relayed, its body up to 64 KiB and for up to 10 s. In every such case
 // the client's connection is closed after the answer.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.fallback != nil && !asksForWebSocket(r) {
+		p.fallback.ServeHTTP(w, withoutUpgrade(r))
+		return
+	}
 	ctx, s, err := p.admit(r)
 	if err != nil {
 		p.fail(w, r, err)
@@ -201,6 +206,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	asked, err := checkHandshake(w, r)
 	if err != nil {
+		fail(err)
+		return
+	}
+	if err := p.checkLoop(r); err != nil {
 		fail(err)
 		return
 	}

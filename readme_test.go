@@ -30,7 +30,7 @@ func TestREADME(t *testing.T) {
 	args := []string{"build", "-o", os.DevNull, "-overlay", filepath.Join(t.TempDir(), "overlay.json")}
 	for i, s := range snippets {
 		program := s[1]
-		if strings.Contains(program, "autocert.") {
+		if strings.Contains(program, "autocert.") || strings.Contains(program, "chi.") {
 			continue // needs a module that this one doesn't: internal/interop compiles it
 		}
 		if !strings.HasPrefix(program, "package ") {
@@ -75,11 +75,11 @@ func fragment(statements string) string {
 		given += "server := new(http.Server)\n_ = server\n"
 	}
 	var imports strings.Builder
-	for _, path := range []string{"context", "crypto/tls", "crypto/x509", "errors", "log", "net/http", "net/http/httputil", "net/netip", "os", "time", "github.com/seed-ffb73231/wsproxy"} {
+	for _, path := range []string{"context", "crypto/tls", "crypto/x509", "errors", "log", "net/http", "net/http/httputil", "net/netip", "net/url", "os", "time", "github.com/seed-ffb73231/wsproxy"} {
 		imports.WriteString(fmt.Sprintf("%q\n", path))
 	}
 	return "package main\nimport (\n" + imports.String() + ")\n" +
-		"var _ = []any{context.Background, tls.VersionName, x509.NewCertPool, os.Exit, errors.Join, log.Fatal, http.NewServeMux, httputil.NewSingleHostReverseProxy, netip.ParseAddr, time.Now, wsproxy.New}\n" +
+		"var _ = []any{context.Background, tls.VersionName, x509.NewCertPool, os.Exit, errors.Join, log.Fatal, http.NewServeMux, httputil.NewSingleHostReverseProxy, netip.ParseAddr, url.Parse, time.Now, wsproxy.New}\n" +
 		"func main() {\nmux := http.NewServeMux()\n_ = mux\n" +
 		given + statements + uses.String() + "}\n"
 }
