@@ -11,10 +11,6 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -89,34 +85,5 @@ func TestAutocert(t *testing.T) {
 	defer c.CloseNow()
 	if _, got, err := c.Read(t.Context()); err != nil || string(got) != "https" {
 		t.Errorf("got %q, %v, want https", got, err)
-	}
-}
-
-// The README's snippet with autocert compiles; the root module has no autocert.
-func TestREADMEAutocert(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var snippet strings.Builder
-	for _, s := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
-		if strings.Contains(s[1], "autocert.") {
-			snippet.WriteString(s[1])
-		}
-	}
-	if snippet.String() == "" {
-		t.Fatal("no snippet with autocert")
-	}
-	program := "package main\nimport (\n\"net/http\"\n\"golang.org/x/crypto/acme/autocert\"\n)\nfunc main() {\nserver := new(http.Server)\n" + snippet.String() + "}\n"
-	dir, err := os.MkdirTemp(".", "readme") // inside the module, for its go.mod
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", os.DevNull, "./"+dir).CombinedOutput(); err != nil {
-		t.Errorf("go build: %v\n%s", err, out)
 	}
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the peers that are not Go modules: npm's ws, and Debian's
+# Installs the peers that are not Go modules: npm's ws, Socket.IO and Vite, and Debian's
 # python3-websockets, nginx and HAProxy. Needs root only where a Debian package
 # is missing. The tests run nginx and HAProxy by themselves: what is installed
 # here doesn't run as a service, neither now nor after a reboot.
