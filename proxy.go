@@ -22,6 +22,11 @@
 // proxy; pings between the applications pass through. Silence of the
 // application itself ends a session only if [WithIdleTimeout] is set.
 //
+// # Ordinary HTTP
+//
+// A request that does not ask for a WebSocket is refused, or goes to another
+// handler on the same route ([WithFallback]).
+//
 // # Close codes
 //
 // A Close frame passes as it is, code and reason. Where a side goes without
