@@ -71,6 +71,7 @@ func newStrictRig(t *testing.T, secure bool, options ...wsproxy.Option) *rig {
 	var err error
 	r.proxy, err = wsproxy.New(r.target(), append([]wsproxy.Option{
 		wsproxy.WithLogger(slog.New(r.log)),
+		wsproxy.WithVia(""), // at random
 		wsproxy.WithTLSConfig(&tls.Config{RootCAs: identity().pool}),
 	}, options...)...)
 	if err != nil {

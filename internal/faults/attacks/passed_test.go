@@ -65,7 +65,7 @@ var passes = []pass{
 	{"A33 C6", "dots", edited("GET / ", "GET /a/../b/./..//c "), seen("GET / ", "GET /a/../b/./..//c "), "", nil},
 	{"A33 C6", "an empty query", edited("GET / ", "GET /? "), seen("GET / ", "GET /? "), "", nil},
 	{"A33", "a second question mark", edited("GET / ", "GET /?a?b "), seen("GET / ", "GET /?a?b "), "", nil},
-	{"A33", "bytes above 7F", edited("GET / ", "GET /\xe2\x82\xac?\xff "), seen("GET / ", "GET /%E2%82%AC?\xff "), "", nil},
+	{"A33", "bytes above 7F", edited("GET / ", "GET /\xe2\x82\xac?\xff "), seen("GET / ", "GET /€?\xff "), "", nil},
 
 	{"A37", "a folded line", handshake("X-A: a\r\n\tb\r\n"), seen("FORWARDED", "X-A: a b\r\nFORWARDED"), "", nil},
 	{"A37", "bytes above 7F in a value", handshake("X-A: \x80\xff\r\n"), seen("FORWARDED", "X-A: \x80\xff\r\nFORWARDED"), "", nil},
@@ -77,8 +77,8 @@ var passes = []pass{
 		seen("Sec-WebSocket-Key", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a; b=\"c\"\r\nSec-WebSocket-Extensions: x-d\r\nSec-WebSocket-Key",
 			"Sec-WebSocket-Version", "Sec-WebSocket-Protocol: chat ,superchat\r\nSec-WebSocket-Protocol: v2\r\nSec-WebSocket-Version"), "", nil},
 	{"C7", "end to end", handshake("Cookie: a\r\nCookie: b\r\nAuthorization: Bearer c\r\nUser-Agent: d\r\nOrigin: http://e\r\nX-F: g\r\nVia: 1.1 h\r\nAccept-Encoding: gzip\r\nContent-Type: text/i\r\n"),
-		seen("Host: front.test\r\n", "Host: front.test\r\nUser-Agent: d\r\nAccept-Encoding: gzip\r\nAuthorization: Bearer c\r\n", "Connection: Upgrade\r\n", "Connection: Upgrade\r\nContent-Type: text/i\r\nCookie: a\r\nCookie: b\r\n",
-			"Sec-WebSocket-Key", "Origin: http://e\r\nSec-WebSocket-Key", "FORWARDED", "Via: 1.1 h\r\nX-F: g\r\nFORWARDED"), "", nil},
+		seen("Host: front.test\r\n", "Host: front.test\r\nAccept-Encoding: gzip\r\nAuthorization: Bearer c\r\n", "Connection: Upgrade\r\n", "Connection: Upgrade\r\nContent-Type: text/i\r\nCookie: a\r\nCookie: b\r\n",
+			"Sec-WebSocket-Key", "Origin: http://e\r\nSec-WebSocket-Key", "FORWARDED", "User-Agent: d\r\nVia: 1.1 h\r\nX-F: g\r\nFORWARDED"), "", nil},
 }
 
 // What goes on goes to the configured upstream, whatever the request names,

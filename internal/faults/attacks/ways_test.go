@@ -54,9 +54,9 @@ func TestServedAgain(t *testing.T) {
 	})
 }
 
-// A29: a proxy that is its own upstream asks itself for no longer than a
-// handshake may take, and then all of it is over. A limit on handshakes ends it
-// before.
+// A29: a proxy that is its own upstream refuses the request when it comes round.
+// One that gives itself no name asks itself for no longer than a handshake may take,
+// and then all of it is over. A limit on handshakes ends it before.
 func TestLoop(t *testing.T) {
 	t.Attr("case", "A29")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -64,8 +64,9 @@ func TestLoop(t *testing.T) {
 			options []wsproxy.Option
 			want    int
 		}{
-			"timeout": {[]wsproxy.Option{wsproxy.WithDialContext(slowly), wsproxy.WithHandshakeTimeout(500 * time.Millisecond)}, 504},
-			"limit":   {[]wsproxy.Option{wsproxy.WithMaxHandshakes(20)}, 503},
+			"named":   {nil, 508},
+			"timeout": {[]wsproxy.Option{wsproxy.WithVia(""), wsproxy.WithDialContext(slowly), wsproxy.WithHandshakeTimeout(500 * time.Millisecond)}, 504},
+			"limit":   {[]wsproxy.Option{wsproxy.WithVia(""), wsproxy.WithMaxHandshakes(20)}, 503},
 		} {
 			t.Run(name, func(t *testing.T) {
 				r := newRig(t, secure)
