@@ -28,6 +28,7 @@ var untidy = func() (paths []string) {
 }()
 
 func TestRequestTarget(t *testing.T) {
+	t.Attr("case", "A33 C6")
 	type row struct {
 		name, target string
 		wrap         func(http.Handler) http.Handler // nil: the proxy alone
@@ -142,6 +143,7 @@ func rewriteURL(f func(*url.URL)) wsproxy.Option {
 // What would end the target, or the line, is refused, whoever has put it there,
 // and nothing is dialled.
 func TestRequestTargetRefused(t *testing.T) {
+	t.Attr("case", "A33")
 	for _, target := range []string{
 		"/x y", "/x?y z", "/x\ty", "/x\x00", "/x\x7f", "/x\ry", "/x\x0b", "/%", "/%2", "/%zz", "x", "", "?x",
 	} {

@@ -73,6 +73,7 @@ func TestVia(t *testing.T) {
 
 // A request that carries the proxy's name isn't passed on, and only such a one.
 func TestLoopRefused(t *testing.T) {
+	t.Attr("case", "A29")
 	for _, row := range []struct {
 		lines string
 		code  int
@@ -110,6 +111,7 @@ func TestLoopRefused(t *testing.T) {
 // Proxies that are each other's upstreams in a circle find it out on the first
 // round: the client is answered 508 at once, and no connection is left.
 func TestLoop(t *testing.T) {
+	t.Attr("case", "A29")
 	for _, n := range []int{1, 2, 5} {
 		for _, detach := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d, detached: %v", n, detach), func(t *testing.T) {
