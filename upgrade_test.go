@@ -1343,7 +1343,8 @@ func TestMiddlewareStatus(t *testing.T) {
 			c.readHead()
 			u.sendClose(1000, "")
 			c.wantClose(1000)
-			c.sendClose(1000, "")
+			c.Close()
+			u.Close()
 		} else {
 			u.readHead()
 			u.send(row.answer)
