@@ -187,7 +187,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 // descriptors or ports, or of a member that isn't full, or of any, makes 503, a
 // hook that panics 500, and a request
 // context that ends 504 or, if it is cancelled, 499. An answer other than 101
-// is relayed, its body up to 64 KiB and for up to 10 s. In every such case
+// is relayed as it comes, its body up to 64 KiB and for up to 10 s. In every such case
 // the client's connection is closed after the answer.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.fallback != nil && !asksForWebSocket(r) {

@@ -33,13 +33,15 @@ var bad = refused(502, "")
 
 var answers = []upstreamAnswer{
 	{"A1", "426", "HTTP/1.1 426 Upgrade Required\r\nSec-WebSocket-Version: 8\r\nContent-Length: 0\r\n\r\n",
-		"HTTP/1.1 426 Upgrade Required\r\nConnection: close\r\nConnection: Upgrade\r\nSec-Websocket-Version: 8\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"},
+		"HTTP/1.1 426 Upgrade Required\r\nConnection: close\r\nConnection: Upgrade\r\nContent-Length: 0\r\nSec-Websocket-Version: 8\r\nUpgrade: websocket\r\n\r\n"},
 	{"A2", "503 in chunks", "HTTP/1.1 503 Later\r\nRetry-After: 7\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\nX-T: 1\r\n\r\n",
 		"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 7\r\nContent-Length: 3\r\n\r\nabc"},
 	{"A2", "401 by HTTP/1.0", "HTTP/1.0 401 No\r\nWWW-Authenticate: Basic\r\nContent-Type: text/x\r\n\r\nabc",
-		"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Type: text/x\r\nWww-Authenticate: Basic\r\nContent-Length: 3\r\n\r\nabc"},
+		"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Type: text/x\r\nWww-Authenticate: Basic\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"}, // its end comes later
 	{"A2 A24", "403 with much about its connection", "HTTP/1.1 403 No\r\nConnection: keep-alive, X-Hop, Set-Cookie\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\nAlt-Svc: h3\r\nSet-Cookie: a\r\nX-End: 1\r\nContent-Length: 0\r\n\r\n",
-		"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nX-End: 1\r\nContent-Length: 0\r\n\r\n"},
+		"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\nX-End: 1\r\n\r\n"},
+	{"A2 A24", "403 that nominates beside close", "HTTP/1.1 403 No\r\nConnection: close, X-Internal-Token\r\nX-Internal-Token: 1\r\nPragma: no-cache\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\nPragma: no-cache\r\n\r\n"},
 	{"A2", "403 that looks like a page", "HTTP/1.1 403 No\r\nContent-Length: 13\r\n\r\n<script>1</sc", "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 13\r\n\r\n<script>1</sc"},
 	{"A3", "200 with all the rest of a 101", strings.Replace(right("Content-Length: 2\r\n"), "101 Switching Protocols", "200 OK", 1) + "ok",
 		"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"},
@@ -48,8 +50,8 @@ var answers = []upstreamAnswer{
 		"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"},
 	{"A3", "204 with a body", "HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"},
 	{"A4", "302", "HTTP/1.1 302 There\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
-		"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"},
-	{"A4", "307", "HTTP/1.1 307 There\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 307 Temporary Redirect\r\nConnection: close\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n"},
+		"HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\nLocation: http://169.254.169.254/\r\n\r\n"},
+	{"A4", "307", "HTTP/1.1 307 There\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 307 Temporary Redirect\r\nConnection: close\r\nContent-Length: 0\r\nLocation: /other\r\n\r\n"},
 
 	{"A5", "101 and nothing else", status101 + "\r\n", bad},
 	{"A6", "no accept", status101 + upgradeLine + connectionLine + "\r\n", bad},
