@@ -806,10 +806,10 @@ func TestShutdownHandshake(t *testing.T) {
 	}
 }
 
-// F12: a client that takes nothing of its 101 does not hold its session up once
+// F40: a client that takes nothing of its 101 does not hold its session up once
 // that is to end, whoever ends it; one that takes it is told why.
 func TestUntakenAnswer(t *testing.T) {
-	t.Attr("case", "F12 F40")
+	t.Attr("case", "F40")
 	for _, row := range []struct {
 		name string
 		end  func(p *wsproxy.Proxy, cancel func())
