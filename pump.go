@@ -152,22 +152,32 @@ func (p *pump) receivePlain() error {
 // pass relays one chunk's bytes: what was held back last time, then new ones.
 // b may be another buffer than c's own.
 func (p *pump) pass(c *chunk, b []byte) {
-	now := p.from.s.now()
+	if n, now := p.take(c, b); n > 0 {
+		p.forward(c, b[:n], false, now)
+	}
+}
+
+// take does what pass does except for its last step: it returns how many bytes
+// are to be forwarded. A caller that forwards them itself needs less stack.
+//
+//go:noinline
+func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
+	now = p.from.s.now()
 	p.from.heard.Store(int64(now))
 	if p.mind.ended {
 		p.from.talks.Store(true)
-		return // RFC 6455, 5.5.1: nothing counts after a Close
+		return 0, now // RFC 6455, 5.5.1: nothing counts after a Close
 	}
 	if p.throttle != nil {
 		p.passSlowly(c, b, now)
-		return
+		return 0, now
 	}
 	p.look(c, b, now)
 	if p.mind.ended {
 		p.passFinal(c, b, now)
-	} else if n := c.verdict.n; n > 0 {
-		p.forward(c, b[:n], false, now)
+		return 0, now
 	}
+	return c.verdict.n, now
 }
 
 // passSlowly is pass under a rate limit: piece by piece, each as large as the

@@ -276,7 +276,9 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq && !p.raw.toEnd)
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
-		p.pass(c, c.b[:held+n])
+		if m, now := p.take(c, c.b[:held+n]); m > 0 {
+			p.forward(c, c.b[:m], false, now)
+		}
 	}
 	chunks.Put(c)
 	switch {
