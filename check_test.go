@@ -526,7 +526,7 @@ func TestDownMembersSessions(t *testing.T) {
 				}()
 			}
 			for range 2 {
-				if code := <-codes; code != websocket.StatusServiceRestart {
+				if code := receive(t, codes); code != websocket.StatusServiceRestart {
 					t.Errorf("closed with %v", code)
 				}
 			}

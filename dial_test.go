@@ -526,7 +526,7 @@ func TestBadAnswers(t *testing.T) {
 					t.Errorf("client: got body %q, want the fixed phrase", body)
 				}
 				upstream.wantEnd() // A2, F10
-				<-r.returned
+				r.wantReturned()
 				m := r.logs.wait(t, i)
 				if m["status"] != int64(502) || m["op"] != "answer" || m["side"] != "upstream" {
 					t.Errorf("logged %v, want a bad answer of the upstream's", m)
@@ -582,7 +582,7 @@ func TestHandshakeSplit(t *testing.T) {
 			upstream.want(text, "from client")
 			client.Close()
 			upstream.Close()
-			<-r.returned
+			r.wantReturned()
 		}
 	})
 }
@@ -710,7 +710,7 @@ func TestClientLeaves(t *testing.T) {
 				synctest.Wait()
 				began := time.Now()
 				c.Close()
-				<-r.returned
+				r.wantReturned()
 				if d := time.Since(began); d != 0 {
 					t.Errorf("the handshake went on for %v, want it to end at once", d)
 				}
@@ -731,7 +731,7 @@ func TestClientLeaves(t *testing.T) {
 		u.readHead()
 		c.reset()
 		u.wantEnd()
-		<-r.returned
+		r.wantReturned()
 		if m := r.logs.wait(t, 0); m["status"] != int64(499) {
 			t.Errorf("logged %v, want 499", m)
 		}
@@ -838,7 +838,7 @@ func TestRelayRefusal(t *testing.T) {
 				}
 				c.wantEnd()
 				u.wantEnd()
-				<-r.returned
+				r.wantReturned()
 				m := r.logs.wait(t, i)
 				cut := strings.Contains(m["error"].(string), "cut short")
 				if m["status"] != int64(row.status) || m["kind"] != "refusal" || cut != row.cut {

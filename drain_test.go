@@ -191,7 +191,7 @@ func TestDrainCut(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "wsproxy: 30 sessions cut: context deadline exceeded" {
 			t.Errorf("Shutdown: %v", err)
 		}
-		if err := <-others; err != nil {
+		if err := receive(t, others); err != nil {
 			t.Errorf("the other Shutdown: %v", err)
 		}
 		if d := r.proxy.Stats().Drain; d.Cut != 30 || d.Total != 60 {
@@ -212,7 +212,7 @@ func TestDrainEndsEarly(t *testing.T) {
 		for _, c := range clients {
 			io.WriteString(c, c.frame(closing, closeBody(1000, ""))) // one may have been told already
 		}
-		if err := <-done; err != nil {
+		if err := receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
 		wantAt(t, began, time.Minute)
@@ -265,10 +265,10 @@ func TestShutdownServer(t *testing.T) {
 	upstream.wantClose(1001)
 	upstream.sendClose(1001, "")
 	upstream.Close()
-	if err := <-done; err != nil {
+	if err := receive(t, done); err != nil {
 		t.Errorf("ShutdownServer: %v", err)
 	}
-	if err := <-served; err != http.ErrServerClosed {
+	if err := receive(t, served); err != http.ErrServerClosed {
 		t.Errorf("Serve: %v", err)
 	}
 

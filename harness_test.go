@@ -119,17 +119,30 @@ func (r *rig) serve(h http.Handler) {
 		s.Serve(front)
 	}()
 	r.t.Cleanup(func() {
-		r.proxy.Close()
+		cut := make(chan struct{})
+		go func() {
+			defer close(cut)
+			r.proxy.Close()
+		}()
+		receive(r.t, cut)
 		s.Close()
 		r.back.Close()
-		<-done
+		receive(r.t, done)
 	})
+}
+
+// wantReturned waits until a ServeHTTP has returned.
+func (r *rig) wantReturned() {
+	r.t.Helper()
+	receive(r.t, r.returned)
 }
 
 // client connects to the front; TLS is done, HTTP isn't begun.
 func (r *rig) client() *wire {
 	r.t.Helper()
-	c, err := dialListener(r.t.Context(), r.front)
+	ctx, cancel := context.WithTimeout(r.t.Context(), wireTimeout)
+	defer cancel()
+	c, err := dialListener(ctx, r.front)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -235,11 +248,41 @@ type wire struct {
 
 const wireTimeout = 20 * time.Second // of a test that hangs; simulated in bubbles
 
+// bubbleTimeout is the same for waits in bubbles, where hours may pass for what
+// is waited for. A session's Pings alone can keep a bubble's clock going, so
+// that synctest doesn't find that all else waits for ever.
+const bubbleTimeout = 1000 * time.Hour
+
+// patience is how long a test waits for one thing.
+func patience() time.Duration {
+	if inBubble() {
+		return bubbleTimeout
+	}
+	return wireTimeout
+}
+
+// inBubble says whether time is simulated: the clock of a synctest bubble
+// starts with the year 2000.
+func inBubble() bool { return time.Now().Year() < 2010 }
+
+// receive receives from c. A test in which nothing comes fails, with the stacks
+// of all goroutines.
+func receive[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	timeout := time.NewTimer(patience())
+	defer timeout.Stop()
+	select {
+	case v = <-c:
+	case <-timeout.C:
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("waited for ever for %T:\n%s", c, stacks[:runtime.Stack(stacks, true)])
+	}
+	return v
+}
+
 func newWire(t testing.TB, c net.Conn, client bool) *wire {
 	w := &wire{Conn: c, t: t, br: bufio.NewReader(c), mask: client}
-	if _, mem := c.(*memConn); !mem {
-		c.SetDeadline(time.Now().Add(wireTimeout))
-	}
+	c.SetDeadline(time.Now().Add(patience()))
 	t.Cleanup(func() { c.Close() })
 	return w
 }
@@ -766,10 +809,10 @@ func (w *wire) sendLater(s string) {
 	}()
 }
 
-// elapse lets simulated time pass. The clock of a synctest bubble starts with
-// the year 2000; elsewhere this would be a real sleep, and fails.
+// elapse lets simulated time pass. Elsewhere this would be a real sleep, and
+// fails.
 func elapse(d time.Duration) {
-	if time.Now().Year() > 2010 {
+	if !inBubble() {
 		panic("elapse: not in a synctest bubble")
 	}
 	time.Sleep(d)

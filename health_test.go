@@ -450,7 +450,7 @@ func TestFullAndDown(t *testing.T) {
 		s.dialledSince()
 		s.want("", 503)
 		cancel()
-		<-done
+		receive(t, done)
 	})
 }
 
@@ -475,7 +475,7 @@ func TestGoneIsNotJudged(t *testing.T) {
 			t.Fatal(err)
 		}
 		close(gone)
-		<-done
+		receive(t, done)
 		if text := logs.String(); strings.Contains(text, "left alone") {
 			t.Errorf("logged %s", text)
 		}
@@ -521,7 +521,7 @@ func TestSingleProbe(t *testing.T) {
 		for range 3 {
 			s.want("b", 403)
 		}
-		<-done
+		receive(t, done)
 	})
 }
 

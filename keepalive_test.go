@@ -305,7 +305,7 @@ func TestStallMidHeader(t *testing.T) {
 				from.send(from.frame(data, strings.Repeat("x", 1000))[:n])
 			}
 			k, stalled := watched(to), heardBy(from)
-			<-r.returned
+			r.wantReturned()
 			r.wantEnded(w.name, "lost")
 			at := time.Since(began)
 			if at < pingLeast+10*time.Second || at > pingMost+10*time.Second {
@@ -351,7 +351,7 @@ func TestSlowReader(t *testing.T) {
 				elapse(9 * time.Second)
 				from.sendText("other way")
 			}
-			<-r.returned
+			r.wantReturned()
 			wantAt(t, began, timeout)
 			if m := r.wantEnded(w.name, "lost"); m["error"] != "no progress in writing" {
 				t.Errorf("logged error %v", m["error"])
@@ -393,7 +393,7 @@ func TestStuckPing(t *testing.T) {
 					from.Close()
 				}
 			}
-			<-r.returned
+			r.wantReturned()
 			synctest.Wait()
 			if texts, _ := k.only(text); len(texts) != 1 {
 				t.Errorf("the other side got %v, want a message", k.frames)
@@ -424,7 +424,7 @@ func TestBothFull(t *testing.T) {
 		began := time.Now()
 		flood(client, 10*memBuffer)
 		flood(upstream, 10*memBuffer)
-		<-r.returned
+		r.wantReturned()
 		wantAt(t, began, 30*time.Second)
 		if m := r.logs.wait(t, 0); m["reason"] != "lost" || m["error"] != "no progress in writing" {
 			t.Errorf("logged %v", m)
@@ -494,7 +494,7 @@ func TestIdle(t *testing.T) {
 				k, l := watched(from), watched(to)
 				elapse(50 * time.Second)
 				from.send(test.say(from))
-				<-r.returned
+				r.wantReturned()
 				k.wantClosed(t, 1001, test.end)
 				l.wantClosed(t, 1001, test.end)
 				if _, pings := l.only(ping); len(pings) < 2 {
@@ -549,7 +549,7 @@ func TestEndMidFrame(t *testing.T) {
 				}
 				to.wantEnd()
 				from.wantEnd()
-				<-r.returned
+				r.wantReturned()
 				if !finishes {
 					wantAt(t, began, 5*time.Second)
 				}
@@ -582,7 +582,7 @@ func TestCloseUnanswered(t *testing.T) {
 					from.wantEnd()
 				}
 				from.Close()
-				<-r.returned
+				r.wantReturned()
 				wantAt(t, began, want)
 				to.wantEnd()
 				r.wantEnded(w.name, "closed")
@@ -612,7 +612,7 @@ func TestWhoClosesFirst(t *testing.T) {
 		wantAt(t, began, 0)
 		upstream.wantEnd()
 		wantAt(t, began, 5*time.Second)
-		<-r.returned
+		r.wantReturned()
 		r.wantEnded(w.name, "closed")
 	})
 }
@@ -642,7 +642,7 @@ func TestEndsUnanswered(t *testing.T) {
 			}
 			from.wantEnd()
 			to.wantEnd()
-			<-r.returned
+			r.wantReturned()
 			wantAt(t, began, 7*time.Second)
 			r.wantRecord(n, w.name, test.reason)
 		}
@@ -668,7 +668,7 @@ func TestFloodAfterEnd(t *testing.T) {
 					elapse(time.Millisecond)
 				}
 			})
-			<-r.returned
+			r.wantReturned()
 			wantAt(t, began, 5*time.Second)
 			if _, err := io.Copy(io.Discard, to.br); err != nil {
 				t.Error(err)

@@ -127,7 +127,7 @@ func TestRateSlowsDown(t *testing.T) {
 				from.sendClose(1000, "")
 				to.Close()
 				from.wantEnd()
-				<-r.returned
+				r.wantReturned()
 				if d := time.Since(began); d > 5*time.Second {
 					t.Errorf("the end took %v", d)
 				}
@@ -195,7 +195,7 @@ func TestRateAndKeepalive(t *testing.T) {
 				}
 			}
 		}()
-		<-s.Done()
+		receive(t, s.Done())
 		if d := time.Since(began); d > 5*time.Second {
 			t.Errorf("the end took %v", d)
 		}
@@ -219,7 +219,7 @@ func TestRateEndsMidway(t *testing.T) {
 		upstream.want(data, payload+payload)
 		upstream.wantClose(1000)
 		upstream.Close()
-		<-r.returned
+		r.wantReturned()
 	}
 }
 

@@ -21,7 +21,7 @@ func TestSession(t *testing.T) {
 			r := newRig(t, k, options...)
 			client, upstream := r.open("", "")
 			if detach {
-				<-r.returned // before the session is over
+				r.wantReturned() // before the session is over
 			}
 			big := strings.Repeat("0123456789abcdef", 20_000)
 			for _, s := range []string{"", "hello", big, "x"} {

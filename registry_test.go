@@ -102,7 +102,7 @@ func TestSessions(t *testing.T) {
 		upstream.sendClose(1000, "bye")
 		client.wantClose(1000)
 		upstream.Close()
-		<-s.Done()
+		receive(t, s.Done())
 		var e *wsproxy.SessionError
 		if err := s.Err(); !errors.As(err, &e) || *e != (wsproxy.SessionError{By: wsproxy.Client, Reason: wsproxy.ReasonClosed, Code: 1000}) {
 			t.Errorf("got %v, want that the client has closed it with 1000", err)
@@ -110,7 +110,7 @@ func TestSessions(t *testing.T) {
 		if r.the() == s {
 			t.Error("a session that is over is still listed")
 		}
-		<-s.Done() // a channel that is asked for late is closed, too
+		receive(t, s.Done()) // a channel that is asked for late is closed, too
 		second.Close()
 	})
 }
@@ -158,7 +158,7 @@ func TestKick(t *testing.T) {
 		client.sendClose(4401, "")
 		client.wantEnd()
 		upstream.Close()
-		<-s.Done()
+		receive(t, s.Done())
 		var e *wsproxy.SessionError
 		if !errors.As(s.Err(), &e) || e.By != wsproxy.Neither || e.Reason != wsproxy.ReasonKicked || e.Code != 4401 {
 			t.Errorf("got %v, want kicked with 4401", s.Err())
@@ -169,7 +169,7 @@ func TestKick(t *testing.T) {
 		s2.Close(1000, "")
 		normal.wantClose(1000)
 		r.proxy.Close()
-		<-s2.Done()
+		receive(t, s2.Done())
 		if !errors.As(s2.Err(), &e) || e.Code != 1000 {
 			t.Errorf("got %v, want the code that the client was sent", s2.Err())
 		}
@@ -224,7 +224,7 @@ func TestOnOpen(t *testing.T) {
 			if dials.Load() > 0 || second {
 				t.Errorf("dialled %d times; a later hook was called: %v", dials.Load(), second)
 			}
-			s := <-ended
+			s := receive(t, ended)
 			var e *wsproxy.Error
 			if !errors.As(s.Err(), &e) || e.Status != row.status || s.Value(key{}) != "first" || !s.Start().IsZero() {
 				t.Errorf("OnClose: got error %v, value %v", s.Err(), s.Value(key{}))
@@ -236,7 +236,7 @@ func TestOnOpen(t *testing.T) {
 			if m := r.logs.wait(t, 0); m["kind"] != kind {
 				t.Errorf("logged %v, want kind %q", m, kind)
 			}
-			<-r.returned
+			r.wantReturned()
 			if len(ended) > 0 {
 				t.Error("OnClose was called twice")
 			}
@@ -357,7 +357,7 @@ func TestOnCloseNeverReturns(t *testing.T) {
 			client.wantClose(1000)
 			client.sendClose(1000, "")
 			client.wantEnd()
-			<-s.Done()
+			receive(t, s.Done())
 			if st := r.proxy.Stats(); st.Open != 0 || st.Handshakes != 0 {
 				t.Errorf("left are %d sessions, %d handshakes", st.Open, st.Handshakes)
 			}
@@ -407,7 +407,7 @@ func TestExpiry(t *testing.T) {
 			client.sendClose(4401, "")
 			upstream.sendClose(1001, "")
 			upstream.Close()
-			<-r.returned
+			r.wantReturned()
 		}
 		expire(time.Minute, func(*wsproxy.Session) {})
 		for _, d := range []time.Duration{30 * time.Second, 10 * time.Minute, 0, -time.Minute} {
@@ -440,7 +440,7 @@ func TestMaxAge(t *testing.T) {
 			watched(upstream)
 			watched(client)
 			all.Go(func() {
-				<-r.returned
+				r.wantReturned()
 				mu.Lock()
 				defer mu.Unlock()
 				ages = append(ages, time.Since(began))
@@ -518,7 +518,7 @@ func TestMaxSessions(t *testing.T) {
 				if head, _ := c.wantRefusal(row.status); !strings.Contains(head, "\r\nRetry-After: 5\r\n") {
 					t.Errorf("got %q, want Retry-After", head)
 				}
-				<-r.returned
+				r.wantReturned()
 			}
 			// A handshake under way counts, too.
 			first, upstream := r.open(user, "")
@@ -529,13 +529,13 @@ func TestMaxSessions(t *testing.T) {
 			refused()
 			pending.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // that one has left
 			waiting.wantRefusal(403)
-			<-r.returned
+			r.wantReturned()
 			second, upstream2 := r.open(user, "")
 			refused()
 			first.reset()
 			upstream.wantClose(1001)
 			upstream.Close()
-			<-r.returned
+			r.wantReturned()
 			third, _ := r.open(user, "")
 			refused()
 			if row.status == 429 { // another one has room of its own
@@ -550,7 +550,7 @@ func TestMaxSessions(t *testing.T) {
 			upstream2.wantClose(1000)
 			upstream2.sendClose(1000, "")
 			upstream2.Close()
-			<-r.returned
+			r.wantReturned()
 			r.open(user, "")
 			third.Close()
 		})
@@ -626,7 +626,7 @@ func TestClientKeys(t *testing.T) {
 		}
 		var first sync.WaitGroup
 		first.Go(func() { p.ServeHTTP(new(response), request(row.first, "")) })
-		<-dialled
+		receive(t, dialled)
 		code := make(chan int)
 		go func() {
 			w := new(response)
@@ -639,7 +639,7 @@ func TestClientKeys(t *testing.T) {
 				t.Errorf("%+v: two sessions of one client", row)
 			}
 			close(hang)
-			<-code
+			receive(t, code)
 		case got := <-code:
 			if !row.same || got != 429 {
 				t.Errorf("%+v: answered %d", row, got)
@@ -661,14 +661,14 @@ func TestStats(t *testing.T) {
 	upstream.wantClose(1000)
 	upstream.sendClose(1000, "")
 	upstream.Close()
-	<-r.returned
+	r.wantReturned()
 	second, upstream2 := r.open("", "")
 	upstream2.sendText("1234567")
 	second.want(text, "1234567")
 	c := r.client()
 	c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
 	c.wantRefusal(426)
-	<-r.returned
+	r.wantReturned()
 	wantCounts(t, r.the(), wsproxy.Upstream, wsproxy.Counts{Frames: 1, Messages: 1, Bytes: 9, LargestMessage: 7})
 	st := r.proxy.Stats()
 	var ended, refused uint64
@@ -734,7 +734,7 @@ func TestRegistryUnderLoad(t *testing.T) {
 		}
 		upstream.Close()
 		client.Close()
-		<-r.returned
+		r.wantReturned()
 	}
 	close(stop)
 	watching.Wait()
@@ -766,7 +766,7 @@ func TestEndWhileAnswering(t *testing.T) {
 			front := listen(t, tcp)
 			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				r.proxy.ServeHTTP(hijackHook{w, func() {
-					s := <-shown
+					s := receive(t, shown)
 					row.end(r.proxy, s)
 					shown <- s
 				}}, req)
@@ -790,7 +790,7 @@ func TestEndWhileAnswering(t *testing.T) {
 			upstream.wantClose(1001)
 			upstream.sendClose(1001, "")
 			upstream.Close()
-			<-s.Done()
+			receive(t, s.Done())
 			var e *wsproxy.SessionError
 			if !errors.As(s.Err(), &e) || e.Reason != row.reason {
 				t.Errorf("got %v, want %s", s.Err(), row.reason)

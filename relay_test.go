@@ -273,7 +273,7 @@ func TestEndlessFrame(t *testing.T) {
 					sent <- err
 				}()
 				_, err := io.CopyN(io.Discard, to.br, int64(len(piece)))
-				if err := errors.Join(err, <-sent); err != nil {
+				if err := errors.Join(err, receive(t, sent)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -454,7 +454,7 @@ func TestLost(t *testing.T) {
 						from.wantEnd()
 					}
 					r.wantEnded(w.name, "lost")
-					<-r.returned
+					r.wantReturned()
 				})
 			}
 		}

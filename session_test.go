@@ -58,7 +58,7 @@ func TestShutdown(t *testing.T) {
 			upstream.sendClose(1001, "")
 			upstream.Close()
 		}
-		if err := <-done; err != nil {
+		if err := receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
 	})
@@ -128,13 +128,13 @@ func TestShutdownDeadline(t *testing.T) {
 						}
 					}
 					wantAt(t, began, 0)
-					err := <-done
+					err := receive(t, done)
 					wantAt(t, began, min(limit, 5*time.Second))
 					if want := limit < 5*time.Second; errors.Is(err, context.DeadlineExceeded) != want {
 						t.Errorf("Shutdown: %v", err)
 					}
 					for i := range clients {
-						<-r.returned
+						r.wantReturned()
 						if full {
 							clients[i].wantBytes(upstreams[i].fill())
 						}
@@ -170,7 +170,7 @@ func TestShutdownInHandshake(t *testing.T) {
 			t.Errorf("answered %d, want 503", got)
 		}
 		upstream.wantEnd()
-		if err := <-done; err != nil {
+		if err := receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
 	})
@@ -216,7 +216,7 @@ func TestClose(t *testing.T) {
 		flowing.Wait()
 		r.proxy.Close()
 		for range n {
-			<-r.returned
+			r.wantReturned()
 		}
 		for i := 0; i < n; i += 3 {
 			wires[i][0].wantEnd()
@@ -247,7 +247,7 @@ func TestContextEnds(t *testing.T) {
 		client.sendClose(1001, "")
 		upstream.Close()
 		client.wantEnd()
-		<-r.returned
+		r.wantReturned()
 		if m := r.wantEnded("proxy", "cancelled"); m["error"] != "enough" {
 			t.Errorf("logged error %v, want the context's cause", m["error"])
 		}
@@ -433,7 +433,7 @@ func TestRecord(t *testing.T) {
 		upstream.sendClose(1000, "done")
 		client.want(closing, goodbye)
 		upstream.Close()
-		<-r.returned
+		r.wantReturned()
 		m := r.wantEnded("client", "closed")
 		for key, want := range map[string]int{
 			"from_client.bytes":      len(strings.Join(up, "")) + len(client.frame(closing, goodbye)),
@@ -557,7 +557,7 @@ func TestConnPanics(t *testing.T) {
 					if test.ends != nil {
 						test.ends(s)
 					}
-					<-s.returned
+					s.wantReturned()
 					s.client.wantEnd()
 					s.upstream.wantEnd()
 					m := s.logs.wait(t, 0)
@@ -653,7 +653,7 @@ func TestRestingStacks(t *testing.T) {
 	before := stacks()
 	for range sessions {
 		client, upstream := r.open("", "")
-		<-r.returned
+		r.wantReturned()
 		client.sendText("up")
 		upstream.want(text, "up")
 		upstream.sendText("down")
@@ -704,7 +704,7 @@ func TestPanicUnderRawRead(t *testing.T) {
 	client, _ := r.open("", "")
 	write.Store(true)
 	client.sendText("x")
-	<-r.returned
+	r.wantReturned()
 	client.wantClose(1011)
 	client.wantEnd()
 }
@@ -726,7 +726,7 @@ func TestNoDeadlinesAtTheEnd(t *testing.T) {
 		synctest.Wait()
 		upstream.send("\x83\x00")
 		client.wantClose(1011)
-		<-r.returned
+		r.wantReturned()
 	})
 }
 
@@ -747,7 +747,7 @@ func TestWrappedTLSClose(t *testing.T) {
 	newWire(t, tls.Server(c, &tls.Config{Certificates: []tls.Certificate{testCA().cert}}), false).answer("")
 	client.readResponse()
 	client.reset()
-	<-r.returned
+	r.wantReturned()
 	if n := closed.Load(); n != 1 {
 		t.Errorf("Close was called %d times, want 1", n)
 	}
@@ -824,7 +824,7 @@ func TestEndlessFrameIsCut(t *testing.T) {
 			}
 		}
 	}()
-	<-begun
+	receive(t, begun)
 	began := time.Now()
 	if err := r.proxy.Shutdown(t.Context()); err != nil {
 		t.Error(err)
@@ -833,7 +833,7 @@ func TestEndlessFrameIsCut(t *testing.T) {
 		t.Errorf("Shutdown took %v, want about the close timeout of 300 ms", d)
 	}
 	client.Close()
-	<-cut
+	receive(t, cut)
 }
 
 // F25: a reset that comes along with the last bytes is found when something is

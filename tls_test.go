@@ -110,7 +110,7 @@ func TestUpstreamTLS(t *testing.T) {
 				}
 			} else {
 				c.wantRefusal(row.want)
-				<-done
+				receive(t, done)
 				u.wantGone()
 				m := r.logs.wait(t, 0)
 				// A certificate that is asked for in TLS 1.3 is missed after the handshake.
@@ -118,7 +118,7 @@ func TestUpstreamTLS(t *testing.T) {
 					t.Errorf("logged %v, want an error of TLS: %s", m, row.kind)
 				}
 			}
-			h := <-hello
+			h := receive(t, hello)
 			if h.ServerName != row.sni || !slices.Equal(h.SupportedProtos, []string{"http/1.1"}) {
 				t.Errorf("upstream: got SNI %q and ALPN %q, want %q and http/1.1 alone", h.ServerName, h.SupportedProtos, row.sni)
 			}
@@ -205,7 +205,7 @@ func TestResumption(t *testing.T) {
 		c.sendClose(1000, "")
 		u.wantClose(1000)
 		u.Close()
-		<-r.returned
+		r.wantReturned()
 		return secure.ConnectionState().DidResume
 	}
 	proxy := func(target string, config *tls.Config) *rig {

@@ -413,7 +413,7 @@ func TestSetUpstreams(t *testing.T) {
 			}()
 		}
 		for range 3 {
-			if code := <-codes; code != websocket.StatusServiceRestart {
+			if code := receive(t, codes); code != websocket.StatusServiceRestart {
 				t.Errorf("a session ended by %v", code)
 			}
 		}
@@ -430,7 +430,7 @@ func TestSetUpstreams(t *testing.T) {
 			return fmt.Sprintf("%d sessions ended because of it, want 3", c.proxy.Stats().Ended[removed])
 		})
 		if len(codes) > 0 {
-			t.Errorf("one of the others ended, too, by %v", <-codes)
+			t.Errorf("one of the others ended, too, by %v", receive(t, codes))
 		}
 	}
 }
