@@ -3,7 +3,11 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,12 +23,37 @@ func (g *gateway) admin() http.Handler {
 		io.WriteString(w, "ok\n")
 	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
+		if !g.calledRightly(r) {
+			http.Error(w, "unknown host: see admin_hosts", http.StatusForbidden)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		e.Encode(g.stats()) // who has left doesn't want it
 	})
 	return mux
+}
+
+// calledRightly says whether a request is for the admin's server by a name of
+// its own. A page on another name can have a browser take that for our address
+// (DNS rebinding), and then read what we answer. An address is no name, and
+// localhost is nobody else's; a browser reaches no unix socket.
+func (g *gateway) calledRightly(r *http.Request) bool {
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
+		return true
+	}
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil || host == "localhost" {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Contains(g.hosts, host)
 }
 
 // stats are what /stats shows.

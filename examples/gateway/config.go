@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
-	"slices"
+	"runtime"
 	"strings"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 // with it before it is put to use is known.
 type config struct {
 	listen       []address
+	adminHosts   []string              // names by which the admin's server may be called
 	certificates *wsproxy.Certificates // of the listeners with TLS
 
 	drainWindow     time.Duration
@@ -45,6 +48,37 @@ func (a address) String() string {
 		return "unix:" + a.text
 	}
 	return a.text
+}
+
+// overlaps says whether two addresses are one, or such that the kernel lets
+// nobody listen at both. What a host's name stands for isn't looked up.
+func (a address) overlaps(b address) bool {
+	if a.network != b.network {
+		return false
+	}
+	if a.network == "unix" {
+		return filepath.Clean(a.text) == filepath.Clean(b.text)
+	}
+	hostA, portA := a.hostPort()
+	hostB, portB := b.hostPort()
+	if portA != portB || portA == 0 { // which is another one each time
+		return false
+	}
+	// Elsewhere one address may be had beside all of them.
+	all := runtime.GOOS == "linux" && (hostA == "" || hostB == "")
+	return hostA == hostB || all
+}
+
+// hostPort returns the two in one spelling. All addresses are the host "".
+func (a address) hostPort() (host string, port int) {
+	host, text, _ := net.SplitHostPort(a.text) // checked before
+	port, _ = net.LookupPort("tcp", text)      // the same
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if host = ip.Unmap().String(); ip.IsUnspecified() {
+			host = ""
+		}
+	}
+	return strings.ToLower(host), port
 }
 
 // load reads a config from a file. Its error is all mistakes in there.
@@ -106,6 +140,15 @@ func read(t *table) (*config, error) {
 	}
 	if text, ok := get[string](t, "admin"); ok {
 		c.readAddress(t, "admin", text, address{admin: true})
+		if host, _, err := net.SplitHostPort(text); err == nil && host != "" {
+			c.adminHosts = append(c.adminHosts, strings.ToLower(host))
+		}
+	}
+	for _, host := range t.texts("admin_hosts") {
+		c.adminHosts = append(c.adminHosts, strings.ToLower(strings.TrimSuffix(host, ".")))
+	}
+	if t.has("admin_hosts") && !t.has("admin") {
+		t.mistake("admin_hosts", "there is no admin to be called")
 	}
 	c.readRoutes(t)
 	t.end()
@@ -139,14 +182,19 @@ func (c *config) readAddress(t *table, key, text string, a address) {
 	} else if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
 		t.mistake(key, "%q is neither host:port nor unix:/path", text)
 		return
-	}
-	same := func(b address) bool {
-		anyPort := strings.HasSuffix(text, ":0") // is another one each time
-		return a == b || a.network == b.network && a.text == b.text && !anyPort
-	}
-	if slices.ContainsFunc(c.listen, same) {
-		t.mistake(key, "%q is there twice", text)
+	} else if _, err := net.LookupPort("tcp", port); err != nil {
+		t.mistake(key, "%q: there is no port %q", text, port)
 		return
+	}
+	for _, b := range c.listen {
+		switch {
+		case a == b || a.overlaps(b) && a.text == b.text:
+			t.mistake(key, "%q is there twice", text)
+			return
+		case a.overlaps(b):
+			t.mistake(key, "%q is in use already, by %q", text, b.String())
+			return
+		}
 	}
 	c.listen = append(c.listen, a)
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A gateway is a config in use. apply and shutdown are for one goroutine; the
-// handlers run in many.
+// A gateway is a config in use. commit and shutdown are for one goroutine, and
+// prepare for any one while no commit runs; the handlers run in many.
 type gateway struct {
 	log     *slog.Logger
 	public  *http.Server
@@ -28,11 +28,12 @@ type gateway struct {
 	certificates atomic.Pointer[wsproxy.Certificates]
 	leaving      atomic.Bool // not ready any more
 
-	// Owned by the goroutine that calls apply and shutdown.
+	// Owned by the goroutine that calls commit and shutdown.
 	config    *config
 	listeners map[address]net.Listener
 
 	mu     sync.Mutex
+	hosts  []string                // guarded by mu; names by which the admin's server may be called
 	routes []*running              // guarded by mu
 	old    map[*wsproxy.Proxy]bool // guarded by mu; no route's any more, they still have sessions
 }
@@ -76,29 +77,56 @@ func newGateway(log *slog.Logger) *gateway {
 	return g
 }
 
-// apply puts a config to use, the first one or a newer one. If there is an
-// error nothing has changed. Routes that stay keep their sessions, as do
-// listeners.
-func (g *gateway) apply(c *config) error {
-	// What may fail comes first.
-	before := make(map[string]*running)
-	for _, r := range g.routes {
-		before[r.pattern] = r
-	}
-	routes, renewed, err := g.renew(c, before)
-	if err != nil {
-		return err
-	}
-	opened, err := g.open(c)
-	if err != nil {
-		for _, r := range renewed {
-			r.proxy.Close()
-		}
-		return err
-	}
+// A change is a config that is ready to be put to use.
+type change struct {
+	config    *config
+	before    map[string]*running
+	routes    []*running
+	renewed   []*running // those with a new proxy
+	listeners *listeners
+}
 
+// prepare makes a config ready, the first one or a newer one: that is what may
+// take time (name servers) and what may fail. Nothing has changed by then.
+func (g *gateway) prepare(read func() (*config, error)) (*change, error) {
+	c, err := read()
+	switch {
+	case err != nil:
+		return nil, err
+	case g.config != nil && c.json != g.config.json:
+		return nil, errors.New("log can't change while it runs")
+	}
+	ch := &change{config: c, before: make(map[string]*running)}
+	for _, r := range g.routes {
+		ch.before[r.pattern] = r
+	}
+	if ch.routes, ch.renewed, err = g.renew(c, ch.before); err != nil {
+		return nil, err
+	}
+	if ch.listeners, err = g.open(c); err != nil {
+		ch.drop()
+		return nil, err
+	}
+	return ch, nil
+}
+
+// drop closes what was made for nothing.
+func (ch *change) drop() {
+	for _, r := range ch.renewed {
+		r.proxy.Close()
+	}
+}
+
+// commit puts a change to use. If there is an error nothing has changed. Routes
+// that stay keep their sessions, as do listeners.
+func (g *gateway) commit(ch *change) error {
+	c, before := ch.config, ch.before
+	if err := g.unblock(ch.listeners, c); err != nil {
+		ch.drop()
+		return err
+	}
 	mux := http.NewServeMux()
-	for _, r := range routes {
+	for _, r := range ch.routes {
 		mux.Handle(r.pattern, r.proxy)
 		if old := before[r.pattern]; old != nil && old.proxy == r.proxy {
 			delete(before, r.pattern) // which are those that go, in the end
@@ -115,7 +143,8 @@ func (g *gateway) apply(c *config) error {
 	}
 	g.mux.Store(mux)
 	g.mu.Lock()
-	g.routes = routes
+	g.hosts = c.adminHosts
+	g.routes = ch.routes
 	for _, r := range before {
 		g.old[r.proxy] = true
 	}
@@ -124,11 +153,7 @@ func (g *gateway) apply(c *config) error {
 	for _, r := range before {
 		go g.retire(r, c.shutdownTimeout)
 	}
-	for a, ln := range opened {
-		g.listeners[a] = ln
-		g.serve(a, ln)
-	}
-	g.closeOthers(c)
+	g.takeOver(ch.listeners, c)
 	return nil
 }
 

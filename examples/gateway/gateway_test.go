@@ -158,6 +158,24 @@ func (in *instance) rewrite(t *testing.T, text string) error {
 	return in.reload(func() (*config, error) { return load(in.file) }, new(slog.LevelVar))
 }
 
+// apply puts a config to use at once.
+func (in *instance) apply(c *config) error {
+	return in.reload(func() (*config, error) { return c, nil }, new(slog.LevelVar))
+}
+
+// reload is what the program does with SIGHUP, without waiting for it.
+func (in *instance) reload(read func() (*config, error), level *slog.LevelVar) error {
+	ch, err := in.prepare(read)
+	if err != nil {
+		return err
+	}
+	if err := in.commit(ch); err != nil {
+		return err
+	}
+	level.Set(ch.config.level)
+	return nil
+}
+
 // address is where the gateway listens.
 func (in *instance) address(t *testing.T, is func(address) bool) string {
 	t.Helper()

@@ -7,32 +7,129 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 )
 
+// listeners are what a change does to those of the gateway.
+type listeners struct {
+	opened  map[address]net.Listener
+	moved   map[address]address // the new address is an old one, for another purpose
+	blocked []address           // in use by a listener of ours that is to be closed
+}
+
 // open opens the addresses that the config has and the gateway hasn't: all, or
 // none and an error.
-func (g *gateway) open(c *config) (map[address]net.Listener, error) {
-	opened := make(map[address]net.Listener)
+func (g *gateway) open(c *config) (*listeners, error) {
+	l := &listeners{make(map[address]net.Listener), make(map[address]address), nil}
+	gone := make(map[address]bool)
+	for a := range g.listeners {
+		gone[a] = !slices.Contains(c.listen, a)
+	}
 	var errs []error
 	for _, a := range c.listen {
 		if g.listeners[a] != nil {
 			continue
 		}
-		ln, err := listen(a)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		var old *address
+		for b := range gone {
+			if gone[b] && a.network == b.network && a.text == b.text {
+				old = &b
+				break
+			}
 		}
-		opened[a] = ln
+		var err error
+		if old != nil {
+			l.opened[a], err = again(g.listeners[*old])
+			l.moved[a], gone[*old] = *old, false
+		} else {
+			l.opened[a], err = listen(a)
+		}
+		if err != nil {
+			delete(l.opened, a)
+			if errors.Is(err, syscall.EADDRINUSE) && slices.ContainsFunc(g.inTheWay(a, c), func(b address) bool { return gone[b] }) {
+				l.blocked = append(l.blocked, a)
+				continue
+			}
+			errs = append(errs, err)
+		}
 	}
 	if len(errs) > 0 {
-		for _, ln := range opened {
-			ln.Close()
-		}
+		l.close()
 		return nil, errors.Join(errs...)
 	}
-	return opened, nil
+	return l, nil
+}
+
+// inTheWay returns the addresses that the gateway listens at, the config
+// doesn't have, and a can't be opened beside.
+func (g *gateway) inTheWay(a address, c *config) (in []address) {
+	for b := range g.listeners {
+		if a.overlaps(b) && !slices.Contains(c.listen, b) {
+			in = append(in, b)
+		}
+	}
+	return in
+}
+
+// unblock closes what is in the way of addresses, and opens them. If there is an
+// error what was closed is opened again.
+func (g *gateway) unblock(l *listeners, c *config) error {
+	var closed []address
+	for _, a := range l.blocked {
+		for _, b := range g.inTheWay(a, c) {
+			g.listeners[b].Close()
+			delete(g.listeners, b)
+			closed = append(closed, b)
+		}
+		ln, err := listen(a)
+		if err != nil {
+			l.close()
+			for _, b := range closed {
+				ln, errAgain := listen(b)
+				if errAgain != nil {
+					err = errors.Join(err, errAgain)
+					continue
+				}
+				g.listeners[b] = ln
+				g.serve(b, ln)
+			}
+			return err
+		}
+		l.opened[a] = ln
+	}
+	return nil
+}
+
+// takeOver puts the listeners to use, and closes those that the config hasn't
+// any more. What has come in through them goes on.
+func (g *gateway) takeOver(l *listeners, c *config) {
+	for a, old := range l.moved {
+		if of, ok := g.listeners[old].(*unixListener); ok {
+			to := l.opened[a].(*unixListener)
+			of.owns, to.owns = false, true
+		}
+		g.listeners[old].Close() // the socket stays: it has another listener
+		delete(g.listeners, old)
+	}
+	for a, ln := range l.opened {
+		g.listeners[a] = ln
+		g.serve(a, ln)
+	}
+	for a, ln := range g.listeners {
+		if !slices.Contains(c.listen, a) {
+			g.log.Info("gateway: no longer listening", "address", ln.Addr().String())
+			ln.Close()
+			delete(g.listeners, a)
+		}
+	}
+}
+
+// close closes the listeners that were opened for nothing.
+func (l *listeners) close() {
+	for _, ln := range l.opened {
+		ln.Close()
+	}
 }
 
 // listen listens. A unix socket that a process has left behind, which nobody
@@ -47,7 +144,51 @@ func listen(a address) (net.Listener, error) {
 			ln, err = net.Listen(a.network, a.text)
 		}
 	}
+	if u, ok := ln.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+		own := &unixListener{UnixListener: u, path: a.text, owns: true}
+		own.file, _ = os.Lstat(a.text) // an abstract socket has none
+		return own, nil
+	}
 	return ln, err
+}
+
+// again returns another listener on the same socket. Closing it leaves the
+// socket to the first one.
+func again(ln net.Listener) (net.Listener, error) {
+	f, err := ln.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // the listener has a descriptor of its own
+	other, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	if u, ok := ln.(*unixListener); ok {
+		return &unixListener{UnixListener: other.(*net.UnixListener), path: u.path, file: u.file}, nil
+	}
+	return other, nil
+}
+
+// A unixListener removes its path when it is closed only if that still is its
+// own socket: by then another process may listen there.
+type unixListener struct {
+	*net.UnixListener
+	path string
+	file os.FileInfo
+	owns bool // the path: else another listener on the same socket does
+	once sync.Once
+}
+
+func (u *unixListener) Close() error {
+	u.once.Do(func() {
+		// While the socket is open no other file can have its inode number.
+		if now, err := os.Lstat(u.path); u.owns && err == nil && u.file != nil && os.SameFile(now, u.file) {
+			os.Remove(u.path)
+		}
+	})
+	return u.UnixListener.Close()
 }
 
 // serve serves a listener until it is closed.
@@ -75,16 +216,4 @@ func (g *gateway) serve(a address, ln net.Listener) {
 		default: // another one has failed, too
 		}
 	}()
-}
-
-// closeOthers closes the listeners that the config hasn't any more. What has
-// come in through them goes on.
-func (g *gateway) closeOthers(c *config) {
-	for a, ln := range g.listeners {
-		if !slices.Contains(c.listen, a) {
-			g.log.Info("gateway: no longer listening", "address", ln.Addr().String())
-			ln.Close()
-			delete(g.listeners, a)
-		}
-	}
 }

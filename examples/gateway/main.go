@@ -83,21 +83,54 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	g := newGateway(log)
-	if err := g.apply(c); err != nil {
-		complain(log, "gateway: not started", err)
-		return 1
+	// Preparing may have to wait for name servers; signals don't wait for that.
+	type result struct {
+		*change
+		err error
 	}
+	prepared := make(chan result, 1)
+	prepare := func(read func() (*config, error)) {
+		ch, err := g.prepare(read)
+		prepared <- result{ch, err}
+	}
+	go prepare(func() (*config, error) { return c, nil })
+	preparing, again := true, false
 	for {
 		select {
 		case <-hangups:
-			if err := g.reload(read, level); err != nil {
-				complain(log, "gateway: not reloaded", err)
+			again = preparing // the file has changed once more
+			if !preparing {
+				preparing = true
+				go prepare(read)
+			}
+		case r := <-prepared:
+			first := g.config == nil
+			if r.err == nil {
+				r.err = g.commit(r.change)
+			}
+			switch {
+			case r.err != nil && first:
+				complain(log, "gateway: not started", r.err)
+				return 1
+			case r.err != nil:
+				complain(log, "gateway: not reloaded", r.err)
+			case !first:
+				level.Set(r.config.level)
+				log.Info("gateway: reloaded", "routes", len(r.config.routes))
+			}
+			if preparing = again; again {
+				again = false
+				go prepare(read)
 			}
 		case err := <-g.failed:
 			complain(log, "gateway: stopped", err)
 			return 1
 		case <-ctx.Done():
 			stop() // a second signal doesn't wait
+			if g.config == nil {
+				log.Info("gateway: not started", "cause", context.Cause(ctx).Error())
+				return 0
+			}
 			if err := g.shutdown(context.Background()); err != nil {
 				complain(log, "gateway: not shut down in order", err)
 				return 1
@@ -105,24 +138,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return 0
 		}
 	}
-}
-
-// reload puts the file to use as it is now. If there is an error nothing has
-// changed.
-func (g *gateway) reload(read func() (*config, error), level *slog.LevelVar) error {
-	c, err := read()
-	switch {
-	case err != nil:
-		return err
-	case c.json != g.config.json:
-		return errors.New("log can't change while it runs")
-	}
-	if err := g.apply(c); err != nil {
-		return err
-	}
-	level.Set(c.level)
-	g.log.Info("gateway: reloaded", "routes", len(c.routes))
-	return nil
 }
 
 // complain logs an error, one record for each mistake.

@@ -54,8 +54,19 @@ type process struct {
 	records []map[string]any
 }
 
-// run starts a gateway and waits until it serves.
+// startProcess starts a gateway and waits until it serves.
 func startProcess(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := spawn(t, args...)
+	p.public = fmt.Sprint(p.record(t, "gateway: listening", "for", "public")["address"])
+	if strings.HasPrefix(fmt.Sprint(args), "[-config") {
+		p.admin = fmt.Sprint(p.record(t, "gateway: listening", "for", "admin")["address"])
+	}
+	return p
+}
+
+// spawn starts a gateway.
+func spawn(t *testing.T, args ...string) *process {
 	t.Helper()
 	if runtime.GOOS == "windows" {
 		t.Skip("no signals there")
@@ -90,10 +101,6 @@ func startProcess(t *testing.T, args ...string) *process {
 		}
 		p.cmd.Wait() // what came of it is in ProcessState
 	}()
-	p.public = fmt.Sprint(p.record(t, "gateway: listening", "for", "public")["address"])
-	if strings.HasPrefix(fmt.Sprint(args), "[-config") {
-		p.admin = fmt.Sprint(p.record(t, "gateway: listening", "for", "admin")["address"])
-	}
 	return p
 }
 
