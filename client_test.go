@@ -165,7 +165,7 @@ func (r *rig) try(nth int, request string, status int, sent []string, logged map
 		u.Close()
 		c.Close()
 	}
-	<-r.returned
+	r.wantReturned()
 	m := r.logs.wait(t, nth)
 	for key, want := range logged {
 		if m[key] != want {

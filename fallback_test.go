@@ -67,7 +67,7 @@ func TestFallback(t *testing.T) {
 			c := r.client()
 			c.send(row.request)
 			resp := c.readResponse()
-			<-r.returned
+			r.wantReturned()
 			if resp.StatusCode != row.want || (got != nil) != (row.want == 200) {
 				t.Fatalf("answered %d, by the fallback: %v; want %d", resp.StatusCode, got != nil, row.want)
 			}

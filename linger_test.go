@@ -37,7 +37,7 @@ func TestCutFrameIsNoReset(t *testing.T) {
 				t.Errorf("over before the other side's end: %v", s.Err())
 			}
 			to.Close()
-			<-r.returned
+			r.wantReturned()
 			r.wantEnded(w.name, "lost")
 		}
 	})
@@ -103,7 +103,7 @@ func TestLastWordsArrive(t *testing.T) {
 					t.Errorf("got %v behind the last words, want the end of the stream", err)
 				}
 				to.Close()
-				<-r.returned
+				r.wantReturned()
 			})
 		}
 	})
@@ -132,7 +132,7 @@ func TestFINUnanswered(t *testing.T) {
 					elapse(time.Millisecond)
 				}
 			})
-			<-r.returned
+			r.wantReturned()
 			wantAt(t, began, 3*time.Second)
 			talking.Wait()
 			r.wantEnded(w.name, "lost")

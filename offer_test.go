@@ -117,13 +117,13 @@ func TestUntidyRequests(t *testing.T) {
 				}
 				client.Close()
 				upstream.Close()
-				<-r.returned
+				r.wantReturned()
 				before := dials.Load()
 				for _, a := range row.attacks {
 					c := r.client()
 					c.sendLater(a.request + secondRequest)
 					c.wantRefusal(a.status)
-					<-r.returned
+					r.wantReturned()
 				}
 				if dials.Load() != before {
 					t.Error("the upstream was dialled for what is refused")
@@ -198,14 +198,14 @@ func TestUntidyAnswers(t *testing.T) {
 				client.want(text, "coalesced")
 				client.Close()
 				upstream.Close()
-				<-r.returned
+				r.wantReturned()
 				for _, answer := range row.attacks {
 					client, upstream := answered(answer, "")
 					if head, _ := client.wantRefusal(502); t.Failed() {
 						t.Fatalf("for %q the client got %q", answer, head)
 					}
 					upstream.wantEnd()
-					<-r.returned
+					r.wantReturned()
 				}
 			})
 		}
@@ -357,12 +357,12 @@ func TestItemLimits(t *testing.T) {
 				}
 				client.Close()
 				upstream.Close()
-				<-r.returned
+				r.wantReturned()
 				for _, n := range []int{most + 1, 8000} {
 					client := r.client()
 					client.sendLater(request(n) + secondRequest)
 					client.wantRefusal(431)
-					<-r.returned
+					r.wantReturned()
 				}
 			})
 		}
@@ -393,7 +393,7 @@ func TestItemLimits(t *testing.T) {
 					}
 					client.Close()
 					upstream.Close()
-					<-r.returned
+					r.wantReturned()
 				}
 			})
 		}
@@ -456,7 +456,7 @@ func TestHandshakeMemory(t *testing.T) {
 						t.Fatalf("got %d, want 101", resp.StatusCode)
 					}
 					if c.bound < 64<<10 {
-						<-r.returned
+						r.wantReturned()
 					}
 					ends = append(ends, client, upstream)
 				}

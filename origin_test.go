@@ -75,7 +75,7 @@ func TestForbiddenOrigin(t *testing.T) {
 			c := r.client()
 			c.send(withLines(row.lines))
 			c.wantRefusal(403)
-			<-r.returned
+			r.wantReturned()
 			if m := r.logs.wait(t, 0); m["error"] != "forbidden origin: "+row.want || m["kind"] != "forbidden origin" {
 				t.Errorf("logged\n%v\nwant\n%v", m["error"], "forbidden origin: "+row.want)
 			}

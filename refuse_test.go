@@ -86,8 +86,8 @@ func TestRefusalAsItComes(t *testing.T) {
 					}
 					c.wantEnd()
 					u.wantGone()
-					<-r.returned
-					<-done
+					r.wantReturned()
+					receive(t, done)
 					if m := r.logs.wait(t, 0); m["status"] != int64(403) || !strings.Contains(fmt.Sprint(m["error"]), "cut short") {
 						t.Errorf("logged %v", m)
 					}
@@ -144,7 +144,7 @@ func TestRefusalFraming(t *testing.T) {
 			}
 			c.wantEnd()
 			u.wantEnd()
-			<-r.returned
+			r.wantReturned()
 		})
 	}
 }
@@ -177,7 +177,7 @@ func TestRefusalHeader(t *testing.T) {
 				t.Errorf("client: got\n%s\nwant\n%s", got, want)
 			}
 			u.Close()
-			<-r.returned
+			r.wantReturned()
 		})
 	}
 }
@@ -243,7 +243,7 @@ func TestRefusalFields(t *testing.T) {
 			if body, err := io.ReadAll(c.br); string(body) != text || err != nil {
 				t.Errorf("client: got %q, %v, want %q and the end", body, err, text)
 			}
-			<-r.returned
+			r.wantReturned()
 		})
 	}
 	t.Run("of an upstream", func(t *testing.T) {
@@ -294,7 +294,7 @@ func TestUnreadRefusal(t *testing.T) {
 				synctest.Wait()
 				began := time.Now()
 				row.end(r.proxy)
-				<-r.returned
+				r.wantReturned()
 				if d := time.Since(began); d != row.within {
 					t.Errorf("ServeHTTP returned after %v, want %v", d, row.within)
 				}
@@ -311,7 +311,7 @@ func TestUnreadRefusal(t *testing.T) {
 			c := r.client()
 			began := time.Now()
 			c.send(edited("websocket", "h2c"))
-			<-r.returned
+			r.wantReturned()
 			if d := time.Since(began); d != 30*time.Second {
 				t.Errorf("ServeHTTP returned after %v, want the write time-out of 30 s", d)
 			}

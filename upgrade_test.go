@@ -881,7 +881,7 @@ func TestUntakenAnswer(t *testing.T) {
 					c.wantClose(row.code)
 					c.Close()
 					u.Close()
-					<-r.returned
+					r.wantReturned()
 					r.proxy.Close()
 				})
 			})
@@ -1356,7 +1356,7 @@ func TestMiddlewareStatus(t *testing.T) {
 			u.readHead()
 			u.send(row.answer)
 		}
-		<-r.returned
+		r.wantReturned()
 		if got := strings.Join(seen, " "); got != row.want {
 			t.Errorf("%q: middleware has seen %q, want %q", row.answer, got, row.want)
 		}
