@@ -9,8 +9,9 @@
 //	mux.Handle("/websocket", proxy)
 //	log.Fatal(http.ListenAndServe(":8080", mux))
 //
-// It does the opening handshake with both sides, as strictly as RFC 6455 has
-// it, and then relays frames. It reads the frames' headers and never touches
+// It does the opening handshake with both sides, and then relays frames. What
+// is only untidy in a handshake is accepted and passed on tidy; what could do harm
+// is refused. The proxy reads the frames' headers and never touches
 // their payloads: what a client and an upstream have agreed on (subprotocols,
 // compression, fragmentation, pings of their own) passes as it is.
 //
