@@ -32,6 +32,7 @@ type leg struct {
 	closed  atomic.Bool   // a Close frame was written: nothing may follow it
 	talks   atomic.Bool   // its peer goes on sending after its end, to no effect
 	shut    atomic.Bool   // conn is to be closed, or is
+	busy    atomic.Bool   // who writes to it has much to write; see setBusy
 	reading atomic.Bool   // its reader is inside a callback of raw.conn
 	hangUp  sync.Once     // for closing conn
 	heard   atomic.Int64  // see life

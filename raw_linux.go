@@ -40,6 +40,7 @@ type rawPump struct {
 	err   error // that reading ended with
 	plain bool  // no splicing: the kernel won't
 	toEnd bool  // the connection is known to be reset: TCP_INQ counts for nothing
+	busy  bool  // see setBusy
 }
 
 // rawConn returns the raw connection below one of the net package's own; nil
@@ -191,8 +192,15 @@ var rawWrites = sync.Pool{New: func() any {
 // now.
 func (w *rawWrite) write(fd uintptr) (done bool) {
 	for {
-		n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd,
-			uintptr(unsafe.Pointer(unsafe.SliceData(w.out))), uintptr(len(w.out)), sendFlags, 0, 0)
+		var n uintptr
+		var errno syscall.Errno
+		if w.to != nil && w.to.busy.Load() {
+			n, _, errno = syscall.Syscall6(syscall.SYS_SENDTO, fd,
+				uintptr(unsafe.Pointer(unsafe.SliceData(w.out))), uintptr(len(w.out)), sendFlags, 0, 0)
+		} else {
+			n, _, errno = syscall.RawSyscall6(syscall.SYS_SENDTO, fd,
+				uintptr(unsafe.Pointer(unsafe.SliceData(w.out))), uintptr(len(w.out)), sendFlags, 0, 0)
+		}
 		switch {
 		case errno == 0:
 			if w.out = w.out[n:]; len(w.out) == 0 {
@@ -252,28 +260,38 @@ func (p *pump) receiveRest(err error) error {
 // stream's end (true). It is called again when the socket is readable.
 //
 // All reading happens in one call of RawConn.Read: the poller's edge could
-// come between two.
+// come between two. A sender that never pauses would keep it from returning.
 func (p *pump) readable(fd uintptr) (done bool) {
-	for !p.from.shut.Load() {
-		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
-			again, done := p.splice(fd)
-			if again {
-				continue
-			}
-			return done
+	again := true
+	for turn := 1; again && !p.from.shut.Load(); turn++ {
+		if turn%readsPerTurn == 0 {
+			p.setBusy(true)
+			runtime.Gosched()
 		}
-		again, done := p.read(fd)
-		if !again {
-			return done
+		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
+			again, done = p.splice(fd)
+		} else {
+			again, done = p.read(fd)
 		}
 	}
-	return true
+	p.setBusy(false)
+	return done || again
+}
+
+// setBusy notes whether the pump has been at work for a turn or more. Then its
+// system calls tell the scheduler: others, and the poller, get its processor
+// meanwhile. It costs a hand-off, which is nothing to who has that much to do.
+func (p *pump) setBusy(busy bool) {
+	if p.raw.busy != busy {
+		p.raw.busy = busy
+		p.to.busy.Store(busy)
+	}
 }
 
 func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
 	held := copy(c.b[:], p.held)
-	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq && !p.raw.toEnd)
+	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq && !p.raw.toEnd, p.raw.busy)
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
 		if m, now := p.take(c, c.b[:held+n]); m > 0 {
@@ -310,7 +328,7 @@ type rawChunk struct {
 // recv reads into b. more says that there may be more to read; it is sure only
 // with inq. Without, there is no room for control messages: a unix socket's
 // peer could send descriptors in them.
-func (c *rawChunk) recv(fd uintptr, b []byte, inq bool) (n int, more bool, errno syscall.Errno) {
+func (c *rawChunk) recv(fd uintptr, b []byte, inq, busy bool) (n int, more bool, errno syscall.Errno) {
 	c.iov.Base, c.iov.Len = unsafe.SliceData(b), uint64(len(b))
 	c.msg.Iov, c.msg.Iovlen = &c.iov, 1
 	c.msg.Control, c.msg.Controllen = nil, 0
@@ -318,11 +336,19 @@ func (c *rawChunk) recv(fd uintptr, b []byte, inq bool) (n int, more bool, errno
 		c.msg.Control, c.msg.Controllen = (*byte)(unsafe.Pointer(&c.control)), uint64(unsafe.Sizeof(c.control))
 		c.control.header.Type = 0
 	}
-	m, _, errno := syscall.RawSyscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&c.msg)), syscall.MSG_DONTWAIT)
+	var m uintptr
+	if busy {
+		m, _, errno = syscall.Syscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&c.msg)), syscall.MSG_DONTWAIT)
+	} else {
+		m, _, errno = syscall.RawSyscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&c.msg)), syscall.MSG_DONTWAIT)
+	}
 	h := &c.control.header
 	more = !inq || h.Level != syscall.IPPROTO_TCP || h.Type != tcpInq || c.control.value != 0
 	return int(m), more, errno
 }
+
+// readsPerTurn is how many reads or splices a pump makes before others run.
+const readsPerTurn = 4
 
 const (
 	spliceFrom = 16 << 10 // a frame's rest that is worth a pipe

@@ -125,7 +125,7 @@ func TestInqTellsFIN(t *testing.T) {
 		}
 		var c chunk
 		raw.Read(func(fd uintptr) bool {
-			n, more, errno := c.raw.recv(fd, c.b[:], true)
+			n, more, errno := c.raw.recv(fd, c.b[:], true, false)
 			if errno == syscall.EAGAIN {
 				return false
 			}
@@ -248,7 +248,7 @@ func TestNoDescriptorsTaken(t *testing.T) {
 	}
 	before := count()
 	var c chunk
-	if n, more, errno := c.raw.recv(uintptr(fds[1]), c.b[:], false); n != 1 || !more || errno != 0 {
+	if n, more, errno := c.raw.recv(uintptr(fds[1]), c.b[:], false, false); n != 1 || !more || errno != 0 {
 		t.Errorf("got %d bytes, more=%v, %v", n, more, errno)
 	}
 	if after := count(); after != before {
