@@ -75,7 +75,7 @@ func (p *Proxy) ask(at *placement) (m *member, e *Error) {
 	if len(members) == 0 {
 		return nil, nil
 	}
-	defer hookPanic("place", &e)
+	defer hookPanic("place", "WithBalance", &e)
 	if i := p.balance.choose(at.r, states); i >= 0 && i < len(members) {
 		return members[i], nil
 	}
@@ -91,7 +91,7 @@ func (p *Proxy) newPlacement(s *Session, r *http.Request) (at *placement, e *Err
 	if !p.balance.hashed {
 		return at, nil
 	}
-	defer hookPanic("place", &e)
+	defer hookPanic("place", "WithBalance", &e)
 	key := ""
 	if p.balance.key != nil {
 		key = p.balance.key(r)

@@ -2,13 +2,11 @@ package wsproxy
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/textproto"
 	"net/url"
-	"runtime/debug"
 	"strings"
 )
 
@@ -206,11 +204,7 @@ func (c *config) clientKey(r *http.Request, client string) (key string, e *Error
 	case c.clientKeyOf == nil:
 		return addressKey(client), nil
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			e = &Error{Op: "admit", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
-		}
-	}()
+	defer hookPanic("admit", "WithMaxSessionsPerClient", &e)
 	return c.clientKeyOf(r), nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -36,7 +35,7 @@ type upstreamConn struct {
 // and what was dialled, as in [Session.Upstream]: WithRewrite may have gone
 // elsewhere. It ends with limit, which ends with ctx; share, if it isn't 0, is
 // how much of that may be spent on what can be tried again with another member.
-func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, asked *offer, share time.Duration) (_ *upstreamConn, to string, _ *Error) {
+func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
 	target := m.url.Load()
 	out, sent, err := c.outgoing(limit, r, target)
 	if err != nil {
@@ -64,13 +63,17 @@ func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, as
 	}
 	done := false
 	defer func() { // a connection of the user's may panic
+		if v := recover(); v != nil {
+			up, _, e = fail("answer", newPanic("connection", v))
+		}
 		if !done {
+			defer func() { _ = recover() }()
 			conn.Close()
 		}
 	}()
 	// From here on the deadline stands for the context.
 	stop := interruptAt(part, conn)
-	up, err := handshake(conn, out, sent, asked)
+	up, err = handshake(conn, out, sent, asked)
 	if !stop() && err == nil {
 		err = part.Err()
 	}
@@ -107,7 +110,11 @@ func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn 
 	op = "dial"
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
+			hook := "WithDialContext"
+			if op == "tls" {
+				hook = "WithTLSConfig"
+			}
+			err = newPanic(hook, v)
 		}
 		if err != nil && conn != nil {
 			conn.Close()
@@ -149,12 +156,12 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	e := &Error{Op: op, Side: Upstream, Status: http.StatusBadGateway, Err: err}
 	var timeout net.Error
 	switch {
+	case errors.Is(err, errPanic):
+		e.Side, e.Status = Neither, http.StatusInternalServerError
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		e.Side, e.Status, e.Err = Neither, http.StatusServiceUnavailable, ErrShutdown
 	case errors.Is(context.Cause(ctx), errEnded):
 		e.Side, e.Status, e.Err = Neither, http.StatusForbidden, errEnded
-	case errors.Is(err, errPanic):
-		e.Side, e.Status = Neither, http.StatusInternalServerError
 	case errors.Is(ctx.Err(), context.DeadlineExceeded): // of middleware's
 		e.Side, e.Status, e.Err = Neither, http.StatusGatewayTimeout, context.DeadlineExceeded
 	case ctx.Err() != nil: // the client has left, as a rule

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"net"
-	"runtime/debug"
 	"time"
 
 	"github.com/coder/websocket"
@@ -104,7 +102,7 @@ func (s *Session) panicked(v any) {
 // blame makes a panic the cause of the session's end, if there is none yet.
 func (s *Session) blame(v any) {
 	s.mu.Lock()
-	s.ending.begin(causePanic, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
+	s.ending.begin(causePanic, newPanic("connection", v))
 	s.mu.Unlock()
 }
 

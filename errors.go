@@ -65,6 +65,8 @@ type Error struct {
 	Side   Side   // on which side
 	Status int    // what the client is answered; 0: nothing, it left during its 101
 	Err    error
+
+	id uint64 // of the session; 0: it was not admitted
 }
 
 // Error returns a text such as "wsproxy: upstream dial: connection refused".

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"runtime/debug"
 	"time"
 
 	"github.com/coder/websocket"
@@ -229,7 +228,7 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 	}
 	defer func() { // a connection of the user's may panic
 		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
+			err = newPanic("connection", v)
 		}
 	}()
 	defer closeAt(ctx, conn)() // when that is closed: with TLS, it may take a while
@@ -375,7 +374,8 @@ func (p *Proxy) checked(m *member, err *Error) {
 		m.unasked = true
 		p.mu.Unlock()
 		if first {
-			p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", string(err.Kind())))
+			p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", string(err.Kind())), errorAttr(err))
+			p.logPanic(0, err.Err)
 		}
 		return
 	}
@@ -401,7 +401,7 @@ func (p *Proxy) checked(m *member, err *Error) {
 	switch {
 	case !changed:
 	case down:
-		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", string(err.Kind())))
+		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", string(err.Kind())), errorAttr(err))
 		if p.check.Close {
 			p.drainMembers(causeDown, func(x *member) bool { return x == m && m.down })
 		}

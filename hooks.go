@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
-	"log"
 	"net/http"
 	"net/http/httputil"
 	"runtime/debug"
@@ -19,11 +18,7 @@ func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Err
 	if len(p.onOpen) == 0 {
 		return r, nil
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			e = &Error{Op: "open", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
-		}
-	}()
+	defer hookPanic("open", "WithOnOpen", &e)
 	r = r.Clone(r.Context())
 	stripNominated(r.Header)
 	r.Header["Connection"] = []string{"Upgrade"}
@@ -49,15 +44,31 @@ func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Err
 // the session is over.
 func (p *Proxy) callOnClose(s *Session) {
 	for _, f := range p.onClose {
-		guarded("the logger", func() {
+		func() {
 			defer func() {
 				if v := recover(); v != nil {
-					p.logger.Error("wsproxy: panic in a hook", "id", s.id, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+					p.logPanic(s.id, newPanic("WithOnClose", v))
 				}
 			}()
 			f(s)
-		})
+		}()
 	}
+}
+
+// callErrorHandler calls the user's handler. If it panics, it may have written
+// a part of the answer, so the connection is aborted.
+func (c *config) callErrorHandler(w http.ResponseWriter, r *http.Request, e *Error) {
+	defer func() {
+		switch v := recover(); v {
+		case nil:
+			return
+		case http.ErrAbortHandler:
+		default:
+			c.logPanic(e.id, newPanic("WithErrorHandler", v))
+		}
+		panic(http.ErrAbortHandler)
+	}()
+	c.errorHandler(w, r, e)
 }
 
 // callRewrite calls the user's hook. A panic of its is an error of this
@@ -65,7 +76,7 @@ func (p *Proxy) callOnClose(s *Session) {
 func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http.Request, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
+			err = newPanic("WithRewrite", v)
 		}
 	}()
 	pr := &httputil.ProxyRequest{In: in, Out: out}
@@ -76,22 +87,30 @@ func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http
 	return pr.Out, nil
 }
 
-// errPanic: a user's hook panicked.
-var errPanic = errors.New("panic")
-
-// hookPanic makes an error of a panic in a hook of the user's.
-func hookPanic(op string, e **Error) {
+// hookPanic, deferred, makes an error of a panic in a hook of the user's.
+func hookPanic(op, hook string, e **Error) {
 	if v := recover(); v != nil {
-		*e = &Error{Op: op, Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())}
+		*e = &Error{Op: op, Side: Neither, Status: http.StatusInternalServerError, Err: newPanic(hook, v)}
 	}
 }
 
-// guarded calls what is the user's. A panic in it is of no use to anyone else.
-func guarded(what string, f func()) {
-	defer func() {
-		if v := recover(); v != nil {
-			log.Printf("wsproxy: panic in %s: %v\n%s", what, v, debug.Stack())
-		}
-	}()
-	f()
+// errPanic: a hook of the user's, or a connection, panicked.
+var errPanic = errors.New("panic")
+
+// A panicError is a panic in what is the user's. Its text is without the stack,
+// which has a record of its own (logPanic).
+type panicError struct {
+	hook  string // the option that it belongs to, or "connection"
+	value string
+	stack []byte
 }
+
+// newPanic is called where the panic is recovered, so that the stack shows
+// where it came from.
+func newPanic(hook string, v any) *panicError {
+	return &panicError{hook, fmt.Sprint(v), debug.Stack()}
+}
+
+func (e *panicError) Error() string { return "panic: " + e.value }
+
+func (e *panicError) Unwrap() error { return errPanic }

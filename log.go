@@ -3,12 +3,32 @@ package wsproxy
 import (
 	"cmp"
 	"context"
+	"log"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"time"
+	"unicode/utf8"
 )
 
 // This file makes every log record of a proxy's.
+
+// log is the only way to the logger.
+func (c *config) log(ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
+	logTo(c.logger, ctx, level, message, attrs...)
+}
+
+// logTo makes a record. A panic of the logger's reaches nobody: it tells nothing
+// about what was to be logged.
+func logTo(logger *slog.Logger, ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
+	defer func() {
+		if v := recover(); v != nil {
+			defer func() { _ = recover() }() // package log may write to the same logger: slog.SetDefault
+			log.Printf("wsproxy: panic in the logger: %v\n%s", v, debug.Stack())
+		}
+	}()
+	logger.LogAttrs(ctx, level, message, attrs...)
+}
 
 // report counts and logs a handshake that came to nothing.
 func (p *Proxy) report(r *http.Request, e *Error) {
@@ -16,27 +36,75 @@ func (p *Proxy) report(r *http.Request, e *Error) {
 	p.mu.Lock()
 	p.stats.refused[kind]++
 	p.mu.Unlock()
-	p.logger.LogAttrs(r.Context(), slog.LevelWarn, "wsproxy: handshake failed",
+	attrs := make([]slog.Attr, 0, 9)
+	if e.id != 0 {
+		attrs = append(attrs, slog.Uint64("id", e.id))
+	}
+	attrs = append(attrs,
 		slog.String("client", p.clientAddr(r)),
 		slog.String("path", clip(clientPath(r))),
 		slog.Int("status", cmp.Or(e.Status, statusClientLeft)),
 		slog.String("side", e.Side.String()),
 		slog.String("op", e.Op),
 		slog.String("kind", string(kind)),
-		slog.String("error", e.Err.Error()))
+		errorAttr(e))
+	p.log(r.Context(), e.level(), "wsproxy: handshake failed", attrs...)
+	p.logPanic(e.id, e.Err)
 }
 
-// clip keeps a path, which may be a megabyte long, from filling logs.
+// errorAttr is what the error says. None of net/http's URLs is in it, which may
+// have a token in their queries.
+func errorAttr(e *Error) slog.Attr { return slog.String("error", withoutURL(e.Err).Error()) }
+
+// level is warn for what the operator or the upstream does wrong. What any
+// stranger can bring about, in a loop if they like, is info.
+func (e *Error) level() slog.Level {
+	switch e.Kind() {
+	case KindBadHandshake, KindForbiddenOrigin, KindClientLeft, KindLimit, KindKicked, KindShuttingDown:
+		return slog.LevelInfo
+	case KindRefusal, KindHook: // 4xx is for what the client does wrong
+		if e.Status >= 400 && e.Status < 500 {
+			return slog.LevelInfo
+		}
+	}
+	return slog.LevelWarn
+}
+
+// logPanic logs a panic in a hook, if err is one.
+func (c *config) logPanic(id uint64, err error) {
+	e, ok := err.(*panicError)
+	if !ok {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 4)
+	if id != 0 {
+		attrs = append(attrs, slog.Uint64("id", id))
+	}
+	c.log(context.Background(), slog.LevelError, "wsproxy: panic in a hook", append(attrs,
+		slog.String("hook", e.hook),
+		slog.String("panic", e.value),
+		slog.String("stack", string(e.stack)))...)
+}
+
+// clip keeps a path, which may be a megabyte long, from filling logs. It cuts
+// between characters.
 func clip(path string) string {
 	const most = 200
-	if len(path) > most {
-		return path[:most] + "…"
+	if len(path) <= most {
+		return path
 	}
-	return path
+	end := most
+	for end > most-utf8.UTFMax && !utf8.RuneStart(path[end]) {
+		end--
+	}
+	if !utf8.RuneStart(path[end]) { // it is no UTF-8
+		end = most
+	}
+	return path[:end] + "…"
 }
 
 func (p *Proxy) logOpened(ctx context.Context, s *Session) {
-	p.logger.LogAttrs(ctx, slog.LevelDebug, "wsproxy: session opened",
+	p.log(ctx, slog.LevelDebug, "wsproxy: session opened",
 		slog.Uint64("id", s.id),
 		slog.String("client", s.client),
 		slog.String("upstream", s.upstream),
@@ -61,7 +129,8 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 	if e.err != nil {
 		attrs = append(attrs, slog.String("error", e.err.Error()))
 	}
-	p.logger.LogAttrs(ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
+	p.log(ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
+	p.logPanic(s.id, e.err)
 }
 
 func countsAttr(key string, c Counts) slog.Attr {
@@ -71,7 +140,5 @@ func countsAttr(key string, c Counts) slog.Attr {
 // logMember logs what has become of a member. The record has no request's
 // context: it is about all of them.
 func (p *Proxy) logMember(level slog.Level, what string, m *member, attrs ...slog.Attr) {
-	guarded("the logger", func() {
-		p.logger.LogAttrs(context.Background(), level, what, append([]slog.Attr{slog.String("member", m.name)}, attrs...)...)
-	})
+	p.log(context.Background(), level, what, append([]slog.Attr{slog.String("member", m.name)}, attrs...)...)
 }

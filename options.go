@@ -299,8 +299,10 @@ func WithDetach() Option {
 }
 
 // WithLogger sets where the proxy logs: one record for each handshake that
-// came to nothing (warn) and for each session that ended (info), and what
-// becomes of members. The default
+// came to nothing and for each session that ended (info), what becomes of
+// members, and each panic in a hook (error). A failed handshake is a warning if
+// the upstream or the operator is at fault; what any stranger can bring about is
+// info. The default
 // is what [slog.Default] is when New is called;
 // slog.New(slog.DiscardHandler) silences it. No payload, query string or header
 // value is ever logged, but for the client's address as a trusted proxy tells

@@ -207,6 +207,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	fail := func(err *Error) {
+		err.id = s.id
 		s.decide(err)
 		p.fail(w, r, err)
 	}
@@ -235,6 +236,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if up.refusal != nil {
 		err, cut := p.relayRefusal(ctx, w, up.refusal)
+		err.id = s.id
 		s.decide(err)
 		p.report(r, err)
 		if cut {
@@ -252,7 +254,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.begin(s)
 	// net/http keeps the client's request; what the hooks were shown goes now.
 	requested := r.Context()
-	guarded("the logger", func() { p.logOpened(requested, s) })
+	p.logOpened(requested, s)
 	if p.detach {
 		detached = true
 		s.detach(func() { p.endDetached(s) })
@@ -270,11 +272,10 @@ func (p *Proxy) end(ctx context.Context, s *Session) {
 	p.logEnded(ctx, s)
 }
 
-// endDetached is end outside of ServeHTTP, where nobody else would catch a
-// panic of the logger's.
+// endDetached is end outside of ServeHTTP.
 func (p *Proxy) endDetached(s *Session) {
 	defer p.leave(s)
-	guarded("the logger", func() { p.end(context.Background(), s) }) // a request's holds on to half a kilobyte
+	p.end(context.Background(), s) // a request's holds on to half a kilobyte
 }
 
 // fail reports a handshake that came to nothing, and answers the client.

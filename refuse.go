@@ -63,7 +63,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 			h["Connection"] = []string{"close", "Upgrade"}
 		}
 	}
-	c.errorHandler(w, r, e)
+	c.callErrorHandler(w, r, e)
 	if r.ContentLength != 0 {
 		// net/http reads what is missing of a body before it closes the
 		// connection, and waits for it.

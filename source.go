@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,12 +188,11 @@ func tidy(members []Member) []Member {
 func (p *Proxy) renew(ctx context.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
+			err = newPanic("WithSource", v)
 		}
 		if err != nil && p.life.Err() == nil {
-			guarded("the logger", func() {
-				p.logger.LogAttrs(ctx, slog.LevelWarn, "wsproxy: members not renewed", slog.String("error", withoutURL(err).Error()))
-			})
+			p.log(ctx, slog.LevelWarn, "wsproxy: members not renewed", slog.String("error", withoutURL(err).Error()))
+			p.logPanic(0, err)
 		}
 	}()
 	members, err := p.source(context.WithValue(ctx, memoryOf{}, p.memories))

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -143,7 +144,8 @@ func (c *Certificates) reloadLocked() error {
 			err = fmt.Errorf("wsproxy: certificate %q, key %q: %w", f.Cert, f.Key, err)
 			errs = append(errs, err)
 			if old[i] != nil && c.failed[i] != err.Error() {
-				c.logger().Error("wsproxy: certificate not replaced", "cert", f.Cert, "key", f.Key, "error", err.Error())
+				c.log(slog.LevelError, "wsproxy: certificate not replaced",
+					slog.String("cert", f.Cert), slog.String("key", f.Key), slog.String("error", err.Error()))
 				c.failed[i] = err.Error()
 			}
 			continue
@@ -153,18 +155,16 @@ func (c *Certificates) reloadLocked() error {
 			continue
 		}
 		if certs[i], c.seen[i] = cert, sum; old[i] != nil {
-			c.logger().Info("wsproxy: certificate replaced", "cert", f.Cert, "not_after", cert.Leaf.NotAfter)
+			c.log(slog.LevelInfo, "wsproxy: certificate replaced",
+				slog.String("cert", f.Cert), slog.Time("not_after", cert.Leaf.NotAfter))
 		}
 	}
 	c.inUse.Store(&certs)
 	return errors.Join(errs...)
 }
 
-func (c *Certificates) logger() *slog.Logger {
-	if c.Logger != nil {
-		return c.Logger
-	}
-	return slog.Default()
+func (c *Certificates) log(level slog.Level, message string, attrs ...slog.Attr) {
+	logTo(cmp.Or(c.Logger, slog.Default()), context.Background(), level, message, attrs...)
 }
 
 // load reads the files; of what was seen before it returns nil. By the bytes

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -175,9 +176,8 @@ func (p *Proxy) SetUpstreams(members ...Member) error {
 		return errors.Join(mistakes...)
 	}
 	if added, removed := p.setMembers(list); added > 0 || removed > 0 {
-		guarded("the logger", func() {
-			p.logger.Info("wsproxy: members changed", "members", len(list), "added", added, "removed", removed)
-		})
+		p.log(context.Background(), slog.LevelInfo, "wsproxy: members changed",
+			slog.Int("members", len(list)), slog.Int("added", added), slog.Int("removed", removed))
 	}
 	return nil
 }

@@ -1,0 +1,190 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/seed-ffb73231/wsproxy"
+)
+
+// A panic in whatever is the user's makes one record that says where, and no
+// other record has the stack in it.
+func TestPanicRecord(t *testing.T) {
+	boom := func() { panic("boom") }
+	key := func(*http.Request) string { boom(); return "" }
+	members := wsproxy.WithUpstreams(wsproxy.Member{Target: "http://a.test"}, wsproxy.Member{Target: "http://b.test"})
+	for _, test := range []struct {
+		hook   string
+		option wsproxy.Option
+		target string
+		status int // 0: the connection is aborted
+	}{
+		{"WithOnOpen", wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { boom(); return nil }), "http://a.test", 500},
+		{"WithOnClose", wsproxy.WithOnClose(func(*wsproxy.Session) { boom() }), "http://a.test", 502},
+		{"WithRewrite", wsproxy.WithRewrite(func(*httputil.ProxyRequest) { boom() }), "http://a.test", 500},
+		{"WithMaxSessionsPerClient", wsproxy.WithMaxSessionsPerClient(1, key), "http://a.test", 500},
+		{"WithBalance", wsproxy.WithBalance(wsproxy.Rendezvous(key)), "http://a.test", 500},
+		{"WithBalance", wsproxy.WithBalance(wsproxy.Choose(func(*http.Request, []wsproxy.MemberState) int { boom(); return 0 })), "", 500},
+		{"WithDialContext", wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { boom(); return nil, nil }), "http://a.test", 500},
+		{"connection", wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return panickingConn{}, nil }), "http://a.test", 500},
+		{"WithErrorHandler", wsproxy.WithErrorHandler(func(http.ResponseWriter, *http.Request, *wsproxy.Error) { boom() }), "http://a.test", 0},
+	} {
+		t.Run(test.hook, func(t *testing.T) {
+			options := []wsproxy.Option{wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }), test.option}
+			if test.target == "" {
+				options = append(options, members)
+			}
+			r := newRigTo(t, tcp, test.target, options...)
+			c := r.client()
+			c.send(handshakeRequest("/", ""))
+			if test.status == 0 {
+				c.wantEnd()
+			} else if resp := c.readResponse(); resp.StatusCode != test.status {
+				t.Errorf("answered %d, want %d", resp.StatusCode, test.status)
+			}
+			<-r.returned
+			failed, panicked := r.logs.wait(t, 0), r.logs.wait(t, 1)
+			if failed["msg"] != "wsproxy: handshake failed" || strings.Contains(fmt.Sprint(failed), "goroutine") || strings.Contains(fmt.Sprint(failed), ".go:") {
+				t.Errorf("logged %v, want a failed handshake without a stack", failed)
+			}
+			wantPanic(t, panicked, test.hook)
+			if _, ok := panicked["id"]; ok != (test.hook != "WithMaxSessionsPerClient") { // that is before there is a session
+				t.Errorf("logged id %v", panicked["id"])
+			}
+			if n := strings.Count(r.logs.String(), "panic in a hook"); n != 1 {
+				t.Errorf("%d records of one panic", n)
+			}
+		})
+	}
+	t.Run("WithSource", func(t *testing.T) {
+		logs := new(logs)
+		p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Hour, func(context.Context) ([]wsproxy.Member, error) { boom(); return nil, nil }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if m := logs.wait(t, 0); m["error"] != "panic: boom" {
+			t.Errorf("logged %v", m)
+		}
+		wantPanic(t, logs.wait(t, 1), "WithSource")
+	})
+}
+
+func wantPanic(t *testing.T, m map[string]any, hook string) {
+	t.Helper()
+	if m["msg"] != "wsproxy: panic in a hook" || m["level"] != slog.LevelError || m["hook"] != hook {
+		t.Errorf("logged %v, want a panic in %s", m, hook)
+	}
+	want := "boom"
+	if hook == "connection" {
+		want = "x"
+	}
+	if stack, _ := m["stack"].(string); m["panic"] != want || !strings.Contains(stack, "_test.go:") {
+		t.Errorf("logged %v, want where it came from", m)
+	}
+}
+
+// What strangers do wrong is no warning: they may do it all day.
+func TestLevels(t *testing.T) {
+	none := func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+	answers := func(status int) func(context.Context, string, string) (net.Conn, error) {
+		return func(ctx context.Context, _, _ string) (net.Conn, error) { return answeringStatus(status)(ctx) }
+	}
+	refuse := func(err error) wsproxy.Option {
+		return wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { return err })
+	}
+	for _, test := range []struct {
+		kind    wsproxy.Kind
+		request string
+		option  wsproxy.Option
+		level   slog.Level
+	}{
+		{wsproxy.KindBadHandshake, "GET / HTTP/1.1\r\nHost: front.test\r\n\r\n", wsproxy.WithDialContext(none), slog.LevelInfo},
+		{wsproxy.KindForbiddenOrigin, handshakeRequest("/", "Origin: http://evil.test\r\n"), wsproxy.WithDialContext(none), slog.LevelInfo},
+		{wsproxy.KindHook, handshakeRequest("/", ""), refuse(errors.New("no")), slog.LevelInfo},
+		{wsproxy.KindHook, handshakeRequest("/", ""), refuse(&wsproxy.Refusal{Status: 503}), slog.LevelWarn},
+		{wsproxy.KindRefusal, handshakeRequest("/", ""), wsproxy.WithDialContext(answers(404)), slog.LevelInfo},
+		{wsproxy.KindRefusal, handshakeRequest("/", ""), wsproxy.WithDialContext(answers(500)), slog.LevelWarn},
+		{wsproxy.KindRefused, handshakeRequest("/", ""), wsproxy.WithDialContext(none), slog.LevelWarn},
+		{wsproxy.KindPanic, handshakeRequest("/", ""), wsproxy.WithRewrite(func(*httputil.ProxyRequest) { panic("x") }), slog.LevelWarn},
+	} {
+		t.Run(string(test.kind), func(t *testing.T) {
+			r := newRigTo(t, tcp, "http://upstream.test", test.option)
+			c := r.client()
+			c.send(test.request)
+			c.readResponse()
+			if m := r.logs.wait(t, 0); m["kind"] != string(test.kind) || m["level"] != test.level {
+				t.Errorf("logged %v, want kind %q at level %v", m, test.kind, test.level)
+			}
+		})
+	}
+}
+
+// A logger that panics harms nobody: not even where package log, which tells of
+// that, leads to the same one.
+func TestLoggerPanics(t *testing.T) {
+	before, out, flags := slog.Default(), log.Writer(), log.Flags()
+	slog.SetDefault(slog.New(panicking{}))
+	defer func() {
+		slog.SetDefault(before)
+		log.SetOutput(out)
+		log.SetFlags(flags)
+	}()
+	for _, options := range [][]wsproxy.Option{nil, {wsproxy.WithDetach()}} {
+		r := newRig(t, tcp, append([]wsproxy.Option{wsproxy.WithLogger(slog.Default())}, options...)...)
+		c := r.client()
+		c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+		if resp := c.readResponse(); resp.StatusCode != 426 {
+			t.Errorf("answered %d, want 426", resp.StatusCode)
+		}
+		<-r.returned
+		client, upstream := r.open("", "")
+		client.sendText("x")
+		upstream.want(text, "x")
+		client.sendClose(1000, "")
+		upstream.wantClose(1000)
+		upstream.sendClose(1000, "")
+		client.wantClose(1000)
+		client.wantEnd()
+		<-r.returned
+		if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://c.test"}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A long path is cut between two characters.
+func TestClip(t *testing.T) {
+	for _, path := range []string{strings.Repeat("é", 150), "x" + strings.Repeat("é", 150), strings.Repeat("日", 99), "xx" + strings.Repeat("🙂", 99), strings.Repeat("a", 300), strings.Repeat("\x80", 300)} {
+		r := newRigTo(t, memory, "http://upstream.test")
+		c := r.client()
+		go io.Copy(io.Discard, c.Conn)
+		c.send("GET /" + escape(path) + " HTTP/1.1\r\nHost: front.test\r\n\r\n")
+		got := r.logs.wait(t, 0)["path"].(string)
+		kept, ok := strings.CutSuffix(got, "…")
+		if !ok || !strings.HasPrefix("/"+path, kept) || len(kept) > 200 || len(kept) < 197 || utf8.ValidString(path) && !utf8.ValidString(got) {
+			t.Errorf("path logged as %q", got)
+		}
+	}
+}
+
+// escape percent-encodes every byte.
+func escape(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		fmt.Fprintf(&b, "%%%02X", s[i])
+	}
+	return b.String()
+}
