@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -44,8 +45,33 @@ func readAnswer(br *bufio.Reader) (*http.Response, error) {
 	return nil, fmt.Errorf("%w: more than %d answers of 1xx", ErrBadAnswer, maxInformational)
 }
 
+var (
+	// errNotHTTP: what came is no answer of HTTP, in any version.
+	errNotHTTP = errors.New("not HTTP")
+	// errWantsTLS: the upstream speaks TLS where its target says that it doesn't.
+	errWantsTLS = errors.New("the upstream speaks TLS here: its target should be https or wss")
+)
+
+// saysTLS says whether a server's answer of 400, as much of it as has come,
+// complains that it wants TLS: nginx, Go, Apache.
+func saysTLS(body []byte) bool {
+	for _, phrase := range []string{"plain HTTP request was sent to HTTPS port", "HTTP request to an HTTPS server", "plain HTTP to an SSL-enabled server port"} {
+		if bytes.Contains(body, []byte(phrase)) {
+			return true
+		}
+	}
+	return false
+}
+
 // readHead reads up to the empty line that ends an answer's header.
 func readHead(br *bufio.Reader) (string, error) {
+	if first, err := br.Peek(1); err == nil && first[0] != 'H' { // there may never be an end of a line
+		first, _ = br.Peek(min(br.Buffered(), 4)) // too few to hold a secret
+		if first[0] == 0x15 || first[0] == 0x16 { // a record with an alert, or of a handshake: RFC 8446, 5.1
+			return "", fmt.Errorf("%w: %w: %w", ErrBadAnswer, errNotHTTP, errWantsTLS)
+		}
+		return "", fmt.Errorf("%w: %w: it begins with %q", ErrBadAnswer, errNotHTTP, first)
+	}
 	var head []byte
 	for line, lines := 0, 0; ; {
 		part, err := br.ReadSlice('\n')
@@ -80,6 +106,9 @@ func parseHead(head string) (*http.Response, error) {
 		return nil, fmt.Errorf("%w: %s", ErrBadAnswer, text)
 	}
 	line, rest := cutLine(head)
+	if !strings.HasPrefix(line, "HTTP/") {
+		return nil, fmt.Errorf("%w: %w", ErrBadAnswer, errNotHTTP)
+	}
 	version, status, ok := strings.Cut(line, " ")
 	code, reason, _ := strings.Cut(strings.TrimLeft(status, " "), " ")
 	lines := strings.Count(rest, "\n")

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -78,11 +81,22 @@ func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, as
 		err = part.Err()
 	}
 	if err != nil {
-		return fail("answer", err)
+		return fail("answer", fmt.Errorf("%w, to GET %s", err, askedFor(out)))
 	}
 	conn.SetDeadline(time.Time{})
 	done = true
 	return up, to, nil
+}
+
+// askedFor is what of a request's target may be logged: the path, cut and quoted
+// where it has to be, and no query.
+func askedFor(out *http.Request) string {
+	path, _, _ := strings.Cut(out.URL.RequestURI(), "?")
+	path = clip(path)
+	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
+		return quoted
+	}
+	return path
 }
 
 // interruptAt makes what is done with conn fail once ctx has ended, until
@@ -195,7 +209,11 @@ func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamC
 	br.Reset(limit)
 	resp, err := readAnswer(br)
 	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		f := &upstreamRefusal{conn: conn, limit: limit, resp: resp}
+		f := &upstreamRefusal{conn: conn, limit: limit, resp: resp, request: askedFor(out)}
+		if _, secure := conn.(*tls.Conn); !secure && resp.StatusCode == http.StatusBadRequest {
+			peeked, _ := br.Peek(br.Buffered()) // buffered: can't fail
+			f.wantsTLS = saysTLS(peeked)
+		}
 		if err := f.frame(br); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 		}

@@ -66,6 +66,10 @@ type Error struct {
 	Status int    // what the client is answered; 0: nothing, it left during its 101
 	Err    error
 
+	// Upstream is the member that was asked last, as in [Session.Upstream]; ""
+	// if none was.
+	Upstream string
+
 	id uint64 // of the session; 0: it was not admitted
 }
 

@@ -34,6 +34,7 @@ const (
 	KindBadCertificate   Kind = "bad certificate"   // the certificate is bad in another way
 	KindAlert            Kind = "alert"             // the upstream refused, for example our certificate
 	KindNotTLS           Kind = "not TLS"           // the upstream does not speak TLS
+	KindWantsTLS         Kind = "wants TLS"         // the upstream speaks TLS, and its target is http or ws
 )
 
 // The upstream's answer.
@@ -51,6 +52,8 @@ const (
 
 // The proxy.
 const (
+	KindHTTPVersion  Kind = "HTTP version"  // the request came over HTTP/2 or HTTP/3
+	KindNoHijack     Kind = "no hijack"     // the ResponseWriter does not give the connection away
 	KindLimit        Kind = "limit"         // there are as many sessions as may be
 	KindNoUpstream   Kind = "no upstream"   // there is no member to ask
 	KindLoop         Kind = "loop"          // the request has passed this proxy before
@@ -64,10 +67,10 @@ const (
 // kinds are all kinds.
 var kinds = []Kind{
 	KindNameLookup, KindRefused, KindUnreachable, KindTimeout, KindReset, KindClosed, KindLocal,
-	KindUnknownAuthority, KindWrongName, KindExpired, KindBadCertificate, KindAlert, KindNotTLS,
+	KindUnknownAuthority, KindWrongName, KindExpired, KindBadCertificate, KindAlert, KindNotTLS, KindWantsTLS,
 	KindRefusal, KindBadAnswer,
 	KindBadHandshake, KindForbiddenOrigin, KindClientLeft,
-	KindLimit, KindNoUpstream, KindLoop, KindHook, KindKicked, KindShuttingDown, KindPanic, KindOther,
+	KindHTTPVersion, KindNoHijack, KindLimit, KindNoUpstream, KindLoop, KindHook, KindKicked, KindShuttingDown, KindPanic, KindOther,
 }
 
 // Kind says what was the matter, to group by and to count.
@@ -84,6 +87,12 @@ func (e *Error) Kind() Kind {
 		return KindBadHandshake
 	case is(ErrForbiddenOrigin):
 		return KindForbiddenOrigin
+	case is(errHTTPVersion):
+		return KindHTTPVersion
+	case e.Op == "hijack":
+		return KindNoHijack
+	case is(errWantsTLS):
+		return KindWantsTLS
 	case is(ErrRefused):
 		return KindRefusal
 	case is(ErrLimit):

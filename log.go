@@ -40,6 +40,9 @@ func (p *Proxy) report(r *http.Request, e *Error) {
 	if e.id != 0 {
 		attrs = append(attrs, slog.Uint64("id", e.id))
 	}
+	if e.Upstream != "" {
+		attrs = append(attrs, slog.String("upstream", e.Upstream))
+	}
 	attrs = append(attrs,
 		slog.String("client", p.clientAddr(r)),
 		slog.String("path", clip(clientPath(r))),
@@ -60,7 +63,7 @@ func errorAttr(e *Error) slog.Attr { return slog.String("error", withoutURL(e.Er
 // stranger can bring about, in a loop if they like, is info.
 func (e *Error) level() slog.Level {
 	switch e.Kind() {
-	case KindBadHandshake, KindForbiddenOrigin, KindClientLeft, KindLimit, KindKicked, KindShuttingDown:
+	case KindBadHandshake, KindForbiddenOrigin, KindHTTPVersion, KindClientLeft, KindLimit, KindKicked, KindShuttingDown:
 		return slog.LevelInfo
 	case KindRefusal, KindHook: // 4xx is for what the client does wrong
 		if e.Status >= 400 && e.Status < 500 {

@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"strings"
 	"syscall"
@@ -187,4 +189,118 @@ func escape(s string) string {
 		fmt.Fprintf(&b, "%%%02X", s[i])
 	}
 	return b.String()
+}
+
+// A record of a failure towards an upstream says which one it was, what it was
+// asked, and what came; never the query.
+func TestUpstreamInLog(t *testing.T) {
+	https := httptest.NewTLSServer(http.NotFoundHandler())
+	defer https.Close()
+	https.Config.ErrorLog = log.New(io.Discard, "", 0)
+	says := func(text string) act {
+		return func(context.Context) (net.Conn, error) { // it says so and goes on listening
+			near, far := newMemPair(1 << 16)
+			go func() {
+				http.ReadRequest(bufio.NewReader(far))
+				io.WriteString(far, text)
+			}()
+			return near, nil
+		}
+	}
+	nginx := "HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Length: 90\r\nConnection: close\r\n\r\n" +
+		fmt.Sprintf("%-90s", "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>")
+	const wants = "the upstream speaks TLS here: its target should be https or wss"
+	for _, test := range []struct {
+		name   string
+		dial   act
+		status int
+		kind   wsproxy.Kind
+		level  slog.Level
+		error  string
+	}{
+		{"404", answeringStatus(404), 404, wsproxy.KindRefusal, slog.LevelInfo, "upstream answered 404 to GET /ws/websocket, want 101"},
+		{"502", answeringStatus(502), 502, wsproxy.KindRefusal, slog.LevelWarn, "upstream answered 502 to GET /ws/websocket, want 101"},
+		{"bad 101", answering("HTTP/1.1 101 x\r\n\r\n"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, ", to GET /ws/websocket"},
+		{"SSH", says("SSH-2.0-x"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, `bad answer: not HTTP: it begins with "SSH-", to GET /ws/websocket`},
+		{"refused", failing(syscall.ECONNREFUSED), 502, wsproxy.KindRefused, slog.LevelWarn, "refused"},
+		{"an alert", says("\x15\x03\x01\x00\x02\x02\x46"), 502, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
+		{"nginx's HTTPS port", says(nginx), 400, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
+		{"Go's HTTPS port", func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", https.Listener.Addr().String())
+		}, 400, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRigTo(t, tcp, "http://upstream.test/ws", wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return test.dial(ctx) }))
+			c := r.client()
+			c.send(handshakeRequest("/websocket?token="+planted, ""))
+			if resp := c.readResponse(); resp.StatusCode != test.status {
+				t.Errorf("answered %d, want %d", resp.StatusCode, test.status)
+			}
+			m := r.logs.wait(t, 0)
+			if m["upstream"] != "http://upstream.test" || m["kind"] != string(test.kind) || m["level"] != test.level || !strings.Contains(m["error"].(string), test.error) {
+				t.Errorf("logged %v, want kind %q, level %v, and %q", m, test.kind, test.level, test.error)
+			}
+		})
+	}
+	// A path as long as may be, and one that could break a log's lines.
+	for _, path := range []string{"/" + strings.Repeat("a", 50_000), "/a%0Ab%22"} {
+		r := newRigTo(t, tcp, "http://upstream.test", wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return answeringStatus(404)(ctx) }))
+		c := r.client()
+		c.send(handshakeRequest(path, ""))
+		c.readResponse()
+		if text := r.logs.wait(t, 0)["error"].(string); len(text) > 300 || strings.ContainsAny(text, "\n") {
+			t.Errorf("logged %q", text)
+		}
+	}
+}
+
+// What is in the way of taking the connection over is named.
+func TestNoHijackInLog(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		wrap  func(http.Handler) http.Handler
+		proto int
+		kind  wsproxy.Kind
+		level slog.Level
+		error string
+	}{
+		{"TimeoutHandler", func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Minute, "") }, 1, wsproxy.KindNoHijack, slog.LevelWarn, "*http.timeoutWriter: neither Hijacker nor Unwrap"},
+		{"within one that unwraps", func(h http.Handler) http.Handler {
+			inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapping{w}, r) })
+			return http.TimeoutHandler(inner, time.Minute, "")
+		}, 1, wsproxy.KindNoHijack, slog.LevelWarn, "*http.timeoutWriter: neither Hijacker nor Unwrap"},
+		{"HTTP/2", func(h http.Handler) http.Handler { return h }, 2, wsproxy.KindHTTPVersion, slog.LevelInfo, "WebSockets are supported over HTTP/1.1 only: HTTP/2.0"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			logs := new(logs)
+			p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(slog.New(logs)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			s := httptest.NewUnstartedServer(test.wrap(p))
+			s.EnableHTTP2 = true
+			s.StartTLS()
+			defer s.Close()
+			req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := s.Client()
+			if test.proto == 1 {
+				client.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+				client.Transport.(*http.Transport).TLSClientConfig.NextProtos = []string{"http/1.1"}
+				req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			m := logs.wait(t, 0)
+			if resp.StatusCode != 501 || m["kind"] != string(test.kind) || m["level"] != test.level || m["error"] != test.error {
+				t.Errorf("answered %d, logged %v, want kind %q and %q", resp.StatusCode, m, test.kind, test.error)
+			}
+		})
+	}
 }

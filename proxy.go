@@ -236,7 +236,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if up.refusal != nil {
 		err, cut := p.relayRefusal(ctx, w, up.refusal)
-		err.id = s.id
+		err.id, err.Upstream = s.id, to
 		s.decide(err)
 		p.report(r, err)
 		if cut {

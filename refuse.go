@@ -109,6 +109,44 @@ type upstreamRefusal struct {
 	resp   *http.Response    // our own parse of the head
 	body   io.Reader
 	length int64 // of body; -1: unknown
+
+	request  string // what it is the answer to; see askedFor
+	wantsTLS bool
+}
+
+// err returns the refusal as an error; cut says why some of its body is missing.
+func (f *upstreamRefusal) err(cut error) *Error {
+	return &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: refusedError{f.resp.StatusCode, f.request, f.wantsTLS, cut}}
+}
+
+// A refusedError is an [ErrRefused] that says what was asked and what came.
+type refusedError struct {
+	status   int
+	request  string
+	wantsTLS bool
+	cut      error
+}
+
+func (e refusedError) Error() string {
+	text := fmt.Sprintf("upstream answered %d to GET %s, want 101", e.status, e.request)
+	if e.wantsTLS {
+		text += ": " + errWantsTLS.Error()
+	}
+	if e.cut != nil {
+		text += ", body cut short: " + e.cut.Error()
+	}
+	return text
+}
+
+func (e refusedError) Unwrap() []error {
+	errs := []error{ErrRefused}
+	if e.wantsTLS {
+		errs = append(errs, errWantsTLS)
+	}
+	if e.cut != nil {
+		errs = append(errs, e.cut)
+	}
+	return errs
 }
 
 // frame finds out where the body ends (RFC 9112, 6.3). It goes by our own parse
@@ -169,7 +207,7 @@ func listed(values []string) iter.Seq[string] {
 // caller must break the connection off, so that the client can tell.
 func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *upstreamRefusal) (e *Error, cut bool) {
 	defer f.conn.Close()
-	e = &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: ErrRefused}
+	e = f.err(nil)
 	c.limitAnswer(w)
 	h := w.Header()
 	stripFraming(h)
@@ -189,12 +227,12 @@ func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *ups
 	}
 	w.WriteHeader(f.resp.StatusCode)
 	if err := f.relayBody(ctx, w); err != nil {
-		e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, err)
+		e = f.err(err)
 		if ctx.Err() != nil {
 			if ended := dialError(ctx, ctx, "answer", err); ended.Status == statusClientLeft {
 				e = ended
 			} else {
-				e.Err = fmt.Errorf("%w, body cut short: %w", ErrRefused, ended.Err)
+				e = f.err(ended.Err)
 			}
 		}
 		return e, true

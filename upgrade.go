@@ -46,8 +46,10 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 	case r.ProtoMajor < 1 || r.ProtoMajor == 1 && r.ProtoMinor < 1:
 		// RFC 9110, 7.8: Upgrade is to be ignored in HTTP/1.0.
 		return bad(http.StatusBadRequest, "HTTP version is below 1.1")
-	case r.ProtoMajor > 1 || !hijackable(w):
-		return nil, &Error{Op: "hijack", Side: Client, Status: http.StatusNotImplemented, Err: http.ErrNotSupported}
+	case r.ProtoMajor > 1:
+		return nil, &Error{Op: "handshake", Side: Client, Status: http.StatusNotImplemented, Err: fmt.Errorf("%w: %s", errHTTPVersion, r.Proto)}
+	case notHijackable(w) != nil:
+		return nil, &Error{Op: "hijack", Side: Client, Status: http.StatusNotImplemented, Err: notHijackable(w)}
 	case !httpguts.HeaderValuesContainsToken(h["Upgrade"], "websocket"),
 		!httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
 		return bad(http.StatusUpgradeRequired, "not a request to upgrade to WebSocket")
@@ -85,20 +87,31 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 	return &asked, nil
 }
 
-// hijackable says whether the connection can be taken over, as far as can be
+// errHTTPVersion: the client's request did not come over HTTP/1.
+var errHTTPVersion = errors.New("WebSockets are supported over HTTP/1.1 only")
+
+// notHijackable says why the connection can't be taken over, as far as can be
 // told without doing it. It looks where [http.ResponseController] does.
-func hijackable(w http.ResponseWriter) bool {
+func notHijackable(w http.ResponseWriter) error {
 	for {
 		switch t := w.(type) {
 		case http.Hijacker:
-			return true
+			return nil
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			return false
+			return hijackError{w}
 		}
 	}
 }
+
+// A hijackError names the type of the writer whose connection can't be taken
+// over: middleware of the program's, as a rule.
+type hijackError struct{ w http.ResponseWriter }
+
+func (e hijackError) Error() string { return fmt.Sprintf("%T: neither Hijacker nor Unwrap", e.w) }
+
+func (e hijackError) Unwrap() error { return http.ErrNotSupported }
 
 // headerSize returns how many lines a header has, and how many bytes.
 func headerSize(h http.Header) (fields, size int) {
@@ -163,7 +176,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 		if errors.Is(err, http.ErrNotSupported) {
 			status = http.StatusNotImplemented
 		}
-		return conn, nil, &Error{Op: "hijack", Side: Client, Status: status, Err: err}
+		return conn, nil, &Error{Op: "hijack", Side: Client, Status: status, Err: fmt.Errorf("%T: %w", w, err)}
 	}
 	if n := brw.Reader.Buffered(); n > 0 {
 		peeked, _ := brw.Reader.Peek(n) // buffered: can't fail

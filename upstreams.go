@@ -359,6 +359,9 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 			p.releaseLocked(s)
 			p.mu.Unlock()
 		}
+		if e != nil {
+			e.Upstream = to
+		}
 		again, free := p.judge(s, up, e, time.Since(began))
 		at.free = free && len(at.tried) < mostRetries
 		if again && (others || at.free) && limit.Err() == nil {
