@@ -29,12 +29,13 @@ const (
 //
 // A member with which a handshake fails is left alone for a second, and after
 // each further failure in a row for twice as long, up to 30 s; then one
-// handshake goes ahead. A failure is what keeps the proxy from connecting, TLS
-// included. What a request, or a client, may have had its part in counts when it
-// comes three times in a row: an answer of 5xx, a bad one or none, a client
-// that leaves when connecting has taken a second. This machine's own want of
-// descriptors, memory or ports is no failure. Meanwhile handshakes go to others;
-// if none is well, the one that has been left alone for longest is tried.
+// handshake goes ahead, and others follow when it has connected. A failure is
+// what no client can bring about: connecting, or TLS, fails or takes too long, or
+// the answer is not HTTP. Three different clients that leave, one after the other,
+// when connecting has taken a second, are a failure too. Answers to a request,
+// 5xx included, are none ([WithJudgeAnswers]), nor is a lack of descriptors,
+// memory or ports on this machine. Meanwhile handshakes go to others; if none is
+// well, the one that has been left alone for longest is tried.
 //
 // A handshake that has failed before the request was sent is tried again with
 // another member, as long as the time of [WithHandshakeTimeout] lasts, of which
@@ -101,7 +102,8 @@ func WithSticky(cookie http.Cookie, secret []byte) Option {
 // WithRetry sets how many handshakes may be tried again with another member: a
 // share of all, and up to 20 in a row. When a whole cluster is sick, retries
 // don't double its load; those for which this machine has no port towards one
-// member don't count. The default is 0.2; 0 is none, and 1 is all of them.
+// member don't count. Half of the 20 is kept for what failed before the request was
+// sent. The default is 0.2; 0 is none, and 1 is all of them.
 //
 // What is tried again is what failed before the request was sent, unless
 // [WithRetrySent] says more.
@@ -119,6 +121,26 @@ func WithRetry(share float64) Option {
 // By default that is the client's answer.
 func WithRetrySent() Option {
 	return func(c *config) { c.retrySent = true }
+}
+
+// WithJudgeAnswers also leaves a member alone for the answers that it gives: when
+// that many different clients in a row, from 2 to 1000, have been answered with a
+// status of 500 or above, or badly, or not in time. Clients are told apart by
+// address (behind [WithTrustedProxies], the one that they tell of), of IPv6 the
+// first 64 bits. By default answers count for nothing, because a client can bring
+// them about: it chooses the path. Whoever has that many addresses, and knows a
+// path that fails, can have members left alone. [WithHealthCheck] has no such
+// weakness.
+//
+// The number replaces the three clients of [WithUpstreams] that leave while the
+// proxy connects.
+func WithJudgeAnswers(clients int) Option {
+	return func(c *config) {
+		c.judgeAnswers, c.doubtsNeeded = true, clients
+		if clients < 2 || clients > mostDoubts {
+			c.mistake("WithJudgeAnswers", clients, "not from 2 to 1000: one client must not decide for others")
+		}
+	}
 }
 
 // WithHealthCheck asks the members whether they are well, besides what

@@ -21,6 +21,8 @@ type config struct {
 	balance          Balance
 	retryShare       float64 // of handshakes, may be tried again
 	retrySent        bool
+	judgeAnswers     bool
+	doubtsNeeded     int // clients; see judge
 	check            *HealthCheck
 	keepRemoved      bool
 	sticky           *sticky
@@ -120,8 +122,9 @@ func (c *config) limit(option string, from Side) *limits {
 // newConfig checks everything and returns all mistakes at once.
 func newConfig(target string, options []Option) (*config, error) {
 	c := &config{
-		balance:    LeastSessions(),
-		retryShare: defaultRetryShare,
+		balance:      LeastSessions(),
+		retryShare:   defaultRetryShare,
+		doubtsNeeded: defaultDoubts,
 		policy: policy{
 			ping:  defaultPingInterval,
 			pong:  defaultPongTimeout,

@@ -38,15 +38,18 @@ type upstreamConn struct {
 // and what was dialled, as in [Session.Upstream]: WithRewrite may have gone
 // elsewhere. It ends with limit, which ends with ctx; share, if it isn't 0, is
 // how much of that may be spent on what can be tried again with another member.
-func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
+func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *placement, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
 	target := m.url.Load()
-	out, sent, err := c.outgoing(limit, r, target)
+	out, sent, err := p.outgoing(limit, at.r, target)
 	if err != nil {
 		return nil, m.origin, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
 	}
 	to, address := m.origin, m.address
 	if out.URL.Scheme != target.Scheme || out.URL.Host != target.Host {
 		to, address, share = out.URL.Scheme+"://"+out.URL.Host, "", 0
+		p.mu.Lock()
+		p.releaseLocked(s) // it is not with the member
+		p.mu.Unlock()
 	}
 	part := limit
 	if share > 0 {
@@ -57,11 +60,12 @@ func (c *config) dial(ctx, limit context.Context, m *member, r *http.Request, as
 	fail := func(op string, err error) (*upstreamConn, string, *Error) {
 		return nil, to, dialError(ctx, part, op, err)
 	}
-	conn, op, err := c.connect(part, out.URL, address)
+	conn, op, err := p.connect(part, out.URL, address)
 	if err != nil {
 		return fail(op, err)
 	}
-	if !c.retrySent {
+	p.connected(s, at)
+	if !p.retrySent {
 		part = limit
 	}
 	done := false
@@ -176,7 +180,7 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 		e.Side, e.Status, e.Err = Neither, http.StatusServiceUnavailable, ErrShutdown
 	case errors.Is(context.Cause(ctx), errEnded):
 		e.Side, e.Status, e.Err = Neither, http.StatusForbidden, errEnded
-	case errors.Is(ctx.Err(), context.DeadlineExceeded): // of middleware's
+	case passed(ctx): // middleware's time, of which an upstream's time-out is no more than a sign
 		e.Side, e.Status, e.Err = Neither, http.StatusGatewayTimeout, context.DeadlineExceeded
 	case ctx.Err() != nil: // the client has left, as a rule
 		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
@@ -186,6 +190,13 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 		e.Status = http.StatusServiceUnavailable
 	}
 	return e
+}
+
+// passed says whether ctx's deadline is over. A dialler may find out before ctx
+// does.
+func passed(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline) || errors.Is(ctx.Err(), context.DeadlineExceeded)
 }
 
 // handshake sends the request and reads the answer; of a refusal, all but

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/coder/websocket"
@@ -30,8 +31,9 @@ const (
 	firstRest   = time.Second
 	longestRest = 30 * time.Second
 
-	// So many doubtful handshakes in a row are a failure.
-	mostErrors = 3
+	// How many clients must have had doubtful handshakes; see judge.
+	defaultDoubts = 3
+	mostDoubts    = 1000
 
 	// How many retries there may be in a row; see WithRetry.
 	mostRetries = 20
@@ -40,9 +42,9 @@ const (
 // health is what is known of a member's. It is guarded by Proxy.mu.
 type health struct {
 	failed  int           // handshakes in a row
-	errors  int           // doubtful handshakes in a row; see judge
+	doubts  []uint64      // clients, hashed, that had doubtful handshakes since the last good one; see judge
 	restEnd time.Duration // when failed is above zero: until when it is left alone
-	probe   *Session      // whose handshake is the first after that, and under way
+	probe   *Session      // whose handshake is the first after that, and still connecting
 	tried   time.Duration // when it was given a session
 	down    bool          // says the health check
 	streak  int           // checks in a row that say otherwise than down
@@ -54,7 +56,13 @@ func (h *health) well(now time.Duration) bool {
 	return !h.down && (h.failed == 0 || h.mayProbe(now))
 }
 
-func (h *health) mayProbe(now time.Duration) bool { return now >= h.restEnd && h.probe == nil }
+func (h *health) mayProbe(now time.Duration) bool { return now >= h.restEnd && h.probeFree(now) }
+
+// probeFree says whether nobody has the trial, or somebody for too long: a hook
+// of the user's may block there.
+func (h *health) probeFree(now time.Duration) bool {
+	return h.probe == nil || now-h.tried >= longestRest
+}
 
 // probed notes that the session's handshake with the member is over, or it has
 // been given to another one.
@@ -85,35 +93,45 @@ func (h *health) betterThan(other *member) bool {
 	return h.tried < other.tried
 }
 
-// judge takes in what came of a handshake with the session's member, in which
-// time, and says whether another one may be tried for it; free, whether that is
-// none of the retries of which there are to be few.
+// judge takes in what came of the session's handshake with its member, e or up.
+// It says whether another one may be tried, and whether that is free: not out of
+// the budget for retries.
+//
+// What decides about a member is what no client can bring about: whether
+// connecting, TLS included, fails by itself, and whether what answers speaks HTTP.
+// All else depends on what one client asks for, or on when it leaves. That is no
+// more than a doubt, and only as many clients as doubtsNeeded make a failure of
+// it. Answers are doubtful only with [WithJudgeAnswers].
 func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration) (again, free bool) {
-	status, kind := 0, Kind("")
-	switch {
-	case e != nil:
-		kind = e.Kind()
-	case up.refusal != nil:
-		status, kind = up.refusal.resp.StatusCode, KindRefusal
-	}
-	failed := e != nil && e.blames()
-	doubtful := status >= 500
+	var failed, doubtful, well bool
 	switch {
 	case e == nil:
+		status := http.StatusSwitchingProtocols
+		if up.refusal != nil {
+			status = up.refusal.resp.StatusCode
+		}
 		again = p.retrySent && (status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout)
-	case failed && e.Op == "answer": // the request was sent, and may have brought this about
-		again = p.retrySent && kind != KindBadAnswer
-		doubtful = true
-	case failed:
-		again = true
-	case kind == KindLocal:
+		doubtful = p.judgeAnswers && status >= 500
+		well = !doubtful
+	case localFault(e.Err):
 		again = e.Op != "answer" || p.retrySent
 		// Nothing has left this machine, and towards others it may have ports.
 		free = e.Op == "dial" && noPort(e.Err) && p.retryShare > 0
+	case e.Side == Upstream && e.Op != "answer":
+		failed, again = true, true
+	case e.Side == Upstream:
+		failed = errors.Is(e.Err, errNotHTTP)
+		doubtful = p.judgeAnswers
+		again = p.retrySent && e.Kind() != KindBadAnswer && e.Kind() != KindWantsTLS
 	case e.Op == "dial" || e.Op == "tls":
-		// Clients that are less patient than the proxy must not keep a member
-		// going that doesn't answer.
-		doubtful = took >= leastShare && (kind == KindClientLeft || kind == KindTimeout)
+		// The client has left, or its request's time was up. Clients that are
+		// less patient than the proxy must not keep a member going that doesn't
+		// answer.
+		doubtful = took >= leastShare && (e.Side == Client || e.Status == http.StatusGatewayTimeout)
+	}
+	var client uint64
+	if doubtful {
+		client = hashString(addressKey(s.client))
 	}
 
 	p.mu.Lock()
@@ -122,17 +140,14 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 		p.mu.Unlock()
 		return false, false
 	}
-	trial := m.probe == s
 	m.probed(s)
 	before := m.failed
 	switch {
+	case failed:
 	case doubtful:
-		m.errors++
-		if failed = trial || m.errors >= mostErrors; failed {
-			m.errors = 0
-		}
-	case e == nil:
-		m.failed, m.errors = 0, 0
+		failed = m.doubt(client, p.doubtsNeeded)
+	case well:
+		m.failed, m.doubts = 0, nil
 	}
 	rest := time.Duration(0)
 	// Those that were under way at its first failure aren't further ones.
@@ -146,17 +161,56 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 
 	switch {
 	case after > before:
-		p.logMember(slog.LevelWarn, "wsproxy: member left alone", m, slog.String("kind", string(kind)), slog.Duration("rest", rest))
+		attrs := []slog.Attr{slog.Duration("rest", rest)}
+		if e != nil {
+			attrs = append(attrs, slog.String("kind", string(e.Kind())), errorAttr(e))
+		} else {
+			attrs = append(attrs, slog.String("kind", string(KindRefusal)), errorAttr(up.refusal.err(nil)))
+		}
+		p.logMember(slog.LevelWarn, "wsproxy: member left alone", m, attrs...)
 	case after < before:
 		p.logMember(slog.LevelInfo, "wsproxy: member is back", m)
 	}
 	return again, free
 }
 
+// doubt notes a client that has had a doubtful handshake. It says whether so many
+// have had one, and none a good one in between; then it begins anew.
+func (h *health) doubt(client uint64, needed int) bool {
+	if !slices.Contains(h.doubts, client) {
+		h.doubts = append(h.doubts, client)
+	}
+	if len(h.doubts) < needed {
+		return false
+	}
+	h.doubts = nil
+	return true
+}
+
+// connected notes that a trial with a member has connected: others may be given
+// to it, for what takes time from here on may be the client's doing. Whether the
+// member is well, its answer will show.
+func (p *Proxy) connected(s *Session, at *placement) {
+	if !at.trial {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.member != nil {
+		s.member.probed(s)
+	}
+}
+
 // mayRetryLocked says whether the budget has a retry left. When everything
-// fails, retries would only add to the load. p.mu is held.
-func (p *Proxy) mayRetryLocked() bool {
-	return p.retryShare == 1 || p.retryShare > 0 && p.upstreams.retries >= 1
+// fails, retries would only add to the load. What failed after the request was
+// sent, which a client can bring about, can't use up what is kept for
+// connecting. p.mu is held.
+func (p *Proxy) mayRetryLocked(sent bool) bool {
+	kept := 0.0
+	if sent {
+		kept = mostRetries / 2
+	}
+	return p.retryShare == 1 || p.retryShare > 0 && p.upstreams.retries >= kept+1
 }
 
 // A HealthCheck asks each member at an interval whether it is well; see

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -29,8 +30,10 @@ type scene struct {
 	proxy   *wsproxy.Proxy
 	logs    *logs
 	act     map[string]act // by host; absent: answer 403, as one that is well
+	clients int            // how many take turns; 0: one
 	mu      sync.Mutex
 	dialled []string // guarded by mu
+	served  int      // guarded by mu
 }
 
 // An act is what comes of dialling a member.
@@ -111,6 +114,12 @@ func (s *scene) dialledSince() string {
 func (s *scene) serve(ctx context.Context) *response {
 	r := httptest.NewRequestWithContext(ctx, "GET", "http://front.test/", nil)
 	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
+	if s.clients > 0 {
+		s.mu.Lock()
+		s.served++
+		r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", s.served%s.clients)
+		s.mu.Unlock()
+	}
 	w := new(response)
 	w.Body = new(bytes.Buffer)
 	s.proxy.ServeHTTP(w, r)
@@ -288,46 +297,65 @@ func TestPassiveHealth(t *testing.T) {
 }
 
 // F16, F17: what is this machine's own fault, or a hook's, or the client's,
-// blames no member; what a request may have brought about only three times in a
-// row.
+// blames no member, and neither does what a request may have brought about, unless
+// the option says so, and several clients have seen it.
 func TestBlame(t *testing.T) {
 	t.Attr("case", "F16 F17")
 	for _, test := range []struct {
 		name     string
 		a        act
 		failures int // that make it go down; 0: never
+		judged   int // with WithJudgeAnswers, and as many clients
 	}{
-		{"F16 descriptors", failing(syscall.EMFILE), 0},
-		{"F16 descriptors of the system", failing(syscall.ENFILE), 0},
-		{"F17 memory", failing(syscall.ENOBUFS), 0},
-		{"F17 ports", failing(syscall.EADDRNOTAVAIL), 0},
-		{"F17 ports of a source address", failing(syscall.EADDRINUSE), 0},
-		{"401", answeringStatus(401), 0},
-		{"429", answeringStatus(429), 0},
-		{"refused", failing(syscall.ECONNREFUSED), 1},
-		{"closed", answering(""), 3},
-		{"garbage", answering("SSH-2.0-x\r\n\r\n"), 3},
-		{"silent", silent, 3},
-		{"hanging", hanging, 1},
-		{"500", answeringStatus(500), 3},
-		{"503", answeringStatus(503), 3},
+		{"F16 descriptors", failing(syscall.EMFILE), 0, 0},
+		{"F16 descriptors of the system", failing(syscall.ENFILE), 0, 0},
+		{"F17 memory", failing(syscall.ENOBUFS), 0, 0},
+		{"F17 ports", failing(syscall.EADDRNOTAVAIL), 0, 0},
+		{"F17 ports of a source address", failing(syscall.EADDRINUSE), 0, 0},
+		{"401", answeringStatus(401), 0, 0},
+		{"429", answeringStatus(429), 0, 0},
+		{"refused", failing(syscall.ECONNREFUSED), 1, 1},
+		{"not HTTP", answering("SSH-2.0-x\r\n\r\n"), 1, 1},
+		{"an alert of TLS", answering("\x15\x03\x01\x00\x02\x02\x46"), 1, 1},
+		{"hanging", hanging, 1, 1},
+		{"closed", answering(""), 0, 3},
+		{"bad 101", answering("HTTP/1.1 101 x\r\n\r\n"), 0, 3},
+		{"HTTP/2", answering("HTTP/2 200 x\r\n\r\n"), 0, 3},
+		{"silent", silent, 0, 3},
+		{"500", answeringStatus(500), 0, 3},
+		{"503", answeringStatus(503), 0, 3},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newScene(t, 2, inTurn())
-				s.act["a"] = test.a
-				for i := range 5 {
-					s.handshake()
-					if down, want := s.proxy.Stats().Members[0].Down, test.failures > 0 && i+1 >= test.failures; down != want {
-						t.Fatalf("after %d: down = %v", i+1, down)
-					}
+		for name, clients := range map[string]int{"one client": 1, "two clients": 2, "three clients": 3} {
+			for option, failures := range map[string]int{"": test.failures, "judged": test.judged} {
+				options := []wsproxy.Option{inTurn()}
+				if option != "" {
+					options = append(options, wsproxy.WithJudgeAnswers(3))
 				}
-			})
-		})
+				if failures > 1 && clients < failures {
+					failures = 0
+				}
+				t.Run(test.name+", "+name+" "+option, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						s := newScene(t, 2, options...)
+						s.act["a"], s.clients = test.a, clients
+						for i := range 7 {
+							s.handshake()
+							if down, want := s.proxy.Stats().Members[0].Down, failures > 0 && i+1 >= failures; down != want {
+								t.Fatalf("after %d: down = %v", i+1, down)
+							}
+							if failures > 0 && i+1 == failures { // it comes back by itself
+								break
+							}
+						}
+					})
+				})
+			}
+		}
 	}
 	// Two errors, something better, two errors: no three in a row.
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, 2, inTurn())
+		s := newScene(t, 2, inTurn(), wsproxy.WithJudgeAnswers(3))
+		s.clients = 100
 		for _, code := range []int{500, 500, 404, 500, 500} {
 			s.act["a"] = answeringStatus(code)
 			s.want("a", code)
@@ -343,6 +371,7 @@ func TestImpatientClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = hanging
+		s.clients = 3
 		for name, leave := range map[string]func(after time.Duration){
 			"the client": func(after time.Duration) {
 				ctx, cancel := context.WithCancel(t.Context())
@@ -361,6 +390,16 @@ func TestImpatientClients(t *testing.T) {
 			if s.proxy.Stats().Members[0].Down {
 				t.Fatalf("%s: down", name)
 			}
+			s.clients = 1
+			for range 10 { // one client decides nothing; middleware's time isn't the client's doing
+				if name == "the client" {
+					leave(1500 * time.Millisecond)
+				}
+			}
+			if s.proxy.Stats().Members[0].Down {
+				t.Fatalf("%s: down", name)
+			}
+			s.clients = 3
 			for range 3 {
 				leave(1500 * time.Millisecond)
 			}
@@ -412,21 +451,124 @@ func TestNoPortTowardsSome(t *testing.T) {
 	}
 }
 
-// The handshake that tries a member again needn't fail three times for it to be
-// left alone longer.
-func TestTrialFails(t *testing.T) {
+// Whatever one client asks for, and however often, it decides nothing for others:
+// not that a member is left alone, nor that it stays so, nor where a room is.
+func TestOneClientDecidesNothing(t *testing.T) {
+	for name, a := range map[string]act{
+		"500":     answeringStatus(500),
+		"503":     answeringStatus(503),
+		"bad 101": answering("HTTP/1.1 101 x\r\n\r\n"),
+		"closed":  answering(""),
+	} {
+		for option, options := range map[string][]wsproxy.Option{
+			"":        nil,
+			"judged":  {wsproxy.WithJudgeAnswers(3)},
+			"retried": {wsproxy.WithRetrySent()},
+		} {
+			t.Run(name+" "+option, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					room := func(*http.Request) string { return "room" }
+					s := newScene(t, 3, append(options, wsproxy.WithBalance(wsproxy.Rendezvous(room)))...)
+					home, _ := s.handshake()
+					for range 10 * 60 { // ten a second
+						s.act[home] = a
+						s.handshake()
+						s.act[home] = nil
+						s.want(home, 403)
+						elapse(100 * time.Millisecond)
+					}
+					s.act[home] = a
+					for range 3 {
+						s.handshake()
+					}
+					for _, m := range s.proxy.Stats().Members {
+						if m.Down {
+							t.Errorf("%s is down", m.Name)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// One client's answers don't keep a member from coming back, nor does one that
+// takes its time hold the trial.
+func TestOneClientKeepsNobodyDown(t *testing.T) {
+	for name, a := range map[string]act{"500": answeringStatus(500), "silent": silent} {
+		for option, options := range map[string][]wsproxy.Option{"": nil, "judged": {wsproxy.WithJudgeAnswers(3)}} {
+			t.Run(name+" "+option, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newScene(t, 2, append(options, inTurn())...)
+					s.act["a"] = failing(syscall.ECONNREFUSED)
+					s.want("ab", 403)
+					elapse(time.Second)
+					// The first to come has the trial, and takes as long as it can.
+					s.act["a"] = a
+					ctx, cancel := context.WithCancel(t.Context())
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						s.serve(ctx)
+					}()
+					synctest.Wait()
+					s.act["a"] = nil
+					s.want("a", 403)
+					cancel()
+					<-done
+					s.want("a", 403)
+				})
+			})
+		}
+	}
+}
+
+// A hook that blocks holds the trial for a while at most.
+func TestHookHoldsTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, 2, inTurn())
-		s.act["a"] = answeringStatus(500)
-		for range 3 {
-			s.want("a", 500)
-		}
-		for rest := time.Second; rest < 8*time.Second; rest *= 2 {
-			s.want("b", 403)
-			elapse(rest)
-			s.want("a", 500)
-		}
+		var blocking atomic.Bool
+		release := make(chan struct{})
+		s := newScene(t, 2, inTurn(), wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+			if blocking.Load() {
+				blocking.Store(false)
+				<-release
+			}
+		}))
+		s.act["a"] = failing(syscall.ECONNREFUSED)
+		s.want("ab", 403)
+		elapse(time.Second)
+		s.act["a"] = nil
+		blocking.Store(true)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.serve(t.Context())
+		}()
+		synctest.Wait()
 		s.want("b", 403)
+		elapse(30 * time.Second)
+		s.want("a", 403)
+		close(release)
+		<-done
+	})
+}
+
+// What a client can bring about uses up no retries that are kept for members that
+// don't connect.
+func TestRetriesKeptForConnecting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
+		s.act["a"] = answeringStatus(503)
+		for range 200 {
+			s.handshake()
+		}
+		for range 5 {
+			s.act["a"] = failing(syscall.ECONNREFUSED)
+			s.want("ab", 403)
+			elapse(time.Minute)
+			s.act["a"] = nil
+			s.want("a", 403)
+		}
 	})
 }
 
@@ -547,7 +689,7 @@ func TestRetryBudget(t *testing.T) {
 	for _, test := range []struct {
 		share   float64
 		retries int
-	}{{0, 0}, {0.05, 20 + 100}, {0.2, 20 + 400}, {1, 1000}} {
+	}{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400}, {1, 1000}} { // the other half of the 20 is kept for connecting
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share), wsproxy.WithRetrySent())
 			retries := 0

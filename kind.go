@@ -159,7 +159,7 @@ func isAny(err error, targets ...error) bool {
 }
 
 // blames says whether it is the upstream's fault.
-func (e *Error) blames() bool { return e.Side == Upstream && e.Kind() != KindLocal }
+func (e *Error) blames() bool { return e.Side == Upstream && !localFault(e.Err) }
 
 // as says whether an error of type E is in err's chain.
 func as[E error](err error) bool {

@@ -252,6 +252,8 @@ type placement struct {
 	token string // in the cookie of WithSticky
 	tried []*member
 	free  bool // the next one is not out of the budget for retries
+	sent  bool // the last one was sent the request
+	trial bool // the last one had failed before, and is tried alone
 }
 
 // place gives the session to a member that it hasn't been given to before; nil:
@@ -272,7 +274,7 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	switch {
 	case !retry:
 		u.retries = min(u.retries+p.retryShare, mostRetries)
-	case !at.free && !p.mayRetryLocked(): // others have spent the budget
+	case !at.free && !p.mayRetryLocked(at.sent): // others have spent the budget
 		return nil, false, nil
 	}
 	switch back := u.byToken[at.token]; {
@@ -290,10 +292,10 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 		return nil, false, nil
 	}
 	m.sessions++
-	m.tried = now
-	if m.failed > 0 && m.probe == nil {
+	if at.trial = m.failed > 0 && m.probeFree(now); at.trial {
 		m.probe = s
 	}
+	m.tried = now
 	s.member = m
 	if retry {
 		p.stats.retries++
@@ -302,7 +304,7 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 		}
 	}
 	at.tried = append(at.tried, m)
-	others = p.mayRetryLocked() && slices.ContainsFunc(u.members, func(m *member) bool { return m.fits(now, at) })
+	others = p.mayRetryLocked(false) && slices.ContainsFunc(u.members, func(m *member) bool { return m.fits(now, at) })
 	return m, others, nil
 }
 
@@ -353,16 +355,12 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 			share = max(time.Until(deadline)/2, leastShare)
 		}
 		began := time.Now()
-		up, to, e = p.dial(ctx, limit, m, r, asked, share)
-		if to != m.origin { // WithRewrite has gone elsewhere
-			p.mu.Lock()
-			p.releaseLocked(s)
-			p.mu.Unlock()
-		}
+		up, to, e = p.dial(ctx, limit, s, m, at, asked, share)
 		if e != nil {
 			e.Upstream = to
 		}
 		again, free := p.judge(s, up, e, time.Since(began))
+		at.sent = e == nil || e.Op == "answer"
 		at.free = free && len(at.tried) < mostRetries
 		if again && (others || at.free) && limit.Err() == nil {
 			continue

@@ -172,6 +172,11 @@ func (r *route) readBalance() {
 		r.cite("WithRetry", retry.at("share"), share)
 		retry.end()
 	}
+	if t.has("judge_answers") {
+		n := t.whole("judge_answers")
+		r.add(wsproxy.WithJudgeAnswers(n))
+		r.cite("WithJudgeAnswers", t.at("judge_answers"), n)
+	}
 	r.readHealthCheck()
 	if t.flag("keep_removed") {
 		r.add(wsproxy.WithKeepRemoved())
