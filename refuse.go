@@ -270,11 +270,10 @@ func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) 
 		}
 		if err != nil {
 			_ = rc.Flush() // or nothing of what was written is sent
-			var timeout net.Error
 			switch {
 			case err == errOverLimit:
 				return err
-			case errors.As(err, &timeout) && timeout.Timeout():
+			case limit.Err() != nil:
 				return os.ErrDeadlineExceeded
 			}
 			return errors.New("broken off") // err's text may quote the body
