@@ -59,7 +59,8 @@ var (
 // failed on the way to the upstream.
 //
 // Its text is for logs. It names neither query strings nor header values,
-// for tokens ride in both, and it must not reach a client.
+// for tokens ride in both, except a forbidden origin and the host that it was
+// compared with. It must not reach a client.
 type Error struct {
 	Op     string // what failed: "admit", "handshake", "origin", "open" (a hook), "place" (with a member), "rewrite", "dial", "tls", "answer", "hijack"
 	Side   Side   // on which side

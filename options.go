@@ -306,7 +306,7 @@ func WithDetach() Option {
 // is what [slog.Default] is when New is called;
 // slog.New(slog.DiscardHandler) silences it. No payload, query string or header
 // value is ever logged, but for the client's address as a trusted proxy tells
-// it; paths are.
+// it, and a refused origin and what it was compared with; paths are.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) {
 		if c.logger = l; l == nil {

@@ -72,9 +72,10 @@
 //
 // Only pages of the same origin may open a WebSocket, unless [WithOrigins]
 // names more. Forwarding header fields are believed from
-// [WithTrustedProxies] only. The target comes from [New], never from the
-// request. Logs and errors hold no query strings and no header values; log
-// records name the request's path.
+// [WithTrustedProxies] and [WithTrustedUnixSockets] only; behind middleware that
+// replaces a request's RemoteAddr, set [ConnContext]. The target comes from
+// [New], never from the request. Logs and errors hold no query strings and no
+// header values but a refused origin; log records name the request's path.
 //
 // Fields by which middleware tells the upstream who is there are safe from
 // the client only if they are set in [WithRewrite] or [WithOnOpen]. Of the fields that
