@@ -47,8 +47,8 @@ var (
 	// ErrNoUpstream: there are no members, for [WithSource] has named none
 	// yet.
 	ErrNoUpstream = errors.New("no upstream")
-	// ErrLoop: the request has passed this proxy before, which is its own
-	// upstream, or another's on the way.
+	// ErrLoop: the request has passed this proxy before. The proxy is its own
+	// upstream, directly or by way of others.
 	ErrLoop = errors.New("loop detected")
 	// ErrShutdown: the proxy takes no more sessions, because
 	// [Proxy.Shutdown] or [Proxy.Close] was called.

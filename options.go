@@ -145,10 +145,11 @@ func WithHost(host string) Option {
 	}
 }
 
-// WithTargetPath asks the upstream for the target's own path, whatever the
-// request's path. The queries of both go on, as ever. Without it the request's
-// path follows the target's: with the target http://127.0.0.1:9000/ws, a request
-// for /websocket asks for /ws/websocket. A target without a path means "/".
+// WithTargetPath asks the upstream for the target's path, and drops the request's.
+// A target without a path means "/". The queries of both are joined as without
+// this option. By default the request's path follows the target's: with the
+// target http://127.0.0.1:9000/ws, a request for /websocket asks for
+// /ws/websocket.
 func WithTargetPath() Option {
 	return func(c *config) { c.targetPath = true }
 }

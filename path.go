@@ -8,10 +8,9 @@ import (
 	"strings"
 )
 
-// This file makes the request target that the upstream is asked for: the
-// target's path and query and the request's, joined as bytes. A round trip
-// through net/url's encoding would turn %2F into a slash in a path that also
-// holds a byte such as | or ".
+// This file makes the request target that goes to the upstream: the target's
+// path and query and the request's, joined as bytes. net/url encodes a path anew
+// if it holds a byte such as | or ", and then turns %2F into a slash.
 
 // A requestTarget is a request's path and query in the bytes in which they are
 // sent.
@@ -35,14 +34,13 @@ func joinTarget(u, target *url.URL) requestTarget {
 	return requestTarget{path, rawQuery(u), *u}
 }
 
-// tidyTarget escapes the bytes at which a server may end the target, though
-// net/http and what is mounted before the proxy do not: a number sign (CVE-2023-45539) and,
-// out of an HTTP/2 request, a space.
+// tidyTarget escapes bytes at which a server may end the path, while net/http
+// and middleware in front of the proxy do not: a number sign (CVE-2023-45539),
+// and a space, which an HTTP/2 request may bring.
 var tidyTarget = strings.NewReplacer("#", "%23", " ", "%20")
 
-// bytes returns what the request line names, after the hook of WithRewrite has
-// had u in hand: what it has changed is encoded once, and the rest is as it
-// came.
+// bytes returns the request target after the hook of WithRewrite has had u in
+// hand. What the hook has changed is encoded once; the rest is as it came.
 func (t *requestTarget) bytes(u *url.URL) string {
 	if u.Opaque != "" {
 		return u.RequestURI()
@@ -60,8 +58,8 @@ func (t *requestTarget) bytes(u *url.URL) string {
 	return path + query
 }
 
-// validTarget says whether a request line may hold the target: its bytes end
-// neither the target nor the line.
+// validTarget says whether a request line may hold the target: none of its
+// bytes ends the target or the line.
 func validTarget(target string) bool {
 	for i := range len(target) {
 		if c := target[i]; c <= ' ' || c == 0x7F {
@@ -93,8 +91,8 @@ func withoutZone(host string) string {
 	return host[:zone] + host[end:]
 }
 
-// rawPath returns u's path as it was parsed from: RawPath where that is an
-// encoding of Path, also one that [url.URL.EscapedPath] would not have.
+// rawPath returns the bytes that u's path was parsed from: RawPath, if that is
+// an encoding of Path, even one that [url.URL.EscapedPath] rejects.
 func rawPath(u *url.URL) string {
 	if u.RawPath != "" {
 		if p, err := url.PathUnescape(u.RawPath); err == nil && p == u.Path {
@@ -111,9 +109,9 @@ func rawQuery(u *url.URL) string {
 	return ""
 }
 
-// setPath sets u's path so that EscapedPath, and with it the hook of
-// WithRewrite and all that it calls, takes no slash for a separator that
-// was escaped.
+// setPath sets u's path so that EscapedPath keeps an escaped slash. The hook of
+// WithRewrite may call [httputil.ProxyRequest.SetURL] or [url.URL.JoinPath],
+// which join escaped paths.
 func setPath(u *url.URL, raw string) {
 	var err error
 	if u.Path, err = url.PathUnescape(raw); err != nil { // its parts were valid
@@ -138,8 +136,8 @@ func joinPath(target, path string) string {
 	return target + path
 }
 
-// escapeOnce escapes the bytes that RFC 3986, 3.3 has no place for in a path,
-// and leaves alone what is escaped already.
+// escapeOnce escapes the bytes that a path must not hold (RFC 3986, 3.3), and
+// leaves what is escaped already.
 func escapeOnce(path string) string {
 	const hex = "0123456789ABCDEF"
 	n := 0
@@ -162,8 +160,8 @@ func escapeOnce(path string) string {
 	return string(b)
 }
 
-// pathByte says whether a path may hold c: net/url's EscapedPath lets the
-// same bytes through.
+// pathByte says whether a path may hold c, by the same set as net/url's
+// EscapedPath.
 func pathByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
 		strings.IndexByte("-._~!$&'()*+,;=:@/%[]", c) >= 0

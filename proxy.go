@@ -139,10 +139,10 @@ type Proxy struct {
 // the upstreams.
 //
 // The target's path and query go before those of each request. The request's
-// own are the bytes that the client has sent, not encoded anew, or what middleware has made of
-// them. Two paths are joined by one slash; an empty path, which
-// [http.StripPrefix] may leave, adds nothing. The target's path is no fence: dot
-// segments in a request's path pass as they are.
+// path and query are sent as the bytes that the client has sent, or that
+// middleware has left of them; only a "#" is escaped. Two paths are joined by
+// one slash; an empty path, which [http.StripPrefix] may leave, adds nothing. The
+// target's path is no fence: dot segments in a request's path pass as they are.
 //
 // All mistakes in the arguments are returned at once: each an [*OptionError],
 // joined by [errors.Join].

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -10,19 +11,17 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// This file names the proxy to the upstream, and knows its own name again: a
-// request that has passed it before would pass it for ever, and take two more
-// connections each time.
+// This file names the proxy to the upstream, and finds requests that carry its
+// name already. Such a request would go round until the descriptors run out.
 
-// WithVia sets the name that the proxy gives itself in the Via field of requests to
-// the upstream (RFC 9110, 7.6.3), behind those that are there already. A request
-// that carries the name has passed the proxy before: it is answered 508 and
-// nothing is dialled for it. The default is a name that is random and this
-// Proxy's own.
+// WithVia sets the name that the proxy adds to the Via field of its requests to
+// the upstream (RFC 9110, 7.6.3). A request that carries the name has passed the
+// proxy before: it is answered 508, and nothing is dialled for it. The default
+// is a random name, which the Proxy keeps for its life.
 //
-// Where several proxies are given one name, a request can pass only one of them.
-// The name must be a token. With "" no name is sent, and a proxy that is its own
-// upstream goes on until something runs out: set [WithMaxSessions] then.
+// The name must be a token. A request can pass only one of several proxies that
+// have the same name. If the name is empty, the proxy adds none and finds no
+// loops: limit its sessions then ([WithMaxSessions]).
 func WithVia(name string) Option {
 	return func(c *config) {
 		if c.via = name; name != "" && !httpguts.ValidHeaderFieldName(name) { // a token
@@ -44,7 +43,8 @@ func (c *config) checkLoop(r *http.Request) *Error {
 			_, by, _ := strings.Cut(strings.ReplaceAll(strings.Trim(hop, " \t"), "\t", " "), " ")
 			by, _, _ = strings.Cut(strings.TrimLeft(by, " "), " ")
 			if strings.EqualFold(by, c.via) {
-				return &Error{Op: "handshake", Side: Neither, Status: http.StatusLoopDetected, Err: ErrLoop}
+				return &Error{Op: "handshake", Side: Neither, Status: http.StatusLoopDetected,
+					Err: fmt.Errorf("%w: the request has passed this proxy before; is it its own upstream?", ErrLoop)}
 			}
 		}
 	}

@@ -160,7 +160,7 @@ func TestLoop(t *testing.T) {
 				if got := connections.Load(); int(got) != n+1 {
 					t.Errorf("%d connections were made, want %d", got, n+1)
 				}
-				if got := l.wait(t, 0); got["kind"] != wsproxy.KindLoop && fmt.Sprint(got["kind"]) != "loop" || got["error"] != wsproxy.ErrLoop.Error() {
+				if got := l.wait(t, 0); fmt.Sprint(got["kind"]) != string(wsproxy.KindLoop) || !strings.HasPrefix(fmt.Sprint(got["error"]), wsproxy.ErrLoop.Error()) {
 					t.Errorf("logged %v, want the loop first", got)
 				}
 			})

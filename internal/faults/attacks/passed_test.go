@@ -69,6 +69,7 @@ var passes = []pass{
 	{"A33 C6", "escapes and semicolons", edited("GET / ", "GET /a%2f%2E%2e/b;c/%7E?x=%zz;y&&z=%&= "), seen("GET / ", "GET /a%2f%2E%2e/b;c/%7E?x=%zz;y&&z=%&= "), "", nil},
 	{"A33 C6", "dots", edited("GET / ", "GET /a/../b/./..//c "), seen("GET / ", "GET /a/../b/./..//c "), "", nil},
 	{"A33 C6", "an empty query", edited("GET / ", "GET /? "), seen("GET / ", "GET /? "), "", nil},
+	{"A33", "an escaped slash beside what a URL may not hold", edited("GET / ", "GET /x|%2F..%2Fadmin?\"%2F "), seen("GET / ", "GET /x|%2F..%2Fadmin?\"%2F "), "", nil},
 	{"A33", "a second question mark", edited("GET / ", "GET /?a?b "), seen("GET / ", "GET /?a?b "), "", nil},
 	{"A33", "bytes above 7F", edited("GET / ", "GET /\xe2\x82\xac?\xff "), seen("GET / ", "GET /€?\xff "), "", nil},
 
