@@ -14,6 +14,7 @@ import (
 // unused are the options that the gateway has no use for.
 var unused = map[string]string{
 	"WithDialContext":  "source_addresses and address say all that a file can; a function is for programs",
+	"WithFallback":     "what is no WebSocket is not the gateway's business",
 	"WithErrorHandler": "the answers to refused clients are good enough for a gateway that has no pages of its own",
 	"WithOnOpen":       "who may come in is for the upstream to say, or for a program that mounts the library",
 	"WithOnClose":      "the log has a record of each session's end, and /stats the sums",

@@ -147,6 +147,13 @@ func (r *route) readRequest() {
 		r.add(wsproxy.WithHost(host))
 		r.cite("WithHost", t.at("host"), host)
 	}
+	if t.flag("target_path") {
+		r.add(wsproxy.WithTargetPath())
+	}
+	if via, ok := get[string](t, "via"); ok {
+		r.add(wsproxy.WithVia(via))
+		r.cite("WithVia", t.at("via"), via)
+	}
 	if headers := t.table("set_headers"); headers != nil {
 		fields := readFields(headers)
 		r.add(wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {

@@ -95,6 +95,15 @@ func TestRouteKeys(t *testing.T) {
 		{`trusted_proxies = ["127.0.0.0/8"]`, seen(header("X-Forwarded-For", "192.0.2.1"), "X-Forwarded-For", "192.0.2.1, 127.0.0.1")},
 		{"", seen(header("Host", "there.example"), "Host", "there.example")},
 		{`host = "chat.internal"`, seen(nil, "Host", "chat.internal")},
+		{`via = "gateway"`, seen(header("Via", "1.1 a"), "Via", "1.1 a, 1.1 gateway")},
+		{`via = "gateway"`, refused(header("Via", "1.1 gateway"), http.StatusLoopDetected)},
+		{`via = ""`, seen(nil, "Via", "")},
+		{"target_path = true", func(t *testing.T, in *instance, u *upstream) {
+			dial(t, in.url(t, "/any/where"), nil)
+			if got := u.last(t).URL.Path; got != "/" {
+				t.Errorf("the upstream is asked for %s, want its own path", got)
+			}
+		}},
 		{`set_headers = { x-tenant = "blue" }`, seen(header("X-Tenant", "red"), "X-Tenant", "blue")},
 		{"max_sessions = 1", second(http.StatusServiceUnavailable)},
 		{"max_sessions_per_client = 1", second(http.StatusTooManyRequests)},
