@@ -55,6 +55,24 @@ failures() {
 go test -json ./... >"$results/root.json" || { failures "$results/root.json"; exit 1; }
 grep -o '"Output":"ok[^"]*' "$results/root.json" | cut -d'"' -f4
 
+# Two Go releases are supported: the other one than the one that is installed.
+other=go1.27.0
+case $(go env GOVERSION) in go1.27*) other=go1.26.8 ;; esac
+step "vet, quickstart and tests with $other"
+if out=$(GOTOOLCHAIN=$other go version 2>&1); then
+	(
+		export GOTOOLCHAIN=$other
+		go vet ./...
+		go run ./examples/quickstart
+		go test -json ./... >"$results/other.json" || { failures "$results/other.json"; exit 1; }
+		grep -o '"Output":"ok[^"]*' "$results/other.json" | cut -d'"' -f4
+	)
+else
+	echo "$out"
+	[ "${CI:-}" != true ] || { echo "$other can't be fetched"; exit 1; }
+	echo "skipped, for $other can't be fetched"
+fi
+
 step staticcheck
 for m in "${modules[@]}"; do (cd "$m" && go run "$staticcheck" ./...); done
 
