@@ -197,15 +197,18 @@ func (c *config) schemeAdvice(r *http.Request) string {
 }
 
 // clientKey returns what a client's sessions are counted by; "" if they aren't.
-func (c *config) clientKey(r *http.Request, client string) (key string, e *Error) {
+// The user's own function gets a request whose context, ctx, ends with the proxy
+// as well: the session isn't there yet for Shutdown to end it.
+func (p *Proxy) clientKey(ctx context.Context, cancel context.CancelCauseFunc, r *http.Request, client string) (key string, e *Error) {
 	switch {
-	case c.maxPerClient == 0:
+	case p.maxPerClient == 0:
 		return "", nil
-	case c.clientKeyOf == nil:
+	case p.clientKeyOf == nil:
 		return addressKey(client), nil
 	}
+	defer context.AfterFunc(p.life, func() { cancel(ErrShutdown) })()
 	defer hookPanic("admit", "WithMaxSessionsPerClient", &e)
-	return c.clientKeyOf(r), nil
+	return p.clientKeyOf(r.WithContext(ctx)), nil
 }
 
 // addressKey cuts a client's address down to what one client has: of IPv6 the

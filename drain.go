@@ -25,10 +25,27 @@ import (
 // of the progress. Handshakes under way are refused, too. Further calls wait
 // for the same end; the first ctx to end cuts for all of them.
 //
+// It waits for the hooks of [WithOnClose], too, and the error says how many are
+// still running. Called by a hook, or by whatever else the proxy calls in a
+// session's own goroutines (the logger, a rule, a connection of the user's), it
+// would wait for itself: then it returns an error at once, and the rest goes on in
+// the background.
+//
 // Shutdown doesn't touch the http.Server that the proxy is mounted in: call its
 // Shutdown as well, or [ShutdownServer] for both.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	sessions, first := p.drain(false)
+	if calledBack() {
+		go p.finish(ctx, sessions, first)
+		return errCalledBack
+	}
+	return p.finish(ctx, sessions, first)
+}
+
+var errCalledBack = errors.New("wsproxy: called by a hook, which is waited for: shutting down in the background")
+
+// finish has the sessions end, if it is the first to do so, and waits for that.
+func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) error {
 	if first {
 		p.tell(ctx, sessions)
 	}
@@ -41,8 +58,17 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	case <-p.empty:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("wsproxy: %d sessions cut: %w", p.cutAll(), ctx.Err())
 	}
+	text := fmt.Sprintf("%d sessions cut", p.cutAll())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.sessions) - p.opened; n > 0 { // all have been told to end: something of the user's holds them
+		text += fmt.Sprintf(", %d still in a handshake", n)
+	}
+	if p.leaving > 0 {
+		text += fmt.Sprintf(", %d still in a hook of WithOnClose", p.leaving)
+	}
+	return fmt.Errorf("wsproxy: %s: %w", text, ctx.Err())
 }
 
 // drainRate is how many sessions a second are told at least, where no window
@@ -163,9 +189,7 @@ func (p *Proxy) drain(closing bool) (open []*Session, first bool) {
 		p.draining = true
 		p.endLife()
 		p.stats.drain = DrainStats{Began: time.Now(), Total: p.opened}
-		if len(p.sessions) == 0 {
-			close(p.empty)
-		}
+		p.emptyLocked()
 	}
 	for s := range p.sessions {
 		if s.open {
@@ -190,7 +214,17 @@ const serverShare = 10
 //
 // The errors are joined: those of [Proxy.Shutdown] and [http.Server.Shutdown].
 // After an error of the server's, its connections may still be open.
+//
+// Called by a hook, it returns an error at once, as [Proxy.Shutdown] does.
 func ShutdownServer(ctx context.Context, server *http.Server, proxies ...*Proxy) error {
+	if calledBack() {
+		go shutdownServer(ctx, server, proxies)
+		return errCalledBack
+	}
+	return shutdownServer(ctx, server, proxies)
+}
+
+func shutdownServer(ctx context.Context, server *http.Server, proxies []*Proxy) error {
 	drain, cancel := ctx, context.CancelFunc(func() {})
 	if deadline, ok := ctx.Deadline(); ok {
 		drain, cancel = context.WithDeadline(ctx, deadline.Add(-time.Until(deadline)/serverShare))

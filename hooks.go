@@ -1,10 +1,13 @@
 package wsproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httputil"
+	"reflect"
+	"runtime"
 	"runtime/debug"
 )
 
@@ -13,19 +16,24 @@ import (
 // callOnOpen calls the user's hooks, each of which may refuse the session. They
 // get a copy of the request, which is what goes on: what the client's
 // Connection field nominates is gone before they set fields of their own.
-func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Error) {
+// The copy's context is the handshake's, ctx.
+func (p *Proxy) callOnOpen(ctx context.Context, s *Session, r *http.Request) (_ *http.Request, e *Error) {
 	s.letIn = true
 	if len(p.onOpen) == 0 {
 		return r, nil
 	}
 	defer hookPanic("open", "WithOnOpen", &e)
-	r = r.Clone(r.Context())
+	r = r.Clone(ctx)
 	stripNominated(r.Header)
 	r.Header["Connection"] = []string{"Upgrade"}
 	for _, f := range p.onOpen {
 		if err := f(s, r); err != nil {
 			status := http.StatusForbidden
-			if refusal, ok := errors.AsType[*Refusal](err); ok {
+			refusal, ok := errors.AsType[*Refusal](err)
+			switch {
+			case ctx.Err() != nil && !ok:
+				return nil, handshakeEnded(ctx) // as a rule that is what err says
+			case ok:
 				status = refusal.Status
 				if status < 400 || status > 599 {
 					status = http.StatusInternalServerError
@@ -38,6 +46,34 @@ func (p *Proxy) callOnOpen(s *Session, r *http.Request) (_ *http.Request, e *Err
 		return nil, &Error{Op: "open", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: no URL or header left", errHook)}
 	}
 	return r, nil
+}
+
+// handshakeEnded says why a handshake whose context has ended did so.
+func handshakeEnded(ctx context.Context) *Error { return dialError(ctx, ctx, "open", ctx.Err()) }
+
+// calledBack says whether the caller was called by a proxy itself, in a
+// goroutine of one of its sessions: by way of a hook, the logger, a connection of
+// the user's or the like. What waits for all sessions must not wait there. Only
+// the stack can tell: a hook may well pass another context on than its own.
+func calledBack() bool {
+	own := reflect.TypeFor[Proxy]().PkgPath() + "."
+	pcs := make([]uintptr, 64)
+	n := runtime.Callers(2, pcs)
+	for n == len(pcs) {
+		pcs = make([]uintptr, 2*len(pcs))
+		n = runtime.Callers(2, pcs)
+	}
+	frames := runtime.CallersFrames(pcs[:n])
+	for {
+		f, more := frames.Next()
+		switch f.Function {
+		case own + "(*Proxy).ServeHTTP", own + "(*pump).run", own + "(*Session).tick":
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
 }
 
 // callOnClose calls the user's hooks. A panic of theirs must not reach anyone:

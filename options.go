@@ -344,6 +344,11 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) 
 // The option may be given several times; the hooks are called in order until
 // one refuses; by default there are none. If f panics, the client is answered
 // 500. It is called by many goroutines at once.
+//
+// r's context ends when the session is over (with [WithDetach], when ServeHTTP
+// returns), and before the 101 also when the client leaves, with [Session.Close]
+// and with [Proxy.Shutdown]. A hook that waits for something should wait for that
+// as well: until it returns, it holds Shutdown up.
 func WithOnOpen(f func(s *Session, r *http.Request) error) Option {
 	return func(c *config) {
 		if c.onOpen = append(c.onOpen, f); f == nil {
@@ -360,7 +365,8 @@ func WithOnOpen(f func(s *Session, r *http.Request) error) Option {
 // The option may be given several times; the hooks are called in order; by
 // default there are none. If f panics, that is logged. It is called by many
 // goroutines at once, and holds up [Proxy.Shutdown] and, of sessions that
-// aren't detached, ServeHTTP.
+// aren't detached, ServeHTTP. The session is neither listed nor counted any more
+// by then, and [Session.Done] is closed.
 func WithOnClose(f func(s *Session)) Option {
 	return func(c *config) {
 		if c.onClose = append(c.onClose, f); f == nil {

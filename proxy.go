@@ -125,11 +125,12 @@ type Proxy struct {
 	sessions  map[*Session]struct{} // guarded by mu; handshakes under way included
 	perClient map[string]int        // guarded by mu; how many of them each client has
 	opened    int                   // guarded by mu; how many of them are listed
+	leaving   int                   // guarded by mu; sessions that are over but for their records and hooks
 	lastID    uint64                // guarded by mu
 	draining  bool                  // guarded by mu
 	closed    bool                  // guarded by mu
 	upstreams upstreams             // guarded by mu
-	empty     chan struct{}         // closed when draining and sessions is empty
+	empty     chan struct{}         // closed when draining, sessions is empty and nobody is leaving
 	memories  *memories             // set when made; of the source's answers
 	stats     stats
 }
@@ -225,7 +226,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(err)
 		return
 	}
-	shown, err := p.callOnOpen(s, r)
+	stop := func() bool { return true }
+	if len(p.onOpen) > 0 { // which may keep the session, and wait for its end
+		stop = context.AfterFunc(ctx, func() { s.decide(handshakeEnded(ctx)) })
+		defer stop()
+	}
+	shown, err := p.callOnOpen(ctx, s, r)
 	if err != nil {
 		fail(err)
 		return
@@ -245,6 +251,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	if !stop() {
+		up.conn.Close()
+		fail(handshakeEnded(ctx))
+		return
+	}
 	p.list(s, to, up.subprotocol)
 	client, early, err := p.accept(ctx, w, asked.key, up)
 	if err != nil {
@@ -261,14 +272,16 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.detach(func() { p.endDetached(s) })
 		return
 	}
-	stop := context.AfterFunc(requested, func() { s.stop(causeCancelled, context.Cause(requested)) })
-	defer stop()
+	cancelled := context.AfterFunc(requested, func() { s.stop(causeCancelled, context.Cause(requested)) })
+	defer cancelled()
 	s.run()
 	p.end(requested, s)
 }
 
-// end takes in that a session is over.
+// end takes in that a session is over. The record of it and the hooks come
+// after that: what is the user's finds the session gone, and can't wait for it.
 func (p *Proxy) end(ctx context.Context, s *Session) {
+	p.remove(s)
 	s.decide(nil)
 	p.logEnded(ctx, s)
 }

@@ -41,11 +41,12 @@ func (p *Proxy) listed() []*Session {
 // admit enters a session, or refuses it.
 func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 	client := p.clientAddr(r)
-	key, err := p.clientKey(r, client)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	key, err := p.clientKey(ctx, cancel, r, client)
 	if err != nil {
+		cancel(nil)
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancelCause(r.Context())
 	s := &Session{proxy: p, client: client, cancel: cancel,
 		path: strings.Clone(clip(clientPath(r)))} // not with all of the request line that it is part of
 	if key != "" {
@@ -107,9 +108,15 @@ func (p *Proxy) list(s *Session, upstream, subprotocol string) {
 
 // begin notes that a session's 101 was sent.
 func (p *Proxy) begin(s *Session) {
-	s.cancel(nil) // of no use to an open session, which would keep it all its life
+	// The handshake's context is of no use to an open session, which would keep
+	// it all its life, unless it is that of a hook's request as well.
+	kept := s.cancel
+	if len(p.onOpen) == 0 || p.detach {
+		s.cancel(nil)
+		kept = nil
+	}
 	p.mu.Lock()
-	s.cancel, s.open = nil, true
+	s.cancel, s.open = kept, true
 	p.stats.opened++
 	draining, closed, closing := p.draining, p.closed, s.closing
 	removed := s.member != nil && s.member.gone && !p.keepRemoved
@@ -131,13 +138,28 @@ func (p *Proxy) begin(s *Session) {
 
 // leave ends a session's stay.
 func (p *Proxy) leave(s *Session) {
-	defer p.remove(s) // a hook may end its goroutine (runtime.Goexit)
+	defer func() { // a hook may end its goroutine (runtime.Goexit)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.leaving--
+		p.emptyLocked()
+	}()
+	p.remove(s)
 	s.decide(nil)
 	if s.letIn {
 		p.callOnClose(s)
 	}
 }
 
+// emptyLocked tells those who wait for it that a drain is over, when it is.
+// p.mu is held.
+func (p *Proxy) emptyLocked() {
+	if p.draining && len(p.sessions) == 0 && p.leaving == 0 {
+		close(p.empty)
+	}
+}
+
+// remove takes a session that is over out of the list, once; it is leaving then.
 func (p *Proxy) remove(s *Session) {
 	key := ""
 	s.mu.Lock()
@@ -146,10 +168,15 @@ func (p *Proxy) remove(s *Session) {
 	}
 	s.mu.Unlock()
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, there := p.sessions[s]; !there {
+		return
+	}
 	if s.cancel != nil {
 		s.cancel(nil)
 	}
 	delete(p.sessions, s)
+	p.leaving++
 	p.releaseLocked(s)
 	if key != "" {
 		if p.perClient[key]--; p.perClient[key] == 0 {
@@ -163,16 +190,5 @@ func (p *Proxy) remove(s *Session) {
 		p.stats.end(s)
 	} else if p.draining && !s.began.IsZero() {
 		p.stats.drain.Told++ // its 101 has failed
-	}
-	if p.draining && len(p.sessions) == 0 {
-		close(p.empty)
-	}
-	p.mu.Unlock()
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.left = true
-	if s.extra != nil && s.extra.done != nil {
-		close(s.extra.done)
 	}
 }

@@ -23,7 +23,7 @@ type Session struct {
 	client string
 	path   string
 
-	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; nil after the 101
+	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; see begin
 	open     bool                    // guarded by proxy.mu; the 101 was sent
 	letIn    bool                    // owned by ServeHTTP; the hooks have seen it
 	closing  *cause                  // guarded by proxy.mu; it was ended before the 101
@@ -50,7 +50,6 @@ type Session struct {
 	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
 	finished bool           // guarded by mu
 	decided  bool           // guarded by mu; why it is over won't change any more
-	left     bool           // guarded by mu; it is over
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
 	extra    *sessionExtra  // guarded by mu; what few sessions have
@@ -304,14 +303,16 @@ func (s *Session) expiryLocked() (at time.Duration, c *cause) {
 	return at, c
 }
 
-// Done returns a channel that is closed when the session is over.
+// Done returns a channel that is closed when the session is over: before the
+// hooks of [WithOnClose] are called, and before a client whose handshake has
+// failed is answered. [Session.Err] says why from then on.
 func (s *Session) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.extraLocked()
 	if x.done == nil {
 		x.done = make(chan struct{})
-		if s.left {
+		if s.decided {
 			close(x.done)
 		}
 	}
@@ -335,13 +336,17 @@ func (s *Session) Err() error {
 	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: e.code, Err: e.err}
 }
 
-// decide notes that it is clear why the session is over: failed, if its
-// handshake came to nothing.
+// decide notes that the session is over, and why: failed, if its handshake came
+// to nothing.
 func (s *Session) decide(failed *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.decided {
-		s.decided, s.failed = true, failed
+	if s.decided {
+		return
+	}
+	s.decided, s.failed = true, failed
+	if s.extra != nil && s.extra.done != nil {
+		close(s.extra.done)
 	}
 }
 

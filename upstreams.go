@@ -328,6 +328,9 @@ func (p *Proxy) releaseLocked(s *Session) {
 func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *offer) (up *upstreamConn, to string, e *Error) {
 	limit, cancel := context.WithTimeout(ctx, p.handshakeTimeout)
 	defer cancel()
+	if len(p.onOpen) == 0 && (p.rewrite != nil || p.balance.key != nil || p.balance.choose != nil) {
+		r = r.WithContext(ctx) // for the user's functions; callOnOpen has done it for its own
+	}
 	at, e := p.newPlacement(s, r)
 	if e != nil {
 		return nil, "", e
