@@ -208,6 +208,10 @@ func WithInsecureAnyOrigin() Option {
 // X-Forwarded-Port the port if the host comes without. It must itself set
 // these fields, or take away those that clients send: what it passes through
 // is believed, too. Of a list, the first is what the client has used.
+//
+// A request comes from who has connected: see [ConnContext] for servers whose
+// middleware replaces RemoteAddr, and [WithTrustedUnixSockets] for peers without
+// an address.
 func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 	return func(c *config) {
 		c.trusted = slices.Clone(prefixes)

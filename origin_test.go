@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
 )
@@ -84,4 +85,18 @@ func TestForbiddenOrigin(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A long Origin beyond ASCII costs nothing: conversion to its A-label, whose
+// time grows with the square of the length, would take seconds.
+func TestLongOrigin(t *testing.T) {
+	var name strings.Builder
+	for c := '\u4e00'; name.Len() < 60_000; c++ {
+		name.WriteRune(c)
+	}
+	r := newRigTo(t, tcp, "http://upstream.test")
+	c := r.client()
+	c.SetDeadline(time.Now().Add(4 * time.Second))
+	c.send(withLines("Origin: http://" + name.String()))
+	c.wantRefusal(403)
 }

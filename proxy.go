@@ -137,7 +137,8 @@ type Proxy struct {
 
 // New makes a proxy for the upstream at target: an http, https, ws or wss
 // URL, or unix:/path/to/socket; "" where [WithUpstreams] or [WithSource] names
-// the upstreams.
+// the upstreams. A host beyond ASCII is looked up, verified and sent as its
+// A-label (RFC 5890).
 //
 // The target's path and query go before those of each request. The request's
 // path and query are sent as the bytes that the client has sent, or that

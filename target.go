@@ -85,6 +85,32 @@ func targetHost(u *url.URL) string {
 	return u.Host
 }
 
+// normalPath returns an escaped path in the form by which members are told apart
+// (RFC 3986, 6.2.2.1 and 6.2.2.2): nothing is escaped that needn't be, and what is,
+// by upper-case digits. What goes to the upstream is the path as it was given.
+func normalPath(path string) string {
+	var b strings.Builder
+	for {
+		plain, rest, ok := strings.Cut(path, "%")
+		b.WriteString(plain)
+		if !ok {
+			return b.String()
+		}
+		c, err := strconv.ParseUint(rest[:min(2, len(rest))], 16, 8)
+		switch r := rune(c); {
+		case err == nil && ('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~", r)):
+			b.WriteRune(r)
+			rest = rest[2:]
+		case err == nil:
+			b.WriteString("%" + strings.ToUpper(rest[:2]))
+			rest = rest[2:]
+		default:
+			b.WriteByte('%')
+		}
+		path = rest
+	}
+}
+
 // normalHost returns a URL's host, which may have a port, in its normal form.
 func normalHost(scheme, host string) (string, error) {
 	name, port, err := readHost(host)

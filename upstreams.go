@@ -111,7 +111,7 @@ func (c *config) newMember(m Member) (*member, error) {
 		return nil, errors.New("negative number of sessions")
 	}
 	n := &member{
-		name:   u.Scheme + "://" + u.Host + u.EscapedPath(),
+		name:   u.Scheme + "://" + u.Host + normalPath(u.EscapedPath()),
 		origin: u.Scheme + "://" + u.Host,
 		weight: max(m.Weight, 1),
 		max:    m.MaxSessions,
