@@ -56,6 +56,9 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 			h[http.CanonicalHeaderKey(name)] = slices.Clone(refusal.Header[name])
 		}
 		stripFraming(h)
+		if len(h["Sec-Websocket-Version"]) > 0 { // the same field
+			delete(h, "Sec-WebSocket-Version")
+		}
 	}
 	if r.ProtoMajor < 2 { // in HTTP/2 it would end all the client's requests
 		h["Connection"] = []string{"close"}

@@ -215,6 +215,7 @@ func TestRefusalFields(t *testing.T) {
 		{"Allow", 405, with("Allow", "GET, HEAD"), "Allow: GET, HEAD\r\n"},
 		{"Allow left out", 405, json, "Allow: GET\r\n"},
 		{"Upgrade", 426, with("Upgrade", "chat/2"), "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nUpgrade: chat/2\r\n"},
+		{"Sec-WebSocket-Version", 426, with("Sec-WebSocket-Version", "13, 8"), "Connection: Upgrade\r\nSec-Websocket-Version: 13, 8\r\nUpgrade: websocket\r\n"},
 		{"Upgrade of another status", 403, with("Upgrade", "chat/2"), "Connection: Upgrade\r\nUpgrade: chat/2\r\n"},
 		{"Connection", 403, with("Connection", "keep-alive"), ""},
 		{"Content-Length", 403, with("Content-Length", "2", "content-length", "3"), ""},
