@@ -79,15 +79,17 @@ func (l *leg) life(now time.Duration, unread, slowed bool) life {
 	return f
 }
 
-// answered takes in the Pong to our Ping of that number.
-func (l *leg) answered(number uint32, now time.Duration) {
+// answered takes in a Pong to our Ping of that number, and says whether it is
+// the first one.
+func (l *leg) answered(number uint32, now time.Duration) bool {
 	sent := l.sent.Load()
 	if !l.awaited.CompareAndSwap(number, 0) {
-		return // an older one's, or one more
+		return false // an older one's, or one more
 	}
 	d := max(now-time.Duration(sent), 1)
 	l.roundTrip.Store(int64(d))
 	l.s.proxy.stats.roundTrips[l.side].observe(d)
+	return true
 }
 
 // lookBehindPing notes where the Ping that was just written ends in the stream.

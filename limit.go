@@ -11,7 +11,8 @@ type limits struct {
 	rate           RateLimit
 }
 
-// exceeded says whether a frame, or its message so far, is too big.
+// exceeded says whether a frame, or its message so far, is too big. message is
+// the bytes of that or, if they are more, its empty fragments.
 func (l *limits) exceeded(frame, message uint64) bool {
 	return l.frame > 0 && frame > l.frame || l.message > 0 && message > l.message
 }
@@ -21,6 +22,11 @@ func (l *limits) exceeded(frame, message uint64) bool {
 type RateLimit struct {
 	Messages float64 // a second; at least one an hour, 1.0/3600
 	Bytes    float64 // a second, on the wire; at least 1
+
+	// Frames is how many frames may come a second: Pings, Pongs and every
+	// fragment of a message count. 0 stands for ten times Messages. It is at
+	// least one an hour.
+	Frames float64
 
 	// Burst is how long's worth of them may come at once, after silence; one
 	// message always may. 0 stands for one second. With Close, Bytes times
@@ -36,9 +42,13 @@ type RateLimit struct {
 // A throttle keeps a direction to its rate limit. It decides; time is an
 // argument.
 type throttle struct {
-	messages, bytes bucket
-	close           bool
+	messages, frames, bytes bucket
+	close                   bool
 }
+
+// framesPerMessage is how many frames may come for each message, where the user
+// has set no limit for them.
+const framesPerMessage = 10
 
 func newThrottle(r RateLimit) *throttle {
 	burst := r.Burst.Seconds()
@@ -49,14 +59,20 @@ func newThrottle(r RateLimit) *throttle {
 		size := max(rate*burst, 1)
 		return bucket{rate: rate, size: size, level: size}
 	}
-	return &throttle{messages: fill(r.Messages), bytes: fill(r.Bytes), close: r.Close}
+	t := &throttle{messages: fill(r.Messages), frames: fill(r.Frames), bytes: fill(r.Bytes), close: r.Close}
+	if r.Frames == 0 {
+		m := t.messages
+		t.frames = bucket{rate: framesPerMessage * m.rate, size: framesPerMessage * m.size, level: framesPerMessage * m.size}
+	}
+	return t
 }
 
 // take counts what came. It says false if the session is to end for it.
-func (t *throttle) take(now time.Duration, messages, bytes int) bool {
+func (t *throttle) take(now time.Duration, messages, frames, bytes int) bool {
 	t.messages.take(now, messages)
+	t.frames.take(now, frames)
 	t.bytes.take(now, bytes)
-	return !t.close || t.messages.level >= 0 && t.bytes.level >= 0
+	return !t.close || t.messages.level >= 0 && t.frames.level >= 0 && t.bytes.level >= 0
 }
 
 // leastPiece is how many bytes are let through at once at least: more than a
@@ -66,22 +82,21 @@ const leastPiece = 1 << 10
 // The lowest rates. A wait is never longer than an hour, so that lower ones
 // would not be kept.
 const (
-	leastMessages = 1.0 / 3600
+	leastMessages = 1.0 / 3600 // and frames
 	leastBytes    = 1
 )
 
-// allows says how many messages and how many of n bytes may pass now.
-func (t *throttle) allows(now time.Duration, n int) (messages, bytes int) {
+// allows says how much of n bytes may pass now, and how many messages and frames
+// in them.
+func (t *throttle) allows(now time.Duration, n int) (q quota, bytes int) {
 	if t.close {
-		return 0, n
+		return quota{}, n
 	}
-	if t.messages.rate > 0 {
-		messages = int(max(min(t.messages.now(now), math.MaxInt32), 1))
-	}
+	q = quota{messages: t.messages.whole(now), frames: t.frames.whole(now)}
 	if t.bytes.rate > 0 {
 		n = int(min(float64(n), max(t.bytes.now(now), leastPiece)))
 	}
-	return messages, n
+	return q, n
 }
 
 // wait says for how long nothing more is to be read.
@@ -89,7 +104,7 @@ func (t *throttle) wait(now time.Duration) time.Duration {
 	if t.close {
 		return 0
 	}
-	return max(t.messages.wait(now), t.bytes.wait(now))
+	return max(t.messages.wait(now), t.frames.wait(now), t.bytes.wait(now))
 }
 
 // A bucket holds tokens. More can be taken than there are, for what has come
@@ -105,6 +120,14 @@ type bucket struct {
 // now returns the level.
 func (b *bucket) now(now time.Duration) float64 {
 	return min(b.level+b.rate*(now-b.at).Seconds(), b.size)
+}
+
+// whole returns how many tokens may be taken now, one at least; 0: any number.
+func (b *bucket) whole(now time.Duration) int {
+	if b.rate == 0 {
+		return 0
+	}
+	return int(max(min(b.now(now), math.MaxInt32), 1))
 }
 
 func (b *bucket) take(now time.Duration, n int) {

@@ -106,11 +106,7 @@ func TestRateSlowsDown(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			eachWayInTime(t, func(t *testing.T, w way) {
-				side := wsproxy.Upstream
-				if w.masked() {
-					side = wsproxy.Client
-				}
-				r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(side, row.rate))
+				r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
 				from, to := w.open(r, "", "")
 				began := time.Now()
 				from.sendLater(strings.Repeat(from.frame(text, strings.Repeat("m", row.size)), row.messages))
@@ -136,13 +132,97 @@ func TestRateSlowsDown(t *testing.T) {
 	}
 }
 
+// A rate of messages limits the frames between them, too: Pings, Pongs, fragments,
+// and Pongs to the proxy's own Pings that come again and again.
+func TestRateOfFrames(t *testing.T) {
+	t.Attr("case", "A82")
+	for _, row := range []struct {
+		name          string
+		first         byte
+		payload       string
+		rate          wsproxy.RateLimit
+		frames        int
+		atLeast, most time.Duration
+	}{
+		{"Pings", ping, "p", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
+		{"Pongs", pong, "p", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
+		{"fragments", 0x00, "f", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
+		{"frames of their own", 0x00, "", wsproxy.RateLimit{Messages: 10, Frames: 20}, 60, 2 * time.Second, 3 * time.Second},
+		{"frames alone", ping, "", wsproxy.RateLimit{Frames: 20}, 60, 2 * time.Second, 3 * time.Second},
+		{"no limit of messages", ping, "", wsproxy.RateLimit{Bytes: 1e6}, 1000, 0, time.Second},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			eachWayInTime(t, func(t *testing.T, w way) {
+				r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
+				from, to := w.open(r, "", "")
+				began := time.Now()
+				from.sendLater(from.frame(0x01, "begins") + strings.Repeat(from.frame(row.first, row.payload), row.frames) + from.frame(0x80, "ends"))
+				to.want(0x01, "begins")
+				for range row.frames {
+					to.want(row.first, row.payload)
+				}
+				to.want(0x80, "ends")
+				if d := time.Since(began); d < row.atLeast || d > row.most {
+					t.Errorf("took %v, want %v to %v", d, row.atLeast, row.most)
+				}
+				r.proxy.Close()
+				r.wantReturned()
+			})
+		})
+	}
+}
+
+// The answer to a Ping of the proxy's own is no frame too many; the same answer
+// again and again is.
+func TestRateOfPongs(t *testing.T) {
+	t.Attr("case", "A82")
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory, wsproxy.WithPing(time.Second, 2*time.Second),
+			wsproxy.WithRateLimit(w.side(), wsproxy.RateLimit{Messages: 1.0 / 60, Close: true}))
+		from, to := w.open(r, "", "")
+		watched(to)
+		var last frame
+		for range 50 {
+			if last, _ = from.readFrame(); last.first != ping {
+				t.Fatalf("got %v, want a Ping", last)
+			}
+			from.send(from.frame(pong, last.payload))
+		}
+		from.send(strings.Repeat(from.frame(pong, last.payload), 20))
+		from.wantClose(1008)
+		r.proxy.Close()
+		r.wantReturned()
+	})
+}
+
+// A limit of bytes for messages is one of empty fragments, too; a message may end
+// with one.
+func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
+	t.Attr("case", "A82")
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory, wsproxy.WithMaxMessageSize(w.side(), 10))
+		from, to := w.open(r, "", "")
+		for range 3 {
+			from.send(from.frame(0x01, "") + from.frame(0x00, "1234567890") + from.frame(0x80, ""))
+			to.want(0x01, "")
+			to.want(0x00, "1234567890")
+			to.want(0x80, "")
+		}
+		from.send(from.frame(0x01, "x") + strings.Repeat(from.frame(0x00, ""), 11))
+		to.want(0x01, "x")
+		for range 10 {
+			to.want(0x00, "")
+		}
+		from.wantClose(1009)
+		r.proxy.Close()
+		r.wantReturned()
+	})
+}
+
 // A53: or the session ends, by Close 1008.
 func TestRateCloses(t *testing.T) {
 	eachWayInTime(t, func(t *testing.T, w way) {
-		side := wsproxy.Upstream
-		if w.masked() {
-			side = wsproxy.Client
-		}
+		side := w.side()
 		r := newRig(t, memory, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
 		from, to := w.open(r, "", "")
 		for range 20 { // at the rate

@@ -431,9 +431,10 @@ func WithMaxSessionsPerClient(n int, key func(*http.Request) string) Option {
 }
 
 // WithMaxMessageSize limits the messages from a side to so many bytes of
-// payload, compressed as they are. A longer one ends the session, by Close 1009
-// to that side and 1001 to the other, as soon as a frame's header shows it;
-// what came before has passed by then. The default, 0, is no limit.
+// payload, compressed as they are, and to as many empty fragments. A longer one
+// ends the session, by Close 1009 to that side and 1001 to the other, as soon as
+// a frame's header shows it; what came before has passed by then. The default,
+// 0, is no limit.
 func WithMaxMessageSize(from Side, bytes int) Option {
 	return func(c *config) {
 		c.limit("WithMaxMessageSize", from).message = uint64(c.count("WithMaxMessageSize", bytes))
@@ -454,14 +455,16 @@ func WithRateLimit(from Side, r RateLimit) Option {
 	return func(c *config) {
 		c.limit("WithRateLimit", from).rate = r
 		switch {
-		case !(r.Messages >= 0 && r.Bytes >= 0) || r.Burst < 0: // or no number
+		case !(r.Messages >= 0 && r.Frames >= 0 && r.Bytes >= 0) || r.Burst < 0: // or no number
 			c.mistake("WithRateLimit", r, "negative")
-		case math.IsInf(r.Messages, 0) || math.IsInf(r.Bytes, 0):
+		case math.IsInf(r.Messages, 0) || math.IsInf(r.Frames, 0) || math.IsInf(r.Bytes, 0):
 			c.mistake("WithRateLimit", r, "infinite: 0 is no limit")
-		case r.Messages == 0 && r.Bytes == 0:
-			c.mistake("WithRateLimit", r, "limits neither messages nor bytes")
+		case r.Messages == 0 && r.Frames == 0 && r.Bytes == 0:
+			c.mistake("WithRateLimit", r, "limits neither messages nor frames nor bytes")
 		case r.Messages > 0 && r.Messages < leastMessages:
 			c.mistake("WithRateLimit", r, "under one message an hour")
+		case r.Frames > 0 && r.Frames < leastMessages:
+			c.mistake("WithRateLimit", r, "under one frame an hour")
 		case r.Bytes > 0 && r.Bytes < leastBytes:
 			c.mistake("WithRateLimit", r, "under one byte a second")
 		case r.Burst > longest:

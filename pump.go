@@ -188,7 +188,7 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 	v := &c.verdict
 	for {
 		size := len(b)
-		p.mind.quota = 0
+		p.mind.quota = quota{}
 		if p.throttle != nil {
 			p.mind.quota, size = p.throttle.allows(now, size)
 		}
@@ -230,7 +230,7 @@ func (p *pump) slowDown(now time.Duration) {
 	case <-timer.C:
 	case <-p.from.s.hastened:
 		timer.Stop()
-		p.throttle, p.mind.quota = nil, 0
+		p.throttle, p.mind.quota = nil, quota{}
 	}
 	p.slowed.Store(false)
 	p.waits.Store(false)
@@ -250,8 +250,9 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 	if n := v.hold; n > 0 {
 		p.held = append(p.held, b[len(b)-n:]...)
 	}
-	if v.pong != 0 {
-		p.from.answered(v.pong, now)
+	frames := v.frames + v.absorbed
+	if v.pong != 0 && p.from.answered(v.pong, now) {
+		frames-- // the peer could not but send it
 	}
 	if v.pings > 0 {
 		p.count.pings.Add(uint64(v.pings))
@@ -259,7 +260,7 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 	if v.largest > p.count.largest.Load() {
 		p.count.largest.Store(v.largest)
 	}
-	if p.throttle != nil && !p.throttle.take(now, v.messages, len(b)-v.hold-v.rest) {
+	if p.throttle != nil && !p.throttle.take(now, v.messages, frames, len(b)-v.hold-v.rest) {
 		p.mind.ended, v.n, v.final.broken = true, 0, errTooFast
 	}
 }

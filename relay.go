@@ -25,8 +25,20 @@ type direction struct {
 	left  uint64  // bytes of the frame under way that are still to come
 
 	limits  *limits // set when made; nil: none
-	quota   int     // how many messages may be complete with one chunk; 0: any number
+	quota   quota   // of one chunk
 	message uint64  // bytes of payload of the message under way, as far as its headers tell
+	empty   uint64  // its empty fragments
+}
+
+// A quota is how much may be complete with one chunk; 0: any number.
+type quota struct {
+	messages int
+	frames   int // absorbed ones included
+}
+
+// spent says whether nothing more may be complete with the chunk.
+func (q *quota) spent(v *verdict) bool {
+	return q.messages > 0 && v.messages >= q.messages || q.frames > 0 && v.frames+v.absorbed >= q.frames
 }
 
 // A final is what a direction ended with: a valid Close frame, which stands
@@ -46,6 +58,7 @@ type verdict struct {
 	data bool // a data frame's bytes are among the n
 
 	frames, messages int    // that are complete with the n bytes
+	absorbed         int    // frames that don't go on: answers to our own Pings
 	pings            int    // that begin in these
 	largest          uint64 // message of which a frame begins in these: bytes of payload so far
 	pong             uint32 // the number of the last of our own Pings that was answered; 0: none
@@ -86,7 +99,7 @@ func (d *direction) walk(p []byte, v *verdict) {
 		if i == len(p) {
 			break
 		}
-		if d.quota > 0 && v.messages >= d.quota {
+		if d.quota.spent(v) {
 			v.rest = len(p) - i
 			break
 		}
@@ -109,7 +122,8 @@ func (d *direction) walk(p []byte, v *verdict) {
 				if own := d.control(p[i:i+size], h, v); d.ended {
 					keep(p, n, i, v.final.size)
 					break
-				} else if own { // absorbed
+				} else if own {
+					v.absorbed++
 					i += size
 					continue
 				}
@@ -119,10 +133,13 @@ func (d *direction) walk(p []byte, v *verdict) {
 			d.data, d.last = false, false
 		} else {
 			if h.opcode() != opContinuation {
-				d.message = 0
+				d.message, d.empty = 0, 0
 			}
 			d.message += h.length
-			if d.limits != nil && d.limits.exceeded(h.length, d.message) {
+			if h.length == 0 {
+				d.empty++
+			}
+			if d.limits != nil && d.limits.exceeded(h.length, max(d.message, d.empty)) {
 				d.ended, v.final.broken = true, errTooBig
 				break
 			}
@@ -235,7 +252,7 @@ var (
 // Ways to go over a limit.
 const (
 	errTooBig  violation = "message or frame over the limit"
-	errTooFast violation = "messages or bytes over the rate limit"
+	errTooFast violation = "messages, frames or bytes over the rate limit"
 )
 
 // causeOf returns the cause of what a side has broken.

@@ -33,6 +33,13 @@ var ways = []way{{"client", 1002, 1001}, {"upstream", 1002, 1011}}
 
 func (w way) masked() bool { return w.name == "client" }
 
+func (w way) side() wsproxy.Side {
+	if w.masked() {
+		return wsproxy.Client
+	}
+	return wsproxy.Upstream
+}
+
 func (w way) open(r *rig, requestLines, answerLines string) (from, to *wire) {
 	r.t.Helper()
 	from, to = r.open(requestLines, answerLines)

@@ -230,6 +230,7 @@ func (r *route) readLimits() {
 			if rate := rates.table(side.String()); rate != nil {
 				limit := wsproxy.RateLimit{
 					Messages: rate.number("messages"),
+					Frames:   rate.number("frames"),
 					Bytes:    rate.number("bytes"),
 					Burst:    rate.duration("burst", 0),
 					Close:    rate.flag("close"),
