@@ -454,6 +454,7 @@ func TestNoPortTowardsSome(t *testing.T) {
 // Whatever one client asks for, and however often, it decides nothing for others:
 // not that a member is left alone, nor that it stays so, nor where a room is.
 func TestOneClientDecidesNothing(t *testing.T) {
+	t.Attr("case", "A85")
 	for name, a := range map[string]act{
 		"500":     answeringStatus(500),
 		"503":     answeringStatus(503),
@@ -495,6 +496,7 @@ func TestOneClientDecidesNothing(t *testing.T) {
 // One client's answers don't keep a member from coming back, nor does one that
 // takes its time hold the trial.
 func TestOneClientKeepsNobodyDown(t *testing.T) {
+	t.Attr("case", "A85")
 	for name, a := range map[string]act{"500": answeringStatus(500), "silent": silent} {
 		for option, options := range map[string][]wsproxy.Option{"": nil, "judged": {wsproxy.WithJudgeAnswers(3)}} {
 			t.Run(name+" "+option, func(t *testing.T) {
@@ -853,4 +855,48 @@ func TestSingleMemberIsAlwaysTried(t *testing.T) {
 
 func rewriteHost(host string) func(*httputil.ProxyRequest) {
 	return func(pr *httputil.ProxyRequest) { pr.Out.URL.Host = host }
+}
+
+// The same over real sockets: three requests for a path that an application
+// answers 500, or doesn't answer, and ten more.
+func TestOneClientOverTCP(t *testing.T) {
+	t.Attr("case", "A85")
+	for _, path := range []string{"/500", "/hangup"} {
+		var members []wsproxy.Member
+		for i := range 3 {
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("X-Member", fmt.Sprint(i))
+				switch r.URL.Path {
+				case "/500":
+					w.WriteHeader(500)
+				case "/hangup":
+					panic(http.ErrAbortHandler)
+				default:
+					w.WriteHeader(403)
+				}
+			}))
+			defer s.Close()
+			members = append(members, wsproxy.Member{Target: s.URL})
+		}
+		r := newRigTo(t, tcp, "", wsproxy.WithUpstreams(members...), wsproxy.WithDialContext(new(net.Dialer).DialContext),
+			wsproxy.WithBalance(wsproxy.Rendezvous(func(*http.Request) string { return "room" })))
+		ask := func(path string) *http.Response {
+			c := r.client()
+			defer c.Close()
+			c.send(handshakeRequest(path, ""))
+			return c.readResponse()
+		}
+		home := ask("/").Header.Get("X-Member")
+		for range 13 {
+			if status := ask(path).StatusCode; status < 500 {
+				t.Fatalf("%s: answered %d", path, status)
+			}
+			if got := ask("/").Header.Get("X-Member"); got != home {
+				t.Fatalf("after %s: the room moved from member %s to %s", path, home, got)
+			}
+		}
+		if text := r.logs.String(); strings.Contains(text, "left alone") {
+			t.Errorf("%s: logged %s", path, text)
+		}
+	}
 }
