@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
 	"strings"
 	"testing"
@@ -116,7 +117,11 @@ func TestMiddleware(t *testing.T) {
 			[]string{"X-Forwarded-For: 203.0.113.7, 127.0.0.1"}, map[string]string{"client": "203.0.113.7"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			var options []wsproxy.Option
+			// Hooks that do nothing, with a request of their own in hand.
+			options := []wsproxy.Option{
+				wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { return nil }),
+				wsproxy.WithRewrite(func(*httputil.ProxyRequest) {}),
+			}
 			if row.option != nil {
 				options = append(options, row.option)
 			}
@@ -207,7 +212,7 @@ func TestTrustedUnixSockets(t *testing.T) {
 		{"TCP, no address", tcp, true, at(""), 403},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			options := []wsproxy.Option{inner}
+			options := []wsproxy.Option{inner, wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { return nil })}
 			logged := map[string]string{}
 			if row.trusted {
 				options = append(options, wsproxy.WithTrustedUnixSockets())
