@@ -413,11 +413,16 @@ const (
 func closeAt(ctx context.Context, conn net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
 		defer func() { _ = recover() }()
-		if c, ok := conn.(*tls.Conn); ok {
-			conn = c.NetConn()
-		}
-		conn.Close()
+		closeNow(conn)
 	})
+}
+
+// closeNow closes conn with no goodbye.
+func closeNow(conn net.Conn) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	conn.Close()
 }
 
 // checked takes in what a member has answered.

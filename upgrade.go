@@ -165,7 +165,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 		if !taken {
 			up.conn.Close()
 			if conn != nil {
-				conn.Close()
+				closeNow(conn) // it takes no goodbye, either
 			}
 		}
 	}()
