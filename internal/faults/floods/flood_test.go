@@ -233,6 +233,14 @@ func (b *backend) handle(c net.Conn) {
 				return
 			}
 		}
+	case "large": // as much header as the proxy takes
+		lines := numbered(250, "X-%x: "+strings.Repeat("y", 220), "\r\n") + "\r\n"
+		if _, err := io.WriteString(c, wire.Answer(r, lines)); err == nil {
+			c.SetDeadline(time.Time{})
+			e := wire.NewEnd(c, br, false)
+			e.Start()
+			e.Wait()
+		}
 	case "drain": // it reads, whatever it is
 		if _, err := wire.Accept(c, br, r); err == nil {
 			io.Copy(io.Discard, br)

@@ -4,6 +4,7 @@ package floods_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -25,6 +26,8 @@ const (
 	boundTLS       = 176 << 10 // TLS to the client
 	boundLimited   = 112 << 10 // rate limits on both sides
 	boundHandshake = 48 << 10  // a connection whose handshake isn't done
+	boundHeader    = 144 << 10 // a session at rest with handshakes as large as may be; net/http keeps the client's
+	boundForgotten = 32 << 10  // the same, detached: nobody keeps it
 
 	garbage = 2        // resident memory may be so many times as much: the collector lets the heap double
 	slack   = 48 << 20 // and this much besides: pools, arenas, what good sessions leave
@@ -208,6 +211,86 @@ func TestHeaderFloods(t *testing.T) {
 		t.Errorf("%d sessions opened, refused %v; want none, and %d bad answers", st.Opened-before, st.Refused, n)
 	}
 	f.over()
+}
+
+// numbered is n elements that differ, joined.
+func numbered(n int, format, sep string) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(sep)
+		}
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
+// Handshakes of 64 KiB in every shape: what is too much of it is refused, and
+// what is let in costs its session no more than the bound, on both sides.
+func TestHeaderShapes(t *testing.T) {
+	t.Attr("case", "A62 A63 F45")
+	filler := strings.Repeat("y", 220)
+	for _, path := range []string{"plain", "hooked", "detached"} {
+		t.Run(path, func(t *testing.T) {
+			f := newFlood(t)
+			for name, lines := range map[string]string{
+				"fields":       numbered(8810, "%x:", "\r\n") + "\r\n",
+				"values":       numbered(6000, "A: %x", "\r\n") + "\r\n",
+				"subprotocols": "Sec-WebSocket-Protocol: " + numbered(10_000, "%x", ",") + "\r\n",
+				"extensions":   "Sec-WebSocket-Extensions: " + numbered(10_000, "%x", ",") + "\r\n",
+				"parameters":   "Sec-WebSocket-Extensions: a; " + numbered(10_000, "%x", ";") + "\r\n",
+			} {
+				for range 50 {
+					c := f.dial(false)
+					if _, status, err := wire.Open(c, "/"+path+"/sink", lines); status != http.StatusRequestHeaderFieldsTooLarge {
+						t.Fatalf("%s: answered %d, %v, want 431", name, status, err)
+					}
+					c.Close()
+				}
+			}
+			bound, n := boundHeader, 0
+			if path == "detached" {
+				bound = boundForgotten
+			}
+			for _, lines := range []string{
+				"X-A: " + strings.Repeat("y", 60_000) + "\r\n",
+				numbered(250, "X-%x: "+filler, "\r\n") + "\r\n",
+				numbered(250, "X-%x"+filler+":", "\r\n") + "\r\n",
+				numbered(250, "X-A: %x"+filler, "\r\n") + "\r\n",
+				"Sec-WebSocket-Protocol: " + numbered(250, "%x"+filler, ",") + "\r\n",
+				"Sec-WebSocket-Protocol: " + strings.Repeat(",", 60_000) + "\r\n",
+				"Sec-WebSocket-Extensions: a; " + numbered(250, "%x"+filler, ";") + "\r\n",
+				"Connection: " + numbered(10_000, "%x", ",") + "\r\n",
+			} {
+				var opens sync.WaitGroup // one by one they would take long: the upstreams' buffers are small
+				for range 25 {
+					c, err := net.Dial("tcp", f.proxy.Plain) // whose buffers take a large answer
+					if err != nil {
+						t.Fatal(err)
+					}
+					f.mu.Lock()
+					f.conns = append(f.conns, c)
+					f.mu.Unlock()
+					opens.Go(func() {
+						e, status, err := wire.Open(c, "/"+path+"/large", lines)
+						if e == nil {
+							t.Errorf("%.40q: %d, %v", lines, status, err)
+							return
+						}
+						e.Start()
+					})
+					n++
+				}
+				opens.Wait()
+			}
+			if open := f.proxy.state("/state").Proxies[path].Open; open != n {
+				t.Fatalf("%d sessions are open, want %d", open, n)
+			}
+			f.bounded("shapes of headers, "+path, n, bound)
+			f.good.keep("shapes of headers")
+			f.over()
+		})
+	}
 }
 
 // Handshakes that are half done: 9,000 that never send the rest of their

@@ -36,6 +36,7 @@ func runProxy() error {
 	paths := map[string][]wsproxy.Option{
 		"plain":      nil,
 		"detached":   {wsproxy.WithDetach()},
+		"hooked":     {wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { r.Header.Set("X-Hook", "1"); return nil })},
 		"limited":    {wsproxy.WithRateLimit(wsproxy.Client, slow), wsproxy.WithRateLimit(wsproxy.Upstream, slow)},
 		"small":      {wsproxy.WithMaxFrameSize(wsproxy.Client, maxFrame), wsproxy.WithMaxMessageSize(wsproxy.Client, maxFrame)},
 		"handshakes": {wsproxy.WithMaxHandshakes(maxHandshakes)},
