@@ -91,9 +91,11 @@ func (c *config) clientAddr(r *http.Request) string {
 	if !c.trustedPeer(r) {
 		return addr
 	}
-	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for i := len(hops) - 1; i >= 0; i-- {
-		a := parseAddr(strings.TrimSpace(hops[i])) // some proxies add the port
+	hops := strings.Join(r.Header["X-Forwarded-For"], ",")
+	for i := len(hops); i >= 0; { // from the right; there may be thousands of commas
+		hops = hops[:i]
+		i = strings.LastIndexByte(hops, ',')
+		a := parseAddr(strings.TrimSpace(hops[i+1:])) // some proxies add the port
 		if !a.IsValid() {
 			break
 		}

@@ -40,7 +40,7 @@ type upstreamConn struct {
 // how much of that may be spent on what can be tried again with another member.
 func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *placement, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
 	target := m.url.Load()
-	out, sent, err := p.outgoing(limit, at.r, target)
+	out, sent, err := p.outgoing(limit, asked.from, at.r, target)
 	if err != nil {
 		return nil, m.origin, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
 	}

@@ -58,8 +58,9 @@ func forwarding(name string) bool {
 }
 
 // outgoing makes the upstream's request of the client's, but for the fields of
-// the handshake, and what it is to offer.
-func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL) (out *http.Request, sent *offer, err error) {
+// the handshake, and what it is to offer. r is the request as the hooks have left
+// it; who has sent it, and to what host, is what from says.
+func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *url.URL) (out *http.Request, sent *offer, err error) {
 	out = r.Clone(ctx)
 	out.RequestURI, out.Body = "", nil
 	if c.targetPath {
@@ -75,7 +76,7 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 	h := out.Header
 	stripHopByHop(h)
 	tidyOrigin(h)
-	trusted := c.trustedPeer(r)
+	trusted := c.trustedPeer(from)
 	for name := range h {
 		// Many an application server can't tell X_Forwarded_For from
 		// X-Forwarded-For.
@@ -87,7 +88,7 @@ func (c *config) outgoing(ctx context.Context, r *http.Request, target *url.URL)
 			delete(h, name)
 		}
 	}
-	setForwarding(r, h, trusted)
+	setForwarding(from, h, trusted)
 	c.addVia(r, h)
 	if c.rewrite != nil {
 		if out, err = callRewrite(c.rewrite, r, out); err != nil {

@@ -30,6 +30,10 @@ type offer struct {
 	key        string // as it came
 	protocols  []string
 	extensions []extension
+
+	// from is a shallow copy of the client's request, for what it says of the
+	// client: its Host, its address, TLS. nil in what the proxy sends.
+	from *http.Request
 }
 
 // An extension is an element of Sec-WebSocket-Extensions (RFC 6455, 9.1).

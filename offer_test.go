@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -264,6 +265,18 @@ func TestAskedOnce(t *testing.T) {
 			}
 		})
 	}
+	t.Run("who the client is", func(t *testing.T) {
+		r := newRig(t, tcp, open(func(r *http.Request) {
+			r.Host, r.RemoteAddr, r.TLS = "hook.test", "192.0.2.1:1", new(tls.ConnectionState)
+		}))
+		client := r.client()
+		client.send(edited())
+		head := r.upstream().readHead()
+		want := []string{"Host: hook.test", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: front.test", "X-Forwarded-Proto: http"}
+		if got := lines(head, "Host", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"); !slices.Equal(got, want) {
+			t.Errorf("upstream: got %q, want %q", got, want)
+		}
+	})
 	for name, f := range map[string]func(*http.Request){
 		"no header": func(r *http.Request) { r.Header = nil }, "no URL": func(r *http.Request) { r.URL = nil },
 	} {

@@ -83,7 +83,7 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 	case err != nil:
 		return bad(http.StatusBadRequest, "malformed "+field)
 	}
-	asked.key = key
+	asked.key, asked.from = key, r.WithContext(r.Context())
 	return &asked, nil
 }
 
