@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -30,6 +31,7 @@ type config struct {
 	sourceInterval   time.Duration
 	sourceAddresses  []netip.Addr
 	policy           policy
+	pings            [2]pinging // by the side that is pinged
 	handshakeTimeout time.Duration
 	closeTimeout     time.Duration
 	detach           bool
@@ -65,6 +67,19 @@ func (c *config) mistake(option string, value any, reason string) {
 	c.mistakes = append(c.mistakes, &OptionError{Option: option, Value: value, Reason: reason})
 }
 
+// pinging notes what is wrong with the durations of WithPing.
+func (c *config) pinging(option string, interval, timeout time.Duration) pinging {
+	switch {
+	case interval < 0:
+		c.mistake(option, interval, "interval is negative")
+	case interval > 0 && timeout <= 0:
+		c.mistake(option, timeout, "timeout must be above zero")
+	case interval > 0:
+		c.plausible(option, interval, timeout)
+	}
+	return pinging{interval, timeout}
+}
+
 // positive notes a duration that is not above zero as a mistake.
 func (c *config) positive(option string, d time.Duration) time.Duration {
 	if d <= 0 {
@@ -84,30 +99,43 @@ func (c *config) count(option string, n int) int {
 // longest is more than anybody waits, and so little that a few can be added up.
 const longest = 50 * 365 * 24 * time.Hour
 
-// checkDurations notes as mistakes those that would overflow.
+// shortest is less than anybody waits.
+const shortest = time.Millisecond
+
+// plausible notes as a mistake the first of an option's durations that would
+// overflow, or that can't be meant: WithPing(25, 10) would ping every 25
+// nanoseconds.
+func (c *config) plausible(option string, durations ...time.Duration) {
+	for _, d := range durations {
+		switch {
+		case d > longest:
+			c.mistake(option, d, "over 50 years")
+			return
+		case d > 0 && d < shortest:
+			reason := "under 1 ms: were seconds meant?"
+			if d < shortest/10 {
+				reason = fmt.Sprintf("under 1 ms: were seconds meant, as in %d*time.Second?", d)
+			}
+			c.mistake(option, d, reason)
+			return
+		}
+	}
+}
+
+// checkDurations looks at those that the options themselves don't look at.
 func (c *config) checkDurations() {
 	check := HealthCheck{}
 	if c.check != nil {
 		check = *c.check
 	}
-	for _, o := range []struct {
-		option string
-		d      time.Duration
-	}{
-		{"WithPing", max(c.policy.ping, c.policy.pong)},
-		{"WithIdleTimeout", c.policy.idle},
-		{"WithWriteTimeout", c.policy.write},
-		{"WithHandshakeTimeout", c.handshakeTimeout},
-		{"WithCloseTimeout", c.closeTimeout},
-		{"WithMaxAge", c.policy.age},
-		{"WithDrain", c.drainWindow},
-		{"WithSource", c.sourceInterval},
-		{"WithHealthCheck", max(check.Interval, check.Timeout)},
-	} {
-		if o.d > longest {
-			c.mistake(o.option, o.d, "over 50 years")
-		}
-	}
+	c.plausible("WithIdleTimeout", c.policy.idle)
+	c.plausible("WithWriteTimeout", c.policy.write)
+	c.plausible("WithHandshakeTimeout", c.handshakeTimeout)
+	c.plausible("WithCloseTimeout", c.closeTimeout)
+	c.plausible("WithMaxAge", c.policy.age)
+	c.plausible("WithDrain", c.drainWindow)
+	c.plausible("WithSource", c.sourceInterval)
+	c.plausible("WithHealthCheck", check.Interval, check.Timeout)
 }
 
 // limit returns what the side is limited to.
@@ -125,10 +153,10 @@ func newConfig(target string, options []Option) (*config, error) {
 		balance:      LeastSessions(),
 		retryShare:   defaultRetryShare,
 		doubtsNeeded: defaultDoubts,
-		policy: policy{
-			ping:  defaultPingInterval,
-			pong:  defaultPongTimeout,
-			write: defaultWriteTimeout,
+		policy:       policy{write: defaultWriteTimeout},
+		pings: [2]pinging{
+			{defaultPingInterval, defaultPongTimeout},
+			{defaultPingInterval, defaultPongTimeout},
 		},
 		handshakeTimeout: defaultHandshakeTimeout,
 		closeTimeout:     defaultCloseTimeout,
@@ -153,8 +181,10 @@ func newConfig(target string, options []Option) (*config, error) {
 	if c.dialContext == nil {
 		d := new(net.Dialer)
 		// TCP's own keep-alive, by Go's defaults, gives a dead peer up after
-		// 15 s and nine probes 15 s apart. Pings that are no slower do better.
-		if p := c.policy; p.ping > 0 && p.ping+p.pong <= 150*time.Second {
+		// 15 s and nine probes 15 s apart. Pings that are no slower do better
+		// where it can be told whether the peer's kernel acknowledges them:
+		// of a peer that answers none, nothing else tells whether it is gone.
+		if p := c.pings[Upstream]; acksTell && p.interval > 0 && p.interval+p.timeout <= 150*time.Second {
 			d.KeepAlive = -1
 		}
 		c.dialContext = dialFrom(d, c.sourceAddresses)

@@ -59,6 +59,17 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 		return nil
 	case <-ctx.Done():
 	}
+	if deadline, ok := ctx.Deadline(); ok && time.Since(deadline) > lateness {
+		// The process didn't run when the time was up. Sessions whose peers have
+		// done their part end within moments.
+		late := time.NewTimer(grace)
+		defer late.Stop()
+		select {
+		case <-p.empty:
+			return nil
+		case <-late.C:
+		}
+	}
 	text := fmt.Sprintf("%d sessions cut", p.cutAll())
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,6 +141,7 @@ func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
 // until ctx ends or all sessions are over.
 func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Duration, tell func(*Session)) {
 	slot := window / time.Duration(max(len(sessions), 1))
+	first := 0                                            // the session that the slots are counted from
 	active := make(map[*Session]time.Time, len(sessions)) // it changes
 	for _, s := range sessions {
 		active[s] = s.LastActivity()
@@ -139,7 +151,7 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i, s := range sessions {
-		due := time.Duration(i) * slot
+		due := time.Duration(i-first) * slot
 		if slot > 0 {
 			due += rand.N(slot)
 		}
@@ -150,6 +162,12 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 			case <-p.empty:
 			case <-ctx.Done():
 				return
+			}
+			if past := time.Since(began); past-due > lateness {
+				// The process hasn't run. Whose turn it would have been is not
+				// told all at once, but with the others in the time that is left.
+				window = max(window-past, 0)
+				began, first, slot = began.Add(past), i, window/time.Duration(len(sessions)-i)
 			}
 		}
 		tell(s)

@@ -17,8 +17,7 @@ import (
 // join joins the connections of two finished handshakes. early is what came
 // behind each; the RSV bits are those of scanner.
 func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
-	pol := s.proxy.policy.jittered()
-	s.ping, s.age = pol.ping, pol.age
+	s.pace = newPace()
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, Side(side), conns[side]
@@ -64,6 +63,7 @@ func (s *Session) start(over func()) {
 	if s.deadline != 0 {
 		first = s.firstLook()
 	}
+	s.due = s.now() + first
 	s.timer = time.AfterFunc(first, s.tick)
 	s.mu.Unlock()
 	go s.pumps[Client].run()
@@ -116,7 +116,7 @@ func (s *Session) hasten(side Side) {
 	s.deadline = s.now() + s.proxy.closeTimeout
 	s.latest = s.deadline + s.proxy.policy.write
 	if s.timer != nil {
-		s.timer.Reset(s.firstLook())
+		s.lookInLocked(s.firstLook())
 	}
 	if s.hastened != nil {
 		close(s.hastened)
@@ -173,11 +173,31 @@ func (s *Session) cut(c *cause, err error) {
 
 // firstTickLocked says when the session's timer is first to fire. s.mu is held.
 func (s *Session) firstTickLocked() time.Duration {
-	pol := s.policy()
-	_, again := pol.check(0, life{writing: -1})
-	_, idle := pol.checkIdle(0, 0)
-	expires, _ := s.expiryLocked()
-	return min(again, idle, expires)
+	first, _ := s.expiryLocked()
+	for side := range s.legs {
+		pol := s.policy(Side(side))
+		_, again := pol.check(0, life{writing: -1})
+		_, idle := pol.checkIdle(0, 0)
+		first = min(first, again, idle)
+	}
+	return first
+}
+
+// lookInLocked arms the session's timer. s.mu is held.
+func (s *Session) lookInLocked(d time.Duration) {
+	s.due = s.now() + d
+	s.timer.Reset(d)
+}
+
+// lateLocked returns by how much the session's timer has fired too late, if that
+// is a reason to put off what it would end. s.mu is held.
+func (s *Session) lateLocked(now time.Duration) time.Duration {
+	late := now - s.due
+	if late <= lateness || s.graces >= mostGraces {
+		return 0
+	}
+	s.graces++
+	return late
 }
 
 // tick is the session's timer: it looks at both legs, does what is due, and
@@ -198,21 +218,32 @@ func (s *Session) tick() {
 		return
 	}
 	data := max(s.lastData(), time.Duration(s.legs[Client].writing.Load()), time.Duration(s.legs[Upstream].writing.Load()))
-	pol := s.policy()
 	if s.pumps[Client].slowed.Load() || s.pumps[Upstream].slowed.Load() {
 		data = now
 	}
-	idle, again := pol.checkIdle(now, data)
+	late := s.lateLocked(now) > 0
+	idle, again := s.proxy.policy.checkIdle(now, data)
+	switch {
+	case !idle && !late:
+		s.graces = 0
+	case idle && late:
+		idle, again = false, now+grace
+	case idle && s.graces < mostGraces && (inputWaits(s.legs[Client].conn) || inputWaits(s.legs[Upstream].conn)):
+		s.graces++
+		idle, again = false, now+lateness
+	}
 	expires, expiry := s.expiryLocked()
 	again = min(again, expires)
 	var needs [2]need
 	for side := range s.legs {
 		l := &s.legs[side]
 		var at time.Duration
-		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load()))
+		pol := s.policy(Side(side))
+		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load(), late))
 		again = min(again, at)
+		l.noteAnswersLocked(now, &pol)
 	}
-	s.timer.Reset(max(again-now, time.Millisecond))
+	s.lookInLocked(max(again-now, time.Millisecond))
 	s.mu.Unlock()
 
 	switch {
@@ -280,6 +311,13 @@ func (s *Session) firstLook() time.Duration { return min(s.proxy.closeTimeout/2,
 // of are found then, and what a slow peer takes from the first look on shows at
 // the deadline.
 func (s *Session) expire(now time.Duration) {
+	if late := s.lateLocked(now); late > 0 {
+		s.deadline = max(s.deadline, min(s.deadline+late, now+s.proxy.closeTimeout), now+min(grace, s.proxy.closeTimeout))
+		s.latest = max(s.latest+late, s.deadline)
+		for side := range s.legs {
+			s.legs[side].lookLocked(now) // what is taken from now on shows
+		}
+	}
 	if now < s.deadline {
 		for side := range s.legs {
 			l := &s.legs[side]
@@ -288,13 +326,13 @@ func (s *Session) expire(now time.Duration) {
 			}
 			l.wakeIfReset()
 		}
-		s.timer.Reset(min(s.deadline-now, resetGrace))
+		s.lookInLocked(min(s.deadline-now, resetGrace))
 		s.mu.Unlock()
 		return
 	}
 	if now < s.latest && (s.lingersLocked(Client, now) || s.lingersLocked(Upstream, now)) {
 		s.deadline = min(now+s.proxy.closeTimeout, s.latest)
-		s.timer.Reset(s.deadline - now)
+		s.lookInLocked(s.deadline - now)
 		s.mu.Unlock()
 		return
 	}

@@ -8,10 +8,11 @@ import (
 
 // A policy says how long a session's peers may be silent. It decides; it
 // holds no timer, and time is an argument: a duration since the session
-// began. A zero duration switches a rule off; write is never zero.
+// began. A zero duration switches a rule off; write is never zero. ping and
+// pong are those of one side ([WithPingTo]).
 type policy struct {
 	ping  time.Duration // a leg that was silent for so long is sent a Ping
-	pong  time.Duration // and is lost when nothing came from it so long after
+	pong  time.Duration // and may be lost when nothing came from it so long after
 	idle  time.Duration // with no data frame either way for so long, the session ends
 	write time.Duration // a leg that takes no byte for so long is lost
 	age   time.Duration // a session that is so old ends
@@ -22,15 +23,49 @@ type life struct {
 	heard   time.Duration // when bytes last came from it
 	pinged  time.Duration // when our last Ping went out; before heard: answered
 	writing time.Duration // when the write under way last made progress; negative: none is
+	input   bool          // bytes of it wait in our socket
+	late    bool          // the proxy hasn't run for a time that counted against it
+	behind  uint64        // bytes up to our last Ping that it hasn't been shown to have, all acknowledged
 	unread  bool          // its reader waits for the leg across to take bytes, or for the rate limit
 	slowed  bool          // for the latter, which may take long
 	taking  bool          // what our kernel holds for it is moving
 	reset   bool          // it was reset; its reader may not know
+	answers bool          // it has answered a Ping of ours before
+	present bool          // its kernel has acknowledged something since our last Ping, or can't be asked
 }
 
 // resetGrace is how long a reader that is at work has to find a reset itself,
 // behind the bytes that came before it.
 const resetGrace = time.Second
+
+// A clock proves nothing while the proxy itself doesn't run: stopped, starved
+// of CPU time, or in a virtual machine that is. What peers have sent meanwhile
+// lies in its sockets, and what they have taken shows only later. So a timer
+// that fires more than lateness after it was due ends nothing: readers and
+// writers get grace to run first. In a process that is always late, that goes
+// for mostGraces looks in a row only.
+const (
+	lateness   = 100 * time.Millisecond
+	grace      = time.Second
+	mostGraces = 10
+)
+
+// slowest is the rate, in bytes a second, at which what was written to a peer
+// is thought to arrive at least. A proxy between, such as nginx, takes bytes at
+// once and passes them on as slowly as the peer takes them; a Ping waits behind
+// all of them. mostBehind, as a multiple of the time to answer, is the most
+// that is added to it for that.
+const (
+	slowest    = 16 << 10
+	mostBehind = 10
+)
+
+// toAnswer is the time in which a Ping has to be answered that has so many bytes
+// before it.
+func (p *policy) toAnswer(behind uint64) time.Duration {
+	seconds := min(float64(behind)/slowest, mostBehind*p.pong.Seconds())
+	return p.pong + time.Duration(seconds*float64(time.Second))
+}
 
 // A need is what a leg needs now.
 type need uint8
@@ -38,8 +73,8 @@ type need uint8
 const (
 	needNothing need = iota
 	needPing
-	needMoreTime // an unanswered Ping is behind bytes that still move: count anew
-	needHearing  // nobody is reading it: its silence proves nothing, count it as heard
+	needMoreTime // an unanswered Ping is behind bytes that still move, or was our fault: count anew
+	needHearing  // nobody has read it: its silence proves nothing, count it as heard
 	needEndSilent
 	needEndStuck
 	needEndReset
@@ -59,10 +94,10 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 		again = min(again, l.writing+p.write)
 	}
 	if l.reset && (!l.unread || l.slowed) {
-		if now-l.heard >= resetGrace {
+		if now-l.heard >= resetGrace && !l.late {
 			return needEndReset, now
 		}
-		again = min(again, l.heard+resetGrace)
+		again = min(again, max(l.heard+resetGrace, now+lateness))
 		if l.slowed {
 			return needNothing, again // and not needHearing: the grace is to come to its end
 		}
@@ -74,10 +109,27 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 		return needHearing, min(again, now+p.ping)
 	}
 	if l.pinged > l.heard { // a Ping is unanswered
-		if now-l.pinged < p.pong {
-			return needNothing, min(again, l.pinged+p.pong, now+p.ping)
+		if l.present && !l.answers {
+			// Some applications answer no Ping, against RFC 6455, 5.5.2, and
+			// work well otherwise. Only a peer that has answered before is
+			// judged by its silence. The Pings go on at their interval: they
+			// keep what is on the way (NAT, load balancers) from forgetting
+			// the connection, and the peer's kernel acknowledges each one.
+			if next := l.pinged + p.ping; now < next {
+				if now < l.pinged+p.pong {
+					next = min(next, l.pinged+p.pong) // to note that it had the time
+				}
+				return needNothing, min(again, next)
+			}
+			return needPing, min(again, now+p.ping)
 		}
-		if l.writing >= 0 || l.taking {
+		if due := l.pinged + p.toAnswer(l.behind); now < due {
+			return needNothing, min(again, due, now+p.ping)
+		}
+		if l.input {
+			return needHearing, min(again, now+p.ping)
+		}
+		if l.writing >= 0 || l.taking || l.late {
 			return needMoreTime, min(again, now+p.pong)
 		}
 		return needEndSilent, now
@@ -101,15 +153,16 @@ func (p *policy) checkIdle(now, data time.Duration) (idle bool, again time.Durat
 // never is when what doesn't happen is due.
 const never time.Duration = math.MaxInt64
 
-// jittered returns the policy for one session: with a ping interval and a
-// maximum age up to a tenth shorter, so that sessions that began together
-// neither ping in step nor end all at once.
-func (p policy) jittered() policy {
-	if p.ping > 0 {
-		p.ping -= rand.N(p.ping/10 + 1)
-	}
-	if p.age > 0 {
-		p.age -= rand.N(p.age/10 + 1)
-	}
-	return p
+// A pace is the part of ping intervals and of the maximum age that counts for
+// one session: nine tenths or more, at random, so that sessions that began
+// together neither ping in step nor end all at once.
+type pace float64
+
+func newPace() pace { return pace(1 - rand.Float64()/10) }
+
+func (f pace) of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(f)) }
+
+// pinging is what [WithPingTo] sets for a side.
+type pinging struct {
+	interval, timeout time.Duration
 }

@@ -103,6 +103,23 @@ const (
 	pingMost  = 25 * time.Second
 )
 
+// pongTime is how long a Ping may be unanswered.
+const pongTime = 35 * time.Second
+
+// answerOnce has each wire of a session answer the first Ping, and so be held to
+// the next ones.
+func answerOnce(t *testing.T, wires ...*wire) {
+	t.Helper()
+	for _, w := range wires {
+		f, err := w.readFrame()
+		if err != nil || f.first != ping || len(f.payload) > 125 {
+			t.Fatalf("%s: got %v %v, want a Ping", w.who(), f, err)
+		}
+		w.send(w.frame(pong, f.payload))
+	}
+	synctest.Wait()
+}
+
 // C27, F36: each leg is pinged on its own, only when nothing has come from it
 // for the interval; nobody sees the Pongs to the proxy's Pings.
 func TestPingSilentLegOnly(t *testing.T) {
@@ -192,13 +209,14 @@ func TestPingLongTimeout(t *testing.T) {
 	})
 }
 
-// F26, F27: a side that vanishes without a word is found by the Ping that it
-// doesn't answer. It gets no Close: nobody is there.
+// F26, F27: a side that has answered Pings and then vanishes without a word is
+// found by the Ping that it doesn't answer. It gets no Close: nobody is there.
 func TestVanished(t *testing.T) {
 	t.Attr("case", "F26 F27")
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		from, to := w.open(r, "", "")
+		answerOnce(t, from, to)
 		began := time.Now()
 		k := watched(to)
 		if f, err := from.readFrame(); err != nil || f.first != ping || len(f.payload) > 125 {
@@ -206,13 +224,143 @@ func TestVanished(t *testing.T) {
 		}
 		pinged := time.Since(began)
 		from.wantEnd()
-		wantAt(t, began, pinged+10*time.Second)
-		k.wantClosed(t, w.toldOther, pinged+10*time.Second)
+		wantAt(t, began, pinged+pongTime)
+		k.wantClosed(t, w.toldOther, pinged+pongTime)
 		m := r.wantEnded(w.name, "lost")
 		if m["error"] != "no answer to a ping" {
 			t.Errorf("logged error %v", m["error"])
 		}
+		if _, ok := m[w.name+"_ignores_pings"]; ok {
+			t.Errorf("logged %v of a side that has answered", m)
+		}
 	})
+}
+
+// A side that has never answered a Ping isn't held to them: some applications
+// answer none. It is pinged on, at the interval, and the session, the log and
+// the stats tell of it. From its first answer on it is held to them.
+func TestNeverAnswers(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		side := wsproxy.Client
+		if w.name == "upstream" {
+			side = wsproxy.Upstream
+		}
+		r := newRig(t, memory)
+		from, to := w.open(r, "", "")
+		s := r.the()
+		watched(to)
+		k := heardBy(from)
+		elapse(pingMost)
+		synctest.Wait()
+		if s.IgnoresPings(side) {
+			t.Error("said to ignore Pings before there was the time to answer one")
+		}
+		elapse(6 * time.Hour)
+		synctest.Wait()
+		if k.end != 0 {
+			t.Fatalf("given up after %v", k.end)
+		}
+		_, pings := k.only(ping)
+		for i, at := range pings[1:] {
+			if gap := at - pings[i]; gap < pingLeast || gap > pingMost {
+				t.Fatalf("Ping %v after the one before", gap)
+			}
+		}
+		if !s.IgnoresPings(side) || s.IgnoresPings(side^1) || s.IgnoresPings(wsproxy.Neither) {
+			t.Error("want just the silent side to ignore Pings")
+		}
+		to.sendClose(1000, "")
+		<-r.returned
+		m := r.logs.wait(t, 0)
+		if _, other := m[(side^1).String()+"_ignores_pings"]; m[w.name+"_ignores_pings"] != true || other {
+			t.Errorf("logged %v", m)
+		}
+		if got := r.proxy.Stats().IgnoredPings; got[side] != 1 || got[side^1] != 0 {
+			t.Errorf("counted %v", got)
+		}
+
+		from, to = w.open(r, "", "")
+		s = r.the()
+		watched(to)
+		began := time.Now()
+		var last frame
+		for time.Since(began) < time.Hour {
+			last, _ = from.readFrame()
+		}
+		from.send(from.frame(pong, last.payload))
+		synctest.Wait()
+		if s.IgnoresPings(side) {
+			t.Error("said to ignore Pings after it has answered one")
+		}
+		heardBy(from)
+		began = time.Now()
+		<-r.returned
+		if d := time.Since(began); d < pingLeast+pongTime || d > pingMost+pongTime {
+			t.Errorf("given up %v after its only answer", d)
+		}
+		r.wantRecord(1, w.name, "lost")
+	})
+}
+
+// A side that talks and answers no Ping ignores them, too.
+func TestIgnoresPingsAndTalks(t *testing.T) {
+	eachWayInTime(t, func(t *testing.T, w way) {
+		r := newRig(t, memory)
+		from, to := w.open(r, "", "")
+		s := r.the()
+		watched(to)
+		heardBy(from)
+		for range 3 {
+			elapse(pingMost)
+			synctest.Wait()
+			from.sendText("x")
+		}
+		side := wsproxy.Client
+		if w.name == "upstream" {
+			side = wsproxy.Upstream
+		}
+		if !s.IgnoresPings(side) {
+			t.Error("Pings were not answered, and it isn't told")
+		}
+	})
+}
+
+// WithPingTo sets one side: with an interval of 0 nothing is injected there,
+// whatever the other side gets, and its silence costs nothing.
+func TestPingTo(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		options func(wsproxy.Side) []wsproxy.Option
+		other   time.Duration // how often the other side is pinged
+	}{
+		{"off for one", func(side wsproxy.Side) []wsproxy.Option {
+			return []wsproxy.Option{wsproxy.WithPingTo(side, 0, 0)}
+		}, pingMost},
+		{"later option counts", func(side wsproxy.Side) []wsproxy.Option {
+			return []wsproxy.Option{wsproxy.WithPingTo(side, time.Second, time.Second), wsproxy.WithPing(10*time.Second, 10*time.Second), wsproxy.WithPingTo(side, 0, 0)}
+		}, 10 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			eachWayInTime(t, func(t *testing.T, w way) {
+				side := wsproxy.Client
+				if w.name == "upstream" {
+					side = wsproxy.Upstream
+				}
+				r := newRig(t, memory, test.options(side)...)
+				from, to := w.open(r, "", "")
+				k, l := heardBy(from), watched(to)
+				elapse(time.Hour)
+				synctest.Wait()
+				if len(k.frames) > 0 || k.end != 0 {
+					t.Errorf("got %v and an end at %v, want nothing", k.frames, k.end)
+				}
+				_, pings := l.only(ping)
+				if least := int(time.Hour / test.other); len(pings) < least || len(pings) > least*10/9+1 {
+					t.Errorf("the other side got %d Pings in an hour", len(pings))
+				}
+			})
+		})
+	}
 }
 
 // F28, C27: every byte is a sign of life, even of a frame that never gets
@@ -234,10 +382,11 @@ func TestSignsOfLife(t *testing.T) {
 			eachWayInTime(t, func(t *testing.T, w way) {
 				r := newRig(t, memory)
 				from, to := w.open(r, "", "")
+				answerOnce(t, from, to)
 				watched(to)
 				k := heardBy(from)
 				for n := range 8 {
-					elapse(32 * time.Second) // past the Ping, short of its timeout
+					elapse(57 * time.Second) // past the Ping, short of its timeout
 					synctest.Wait()
 					pings, _ := k.only(ping)
 					if len(pings) != n+1 {
@@ -246,7 +395,7 @@ func TestSignsOfLife(t *testing.T) {
 					from.send(sign(from, n, pings[0]))
 				}
 				// With no further sign it is lost, after one Ping more.
-				elapse(36 * time.Second)
+				elapse(61 * time.Second)
 				synctest.Wait()
 				if pings, _ := k.only(ping); len(pings) != 9 || k.end == 0 {
 					t.Errorf("got %d Pings and an end at %v, want 9 and one", len(pings), k.end)
@@ -265,6 +414,7 @@ func TestStallMidFrame(t *testing.T) {
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, memory)
 		from, to := w.open(r, "", "")
+		answerOnce(t, from, to)
 		part := from.frame(data, strings.Repeat("x", 1000))[:500]
 		from.send(part)
 		began := time.Now()
@@ -279,7 +429,7 @@ func TestStallMidFrame(t *testing.T) {
 		})
 		to.wantBytes(part)
 		to.wantEnd()
-		if d := time.Since(began); d < pingLeast+10*time.Second || d > pingMost+10*time.Second {
+		if d := time.Since(began); d < pingLeast+pongTime || d > pingMost+pongTime {
 			t.Errorf("ended after %v", d)
 		}
 		k.wantClosed(t, 0, time.Since(began))
@@ -298,6 +448,7 @@ func TestStallMidHeader(t *testing.T) {
 		eachWayInTime(t, func(t *testing.T, w way) {
 			r := newRig(t, memory)
 			from, to := w.open(r, "", "")
+			answerOnce(t, from, to)
 			began := time.Now()
 			if n == 3 {
 				from.send(from.frame(closing, closeBody(1000, "x"))[:5-1])
@@ -308,13 +459,13 @@ func TestStallMidHeader(t *testing.T) {
 			r.wantReturned()
 			r.wantEnded(w.name, "lost")
 			at := time.Since(began)
-			if at < pingLeast+10*time.Second || at > pingMost+10*time.Second {
+			if at < pingLeast+pongTime || at > pingMost+pongTime {
 				t.Errorf("ended after %v", at)
 			}
 			k.wantClosed(t, w.toldOther, at)
 			stalled.wantClosed(t, 0, at)
-			if _, pings := k.only(ping); len(pings) != 1 || len(k.frames) != 2 {
-				t.Errorf("got %v, want a Ping and a Close", k.frames)
+			if _, pings := k.only(ping); len(pings) != 2 || len(k.frames) != 3 {
+				t.Errorf("got %v, want two Pings and a Close", k.frames)
 			}
 		})
 	}

@@ -15,27 +15,32 @@ import (
 type leg struct {
 	// Set when made.
 	s    *Session
-	side Side
 	conn net.Conn
 	raw  rawLeg
+	side Side
+
+	deaf    bool // guarded by lock; a write failed: nothing more is written
+	answers bool // guarded by s.mu; it has answered a Ping of ours
+	ignored bool // guarded by s.mu; there was time to answer a Ping, and no answer before that
+
+	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
 
 	// lock is held while bytes are written to the leg, and from there until
 	// the frame they belong to is complete.
 	lock writeLock
-	deaf bool // guarded by lock; a write failed: nothing more is written
 
 	acked   uint64        // guarded by s.mu; what the peer's kernel has taken in all
 	ackedAt time.Duration // guarded by s.mu; when that was looked up
 	pingEnd uint64        // guarded by s.mu; what it will have taken with our last Ping
+	proven  uint64        // guarded by s.mu; the same of the last Ping that was answered
 
-	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
-	closed  atomic.Bool   // a Close frame was written: nothing may follow it
-	talks   atomic.Bool   // its peer goes on sending after its end, to no effect
-	shut    atomic.Bool   // conn is to be closed, or is
-	busy    atomic.Bool   // who writes to it has much to write; see setBusy
-	reading atomic.Bool   // its reader is inside a callback of raw.conn
-	hangUp  sync.Once     // for closing conn
-	heard   atomic.Int64  // see life
+	closed  atomic.Bool  // a Close frame was written: nothing may follow it
+	talks   atomic.Bool  // its peer goes on sending after its end, to no effect
+	shut    atomic.Bool  // conn is to be closed, or is
+	busy    atomic.Bool  // who writes to it has much to write; see setBusy
+	reading atomic.Bool  // its reader is inside a callback of raw.conn
+	hangUp  sync.Once    // for closing conn
+	heard   atomic.Int64 // see life
 	pinged  atomic.Int64
 	writing atomic.Int64
 
@@ -48,19 +53,40 @@ type leg struct {
 const pingPending = 1 << 16 // a bit above every close code
 
 // life returns what is known of the leg at now. unread says that its reader
-// waits for something else than bytes, slowed that this is the rate limit. s.mu
-// is held.
-func (l *leg) life(now time.Duration, unread, slowed bool) life {
+// waits for something else than bytes, slowed that this is the rate limit, late
+// that the proxy hasn't run for a while. s.mu is held.
+func (l *leg) life(now time.Duration, unread, slowed, late bool) life {
 	f := life{
 		heard:   time.Duration(l.heard.Load()),
 		pinged:  time.Duration(l.pinged.Load()),
 		writing: time.Duration(l.writing.Load()),
 		unread:  unread,
 		slowed:  slowed,
+		late:    late,
 		reset:   l.reset(),
+		answers: l.answers,
 	}
 	if f.writing < 0 && f.pinged <= f.heard {
 		return f
+	}
+	if late && f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
+		// The peer may have taken all that our kernel had, and would have taken
+		// more: what it takes from now on shows.
+		f.writing = now
+	}
+	f.input = f.pinged > f.heard && inputWaits(l.conn)
+	before, at := l.acked, l.ackedAt
+	a, ok := l.lookLocked(now)
+	if !ok {
+		f.present = true
+		return f
+	}
+	// An acknowledgement of what came before the Ping proves as much as one of
+	// the Ping itself, which may wait for a window that the peer's kernel keeps
+	// closed.
+	f.present = a.queued == 0 || a.acked >= l.pingEnd || a.age < now-f.pinged-ackSlack
+	if a.acked >= l.pingEnd {
+		f.behind = l.pingEnd - l.proven
 	}
 	// A socket takes more only when a good part of its buffer is free, and a
 	// slow peer may need minutes for that; a Ping waits behind all of it.
@@ -68,8 +94,7 @@ func (l *leg) life(now time.Duration, unread, slowed bool) life {
 	if f.writing >= 0 {
 		since = f.writing
 	}
-	at := l.ackedAt
-	if !l.takesLocked(now) || at < since {
+	if a.queued == 0 || a.acked <= before || at < since {
 		return f
 	}
 	if f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
@@ -82,22 +107,40 @@ func (l *leg) life(now time.Duration, unread, slowed bool) life {
 // answered takes in a Pong to our Ping of that number, and says whether it is
 // the first one.
 func (l *leg) answered(number uint32, now time.Duration) bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.answers = true
 	sent := l.sent.Load()
 	if !l.awaited.CompareAndSwap(number, 0) {
 		return false // an older one's, or one more
 	}
+	l.proven = l.pingEnd
 	d := max(now-time.Duration(sent), 1)
 	l.roundTrip.Store(int64(d))
 	l.s.proxy.stats.roundTrips[l.side].observe(d)
 	return true
 }
 
+// noteAnswersLocked takes in whether the peer has had the time to answer a Ping
+// and has answered none. s.mu is held.
+func (l *leg) noteAnswersLocked(now time.Duration, p *policy) {
+	sent := l.awaited.Load() // as many as were sent, while none was answered
+	if l.ignored || sent == 0 || l.answers {
+		return
+	}
+	first := time.Duration(l.pinged.Load()) - time.Duration(sent-1)*p.ping // or earlier
+	l.ignored = now-first >= p.pong
+}
+
+// ignoresPingsLocked is [Session.IgnoresPings]. s.mu is held.
+func (l *leg) ignoresPingsLocked() bool { return l.ignored && !l.answers }
+
 // lookBehindPing notes where the Ping that was just written ends in the stream.
 func (l *leg) lookBehindPing(now time.Duration) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	if acked, queued, ok := peerAcked(l.conn); ok {
-		l.acked, l.ackedAt, l.pingEnd = acked, now, acked+queued
+	if a, ok := l.lookLocked(now); ok {
+		l.pingEnd = a.acked + a.queued
 	}
 }
 
@@ -105,18 +148,28 @@ func (l *leg) lookBehindPing(now time.Duration) {
 // look, and has more to take. s.mu is held.
 func (l *leg) takesLocked(now time.Duration) bool {
 	before := l.acked
-	return l.lookLocked(now) && l.acked > before
+	a, ok := l.lookLocked(now)
+	return ok && a.queued > 0 && a.acked > before
 }
 
-// lookLocked says whether there is more for it to take. s.mu is held.
-func (l *leg) lookLocked(now time.Duration) (more bool) {
-	acked, queued, ok := peerAcked(l.conn)
-	if !ok {
-		return false
+// lookLocked asks what the peer's kernel has acknowledged; not ok where that
+// can't be told. s.mu is held.
+func (l *leg) lookLocked(now time.Duration) (a acks, ok bool) {
+	if a, ok = peerAcks(l.conn); ok {
+		l.acked, l.ackedAt = a.acked, now
 	}
-	l.acked, l.ackedAt = acked, now
-	return queued > 0
+	return a, ok
 }
+
+// acks is what our kernel knows of a peer's.
+type acks struct {
+	acked  uint64        // bytes that it has acknowledged
+	queued uint64        // bytes that are still to be acknowledged
+	age    time.Duration // since it last acknowledged anything, be it a probe
+}
+
+// ackSlack is more than the clock is coarse by which acks.age is measured.
+const ackSlack = 20 * time.Millisecond
 
 // mute says that nothing may be written to the leg any more. lock is held.
 func (l *leg) mute() bool { return l.deaf || l.closed.Load() }
@@ -244,6 +297,10 @@ func (l *leg) writePending() {
 	}
 	l.write(b, now)
 	if frames&pingPending != 0 {
+		// It may have waited, for room or for the proxy to run.
+		if done := l.s.now(); done-now > lateness && l.heard.Load() < int64(now) {
+			l.pinged.CompareAndSwap(int64(now), int64(done))
+		}
 		l.lookBehindPing(now)
 	}
 	if code != 0 && !l.deaf {

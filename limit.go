@@ -123,11 +123,11 @@ func (b *bucket) now(now time.Duration) float64 {
 }
 
 // whole returns how many tokens may be taken now, one at least; 0: any number.
-func (b *bucket) whole(now time.Duration) int {
+func (b *bucket) whole(now time.Duration) int32 {
 	if b.rate == 0 {
 		return 0
 	}
-	return int(max(min(b.now(now), math.MaxInt32), 1))
+	return int32(max(min(b.now(now), math.MaxInt32), 1))
 }
 
 func (b *bucket) take(now time.Duration, n int) {

@@ -129,6 +129,11 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 		countsAttr("from_client", s.Counts(Client)),
 		countsAttr("from_upstream", s.Counts(Upstream)),
 	}
+	for _, side := range []Side{Client, Upstream} {
+		if s.IgnoresPings(side) {
+			attrs = append(attrs, slog.Bool(side.String()+"_ignores_pings", true))
+		}
+	}
 	if e.err != nil {
 		attrs = append(attrs, slog.String("error", e.err.Error()))
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // drive feeds a stream to a direction in chunks, as a driver does, and
@@ -201,11 +202,24 @@ func TestPolicyCheck(t *testing.T) {
 		{"heard and pinged in the same moment", p, 35 * s, life{heard: 25 * s, pinged: 25 * s, writing: -1}, needNothing, 50 * s},
 		{"not answered, but a write moves", p, 35 * s, life{pinged: 25 * s, writing: 34 * s}, needMoreTime, 45 * s},
 		{"not answered, but what is queued moves", p, 35 * s, life{pinged: 25 * s, writing: -1, taking: true}, needMoreTime, 45 * s},
+		{"not answered, after others were", p, 35 * s, life{pinged: 25 * s, writing: -1, answers: true, present: true}, needEndSilent, 35 * s},
+		{"never answers, and is there", p, 35 * s, life{pinged: 25 * s, writing: -1, present: true}, needNothing, 50 * s},
+		{"never answers, and had no time to yet", p, 30 * s, life{pinged: 25 * s, writing: -1, present: true}, needNothing, 35 * s},
+		{"never answers, is there, and was pinged an interval ago", p, 50 * s, life{pinged: 25 * s, writing: -1, present: true}, needPing, 65 * s},
+		{"never answers, and its machine acknowledges nothing", p, 35 * s, life{pinged: 25 * s, writing: -1}, needEndSilent, 35 * s},
+		{"the same with a time-out over the interval", policy{ping: 10 * s, pong: 25 * s, write: 60 * s}, 20 * s, life{pinged: 10 * s, writing: -1}, needNothing, 30 * s},
+		{"is there, with a time-out over the interval", policy{ping: 10 * s, pong: 25 * s, write: 60 * s}, 20 * s, life{pinged: 10 * s, writing: -1, present: true}, needPing, 30 * s},
+		{"not answered, but we were stopped", p, 60 * s, life{pinged: 25 * s, writing: -1, late: true}, needMoreTime, 70 * s},
+		{"not answered, but bytes wait in our socket", p, 35 * s, life{pinged: 25 * s, writing: -1, answers: true, present: true, input: true}, needHearing, 50 * s},
+		{"not answered, behind bytes that may still be on their way", p, 35 * s, life{pinged: 25 * s, writing: -1, answers: true, present: true, behind: 30 * slowest}, needNothing, 50 * s},
+		{"not answered, and they must have arrived", p, 65 * s, life{pinged: 25 * s, writing: -1, answers: true, present: true, behind: 30 * slowest}, needEndSilent, 65 * s},
+		{"not answered, behind bytes without end", p, (25 + 11*10) * s, life{pinged: 25 * s, writing: -1, answers: true, present: true, behind: 1 << 60}, needEndSilent, (25 + 11*10) * s},
 		{"nobody reads it", p, 99 * s, life{pinged: 25 * s, writing: -1, unread: true}, needHearing, 114 * s},
 		{"a write without progress", p, 40 * s, life{heard: 40 * s, writing: 10 * s}, needEndStuck, 40 * s},
 		{"a write about to be stuck", p, 39 * s, life{heard: 39 * s, writing: 10 * s}, needNothing, 40 * s},
 		{"a write begun at 0", p, 30 * s, life{heard: 30 * s, writing: 0}, needEndStuck, 30 * s},
 		{"reset, and nobody at work on it", policy{write: 30 * s}, 40 * s, life{heard: 39 * s, writing: -1, reset: true}, needEndReset, 40 * s},
+		{"reset, and we were stopped", policy{write: 30 * s}, 40 * s, life{heard: 30 * s, writing: -1, reset: true, late: true}, needNothing, 40*s + lateness},
 		{"reset a moment ago", policy{write: 30 * s}, 40 * s, life{heard: 39500 * time.Millisecond, writing: -1, reset: true}, needNothing, 40500 * time.Millisecond},
 		{"reset, with bytes before it that wait for the leg across", policy{write: 30 * s}, 40 * s, life{writing: -1, unread: true, reset: true}, needNothing, 55 * s},
 		{"no pings", policy{write: 30 * s}, 99 * s, life{writing: -1}, needNothing, 114 * s},
@@ -235,11 +249,10 @@ func TestPolicyCheck(t *testing.T) {
 
 // C27: intervals of sessions differ, and are never longer than was asked.
 func TestPolicyJitter(t *testing.T) {
-	p := policy{ping: 25 * time.Second}
 	seen := make(map[time.Duration]bool)
 	for range 100 {
-		got := p.jittered().ping
-		if got < p.ping*9/10 || got > p.ping {
+		got := newPace().of(25 * time.Second)
+		if got < 25*time.Second*9/10 || got > 25*time.Second {
 			t.Fatalf("got %v, want 22.5 s to 25 s", got)
 		}
 		seen[got] = true
@@ -247,8 +260,16 @@ func TestPolicyJitter(t *testing.T) {
 	if len(seen) < 90 {
 		t.Errorf("got %d different intervals of 100", len(seen))
 	}
-	if got := (policy{}).jittered().ping; got != 0 {
+	if got := newPace().of(0); got != 0 {
 		t.Errorf("pings switched off: got an interval of %v", got)
+	}
+}
+
+// A session's memory stays within its size class: 1,024 bytes, of which the
+// allocator takes 8 for itself.
+func TestSessionSize(t *testing.T) {
+	if size := unsafe.Sizeof(Session{}); size > 1024-8 {
+		t.Errorf("a Session takes %d bytes", size)
 	}
 }
 

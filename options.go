@@ -21,7 +21,7 @@ import (
 // Defaults. The options' comments and the README repeat them.
 const (
 	defaultPingInterval     = 25 * time.Second
-	defaultPongTimeout      = 10 * time.Second
+	defaultPongTimeout      = 35 * time.Second
 	defaultWriteTimeout     = 30 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
 	defaultCloseTimeout     = 5 * time.Second
@@ -35,24 +35,47 @@ type Option func(*config)
 // WithPing sets how the peers of a session are kept alive and watched, each
 // leg on its own: one that has been silent for interval is sent a Ping, and
 // if nothing at all comes from it within timeout after that, it is lost and
-// the other side is told so. The defaults are 25 s and 10 s.
+// the other side is told so. The defaults are 25 s and 35 s.
+//
+// A peer is held to Pings once it has answered one. One that never has
+// is not given up for its silence as long as its machine acknowledges what is
+// sent to it, which can be told over TCP on Linux (amd64, arm64), TLS on it
+// included. Elsewhere TCP gives up a machine that is gone, by its keep-alive or
+// because it acknowledges no Ping. [Session.IgnoresPings] tells of such a peer.
 //
 // A session's interval is made up to a tenth shorter, at random, so that
 // many sessions don't ping in step. Keep it below the idle limit of every
 // box on the way (60 s is common, 55 s exists): equal to it fails.
 //
-// An interval of 0 switches pings off; a peer that vanishes without a word
-// is then noticed only when data for it gets stuck ([WithWriteTimeout]), or by
+// An interval of 0 switches pings off: the proxy injects none, and a machine
+// that vanishes is found by TCP's keep-alive, after minutes; an application
+// that hangs only when data for it gets stuck ([WithWriteTimeout]), or by
 // [WithIdleTimeout]. The timeout must be above zero unless the interval is 0.
+// Above 0, neither may be under 1 ms.
 func WithPing(interval, timeout time.Duration) Option {
 	return func(c *config) {
-		c.policy.ping, c.policy.pong = interval, timeout
-		switch {
-		case interval < 0:
-			c.mistake("WithPing", interval, "interval is negative")
-		case interval > 0 && timeout <= 0:
-			c.mistake("WithPing", timeout, "timeout must be above zero")
+		p := c.pinging("WithPing", interval, timeout)
+		c.pings = [2]pinging{p, p}
+	}
+}
+
+// WithPingTo is [WithPing] for one side, [Client] or [Upstream]; the other
+// side keeps what it has, by default 25 s and 35 s. An interval of 0 is for
+// peers that take a Ping badly: nothing is ever injected there but a Close
+// frame at the end.
+//
+// TCP's keep-alive then watches that side alone. It is on where the default
+// dialer connects to the upstream, and where [net.Listen] or an [http.Server]
+// of its default settings accepts the client; see [net.ListenConfig] and
+// [net.Dialer] for others.
+func WithPingTo(side Side, interval, timeout time.Duration) Option {
+	return func(c *config) {
+		p := c.pinging("WithPingTo", interval, timeout)
+		if side != Client && side != Upstream {
+			c.mistake("WithPingTo", side, "neither Client nor Upstream")
+			return
 		}
+		c.pings[side] = p
 	}
 }
 
@@ -241,7 +264,10 @@ func WithTrustedUnixSockets() Option {
 // spoken over the connection that f returns. f must heed ctx, which ends
 // when the handshake does, in whatever way; the connection must outlive it.
 //
-// The default dialer sends no TCP keep-alives where Pings do their work.
+// The default dialer sends no TCP keep-alives where Pings do their work
+// ([WithPing]). Of connections that are not the net package's own, the proxy
+// can't tell whether a peer that answers no Ping is gone: f should have TCP's
+// keep-alive on.
 func WithDialContext(f func(ctx context.Context, network, address string) (net.Conn, error)) Option {
 	return func(c *config) {
 		if c.dialContext = f; f == nil {
@@ -469,6 +495,8 @@ func WithRateLimit(from Side, r RateLimit) Option {
 			c.mistake("WithRateLimit", r, "under one byte a second")
 		case r.Burst > longest:
 			c.mistake("WithRateLimit", r, "burst over 50 years")
+		default:
+			c.plausible("WithRateLimit", r.Burst)
 		}
 	}
 }

@@ -80,12 +80,14 @@ func TestLongestWaits(t *testing.T) {
 					t.Fatal(err)
 				}
 				if f.first == closing {
-					if pings != 1 { // the first one is unanswered
+					if pings != 2 { // the second one is unanswered
 						t.Errorf("%d Pings", pings)
 					}
 					break
 				}
-				pings++
+				if pings++; pings == 1 {
+					client.send(client.frame(pong, f.payload))
+				}
 			}
 			client.Close()
 			upstream.Close()
@@ -104,6 +106,12 @@ func TestMistakes(t *testing.T) {
 		{"WithPing", wsproxy.WithPing(-1, 1), `wsproxy: WithPing: "-1ns": interval is negative`},
 		{"WithPing", wsproxy.WithPing(time.Second, 0), `wsproxy: WithPing: "0s": timeout must be above zero`},
 		{"WithPing", wsproxy.WithPing(time.Second, -1), ""},
+		{"WithPing", wsproxy.WithPing(25, 10), `wsproxy: WithPing: "25ns": under 1 ms: were seconds meant, as in 25*time.Second?`},
+		{"WithPing", wsproxy.WithPing(time.Millisecond, 999*time.Microsecond), `wsproxy: WithPing: "999µs": under 1 ms: were seconds meant?`},
+		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Client, 25, 10), `wsproxy: WithPingTo: "25ns": under 1 ms: were seconds meant, as in 25*time.Second?`},
+		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Client, time.Second, 0), `wsproxy: WithPingTo: "0s": timeout must be above zero`},
+		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Upstream, -1, 1), ""},
+		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Neither, time.Second, time.Second), `wsproxy: WithPingTo: "proxy": neither Client nor Upstream`},
 		{"WithIdleTimeout", wsproxy.WithIdleTimeout(-time.Second), `wsproxy: WithIdleTimeout: "-1s": negative`},
 		{"WithWriteTimeout", wsproxy.WithWriteTimeout(0), ""},
 		{"WithHandshakeTimeout", wsproxy.WithHandshakeTimeout(-1), ""},
@@ -243,6 +251,52 @@ func TestTargets(t *testing.T) {
 		}
 		if all := fmt.Sprintf("%v %+v %#v", err, e[0], e[0]); strings.Contains(all, "s3cr3t") {
 			t.Errorf("%q: the secret is in %s", bad, all)
+		}
+	}
+}
+
+// Durations that are so short that seconds were meant are mistakes, each by its
+// option's name; the shortest ones that can be meant aren't.
+func TestShortWaits(t *testing.T) {
+	source := func(d time.Duration) wsproxy.Option {
+		return wsproxy.WithSource(d, func(context.Context) ([]wsproxy.Member, error) {
+			return []wsproxy.Member{{Target: "http://upstream.test"}}, nil
+		})
+	}
+	for name, option := range map[string]func(time.Duration) wsproxy.Option{
+		"WithPing":             func(d time.Duration) wsproxy.Option { return wsproxy.WithPing(d, d) },
+		"WithPingTo":           func(d time.Duration) wsproxy.Option { return wsproxy.WithPingTo(wsproxy.Upstream, time.Second, d) },
+		"WithIdleTimeout":      wsproxy.WithIdleTimeout,
+		"WithWriteTimeout":     wsproxy.WithWriteTimeout,
+		"WithHandshakeTimeout": wsproxy.WithHandshakeTimeout,
+		"WithCloseTimeout":     wsproxy.WithCloseTimeout,
+		"WithMaxAge":           wsproxy.WithMaxAge,
+		"WithDrain":            func(d time.Duration) wsproxy.Option { return wsproxy.WithDrain(d, 0) },
+		"WithSource":           source,
+		"WithHealthCheck": func(d time.Duration) wsproxy.Option {
+			return wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: time.Hour, Timeout: d})
+		},
+		"WithRateLimit": func(d time.Duration) wsproxy.Option {
+			return wsproxy.WithRateLimit(wsproxy.Upstream, wsproxy.RateLimit{Bytes: 1, Burst: d})
+		},
+	} {
+		for d, want := range map[time.Duration]string{
+			30:                     `wsproxy: ` + name + `: "30ns": under 1 ms: were seconds meant, as in 30*time.Second?`,
+			1:                      `wsproxy: ` + name + `: "1ns": under 1 ms: were seconds meant, as in 1*time.Second?`,
+			time.Millisecond:       "",
+			100 * time.Millisecond: "",
+		} {
+			target := "http://upstream.test"
+			if name == "WithSource" {
+				target = ""
+			}
+			p, err := wsproxy.New(target, option(d))
+			if got := fmt.Sprint(err); got != want && !(want == "" && err == nil) {
+				t.Errorf("%s %v: got %v, want %s", name, d, err, want)
+			}
+			if p != nil {
+				p.Close()
+			}
 		}
 	}
 }

@@ -18,10 +18,11 @@
 // # Keep-alive
 //
 // A peer that has been silent for 25 s is sent a Ping, on either side, and is
-// given up 10 s later if nothing comes from it; the other side then gets a
-// Close frame that says so ([WithPing]). Pongs to these Pings stay in the
-// proxy; pings between the applications pass through. Silence of the
-// application itself ends a session only if [WithIdleTimeout] is set.
+// given up 35 s later if nothing comes from it; the other side then gets a
+// Close frame that says so ([WithPing]). A peer that has never answered a Ping
+// is given up only if its machine acknowledges nothing either. Pongs to these
+// Pings stay in the proxy; pings between the applications pass through. Silence
+// of the application itself ends a session only if [WithIdleTimeout] is set.
 //
 // # Ordinary HTTP
 //

@@ -430,33 +430,52 @@ func takesAtOnce(conn net.Conn) (now bool) {
 	return now
 }
 
-// peerAcked returns how many bytes the peer's kernel has acknowledged, and how
-// many more ours holds for it; not ok where conn isn't TCP, or TLS on it.
-func peerAcked(conn net.Conn) (acked, queued uint64, ok bool) {
+// inputWaits says whether bytes of the peer's wait to be read from conn.
+func inputWaits(conn net.Conn) bool {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	n := int32(0)
+	if raw := rawConn(conn); raw != nil {
+		raw.Control(func(fd uintptr) {
+			// FIONREAD, which is TIOCINQ. Where it fails, n stays 0.
+			syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+		})
+	}
+	return n > 0
+}
+
+// acksTell: peerAcks works on this system.
+const acksTell = true
+
+// peerAcks returns what the peer's kernel has acknowledged; not ok where conn
+// isn't TCP, or TLS on it.
+func peerAcks(conn net.Conn) (a acks, ok bool) {
 	if c, is := conn.(*tls.Conn); is {
 		conn = c.NetConn()
 	}
 	c, is := conn.(*net.TCPConn)
 	if !is {
-		return 0, 0, false
+		return a, false
 	}
 	raw, err := c.SyscallConn()
 	if err != nil || !isTCP(raw) {
-		return 0, 0, false
+		return a, false
 	}
 	raw.Control(func(fd uintptr) {
 		// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
 		// and SIOCOUTQ, which is TIOCOUTQ.
-		const bytesAcked = 120
+		const lastAckRecv, bytesAcked = 56, 120
 		var info [bytesAcked + 8]byte
 		size, out := uint32(len(info)), int32(0)
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 		_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
 		ok = errno == 0 && errno2 == 0 && int(size) == len(info)
-		acked, queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
+		a.acked, a.queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
+		a.age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
 	})
-	return acked, queued, ok
+	return a, ok
 }
 
 // A pipe is what splice needs between two sockets.

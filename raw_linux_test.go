@@ -46,25 +46,25 @@ func TestTakesAtOnce(t *testing.T) {
 }
 
 // F34: what a peer's kernel takes shows while our socket takes nothing more.
-func TestPeerAcked(t *testing.T) {
+func TestPeerAcks(t *testing.T) {
 	t.Attr("case", "F34")
 	c, peer := tcpPair(t)
 	overfill(t, c, peer)
-	before, queued, ok := peerAcked(c)
-	if !ok || queued == 0 || before == 0 {
-		t.Fatalf("got %d acknowledged, %d queued, ok=%v, with the peer's buffer full", before, queued, ok)
+	before, ok := peerAcks(c)
+	if !ok || before.queued == 0 || before.acked == 0 {
+		t.Fatalf("got %+v, ok=%v, with the peer's buffer full", before, ok)
 	}
-	if again, _, _ := peerAcked(c); again != before {
-		t.Errorf("acknowledged %d, then %d, with nobody reading", before, again)
+	if again, _ := peerAcks(c); again.acked != before.acked {
+		t.Errorf("acknowledged %d, then %d, with nobody reading", before.acked, again.acked)
 	}
 	if _, err := io.CopyN(io.Discard, peer, overfilled/2); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the peer has read half of it", func() bool { after, _, _ := peerAcked(c); return after > before })
+	await(t, "the peer has read half of it", func() bool { after, _ := peerAcks(c); return after.acked > before.acked })
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	if _, _, ok := peerAcked(a); ok {
+	if _, ok := peerAcks(a); ok {
 		t.Error("ok for a pipe")
 	}
 }
@@ -80,7 +80,7 @@ func TestPingBehindBytes(t *testing.T) {
 	taking := func() bool { // since the last call
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return l.life(s.now(), false, false).taking
+		return l.life(s.now(), false, false, false).taking
 	}
 	overfill(t, near, far)
 	l.inject(pingPending)
@@ -91,12 +91,196 @@ func TestPingBehindBytes(t *testing.T) {
 	})
 
 	go io.Copy(io.Discard, far)
-	await(t, "the Ping was taken", func() bool { acked, _, _ := peerAcked(near); return acked >= l.pingEnd })
+	await(t, "the Ping was taken", func() bool { a, _ := peerAcks(near); return a.acked >= l.pingEnd })
 	more := make([]byte, 1<<20)
 	for range 100 {
 		near.Write(more)
 		if taking() {
 			t.Fatal("the Ping was taken, and is still excused")
+		}
+	}
+}
+
+// Of a peer that answers no Ping it can be told that its machine is there: by
+// what its kernel acknowledges, also while it takes nothing in.
+func TestPresent(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		near, far := tcpPair(t)
+		upstream, other := net.Pipe()
+		defer upstream.Close()
+		defer other.Close()
+		s := newSession([2]net.Conn{near, upstream}, policy{}, time.Second)
+		look := func(l *leg) life {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return l.life(s.now(), false, false, false)
+		}
+		l := &s.legs[Client]
+		if full {
+			overfill(t, near, far)
+		}
+		l.inject(pingPending)
+		await(t, "the peer's kernel acknowledges", func() bool { return look(l).present })
+		if a, _ := peerAcks(near); full == (a.acked >= l.pingEnd) {
+			t.Errorf("full=%v: %d bytes acknowledged, the Ping ends at %d", full, a.acked, l.pingEnd)
+		}
+		// Where nothing can be told, a peer counts as present.
+		l = &s.legs[Upstream]
+		l.pinged.Store(1)
+		if !look(l).present {
+			t.Error("a pipe's peer counts as gone")
+		}
+	}
+}
+
+// A timer that fires late ends nothing, neither what is silent nor what takes
+// nothing nor what is idle or doesn't come to its end; one that fires in time
+// does, and so does one that is always late.
+func TestLate(t *testing.T) {
+	rules := []struct {
+		name   string
+		pol    policy
+		ping   pinging
+		begin  func(s *Session, now time.Duration)
+		again  func(s *Session) // makes it due again
+		reason Reason
+	}{
+		{"silent", policy{write: time.Hour}, pinging{time.Hour, time.Second}, func(s *Session, now time.Duration) {
+			l := &s.legs[Client]
+			l.answers = true
+			l.pinged.Store(int64(now - time.Minute))
+			l.heard.Store(int64(now - 2*time.Minute))
+		}, nil, ReasonLost},
+		{"stuck", policy{write: time.Second}, pinging{}, func(s *Session, now time.Duration) {
+			s.legs[Client].writing.Store(int64(now - time.Minute))
+		}, nil, ReasonLost},
+		{"idle", policy{write: time.Hour, idle: time.Second}, pinging{}, func(*Session, time.Duration) {}, nil, ReasonIdle},
+		{"ending", policy{write: time.Second}, pinging{}, func(s *Session, now time.Duration) {
+			s.deadline, s.latest, s.suspect = now-time.Minute, now-time.Minute, Client
+		}, nil, ReasonLost},
+	}
+	for _, rule := range rules {
+		near, far := tcpPair(t)
+		upstream, other := tcpPair(t)
+		_, _ = far, other
+		s := newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
+		s.proxy.pings = [2]pinging{rule.ping, {}}
+		s.began = time.Now().Add(-time.Hour)
+		s.timer = time.AfterFunc(time.Hour, func() {})
+		defer s.timer.Stop()
+		look := func(late time.Duration) (ended bool) {
+			now := s.now()
+			rule.begin(s, now)
+			s.due = now - late
+			s.tick()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.ending.cause != nil
+		}
+		for i := range mostGraces {
+			if look(time.Minute) {
+				t.Fatalf("%s: ended by look %d, which was late", rule.name, i)
+			}
+		}
+		if !look(time.Minute) || s.ending.cause.name != rule.reason {
+			t.Errorf("%s: not ended though every look is late: %+v", rule.name, s.ending.cause)
+		}
+
+		s = newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
+		s.proxy.pings = [2]pinging{rule.ping, {}}
+		s.began = time.Now().Add(-time.Hour)
+		s.timer = time.AfterFunc(time.Hour, func() {})
+		defer s.timer.Stop()
+		if !look(lateness / 2) {
+			t.Errorf("%s: not ended in time", rule.name)
+		}
+	}
+}
+
+// What waits in the sockets counts before silence does, in TLS as well; it is
+// no excuse without end for a session that is idle.
+func TestInputWaits(t *testing.T) {
+	near, far := tcpPair(t)
+	upstream, _ := tcpPair(t)
+	if inputWaits(near) || inputWaits(tls.Server(near, nil)) {
+		t.Error("input waits on a new connection")
+	}
+	far.Write([]byte("x"))
+	await(t, "it has arrived", func() bool { return inputWaits(near) })
+	if !inputWaits(tls.Server(near, nil)) {
+		t.Error("none waits below TLS")
+	}
+	pipe, _ := net.Pipe()
+	if inputWaits(pipe) {
+		t.Error("input waits in a pipe")
+	}
+	s := newSession([2]net.Conn{near, upstream}, policy{write: time.Hour, idle: time.Second}, time.Second)
+	s.proxy.pings = [2]pinging{{time.Hour, time.Second}, {}}
+	s.began = time.Now().Add(-time.Hour)
+	s.timer = time.AfterFunc(time.Hour, func() {})
+	defer s.timer.Stop()
+	l := &s.legs[Client]
+	l.answers = true
+	l.pinged.Store(int64(s.now() - time.Minute))
+	for i := range mostGraces {
+		s.due = s.now()
+		s.tick()
+		if s.ending.cause != nil {
+			t.Fatalf("look %d: ended as %s with input in the socket", i, s.ending.cause.name)
+		}
+	}
+	s.due = s.now()
+	if s.tick(); s.ending.cause != causeIdle {
+		t.Errorf("ended by %+v, want it idle", s.ending.cause)
+	}
+}
+
+// TCP's keep-alive watches an upstream that isn't pinged, and clients always;
+// pinged upstreams are watched by Pings, which do it better.
+func TestTCPKeepAlive(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		options []Option
+		want    bool
+	}{
+		{"defaults", nil, false},
+		{"no Pings", []Option{WithPing(0, 0)}, true},
+		{"none to upstreams", []Option{WithPingTo(Upstream, 0, 0)}, true},
+		{"none to clients", []Option{WithPingTo(Client, 0, 0)}, false},
+		{"seldom to upstreams", []Option{WithPingTo(Upstream, time.Hour, time.Minute)}, true},
+	} {
+		p, err := New("http://127.0.0.1", test.options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", "127.0.0.1:0") // as http.Server does
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		conn, err := p.dialContext(t.Context(), "tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		accepted, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer accepted.Close()
+		newSession([2]net.Conn{accepted, conn}, policy{}, time.Second)
+		keepAlive := func(c net.Conn) (on bool) {
+			rawConn(c).Control(func(fd uintptr) {
+				n, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
+				on = err == nil && n != 0
+			})
+			return on
+		}
+		if got := keepAlive(conn); got != test.want {
+			t.Errorf("%s: the upstream's connection has keep-alive: %v", test.name, got)
+		}
+		if !keepAlive(accepted) {
+			t.Errorf("%s: the client's connection has no keep-alive", test.name)
 		}
 	}
 }

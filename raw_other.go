@@ -25,8 +25,13 @@ func (p *pump) receive() error { return p.receivePlain() }
 // takesAtOnce: whether a write waits can't be told.
 func takesAtOnce(net.Conn) bool { return false }
 
-// peerAcked: what a peer has acknowledged can't be told.
-func peerAcked(net.Conn) (acked, queued uint64, ok bool) { return 0, 0, false }
-
 // freeDescriptors: none are kept.
 func freeDescriptors() bool { return false }
+
+// inputWaits: what waits can't be told.
+func inputWaits(net.Conn) bool { return false }
+
+// acksTell: what a peer has acknowledged can't be told.
+const acksTell = false
+
+func peerAcks(net.Conn) (acks, bool) { return acks{}, false }

@@ -32,13 +32,13 @@ type direction struct {
 
 // A quota is how much may be complete with one chunk; 0: any number.
 type quota struct {
-	messages int
-	frames   int // absorbed ones included
+	messages int32
+	frames   int32 // absorbed ones included
 }
 
 // spent says whether nothing more may be complete with the chunk.
 func (q *quota) spent(v *verdict) bool {
-	return q.messages > 0 && v.messages >= q.messages || q.frames > 0 && v.frames+v.absorbed >= q.frames
+	return q.messages > 0 && v.messages >= int(q.messages) || q.frames > 0 && v.frames+v.absorbed >= int(q.frames)
 }
 
 // A final is what a direction ended with: a valid Close frame, which stands
@@ -288,13 +288,13 @@ func causeFor(name Reason, code websocket.StatusCode, reason string) *cause {
 // reply, an EOF) changes only who still has to be told.
 type ending struct {
 	cause *cause
-	err   error                // what made it so, where something did
-	code  websocket.StatusCode // of the Close frame that came first, from a peer or from us
-	owed  [2]websocket.StatusCode
-	told  [2]bool // a Close was sent to it, or is about to be
-	ended [2]bool // nothing that comes from it will be passed on any more
-	heard [2]bool // its Close has come
-	over  [2]bool // its stream can't be read any further
+	err   error     // what made it so, where something did
+	code  uint16    // of the Close frame that came first, from a peer or from us
+	owed  [2]uint16 // codes; see cause
+	told  [2]bool   // a Close was sent to it, or is about to be
+	ended [2]bool   // nothing that comes from it will be passed on any more
+	heard [2]bool   // its Close has come
+	over  [2]bool   // its stream can't be read any further
 }
 
 // begin names the cause, if there is none yet.
@@ -302,10 +302,11 @@ func (e *ending) begin(c *cause, err error) bool {
 	if e.cause != nil {
 		return false
 	}
-	e.cause, e.err, e.owed = c, err, c.owed
-	e.code = max(c.owed[Client], c.owed[Upstream])
+	e.cause, e.err = c, err
+	e.owed = [2]uint16{uint16(c.owed[Client]), uint16(c.owed[Upstream])}
+	e.code = max(e.owed[Client], e.owed[Upstream])
 	if c.by == Neither {
-		e.code = c.owed[Client]
+		e.code = e.owed[Client]
 	}
 	return true
 }
@@ -317,7 +318,7 @@ func (e *ending) tell(to Side) websocket.StatusCode {
 		return 0
 	}
 	e.told[to] = true
-	return e.owed[to]
+	return websocket.StatusCode(e.owed[to])
 }
 
 // closeFrom takes in a Close frame from a side. Either the frame goes on to
@@ -328,7 +329,7 @@ func (e *ending) closeFrom(from Side, code websocket.StatusCode) (verbatim bool,
 	to := from.other()
 	if e.begin(causeClosed[from], nil) {
 		// Its own code comes back to it should the other side not answer.
-		e.code, e.owed[from] = code, code
+		e.code, e.owed[from] = uint16(code), uint16(code)
 	} else if e.cause != causeClosed[to] {
 		return false, e.tell(to)
 	}

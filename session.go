@@ -26,6 +26,7 @@ type Session struct {
 	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; see begin
 	open     bool                    // guarded by proxy.mu; the 101 was sent
 	letIn    bool                    // owned by ServeHTTP; the hooks have seen it
+	graces   uint8                   // guarded by mu; how often in a row ends were put off
 	closing  *cause                  // guarded by proxy.mu; it was ended before the 101
 	upstream string                  // set with open
 	member   *member                 // guarded by proxy.mu; whose it is; nil: nobody's
@@ -33,23 +34,23 @@ type Session struct {
 	// Two goroutines carry it from the 101 on, one a direction, and one timer.
 	// Each direction writes to the leg across; Pings, and Closes that lie with
 	// the proxy, are injected by whoever has cause to.
-	began time.Time     // set with open
-	ping  time.Duration // set with open; these two of its policy are its own
-	age   time.Duration
-	over  func() // set with open; called at the end
+	began time.Time // set with open
+	pace  pace      // set with open
+	over  func()    // set with open; called at the end
 	legs  [2]leg
 	pumps [2]pump // by the side they read from
 
 	running atomic.Int32 // pumps
 
 	mu       sync.Mutex
+	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
+	finished bool           // guarded by mu
+	decided  bool           // guarded by mu; why it is over won't change any more
 	ending   ending         // guarded by mu
 	deadline time.Duration  // guarded by mu; when all is cut, 0 before the end begins
 	latest   time.Duration  // guarded by mu; how far the deadline may be put off
 	timer    *time.Timer    // guarded by mu
-	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
-	finished bool           // guarded by mu
-	decided  bool           // guarded by mu; why it is over won't change any more
+	due      time.Duration  // guarded by mu; when it is to fire
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
 	extra    *sessionExtra  // guarded by mu; what few sessions have
@@ -221,6 +222,19 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 	return time.Duration(s.legs[side].roundTrip.Load())
 }
 
+// IgnoresPings reports whether the side, [Client] or [Upstream], has had the
+// time of [WithPing] to answer a Ping of the proxy's and has answered none so
+// far, neither that one nor a later one. Such a side is not given up for its
+// silence. It is false for [Neither].
+func (s *Session) IgnoresPings(side Side) bool {
+	if side != Client && side != Upstream {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.legs[side].ignoresPingsLocked()
+}
+
 // Close ends the session: the client is sent a Close frame with the code and
 // the reason, at a frame's end, and the upstream one with 1001 and the reason.
 // It doesn't wait; [Session.Done] tells of the end. A session that ends already
@@ -284,7 +298,7 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 	x := s.extraLocked()
 	x.expires, x.expiry = t, causeFor(ReasonExpired, code, reason)
 	if s.timer != nil && s.deadline == 0 && !s.finished {
-		s.timer.Reset(0) // it will look anew
+		s.lookInLocked(0) // it will look anew
 	}
 	return nil
 }
@@ -292,8 +306,8 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 // expiryLocked returns when the session expires, and why. s.mu is held.
 func (s *Session) expiryLocked() (at time.Duration, c *cause) {
 	at, c = never, causeAge
-	if s.age > 0 {
-		at = s.age
+	if age := s.proxy.policy.age; age > 0 {
+		at = s.pace.of(age)
 	}
 	if x := s.extra; x != nil && !x.expires.IsZero() {
 		if t := x.expires.Sub(s.began); t < at {
@@ -333,7 +347,7 @@ func (s *Session) Err() error {
 	case e.cause == nil: // a panic on the way to the 101, of the user's ResponseWriter say
 		return &SessionError{By: Neither, Reason: ReasonPanic}
 	}
-	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: e.code, Err: e.err}
+	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: websocket.StatusCode(e.code), Err: e.err}
 }
 
 // decide notes that the session is over, and why: failed, if its handshake came
@@ -350,9 +364,9 @@ func (s *Session) decide(failed *Error) {
 	}
 }
 
-// policy returns the session's policy.
-func (s *Session) policy() policy {
+// policy returns the session's policy for a side.
+func (s *Session) policy(side Side) policy {
 	p := s.proxy.policy
-	p.ping, p.age = s.ping, s.age
+	p.ping, p.pong = s.pace.of(s.proxy.pings[side].interval), s.proxy.pings[side].timeout
 	return p
 }

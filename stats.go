@@ -23,6 +23,10 @@ type Stats struct {
 	Durations  Histogram    // of sessions that ended
 	RoundTrips [2]Histogram // of the proxy's own Pings, by [Side]
 
+	// Sessions that ended and of which the side ignored the proxy's Pings
+	// ([Session.IgnoresPings]), by [Side].
+	IgnoredPings [2]uint64
+
 	Members []MemberState // in the order of the set
 	Retries uint64        // handshakes tried again with another member
 
@@ -68,6 +72,7 @@ type stats struct {
 	ended   map[Outcome]uint64 // guarded by Proxy.mu
 	refused map[Kind]uint64    // guarded by Proxy.mu
 	passed  [2]Counts          // guarded by Proxy.mu; of sessions that ended
+	ignored [2]uint64          // guarded by Proxy.mu; IgnoredPings
 	drain   DrainStats         // guarded by Proxy.mu
 	retries uint64             // guarded by Proxy.mu
 
@@ -107,6 +112,9 @@ func (t *stats) end(s *Session) {
 	}
 	for side := range t.passed {
 		t.passed[side].add(s.Counts(Side(side)))
+		if s.legs[side].ignoresPingsLocked() { // the same
+			t.ignored[side]++
+		}
 	}
 	t.durations.observe(s.now())
 }
@@ -135,6 +143,8 @@ func (p *Proxy) Stats() Stats {
 		Members:    make([]MemberState, len(p.upstreams.members)),
 		Retries:    p.stats.retries,
 		Drain:      p.stats.drain,
+
+		IgnoredPings: p.stats.ignored,
 	}
 	now := time.Since(p.upstreams.began)
 	for i, m := range p.upstreams.members {

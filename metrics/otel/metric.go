@@ -42,6 +42,7 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 	messages := counter("wsproxy.messages", "{message}", "Messages relayed from a side.")
 	frames := counter("wsproxy.frames", "{frame}", "Frames relayed from a side.")
 	pings := counter("wsproxy.pings", "{ping}", "Pings of a side's own, relayed.")
+	ignored := counter("wsproxy.session.pings_ignored", "{session}", "Sessions that ended, of which the side answered none of the proxy's pings.")
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -71,6 +72,7 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 			observe(messages, n.Messages, from)
 			observe(frames, n.Frames, from)
 			observe(pings, n.Pings, from)
+			observe(ignored, st.IgnoredPings[side], attribute.String("wsproxy.side", wsproxy.Side(side).String()))
 		}
 		return nil
 	}, all...)

@@ -60,6 +60,7 @@
 //	wsproxy.messages               counter          wsproxy.from
 //	wsproxy.frames                 counter          wsproxy.from
 //	wsproxy.pings                  counter          wsproxy.from; the peers' own
+//	wsproxy.session.pings_ignored  counter          wsproxy.side; sessions that ended, whose side answered none of the proxy's
 //
 // Each bears the proxy's wsproxy.name, too, if it has one. The values of all
 // attributes but wsproxy.member come from small fixed sets. That one is the Name

@@ -559,6 +559,8 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.messages{wsproxy.from=upstream}":                         0,
 		"wsproxy.pings{wsproxy.from=client}":                              0,
 		"wsproxy.pings{wsproxy.from=upstream}":                            0,
+		"wsproxy.session.pings_ignored{wsproxy.side=client}":              0,
+		"wsproxy.session.pings_ignored{wsproxy.side=upstream}":            0,
 	}
 	for kind := range s.proxy.Stats().Refused { // each is there from the start
 		want["wsproxy.handshake.failed{error.type="+string(kind)+"}"] = 0

@@ -27,6 +27,7 @@
 //	wsproxy_received_pings_total{from}            counter    the peers' own
 //	wsproxy_largest_message_bytes{from}           gauge      of all so far
 //	wsproxy_ping_round_trip_seconds{side}         histogram  of the proxy's pings
+//	wsproxy_pings_ignored_total{side}             counter    sessions that ended, whose side answered none of these
 //	wsproxy_drain_began_timestamp_seconds         gauge      0: it hasn't
 //	wsproxy_drain_sessions                        gauge      open at that time
 //	wsproxy_drain_told_sessions                   gauge      of these
@@ -79,6 +80,7 @@ type collector struct {
 	sessions, handshakes, opened, ended, failed, duration *prometheus.Desc
 	retries, memberSessions, memberUp                     *prometheus.Desc
 	bytes, messages, frames, pings, largest, roundTrip    *prometheus.Desc
+	ignored                                               *prometheus.Desc
 	drainBegan, drainTotal, drainTold, drainCut           *prometheus.Desc
 }
 
@@ -113,6 +115,7 @@ func newCollector(stats func() wsproxy.Stats, labels prometheus.Labels) *collect
 	c.pings = desc("received_pings_total", "Pings of a side's own, relayed.", "from")
 	c.largest = desc("largest_message_bytes", "Payload of the largest message that a side has sent so far.", "from")
 	c.roundTrip = desc("ping_round_trip_seconds", "How long a side took to answer the proxy's pings.", "side")
+	c.ignored = desc("pings_ignored_total", "Sessions that ended, of which the side answered none of the proxy's pings.", "side")
 	c.drainBegan = desc("drain_began_timestamp_seconds", "When the shutdown began, in Unix time; 0 while it hasn't.")
 	c.drainTotal = desc("drain_sessions", "Sessions that were open when the shutdown began.")
 	c.drainTold = desc("drain_told_sessions", "Of these, have been told to end, or ended by themselves.")
@@ -164,6 +167,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.pings, n.Pings, name)
 		send(c.largest, prometheus.GaugeValue, float64(n.LargestMessage), name)
 		ch <- histogram(c.roundTrip, st.RoundTrips[side], name)
+		counter(c.ignored, st.IgnoredPings[side], name)
 	}
 	began := 0.0
 	if !st.Drain.Began.IsZero() {

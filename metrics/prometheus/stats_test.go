@@ -34,6 +34,7 @@ func TestExposition(t *testing.T) {
 			{Bounds: []time.Duration{5 * time.Millisecond}, Counts: []uint64{20, 21}, Sum: time.Second},
 			{Bounds: []time.Duration{5 * time.Millisecond}, Counts: []uint64{22, 0}, Sum: time.Millisecond},
 		},
+		IgnoredPings: [2]uint64{104, 105},
 		Members: []wsproxy.MemberState{
 			{Name: "http://a.test/chat", Weight: 100, MaxSessions: 101, Sessions: 26},
 			{Name: "http://b.test#192.0.2.1:80", Weight: 102, Sessions: 27, Down: true},
@@ -94,6 +95,10 @@ wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="upstream",le="0.005"} 
 wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="upstream",le="+Inf"} 22
 wsproxy_ping_round_trip_seconds_sum{proxy="chat",side="upstream"} 0.001
 wsproxy_ping_round_trip_seconds_count{proxy="chat",side="upstream"} 22
+# HELP wsproxy_pings_ignored_total Sessions that ended, of which the side answered none of the proxy's pings.
+# TYPE wsproxy_pings_ignored_total counter
+wsproxy_pings_ignored_total{proxy="chat",side="client"} 104
+wsproxy_pings_ignored_total{proxy="chat",side="upstream"} 105
 # HELP wsproxy_received_bytes_total Bytes relayed from a side, on the wire.
 # TYPE wsproxy_received_bytes_total counter
 wsproxy_received_bytes_total{from="client",proxy="chat"} 10
