@@ -65,7 +65,15 @@ func saysTLS(body []byte) bool {
 
 // readHead reads up to the empty line that ends an answer's header.
 func readHead(br *bufio.Reader) (string, error) {
-	if first, err := br.Peek(1); err == nil && first[0] != 'H' { // there may never be an end of a line
+	// There may never be an end of a line, so the first byte is looked at first.
+	switch first, err := br.Peek(1); {
+	case err == io.EOF:
+		return "", fmt.Errorf("%w: connection closed with no answer: %w", ErrBadAnswer, err)
+	case err == io.ErrUnexpectedEOF: // within a record of TLS
+		return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
+	case err != nil:
+		return "", err
+	case first[0] != 'H':
 		first, _ = br.Peek(min(br.Buffered(), 4)) // too few to hold a secret
 		if first[0] == 0x15 || first[0] == 0x16 { // a record with an alert, or of a handshake: RFC 8446, 5.1
 			return "", fmt.Errorf("%w: %w: %w", ErrBadAnswer, errNotHTTP, errWantsTLS)
@@ -79,9 +87,7 @@ func readHead(br *bufio.Reader) (string, error) {
 		switch {
 		case err == bufio.ErrBufferFull:
 			continue
-		case err == io.EOF && len(head) == 0:
-			return "", fmt.Errorf("%w: connection closed with no answer: %w", ErrBadAnswer, err)
-		case err == io.EOF, err == io.ErrUnexpectedEOF: // the latter within a record of TLS
+		case err == io.EOF, err == io.ErrUnexpectedEOF:
 			return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
 		case err != nil:
 			return "", err

@@ -223,6 +223,7 @@ func TestUpstreamInLog(t *testing.T) {
 		{"bad 101", answering("HTTP/1.1 101 x\r\n\r\n"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, ", to GET /ws/websocket"},
 		{"SSH", says("SSH-2.0-x"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, `bad answer: not HTTP: it begins with "SSH-", to GET /ws/websocket`},
 		{"refused", failing(syscall.ECONNREFUSED), 502, wsproxy.KindRefused, slog.LevelWarn, "refused"},
+		{"reset", func(context.Context) (net.Conn, error) { return &resetOnce{}, nil }, 502, wsproxy.KindReset, slog.LevelWarn, "to GET /ws/websocket"},
 		{"an alert", says("\x15\x03\x01\x00\x02\x02\x46"), 502, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
 		{"nginx's HTTPS port", says(nginx), 400, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
 		{"Go's HTTPS port", func(ctx context.Context) (net.Conn, error) {
@@ -303,4 +304,18 @@ func TestNoHijackInLog(t *testing.T) {
 			}
 		})
 	}
+}
+
+// resetOnce is a connection that tells of its reset once.
+type resetOnce struct {
+	full
+	told bool
+}
+
+func (c *resetOnce) Read([]byte) (int, error) {
+	if c.told {
+		return 0, io.EOF
+	}
+	c.told = true
+	return 0, syscall.ECONNRESET
 }

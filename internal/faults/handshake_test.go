@@ -255,7 +255,11 @@ func TestWrongAnswers(t *testing.T) {
 				_, body := c.WantStatus(502)
 				r.Phrase(502, body)
 				u.WantEnd()
-				r.Failed(502, "bad answer")
+				kind := "bad answer"
+				if a.name == "a TLS alert" {
+					kind = "wants TLS"
+				}
+				r.Failed(502, kind)
 				c.TCP().Close()
 				u.TCP().Close()
 				if !peer.Until(func() bool { return peer.Sockets() <= sockets }) {
@@ -291,7 +295,7 @@ func TestPlainForTLS(t *testing.T) {
 		u.TCP().CloseWrite()
 		_, body := c.WantStatus(502)
 		r.Phrase(502, body)
-		if kind := failedKind(r); kind != "bad answer" && kind != "closed" && kind != "reset" {
+		if kind := failedKind(r); kind != "wants TLS" && kind != "closed" && kind != "reset" {
 			t.Errorf("kind %q", kind)
 		}
 	})
