@@ -166,7 +166,7 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 	case len(accept) != 1 || accept[0] != acceptKey(sent.key):
 		return nil, errors.New("101 without the one right Sec-WebSocket-Accept")
 	}
-	chosen, field, err := parseOffer(h)
+	chosen, field, err := parseOffer(h["Sec-Websocket-Protocol"], h["Sec-Websocket-Extensions"])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", field, err)
 	}

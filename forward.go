@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -132,22 +131,33 @@ func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *ur
 // are a hook's: what it offers by them, in all of them together, stands in place of
 // what the client has offered.
 func takeOffer(h http.Header) (*offer, error) {
-	offers, hooks := make(http.Header), make(http.Header)
-	for _, name := range slices.Sorted(maps.Keys(h)) { // in one order, always
+	protocols, extensions := h["Sec-Websocket-Protocol"], h["Sec-Websocket-Extensions"]
+	var hooks []string // names
+	for name := range h {
 		canonical := textproto.CanonicalMIMEHeaderKey(name)
 		switch own := strings.HasPrefix(canonical, "Sec-Websocket-"); {
-		case own && name == canonical:
-			offers[name] = h[name]
-		case own:
-			hooks[canonical] = append(hooks[canonical], h[name]...)
-		case canonical == "Host", canonical == "Expect", slices.Contains(hopByHop, canonical):
-		default:
-			continue
+		case own && name != canonical:
+			hooks = append(hooks, name)
+		case own, canonical == "Host", canonical == "Expect", slices.Contains(hopByHop, canonical):
+			delete(h, name)
 		}
-		delete(h, name)
 	}
-	maps.Copy(offers, hooks)
-	sent, field, err := parseOffer(offers)
+	if len(hooks) > 0 {
+		slices.Sort(hooks) // one order, always
+		offers := make(http.Header)
+		for _, name := range hooks {
+			canonical := textproto.CanonicalMIMEHeaderKey(name)
+			offers[canonical] = append(offers[canonical], h[name]...)
+			delete(h, name)
+		}
+		if v, ok := offers["Sec-Websocket-Protocol"]; ok {
+			protocols = v
+		}
+		if v, ok := offers["Sec-Websocket-Extensions"]; ok {
+			extensions = v
+		}
+	}
+	sent, field, err := parseOffer(protocols, extensions)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", field, err)
 	}

@@ -188,15 +188,14 @@ func sole(values []string) (value string, ok bool) {
 	return value, true
 }
 
-// parseOffer returns what h offers, but for the key, and what is wrong with it.
-func parseOffer(h http.Header) (o offer, field string, err error) {
-	field = "Sec-WebSocket-Protocol"
-	if o.protocols, err = parseProtocols(h["Sec-Websocket-Protocol"]); err != nil {
-		return o, field, err
+// parseOffer returns what the values of the two fields offer, and what is wrong
+// with which of them.
+func parseOffer(protocols, extensions []string) (o offer, field string, err error) {
+	if o.protocols, err = parseProtocols(protocols); err != nil {
+		return o, "Sec-WebSocket-Protocol", err
 	}
-	field = "Sec-WebSocket-Extensions"
-	o.extensions, err = parseExtensions(h["Sec-Websocket-Extensions"])
-	return o, field, err
+	o.extensions, err = parseExtensions(extensions)
+	return o, "Sec-WebSocket-Extensions", err
 }
 
 // write sets the offer's fields in h, written as the RFC writes them: some

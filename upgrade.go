@@ -76,7 +76,7 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 	case !oneOrigin:
 		return bad(http.StatusBadRequest, "Origin fields that differ")
 	}
-	asked, field, err := parseOffer(h)
+	asked, field, err := parseOffer(h["Sec-Websocket-Protocol"], h["Sec-Websocket-Extensions"])
 	switch {
 	case err == errLong:
 		return bad(http.StatusRequestHeaderFieldsTooLarge, field+" has over 256 elements")
