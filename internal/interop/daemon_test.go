@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,8 +68,9 @@ type daemon struct {
 }
 
 // start runs the program until the test's end. In its configuration LISTEN
-// stands for an address that is free; what else stands for something comes
-// in pairs. A program that isn't installed skips the test.
+// stands for an address that is free, and PORT in its arguments for that one's
+// port; what else stands for something comes in pairs. A program that isn't
+// installed skips the test.
 func (p program) start(t *testing.T, conf string, words ...string) *daemon {
 	t.Helper()
 	path, err := exec.LookPath(p.name)
@@ -98,7 +100,12 @@ func (p program) start(t *testing.T, conf string, words ...string) *daemon {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command(path, p.args...)
+		_, port, _ := net.SplitHostPort(addr) // ours
+		args := slices.Clone(p.args)
+		for i := range args {
+			args[i] = strings.ReplaceAll(args[i], "PORT", port)
+		}
+		cmd := exec.Command(path, args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
 		// nginx forks; and none must outlive a test that is killed.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Installs the peers that are not Go modules: npm's ws, Socket.IO and Vite, and Debian's
-# python3-websockets, nginx and HAProxy. Needs root only where a Debian package
-# is missing. The tests run nginx and HAProxy by themselves: what is installed
-# here doesn't run as a service, neither now nor after a reboot.
+# Installs the peers that are not Go modules: npm's ws, Socket.IO and Vite, and
+# Debian's python3-websockets, nginx, HAProxy, and a C compiler with LibVNCServer
+# and CivetWeb. Needs root only where a Debian package is missing. The tests run
+# nginx and HAProxy by themselves: what is installed here doesn't run as a
+# service, neither now nor after a reboot.
 set -eu
 cd "$(dirname "$0")"
 PATH=$PATH:/usr/sbin # where others than root may not look
@@ -14,6 +15,9 @@ command -v npm >/dev/null || missing="$missing npm"
 /usr/bin/python3 -c 'import websockets' 2>/dev/null || missing="$missing python3-websockets"
 command -v nginx >/dev/null || { missing="$missing nginx-light" services=nginx; }
 command -v haproxy >/dev/null || { missing="$missing haproxy" services="$services haproxy"; }
+command -v cc >/dev/null || missing="$missing gcc libc6-dev"
+[ -e /usr/include/rfb/rfb.h ] || missing="$missing libvncserver-dev"
+[ -e /usr/include/civetweb.h ] || missing="$missing libcivetweb-dev"
 if [ -n "$missing" ]; then
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update
