@@ -80,12 +80,23 @@ func readRoute(t *table, c *config) *route {
 // readTimes reads how long things may take.
 func (r *route) readTimes() {
 	t := r.at
-	if ping := t.table("ping"); ping != nil {
-		interval, timeout := ping.duration("interval", 25*time.Second), ping.duration("timeout", 10*time.Second)
-		ping.end()
-		r.add(wsproxy.WithPing(interval, timeout))
-		r.cite("WithPing", ping.at("interval"), interval)
-		r.cite("WithPing", ping.at("timeout"), timeout)
+	toClient := func(i, d time.Duration) wsproxy.Option { return wsproxy.WithPingTo(wsproxy.Client, i, d) }
+	toUpstream := func(i, d time.Duration) wsproxy.Option { return wsproxy.WithPingTo(wsproxy.Upstream, i, d) }
+	for _, o := range []struct {
+		key, name string
+		with      func(interval, timeout time.Duration) wsproxy.Option
+	}{
+		{"ping", "WithPing", wsproxy.WithPing},
+		{"ping_client", "WithPingTo", toClient},
+		{"ping_upstream", "WithPingTo", toUpstream},
+	} {
+		if ping := t.table(o.key); ping != nil {
+			interval, timeout := ping.duration("interval", 25*time.Second), ping.duration("timeout", 35*time.Second)
+			ping.end()
+			r.add(o.with(interval, timeout))
+			r.cite(o.name, ping.at("interval"), interval)
+			r.cite(o.name, ping.at("timeout"), timeout)
+		}
 	}
 	for _, o := range []struct {
 		key, name string

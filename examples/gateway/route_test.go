@@ -85,6 +85,14 @@ func TestRouteKeys(t *testing.T) {
 				return u.pings > 0
 			})
 		}},
+		{"ping = { interval = \"0s\" }\nping_upstream = { interval = \"50ms\" }", func(t *testing.T, in *instance, u *upstream) {
+			dial(t, in.url(t, "/"), nil)
+			eventually(t, "a Ping at the upstream", func() bool {
+				u.mu.Lock()
+				defer u.mu.Unlock()
+				return u.pings > 0
+			})
+		}},
 		{`idle_timeout = "100ms"`, ends(0, websocket.StatusGoingAway)},
 		{`max_age = "100ms"`, ends(0, websocket.StatusGoingAway)},
 		{"", refused(header("Origin", page), http.StatusForbidden)},
