@@ -129,9 +129,10 @@ func (s *Session) settle() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		closed := l.closed.Load()
+		talks := closed && l.side == Client && (s.pumps[side].talks.Load() || inputWaits(l.conn))
 		s.mu.Lock()
 		e := &s.ending
-		done, fin := e.done(l.side, closed, l.talks.Load()), e.fin(l.side, closed)
+		done, fin := e.done(l.side, closed, talks), e.fin(l.side, closed)
 		s.mu.Unlock()
 		switch {
 		case done:

@@ -35,7 +35,6 @@ type leg struct {
 	proven  uint64        // guarded by s.mu; the same of the last Ping that was answered
 
 	closed  atomic.Bool  // a Close frame was written: nothing may follow it
-	talks   atomic.Bool  // its peer goes on sending after its end, to no effect
 	shut    atomic.Bool  // conn is to be closed, or is
 	busy    atomic.Bool  // who writes to it has much to write; see setBusy
 	reading atomic.Bool  // its reader is inside a callback of raw.conn

@@ -14,8 +14,9 @@ import (
 type pump struct {
 	from, to *leg
 	mind     direction
-	held     []byte // what the mind holds back; at first, what had come behind the handshake
-	owns     bool   // the frame under way is part-written: to's lock is held
+	held     []byte      // what the mind holds back; at first, what had come behind the handshake
+	owns     bool        // the frame under way is part-written: to's lock is held
+	talks    atomic.Bool // bytes come behind its end, to no effect
 	raw      rawPump
 	count    tally
 	throttle *throttle    // nil: there is no limit
@@ -165,7 +166,7 @@ func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
 	now = p.from.s.now()
 	p.from.heard.Store(int64(now))
 	if p.mind.ended {
-		p.from.talks.Store(true)
+		p.talks.Store(true)
 		return 0, now // RFC 6455, 5.5.1: nothing counts after a Close
 	}
 	if p.throttle != nil {
