@@ -753,3 +753,37 @@ func TestSticky(t *testing.T) {
 		}
 	}
 }
+
+// Members are told apart by what their targets mean, not by how they are
+// written (RFC 3986, 6.2.2 and 6.2.3): sessions stay with one that is written in
+// another way.
+func TestSpellingsOfMembers(t *testing.T) {
+	r := newRig(t, tcp)
+	client, upstream := r.open("", "")
+	for _, target := range []string{"http://upstream.test:80", "http://UPSTREAM.test/", "ws://upstream.test", "HTTP://upstream.test:080", "http://upstream.test?a=b"} {
+		if err := r.proxy.SetUpstreams(wsproxy.Member{Target: target}); err != nil {
+			t.Fatal(err)
+		}
+		client.sendText(target)
+		upstream.want(text, target)
+		if m := r.proxy.Stats().Members; len(m) != 1 || m[0].Sessions != 1 || m[0].Name != "http://upstream.test" {
+			t.Errorf("%s: got %+v, want the member that there was", target, m)
+		}
+	}
+	if text := r.logs.String(); text != "" {
+		t.Errorf("logged %s, want nothing: nothing has changed", text)
+	}
+	for _, two := range [][2]wsproxy.Member{
+		{{Target: "http://a.test"}, {Target: "http://A.test:80/"}},
+		{{Target: "http://a.test", Address: "[::1]:80"}, {Target: "http://a.test", Address: "[0:0:0:0:0:0:0:1]:80"}},
+	} {
+		if err := r.proxy.SetUpstreams(two[0], two[1]); err == nil || !strings.Contains(err.Error(), "is there twice") {
+			t.Errorf("%v: got %v, want a mistake", two, err)
+		}
+	}
+	if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://upstream.test/other"}); err != nil { // and another is another
+		t.Fatal(err)
+	}
+	client.wantClose(1012)
+	upstream.wantClose(1001)
+}
