@@ -110,10 +110,7 @@ func LoadCertificates(files ...CertificateFiles) (*Certificates, error) {
 func (c *Certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	// One handshake waits for the files; those beside it take what is there.
 	if time.Since(c.began) >= time.Duration(c.next.Load()) && c.mu.TryLock() {
-		func() {
-			defer c.mu.Unlock()
-			c.reloadLocked() // it has logged what is wrong
-		}()
+		c.reload() // it has logged what is wrong
 	}
 	certs := *c.inUse.Load()
 	for _, cert := range certs {
@@ -129,11 +126,19 @@ func (c *Certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certific
 // be used, joined; what could be read is in use.
 func (c *Certificates) Reload() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.reloadLocked()
+	return c.reload()
 }
 
-func (c *Certificates) reloadLocked() error {
+// reload looks at the files. c.mu is held, and released before anything is
+// logged: the logger is the user's, and may call Reload.
+func (c *Certificates) reload() error {
+	var records []func()
+	defer func() {
+		c.mu.Unlock()
+		for _, record := range records {
+			record()
+		}
+	}()
 	c.next.Store(int64(time.Since(c.began) + certificateCheck))
 	var errs []error
 	old := *c.inUse.Load()
@@ -144,8 +149,10 @@ func (c *Certificates) reloadLocked() error {
 			err = fmt.Errorf("wsproxy: certificate %q, key %q: %w", f.Cert, f.Key, err)
 			errs = append(errs, err)
 			if old[i] != nil && c.failed[i] != err.Error() {
-				c.log(slog.LevelError, "wsproxy: certificate not replaced",
-					slog.String("cert", f.Cert), slog.String("key", f.Key), slog.String("error", err.Error()))
+				records = append(records, func() {
+					c.log(slog.LevelError, "wsproxy: certificate not replaced",
+						slog.String("cert", f.Cert), slog.String("key", f.Key), slog.String("error", err.Error()))
+				})
 				c.failed[i] = err.Error()
 			}
 			continue
@@ -155,8 +162,10 @@ func (c *Certificates) reloadLocked() error {
 			continue
 		}
 		if certs[i], c.seen[i] = cert, sum; old[i] != nil {
-			c.log(slog.LevelInfo, "wsproxy: certificate replaced",
-				slog.String("cert", f.Cert), slog.Time("not_after", cert.Leaf.NotAfter))
+			records = append(records, func() {
+				c.log(slog.LevelInfo, "wsproxy: certificate replaced",
+					slog.String("cert", f.Cert), slog.Time("not_after", cert.Leaf.NotAfter))
+			})
 		}
 	}
 	c.inUse.Store(&certs)

@@ -529,3 +529,25 @@ func TestKindsCounted(t *testing.T) {
 		t.Errorf("counters for what is no kind: %v", refused)
 	}
 }
+
+// A logger may call back: nothing is locked while it is called.
+func TestCertificatesLoggerCallsBack(t *testing.T) {
+	files := certFiles(t.TempDir(), "cert")
+	writeCert(t, files, testCA().cert)
+	c, err := wsproxy.LoadCertificates(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	called := make(chan error, 10)
+	c.Logger = slog.New(hooking{func() { called <- c.Reload() }})
+	os.WriteFile(files.Key, []byte("broken"), 0o600)
+	go c.Reload()
+	select {
+	case err := <-called:
+		if err == nil {
+			t.Error("a key that is broken is none for Reload in the logger")
+		}
+	case <-time.After(wireTimeout):
+		t.Fatal("Reload in the logger doesn't return")
+	}
+}
