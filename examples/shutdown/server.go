@@ -20,7 +20,7 @@ import (
 func serve(ctx context.Context, s settings) error {
 	window := s.window
 	if s.atOnce {
-		window = time.Nanosecond // 0 would leave it to the deadline
+		window = time.Millisecond // 0 would leave it to the deadline
 	}
 	proxy, err := wsproxy.New(s.upstream,
 		wsproxy.WithDrain(window, websocket.StatusGoingAway),
