@@ -22,6 +22,7 @@ const roleVariable = "WSPROXY_FAULTS_ROLE"
 var roles = map[string]func(args []string){
 	"upstream": upstreamProcess,
 	"client":   clientProcess,
+	"stopped":  stoppedProxy,
 }
 
 func TestMain(m *testing.M) {

@@ -1,0 +1,227 @@
+package faults
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+)
+
+// A proxy that is a process of its own, and is stopped under load: its timers
+// all fire late when it goes on, and nobody who did its part is lost by them.
+
+// stopFor is how long the proxy is stopped. All time-outs below are far shorter.
+const stopFor = 2 * time.Second
+
+var proxySettings = map[string][]wsproxy.Option{
+	"defaults": nil,
+	"pings":    {wsproxy.WithPing(300*time.Millisecond, 300*time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
+	"idle":     {wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(600 * time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
+}
+
+// stoppedProxy is a proxy: for the target, on a port of what is named, with the
+// settings. It says where it listens, and then which sessions have ended.
+func stoppedProxy(args []string) {
+	target, legs, settings := args[0], args[1], args[2]
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	options := append([]wsproxy.Option{
+		wsproxy.WithLogger(slog.New(slog.NewTextHandler(os.Stdout, nil))),
+		wsproxy.WithInsecureSkipVerify(),
+	}, proxySettings[settings]...)
+	if strings.HasSuffix(legs, "-detached") {
+		options = append(options, wsproxy.WithDetach())
+	}
+	p, err := wsproxy.New(target, options...)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(ln.Addr())
+	if strings.HasPrefix(legs, peer.TLS) {
+		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{peer.Stranger()}})
+	}
+	go http.Serve(ln, p)
+	untilStdinEnds()
+}
+
+// pause waits for d, in the life of a peer that is slow.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// slowPong has a peer take a while to answer a Ping, so that at any time some
+// Pings are unanswered.
+func slowPong(ctx context.Context, _ []byte) bool {
+	pause(ctx, 100*time.Millisecond)
+	return true
+}
+
+func TestProxyStopped(t *testing.T) {
+	t.Attr("case", "F26 F27 F32 F37")
+	for _, legs := range peer.Few {
+		for _, settings := range []string{"pings", "idle", "defaults"} {
+			t.Run(legs.Name()+"/"+settings, func(t *testing.T) { stopProxy(t, legs, settings) })
+		}
+	}
+}
+
+func stopProxy(t *testing.T, legs peer.Legs, settings string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*peer.Patience)
+	var peers sync.WaitGroup
+	defer peers.Wait()
+	defer cancel()
+	upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{OnPingReceived: slowPong})
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		if r.URL.Path == "/flood" {
+			go func() {
+				for c.Write(ctx, websocket.MessageBinary, make([]byte, 16<<10)) == nil {
+				}
+			}()
+		}
+		for {
+			kind, message, err := c.Read(ctx)
+			if err != nil || c.Write(ctx, kind, message) != nil {
+				return
+			}
+		}
+	}))
+	if legs.Upstream == peer.TLS {
+		upstream.StartTLS()
+	} else {
+		upstream.Start()
+	}
+	t.Cleanup(upstream.CloseClientConnections)
+	proxy := start(t, "stopped", upstream.URL, legs.Name(), settings)
+	address := proxy.line(t)
+
+	// Each counts what it got; it must go on counting after the stop.
+	type client struct {
+		path string
+		got  atomic.Int64
+		err  atomic.Pointer[error]
+	}
+	var clients []*client
+	open := func(path string, live func(c *client, conn *websocket.Conn) error) {
+		c := &client{path: path}
+		clients = append(clients, c)
+		scheme := "ws"
+		if legs.Client == peer.TLS {
+			scheme = "wss"
+		}
+		transport := &http.Transport{
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := new(net.Dialer).DialContext(ctx, network, address)
+				if err == nil {
+					conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+				}
+				return conn, err
+			},
+		}
+		conn, _, err := websocket.Dial(ctx, scheme+"://"+address+path, &websocket.DialOptions{
+			HTTPClient: &http.Client{Transport: transport},
+			OnPingReceived: func(ctx context.Context, body []byte) bool {
+				if path == "/quiet" {
+					c.got.Add(1)
+				}
+				return slowPong(ctx, body)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetReadLimit(-1)
+		peers.Go(func() {
+			defer conn.CloseNow()
+			if err := live(c, conn); err != nil && ctx.Err() == nil {
+				c.err.Store(&err)
+			}
+		})
+	}
+	read := func(every time.Duration) func(c *client, conn *websocket.Conn) error {
+		return func(c *client, conn *websocket.Conn) error {
+			for {
+				if _, _, err := conn.Read(ctx); err != nil {
+					return err
+				}
+				c.got.Add(1)
+				pause(ctx, every)
+			}
+		}
+	}
+	for range 20 {
+		open("/talk", func(c *client, conn *websocket.Conn) error {
+			peers.Go(func() {
+				for conn.Write(ctx, websocket.MessageText, []byte("x")) == nil {
+					pause(ctx, 150*time.Millisecond)
+				}
+			})
+			return read(0)(c, conn)
+		})
+	}
+	for range 5 { // slow readers: the proxy always has bytes that they don't take
+		open("/flood", read(50*time.Millisecond))
+	}
+	for range 4 { // who keep the proxy busy: its timers come before its sockets then
+		open("/flood", read(0))
+	}
+	if settings == "pings" {
+		for range 60 { // get nothing but Pings, and say nothing but Pongs
+			open("/quiet", read(0))
+		}
+	}
+	goesOn := func(when string) {
+		t.Helper()
+		before := make([]int64, len(clients))
+		for i, c := range clients {
+			before[i] = c.got.Load()
+		}
+		if !peer.Until(func() bool {
+			for i, c := range clients {
+				if c.err.Load() == nil && c.got.Load() == before[i] {
+					return false
+				}
+			}
+			return true
+		}) {
+			t.Errorf("%s: not everybody gets anything", when)
+		}
+		for _, c := range clients {
+			if err := c.err.Load(); err != nil {
+				t.Errorf("%s: a client of %s was lost: %v", when, c.path, *err)
+			}
+		}
+	}
+	goesOn("before")
+	proxy.signal(t, syscall.SIGSTOP)
+	pause(ctx, stopFor)
+	proxy.signal(t, syscall.SIGCONT)
+	goesOn("after")
+	goesOn("later")
+}
