@@ -22,7 +22,7 @@ import (
 const (
 	defaultPingInterval     = 25 * time.Second
 	defaultPongTimeout      = 35 * time.Second
-	defaultWriteTimeout     = 30 * time.Second
+	defaultWriteTimeout     = 60 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
 	defaultCloseTimeout     = 5 * time.Second
 )
@@ -42,6 +42,12 @@ type Option func(*config)
 // sent to it, which can be told over TCP on Linux (amd64, arm64), TLS on it
 // included. Elsewhere TCP gives up a machine that is gone, by its keep-alive or
 // because it acknowledges no Ping. [Session.IgnoresPings] tells of such a peer.
+//
+// A proxy between, such as nginx, takes bytes at once and passes them on as slowly
+// as its client takes them, and a Ping waits behind them. Where acknowledgements
+// can be told, the timeout is longer by what those bytes need at 16 KiB a second,
+// in all at most eleven times as long. Time in which this process itself
+// did not run doesn't count against a peer.
 //
 // A session's interval is made up to a tenth shorter, at random, so that
 // many sessions don't ping in step. Keep it below the idle limit of every
@@ -94,7 +100,7 @@ func WithIdleTimeout(d time.Duration) Option {
 
 // WithWriteTimeout gives up a peer that takes no byte of what is being
 // written to it for so long, for example because it has stopped reading. The
-// default is 30 s. It must be above zero.
+// default is 60 s. It must be above zero.
 //
 // Over TCP on Linux (amd64, arm64), TLS on it included, what the peer's
 // kernel takes counts. Elsewhere, and over connections that are not the net

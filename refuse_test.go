@@ -280,7 +280,7 @@ func TestUnreadRefusal(t *testing.T) {
 		end    func(p *wsproxy.Proxy)
 		within time.Duration
 	}{
-		{"write time-out", func(*wsproxy.Proxy) {}, 30 * time.Second},
+		{"write time-out", func(*wsproxy.Proxy) {}, 60 * time.Second},
 		{"Close", func(p *wsproxy.Proxy) { p.Close() }, 0},
 		{"Shutdown", func(p *wsproxy.Proxy) { go p.Shutdown(context.Background()) }, 0},
 	} {
@@ -313,8 +313,8 @@ func TestUnreadRefusal(t *testing.T) {
 			began := time.Now()
 			c.send(edited("websocket", "h2c"))
 			r.wantReturned()
-			if d := time.Since(began); d != 30*time.Second {
-				t.Errorf("ServeHTTP returned after %v, want the write time-out of 30 s", d)
+			if d := time.Since(began); d != 60*time.Second {
+				t.Errorf("ServeHTTP returned after %v, want the write time-out of 60 s", d)
 			}
 		})
 	})
