@@ -492,6 +492,22 @@ func (w *wire) closeWrite() {
 	}
 }
 
+// below is the connection below TLS, if there is one.
+func (w *wire) below() net.Conn {
+	if c, ok := w.Conn.(*tls.Conn); ok {
+		return c.NetConn()
+	}
+	return w.Conn
+}
+
+// fin sends a FIN, over TLS with no close_notify before it.
+func (w *wire) fin() {
+	w.t.Helper()
+	if err := w.below().(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // reset closes a TCP connection by RST, any other one just so.
 func (w *wire) reset() {
 	if c, ok := w.Conn.(*net.TCPConn); ok {

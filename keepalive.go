@@ -74,7 +74,7 @@ const (
 	needNothing need = iota
 	needPing
 	needMoreTime // an unanswered Ping is behind bytes that still move, or was our fault: count anew
-	needHearing  // nobody has read it: its silence proves nothing, count it as heard
+	needHearing  // bytes of it wait to be read: count it as heard
 	needEndSilent
 	needEndStuck
 	needEndReset
@@ -99,22 +99,21 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 		}
 		again = min(again, max(l.heard+resetGrace, now+lateness))
 		if l.slowed {
-			return needNothing, again // and not needHearing: the grace is to come to its end
+			return needNothing, again // no Ping: the grace is to come to its end
 		}
 	}
 	if p.ping == 0 {
 		return needNothing, again
 	}
-	if l.unread {
-		return needHearing, min(again, now+p.ping)
-	}
 	if l.pinged > l.heard { // a Ping is unanswered
-		if l.present && !l.answers {
+		if l.present && (!l.answers || l.unread) {
 			// Some applications answer no Ping, against RFC 6455, 5.5.2, and
-			// work well otherwise. Only a peer that has answered before is
+			// work well otherwise; and an answer that nobody reads can't be
+			// heard. Only a peer that has answered before, and that is read, is
 			// judged by its silence. The Pings go on at their interval: they
 			// keep what is on the way (NAT, load balancers) from forgetting
-			// the connection, and the peer's kernel acknowledges each one.
+			// the connection, and the peer's kernel acknowledges each one, or
+			// resets the connection if its program has left.
 			if next := l.pinged + p.ping; now < next {
 				if now < l.pinged+p.pong {
 					next = min(next, l.pinged+p.pong) // to note that it had the time
@@ -126,7 +125,7 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 		if due := l.pinged + p.toAnswer(l.behind); now < due {
 			return needNothing, min(again, due, now+p.ping)
 		}
-		if l.input {
+		if l.input && !l.unread {
 			return needHearing, min(again, now+p.ping)
 		}
 		if l.writing >= 0 || l.taking || l.late {

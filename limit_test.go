@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"io"
+	"net/http"
 	"runtime"
 	"strings"
 	"testing"
@@ -129,6 +130,54 @@ func TestRateSlowsDown(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A client that has sent more than it may and leaves doesn't keep its session, nor
+// its place, for as long as the limit would hold up what it has sent.
+func TestLeavesWhileSlowed(t *testing.T) {
+	t.Attr("case", "A83")
+	for name, leave := range map[string]func(c *wire){
+		"Close and FIN": func(c *wire) { c.sendClose(1000, "bye"); c.fin() },
+		"FIN":           func(c *wire) { c.fin() },
+		"reset":         func(c *wire) { c.reset() },
+		// Its FIN is behind what fills its buffer, and ours. Its machine resets
+		// the connection when it is pinged.
+		"killed": func(c *wire) {
+			c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+			for b := []byte(strings.Repeat(c.frame(text, strings.Repeat("m", 1000)), 100)); ; {
+				if _, err := c.Write(b); err != nil {
+					break
+				}
+			}
+			c.below().Close()
+		},
+	} {
+		for _, k := range []kind{tcp, unix, tlsTCP} {
+			t.Run(name+"/"+string(k), func(t *testing.T) {
+				if k == unix && name == "reset" {
+					t.Skip("a unix socket knows no reset")
+				}
+				t.Parallel()
+				r := newRig(t, k, wsproxy.WithPing(200*time.Millisecond, 10*time.Second), wsproxy.WithCloseTimeout(time.Second),
+					wsproxy.WithMaxSessionsPerClient(1, func(*http.Request) string { return "one" }),
+					wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
+				client, upstream := r.open("", "")
+				client.send(strings.Repeat(client.frame(text, "m"), 200))
+				upstream.want(text, "m")
+				watched(upstream)
+				leave(client)
+				began := time.Now()
+				r.wantReturned()
+				if d := time.Since(began); d > 8*time.Second {
+					t.Errorf("its session ended %v after that", d)
+				}
+				if m := r.wantEnded("client", "lost"); m["from_client.messages"].(uint64) > 10 {
+					t.Errorf("logged %v: the limit fell", m)
+				}
+				r.open("", "") // there is a place again
+			})
+		}
 	}
 }
 

@@ -204,7 +204,9 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 			p.forward(c, b[:v.n], false, now)
 		}
 		if p.throttle != nil {
-			p.slowDown(p.from.s.now())
+			if !p.slowDown(p.from.s.now()) {
+				return
+			}
 			now = p.from.s.now()
 		}
 		if left == 0 {
@@ -216,26 +218,56 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 
 // slowDown waits until the rate limit lets more through. Nothing is read in
 // the meantime, so the peer is slowed down, too. The end of the session, once
-// it has begun, isn't.
+// it has begun, isn't: unless the peer has left, which would be a way around the
+// limit. What it has sent before its FIN has the close timeout to get through,
+// and what it has sent before a reset is dropped. It returns false if nothing
+// more is to be passed on.
 //
 //go:noinline
-func (p *pump) slowDown(now time.Duration) {
+func (p *pump) slowDown(now time.Duration) bool {
 	wait := p.throttle.wait(now)
 	if wait == 0 {
-		return
+		return true
 	}
+	s, until := p.from.s, now+wait
 	p.waits.Store(true) // not for bytes: the peer's silence is ours
 	p.slowed.Store(true)
-	timer := time.NewTimer(wait)
-	select {
-	case <-timer.C:
-	case <-p.from.s.hastened:
-		timer.Stop()
-		p.throttle, p.mind.quota = nil, quota{}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	hastened, ending := s.hastened, false
+	for ; now < until && !p.mind.ended; now = s.now() {
+		look := now + resetGrace
+		switch fin, reset := hungUp(p.from.conn); {
+		case p.from.shut.Load(): // by us
+			p.mind.ended = true
+			continue
+		case reset:
+			p.mind.ended = true
+			s.lose(p.from, errReset)
+			continue
+		case fin:
+			s.mu.Lock()
+			s.hasten(p.from.side)
+			look = min(look, s.deadline)
+			s.mu.Unlock()
+			if p.mind.ended = now >= look; p.mind.ended {
+				continue
+			}
+		case ending:
+			p.throttle, p.mind.quota, until = nil, quota{}, now
+			continue
+		}
+		timer.Reset(min(until, look) - now)
+		select {
+		case <-timer.C:
+		case <-hastened:
+			hastened, ending = nil, true
+		}
 	}
 	p.slowed.Store(false)
 	p.waits.Store(false)
-	p.data.Store(int64(p.from.s.now())) // what was held back is no silence
+	p.data.Store(int64(s.now())) // what was held back is no silence
+	return !p.mind.ended
 }
 
 // look asks the mind about a chunk. It is a call of its own so that its

@@ -411,8 +411,9 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	return true, false
 }
 
-// takesAtOnce says whether a short write to conn is sure not to wait.
-func takesAtOnce(conn net.Conn) (now bool) {
+// polled returns what of events holds for conn now, and whether it was reset or
+// closed.
+func polled(conn net.Conn, events int16) (now int16) {
 	if c, ok := conn.(*tls.Conn); ok {
 		conn = c.NetConn()
 	}
@@ -421,13 +422,23 @@ func takesAtOnce(conn net.Conn) (now bool) {
 			poll := struct {
 				fd              int32
 				events, revents int16
-			}{fd: int32(fd), events: pollOut}
+			}{fd: int32(fd), events: events}
 			var atOnce syscall.Timespec
-			n, _, errno := syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&atOnce)), 0, 0, 0)
-			now = errno == 0 && n == 1
+			syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&atOnce)), 0, 0, 0)
+			now = poll.revents
 		})
 	}
 	return now
+}
+
+// takesAtOnce says whether a short write to conn is sure not to wait.
+func takesAtOnce(conn net.Conn) bool { return polled(conn, pollOut) != 0 }
+
+// hungUp says whether the peer's FIN, or a reset, has come, without reading what
+// came before it.
+func hungUp(conn net.Conn) (fin, reset bool) {
+	now := polled(conn, pollRDHUP)
+	return now&pollRDHUP != 0, now&pollERR != 0
 }
 
 // inputWaits says whether bytes of the peer's wait to be read from conn.
@@ -569,6 +580,8 @@ func freeDescriptors() bool {
 
 const (
 	pollOut        = 4
+	pollERR        = 8
+	pollRDHUP      = 0x2000
 	soProtocol     = 38
 	tcpInq         = 36 // as an option, and as the control message that it brings
 	f_SETPIPE_SZ   = 1031

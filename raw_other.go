@@ -28,6 +28,9 @@ func takesAtOnce(net.Conn) bool { return false }
 // freeDescriptors: none are kept.
 func freeDescriptors() bool { return false }
 
+// hungUp: it can't be told.
+func hungUp(net.Conn) (fin, reset bool) { return false, false }
+
 // inputWaits: what waits can't be told.
 func inputWaits(net.Conn) bool { return false }
 

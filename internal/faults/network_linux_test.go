@@ -184,6 +184,24 @@ func TestCablePulled(t *testing.T) {
 	}
 }
 
+// A peer that vanishes while a rate limit holds up what it has sent is found as
+// soon as any other: nobody reads its answers, but its machine acknowledges none
+// of the Pings.
+func TestCablePulledWhileSlowed(t *testing.T) {
+	t.Attr("case", "A83 F26")
+	n := newNetwork(t)
+	r := n.rig(peer.Legs{}, pings(), wsproxy.WithCloseTimeout(soon),
+		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
+	c, u := r.Open()
+	c.Send(strings.Repeat(c.Frame(peer.Text, "m"), 1000))
+	u.Want(peer.Text, "m")
+	other := respond(u)
+	began := time.Now()
+	n.pull("client")
+	other.wantClosed(t, peer.Told(wsproxy.Client))
+	lostBetween(t, r, wsproxy.Client, began, patient/2, silent)
+}
+
 // F26, F27: while data is on its way to who has vanished, TCP's own keep-alive
 // doesn't run at all. The write timeout, or a Ping to it, ends the session.
 func TestCablePulledWhileWriting(t *testing.T) {
