@@ -79,6 +79,7 @@ func TestUpstreamStopped(t *testing.T) {
 	r := peer.New(t, peer.Config{Target: "http://" + upstream.line(t), Options: []wsproxy.Option{pings(), wsproxy.WithHandshakeTimeout(patient)}})
 	c := echoed(t, r)
 	client := respond(c)
+	answers(t, r, wsproxy.Upstream)
 	began := time.Now()
 	upstream.signal(t, syscall.SIGSTOP)
 	client.wantClosed(t, 1011)
@@ -128,6 +129,7 @@ func TestClientKilledOrStopped(t *testing.T) {
 			}
 			u.SendText("hello")
 			upstream := respond(u)
+			answers(t, r, wsproxy.Client)
 			began := time.Now()
 			client.signal(t, signal)
 			upstream.wantClosed(t, 1001)

@@ -82,16 +82,44 @@ func lostBetween(t *testing.T, r *peer.Rig, faulty wsproxy.Side, began time.Time
 	}
 }
 
+// answers waits until the side has answered a Ping: from then on it is held to
+// them.
+func answers(t *testing.T, r *peer.Rig, side wsproxy.Side) {
+	t.Helper()
+	if !peer.Until(func() bool {
+		for _, n := range r.Proxy.Stats().RoundTrips[side].Counts {
+			if n > 0 {
+				return true
+			}
+		}
+		return false
+	}) {
+		t.Fatalf("the %v has answered no Ping", side)
+	}
+}
+
+// answerOne reads a Ping and answers it.
+func answerOne(t *testing.T, w *peer.Wire) {
+	t.Helper()
+	f, err := w.ReadFrame()
+	if err != nil || f.First != peer.Ping {
+		t.Fatalf("%v: got %v, %v, want a Ping", w.Side, f, err)
+	}
+	w.Send(w.Frame(peer.Pong, f.Payload))
+}
+
 const silent, stuck = "no answer to a ping", "no progress in writing"
 
-// F26, F27: a side that is there and says nothing more, not even Pongs.
+// F26, F27: a side that is there, has answered a Ping, and says nothing more, not
+// even Pongs.
 func TestSilence(t *testing.T) {
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		t.Attr("case", map[wsproxy.Side]string{wsproxy.Client: "F26", wsproxy.Upstream: "F27"}[faulty])
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
-		began := time.Now()
 		mute, across := r.OpenSide(faulty)
 		other := respond(across)
+		answerOne(t, mute)
+		began := time.Now()
 		if f, err := mute.ReadFrame(); err != nil || f.First != peer.Ping {
 			t.Fatalf("got %v, %v, want a Ping", f, err)
 		}
@@ -104,6 +132,33 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// A side that answers no Ping at all, and is there, is not given up for that:
+// there are such applications, and they work well otherwise.
+func TestNeverAnswers(t *testing.T) {
+	t.Attr("case", "F27 F35")
+	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
+		mute, across := r.OpenSide(faulty)
+		other := respond(across)
+		for range 3 * int(patient/pingEvery) {
+			if f, err := mute.ReadFrame(); err != nil || f.First != peer.Ping {
+				t.Fatalf("got %v, %v, want a Ping", f, err)
+			}
+		}
+		mute.SendText("here I am")
+		if f := <-other.frames; f.Payload != "here I am" {
+			t.Errorf("the other side got %v", f)
+		}
+		mute.Reset()
+		if m := r.Ended(faulty, wsproxy.ReasonLost); m[faulty.String()+"_ignores_pings"] != true {
+			t.Errorf("logged %v", m)
+		}
+		if n := r.Proxy.Stats().IgnoredPings; n[faulty] != 1 || n[faulty^1] != 0 {
+			t.Errorf("counted %v", n)
+		}
+	})
+}
+
 // F30: a side stalls within a frame's payload. Nothing is written into that
 // frame; the other direction goes on; at the end a TCP end is all that the side
 // across can be told.
@@ -111,8 +166,10 @@ func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30 F28")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
-		began := time.Now()
 		stalled, across := r.OpenSide(faulty)
+		answerOne(t, stalled)
+		answerOne(t, across)
+		began := time.Now()
 		part := stalled.Frame(peer.Data, strings.Repeat("x", 60_000))[:30_000]
 		stalled.Send(part)
 		across.WantBytes(part)
@@ -151,14 +208,15 @@ func TestStallMidHeader(t *testing.T) {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 				r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{pings()}})
-				began := time.Now()
 				stalled, across := r.OpenSide(faulty)
+				other := respond(across)
+				answerOne(t, stalled)
+				began := time.Now()
 				frame := stalled.Frame(peer.Data, strings.Repeat("x", 70_000))
 				if n == 5 {
 					frame = stalled.Frame(peer.Close, peer.CloseBody(1000, "goodbye"))
 				}
 				stalled.Send(frame[:n])
-				other := respond(across)
 				stalled.WantGone()
 				other.wantClosed(t, peer.Told(faulty))
 				lostBetween(t, r, faulty, began, patient, silent)

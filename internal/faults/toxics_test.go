@@ -238,6 +238,7 @@ func TestToxicTimeout(t *testing.T) {
 		good.Want(peer.Text, "a")
 		respond(bad)
 		other := respond(good)
+		answers(t, r.Rig, w.leg)
 		began := time.Now()
 		r.add(t, "timeout", `"timeout":0`)
 		other.wantClosed(t, peer.Told(w.leg))
