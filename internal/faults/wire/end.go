@@ -57,7 +57,8 @@ type End struct {
 	Sent   Digest
 	Got    Digest // valid when Done
 
-	mute   atomic.Bool // no Pongs
+	mute   atomic.Bool // no Pongs but the first one
+	ponged bool        // owned by the reader; the first one was sent
 	done   chan struct{}
 	br     *bufio.Reader
 	parser Parser
@@ -140,10 +141,12 @@ func (e *End) read() {
 func (e *End) frame(f *Frame) {
 	switch f.Opcode() {
 	case Ping:
-		if !slices.Equal(f.Payload, appPing) {
+		own := slices.Equal(f.Payload, appPing)
+		if !own {
 			e.Pings++
 		}
-		if !e.mute.Load() {
+		if !e.mute.Load() || !e.ponged {
+			e.ponged = e.ponged || !own
 			e.Frame(Fin|Pong, f.Payload)
 		}
 	case Pong:
@@ -177,7 +180,8 @@ var appPing = []byte("a ping of the application's")
 // AppPing sends a Ping of the application's own.
 func (e *End) AppPing() error { return e.Frame(Fin|Ping, appPing) }
 
-// Mute has it answer no more Pings.
+// Mute has it answer no more Pings, once it has answered one: only then can the
+// proxy tell that it is silent.
 func (e *End) Mute() { e.mute.Store(true) }
 
 func (e *End) key() *[4]byte {
