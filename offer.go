@@ -83,7 +83,7 @@ func isProtocol(s string) bool {
 // parameters: the upstream chooses (RFC 7692, 5).
 func parseExtensions(values []string) (list []extension, err error) {
 	n := 0
-	var text strings.Builder
+	var buf [128]byte
 	for _, v := range values {
 		for {
 			if v = strings.TrimLeft(v, " \t,"); v == "" {
@@ -94,8 +94,7 @@ func parseExtensions(values []string) (list []extension, err error) {
 				return nil, errMalformed
 			}
 			n++
-			text.Reset()
-			text.WriteString(name)
+			text := append(buf[:0], name...)
 			for strings.HasPrefix(rest, ";") && n <= maxListed {
 				rest = strings.TrimLeft(rest[1:], " \t")
 				if rest == "" || rest[0] == ';' || rest[0] == ',' {
@@ -106,9 +105,7 @@ func parseExtensions(values []string) (list []extension, err error) {
 					return nil, errMalformed
 				}
 				n++
-				text.WriteString("; ")
-				text.WriteString(parameter)
-				text.WriteString(value)
+				text = append(append(append(text, "; "...), parameter...), value...)
 			}
 			switch {
 			case n > maxListed:
@@ -116,7 +113,11 @@ func parseExtensions(values []string) (list []extension, err error) {
 			case rest != "" && rest[0] != ',':
 				return nil, errMalformed
 			}
-			list = append(list, extension{strings.ToLower(name), text.String()})
+			as := v[:len(v)-len(rest)]
+			if as != string(text) { // it was untidy
+				as = string(text)
+			}
+			list = append(list, extension{strings.ToLower(name), as})
 			v = rest
 		}
 	}

@@ -55,10 +55,11 @@ func validScheme(s string) bool {
 
 // tidyOrigin leaves the upstream one Origin field, or none.
 func tidyOrigin(h http.Header) {
-	if len(h["Origin"]) == 0 {
+	values := h["Origin"]
+	if len(values) == 0 || len(values) == 1 && values[0] != "" {
 		return
 	}
-	switch value, ok := sole(h["Origin"]); {
+	switch value, ok := sole(values); {
 	case value != "":
 		h["Origin"] = []string{value}
 	case ok:

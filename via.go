@@ -56,10 +56,10 @@ func (c *config) addVia(r *http.Request, h http.Header) {
 	if c.via == "" {
 		return
 	}
-	version := strconv.Itoa(r.ProtoMajor)
+	hop := strconv.Itoa(r.ProtoMajor) + " " + c.via
 	if r.ProtoMajor == 1 {
-		version += "." + strconv.Itoa(r.ProtoMinor)
+		hop = "1." + strconv.Itoa(r.ProtoMinor) + " " + c.via
 	}
 	hops := slices.DeleteFunc(h["Via"], func(v string) bool { return v == "" })
-	h["Via"] = []string{strings.Join(append(hops, version+" "+c.via), ", ")}
+	h["Via"] = []string{strings.Join(append(hops, hop), ", ")}
 }
