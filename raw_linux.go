@@ -3,15 +3,11 @@
 package wsproxy
 
 import (
-	"crypto/tls"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -61,18 +57,6 @@ func rawConn(conn net.Conn) (raw syscall.RawConn) {
 	return raw
 }
 
-// isTCP reports whether a connection of type [net.TCPConn] is TCP and nothing
-// else. Go's listeners accept Multipath TCP (RFC 8684): TCP_INFO of such a
-// socket is that of its first subflow, which may be gone while others live, and
-// a hot path of splice and TCP_INQ is known to work for TCP only.
-func isTCP(raw syscall.RawConn) (is bool) {
-	raw.Control(func(fd uintptr) {
-		protocol, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soProtocol)
-		is = err == nil && protocol == syscall.IPPROTO_TCP
-	})
-	return is
-}
-
 // initRaw makes the leg raw if its connection can be.
 func (l *leg) initRaw() {
 	if l.raw.conn = rawConn(l.conn); l.raw.conn == nil {
@@ -86,51 +70,12 @@ func (l *leg) initRaw() {
 	})
 }
 
-// reset says whether the connection has been reset, perhaps without its reader
-// having been told.
-func (l *leg) reset() (reset bool) {
-	if l.raw.inq {
-		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
-	}
-	return reset
-}
-
 // wakeIfReset has the leg's reader read to the end of a connection that has been
 // reset. Without, it might wait for an edge that has been.
 func (l *leg) wakeIfReset() {
 	if l.reset() {
 		l.conn.SetReadDeadline(longAgo)
 	}
-}
-
-// tcpState is the first byte of struct tcp_info, the state of a connection.
-func tcpState(fd uintptr) byte {
-	info, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
-	return byte(info)
-}
-
-const tcpClose = 7 // of linux/tcp_states.h
-
-// inqTellsFIN says whether TCP_INQ counts a FIN as something left to read:
-// where it doesn't, the end of a stream could go unnoticed.
-var inqTellsFIN = sync.OnceValue(func() bool {
-	var u syscall.Utsname
-	if syscall.Uname(&u) != nil {
-		return false
-	}
-	var release []byte
-	for _, c := range u.Release {
-		release = append(release, byte(c))
-	}
-	return kernelInqTellsFIN(string(release))
-})
-
-// kernelInqTellsFIN: Linux does since 5.1. gVisor, which calls itself 4.4 or by
-// its name, is not known to.
-func kernelInqTellsFIN(release string) bool {
-	var major, minor int
-	fmt.Sscanf(release, "%d.%d", &major, &minor)
-	return (major > 5 || major == 5 && minor >= 1) && !strings.Contains(strings.ToLower(release), "gvisor")
 }
 
 // writeConn writes b to a connection that is no leg yet.
@@ -351,247 +296,6 @@ func (c *rawChunk) recv(fd uintptr, b []byte, inq, busy bool) (n int, more bool,
 const readsPerTurn = 4
 
 const (
-	spliceFrom = 16 << 10 // a frame's rest that is worth a pipe
-	spliceSize = 1 << 20  // what a pipe is asked to hold
+	tcpInq    = 36 // as an option, and as the control message that it brings
+	sendFlags = syscall.MSG_NOSIGNAL | syscall.MSG_DONTWAIT
 )
-
-// splice moves what the socket has of the frame under way to the leg across.
-// A pipe is held only while there are bytes in it.
-func (p *pump) splice(fd uintptr) (again, done bool) {
-	pipe := getPipe()
-	if pipe == nil { // no descriptor to be had
-		return p.read(fd)
-	}
-	n, errno := splice(int(fd), pipe.w, int(min(p.mind.left, spliceSize)))
-	if n <= 0 {
-		pipe.release()
-		switch {
-		case errno == syscall.EAGAIN:
-			return false, false
-		case errno == syscall.EINTR:
-			return true, false
-		case errno == syscall.EINVAL, errno == syscall.ENOSYS, errno == syscall.EPERM:
-			p.raw.plain = true // a sandbox forbids it, say
-			return true, false
-		case errno == 0:
-			p.raw.err = io.EOF
-		default:
-			p.raw.err = os.NewSyscallError("splice", errno)
-		}
-		return false, true
-	}
-	now := p.from.s.now()
-	p.from.heard.Store(int64(now))
-	if p.mind.data {
-		p.data.Store(int64(now))
-	}
-	frames, messages := p.mind.skip(n)
-
-	to := p.to
-	pipe.to, pipe.held, pipe.err = to, int(n), nil
-	to.writing.Store(int64(now))
-	p.waits.Store(true)
-	err := to.raw.conn.Write(pipe.drain)
-	p.waits.Store(false)
-	to.writing.Store(-1)
-	if err != nil || pipe.err != nil {
-		to.fail()
-		frames, messages = 0, 0
-	}
-	p.count.add(frames, messages, int(n)-pipe.held)
-	if pipe.to = nil; pipe.held == 0 {
-		pipe.release()
-	} else {
-		pipe.close()
-	}
-	if p.mind.left == 0 || to.mute() {
-		p.owns = false
-		to.release()
-	}
-	return true, false
-}
-
-// polled returns what of events holds for conn now, and whether it was reset or
-// closed.
-func polled(conn net.Conn, events int16) (now int16) {
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	if raw := rawConn(conn); raw != nil {
-		raw.Control(func(fd uintptr) {
-			poll := struct {
-				fd              int32
-				events, revents int16
-			}{fd: int32(fd), events: events}
-			var atOnce syscall.Timespec
-			syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&atOnce)), 0, 0, 0)
-			now = poll.revents
-		})
-	}
-	return now
-}
-
-// takesAtOnce says whether a short write to conn is sure not to wait.
-func takesAtOnce(conn net.Conn) bool { return polled(conn, pollOut) != 0 }
-
-// hungUp says whether the peer's FIN, or a reset, has come, without reading what
-// came before it.
-func hungUp(conn net.Conn) (fin, reset bool) {
-	now := polled(conn, pollRDHUP)
-	return now&pollRDHUP != 0, now&pollERR != 0
-}
-
-// inputWaits says whether bytes of the peer's wait to be read from conn.
-func inputWaits(conn net.Conn) bool {
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	n := int32(0)
-	if raw := rawConn(conn); raw != nil {
-		raw.Control(func(fd uintptr) {
-			// FIONREAD, which is TIOCINQ. Where it fails, n stays 0.
-			syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
-		})
-	}
-	return n > 0
-}
-
-// acksTell: peerAcks works on this system.
-const acksTell = true
-
-// peerAcks returns what the peer's kernel has acknowledged; not ok where conn
-// isn't TCP, or TLS on it.
-func peerAcks(conn net.Conn) (a acks, ok bool) {
-	if c, is := conn.(*tls.Conn); is {
-		conn = c.NetConn()
-	}
-	c, is := conn.(*net.TCPConn)
-	if !is {
-		return a, false
-	}
-	raw, err := c.SyscallConn()
-	if err != nil || !isTCP(raw) {
-		return a, false
-	}
-	raw.Control(func(fd uintptr) {
-		// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
-		// and SIOCOUTQ, which is TIOCOUTQ.
-		const lastAckRecv, bytesAcked = 56, 120
-		var info [bytesAcked + 8]byte
-		size, out := uint32(len(info)), int32(0)
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
-		ok = errno == 0 && errno2 == 0 && int(size) == len(info)
-		a.acked, a.queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
-		a.age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
-	})
-	return a, ok
-}
-
-// A pipe is what splice needs between two sockets.
-type pipe struct {
-	r, w  int
-	to    *leg
-	held  int // bytes in it
-	err   error
-	drain func(fd uintptr) bool
-}
-
-// empty moves what the pipe holds into the socket; false where that takes no
-// more for now.
-func (p *pipe) empty(fd uintptr) (done bool) {
-	for p.held > 0 {
-		n, errno := splice(p.r, int(fd), p.held)
-		switch {
-		case n > 0:
-			if p.held -= int(n); p.held > 0 {
-				p.to.progress()
-			}
-		case errno == syscall.EAGAIN:
-			return false
-		case errno != syscall.EINTR:
-			p.err = os.NewSyscallError("splice", errno)
-			return true
-		}
-	}
-	return true
-}
-
-// idlePipes keeps empty pipes for the next long frames: one for each processor
-// at most, since a pump holds on to one only while its leg across is stuck.
-var idlePipes struct {
-	sync.Mutex
-	list []*pipe
-}
-
-var mostIdlePipes = runtime.NumCPU()
-
-// getPipe returns an empty pipe; nil if there is no descriptor for one.
-func getPipe() *pipe {
-	idlePipes.Lock()
-	if last := len(idlePipes.list) - 1; last >= 0 {
-		p := idlePipes.list[last]
-		idlePipes.list = idlePipes.list[:last]
-		idlePipes.Unlock()
-		return p
-	}
-	idlePipes.Unlock()
-	var fds [2]int
-	if syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK) != nil {
-		return nil
-	}
-	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // a wish
-	p := &pipe{r: fds[0], w: fds[1]}
-	p.drain = p.empty
-	return p
-}
-
-// release gives an empty pipe back.
-func (p *pipe) release() {
-	idlePipes.Lock()
-	keep := len(idlePipes.list) < mostIdlePipes
-	if keep {
-		idlePipes.list = append(idlePipes.list, p)
-	}
-	idlePipes.Unlock()
-	if !keep {
-		p.close()
-	}
-}
-
-func (p *pipe) close() {
-	syscall.Close(p.r)
-	syscall.Close(p.w)
-}
-
-// freeDescriptors closes what is kept for later, and reports whether there was
-// anything.
-func freeDescriptors() bool {
-	idlePipes.Lock()
-	list := idlePipes.list
-	idlePipes.list = nil
-	idlePipes.Unlock()
-	for _, p := range list {
-		p.close()
-	}
-	return len(list) > 0
-}
-
-const (
-	pollOut        = 4
-	pollERR        = 8
-	pollRDHUP      = 0x2000
-	soProtocol     = 38
-	tcpInq         = 36 // as an option, and as the control message that it brings
-	f_SETPIPE_SZ   = 1031
-	spliceMove     = 1
-	spliceNonblock = 2
-	sendFlags      = syscall.MSG_NOSIGNAL | syscall.MSG_DONTWAIT
-)
-
-func splice(from, to, n int) (int64, syscall.Errno) {
-	m, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(from), 0,
-		uintptr(to), 0, uintptr(n), spliceMove|spliceNonblock)
-	return int64(m), errno
-}

@@ -1,0 +1,154 @@
+//go:build linux && (amd64 || arm64)
+
+package wsproxy
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// This file asks the kernel about a connection: what the peer has acknowledged,
+// what waits to be read, and whether it has left.
+
+// isTCP reports whether a connection of type [net.TCPConn] is TCP and nothing
+// else. Go's listeners accept Multipath TCP (RFC 8684): TCP_INFO of such a
+// socket is that of its first subflow, which may be gone while others live, and
+// a hot path of splice and TCP_INQ is known to work for TCP only.
+func isTCP(raw syscall.RawConn) (is bool) {
+	raw.Control(func(fd uintptr) {
+		protocol, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soProtocol)
+		is = err == nil && protocol == syscall.IPPROTO_TCP
+	})
+	return is
+}
+
+// reset says whether the connection has been reset, perhaps without its reader
+// having been told.
+func (l *leg) reset() (reset bool) {
+	if l.raw.inq {
+		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
+	}
+	return reset
+}
+
+// tcpState is the first byte of struct tcp_info, the state of a connection.
+func tcpState(fd uintptr) byte {
+	info, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+	return byte(info)
+}
+
+const tcpClose = 7 // of linux/tcp_states.h
+
+// inqTellsFIN says whether TCP_INQ counts a FIN as something left to read:
+// where it doesn't, the end of a stream could go unnoticed.
+var inqTellsFIN = sync.OnceValue(func() bool {
+	var u syscall.Utsname
+	if syscall.Uname(&u) != nil {
+		return false
+	}
+	var release []byte
+	for _, c := range u.Release {
+		release = append(release, byte(c))
+	}
+	return kernelInqTellsFIN(string(release))
+})
+
+// kernelInqTellsFIN: Linux does since 5.1. gVisor, which calls itself 4.4 or by
+// its name, is not known to.
+func kernelInqTellsFIN(release string) bool {
+	var major, minor int
+	fmt.Sscanf(release, "%d.%d", &major, &minor)
+	return (major > 5 || major == 5 && minor >= 1) && !strings.Contains(strings.ToLower(release), "gvisor")
+}
+
+// polled returns what of events holds for conn now, and whether it was reset or
+// closed.
+func polled(conn net.Conn, events int16) (now int16) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	if raw := rawConn(conn); raw != nil {
+		raw.Control(func(fd uintptr) {
+			poll := struct {
+				fd              int32
+				events, revents int16
+			}{fd: int32(fd), events: events}
+			var atOnce syscall.Timespec
+			syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&atOnce)), 0, 0, 0)
+			now = poll.revents
+		})
+	}
+	return now
+}
+
+// takesAtOnce says whether a short write to conn is sure not to wait.
+func takesAtOnce(conn net.Conn) bool { return polled(conn, pollOut) != 0 }
+
+// hungUp says whether the peer's FIN, or a reset, has come, without reading what
+// came before it.
+func hungUp(conn net.Conn) (fin, reset bool) {
+	now := polled(conn, pollRDHUP)
+	return now&pollRDHUP != 0, now&pollERR != 0
+}
+
+// inputWaits says whether bytes of the peer's wait to be read from conn.
+func inputWaits(conn net.Conn) bool {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	n := int32(0)
+	if raw := rawConn(conn); raw != nil {
+		raw.Control(func(fd uintptr) {
+			// FIONREAD, which is TIOCINQ. Where it fails, n stays 0.
+			syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+		})
+	}
+	return n > 0
+}
+
+// acksTell: peerAcks works on this system.
+const acksTell = true
+
+// peerAcks returns what the peer's kernel has acknowledged; not ok where conn
+// isn't TCP, or TLS on it.
+func peerAcks(conn net.Conn) (a acks, ok bool) {
+	if c, is := conn.(*tls.Conn); is {
+		conn = c.NetConn()
+	}
+	c, is := conn.(*net.TCPConn)
+	if !is {
+		return a, false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil || !isTCP(raw) {
+		return a, false
+	}
+	raw.Control(func(fd uintptr) {
+		// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
+		// and SIOCOUTQ, which is TIOCOUTQ.
+		const lastAckRecv, bytesAcked = 56, 120
+		var info [bytesAcked + 8]byte
+		size, out := uint32(len(info)), int32(0)
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
+		ok = errno == 0 && errno2 == 0 && int(size) == len(info)
+		a.acked, a.queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
+		a.age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
+	})
+	return a, ok
+}
+
+const (
+	pollOut    = 4
+	pollERR    = 8
+	pollRDHUP  = 0x2000
+	soProtocol = 38
+)

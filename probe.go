@@ -1,0 +1,279 @@
+package wsproxy
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/net/http/httpguts"
+)
+
+// This file asks members whether they are well ([WithHealthCheck]).
+
+// A HealthCheck asks each member at an interval whether it is well; see
+// [WithHealthCheck].
+type HealthCheck struct {
+	// Path, which may have a query, is asked for by GET, and any answer of 2xx or
+	// 3xx is good. "": a WebSocket is opened at the member's target, and a Ping
+	// must be answered.
+	Path string
+
+	// Header is sent along: Authorization, say. A Host in it stands in place of
+	// the target's.
+	Header http.Header
+
+	Interval time.Duration // between two checks of a member, up to a tenth shorter at random; 0: 10 s
+	Timeout  time.Duration // of each; 0: 5 s
+	Fall     int           // failures in a row that mark a member down; 0: 3
+	Rise     int           // successes in a row that mark it up; 0: 2
+
+	// Close ends the sessions of a member that is marked down, by Close 1012
+	// (service restart), spread as by [Proxy.SetUpstreams]. Otherwise they go
+	// on for as long as they can.
+	Close bool
+}
+
+// watchLocked begins to ask a member, until it is removed. p.mu is held.
+func (p *Proxy) watchLocked(m *member) {
+	if p.check == nil {
+		return
+	}
+	ctx, stop := context.WithCancel(p.life)
+	m.stopChecks = stop
+	go func() {
+		tenth := p.check.Interval / 10
+		timer := time.NewTimer(rand.N(tenth)) // or all are asked in step
+		defer timer.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+			}
+			err := p.examine(ctx, m)
+			if ctx.Err() != nil {
+				return
+			}
+			p.checked(m, err)
+			timer.Reset(p.check.Interval - rand.N(tenth))
+		}
+	}()
+}
+
+// examine asks a member once.
+func (c *config) examine(ctx context.Context, m *member) *Error {
+	limit, cancel := context.WithTimeout(ctx, c.check.Timeout)
+	defer cancel()
+	if op, err := c.exchange(limit, m); err != nil {
+		return dialError(ctx, limit, op, err)
+	}
+	return nil
+}
+
+// exchange connects as for a session, and wants an answer.
+func (c *config) exchange(ctx context.Context, m *member) (op string, err error) {
+	target := m.url.Load()
+	conn, op, err := c.connect(ctx, target, m.address)
+	if err != nil {
+		return op, err
+	}
+	defer func() { // a connection of the user's may panic
+		if v := recover(); v != nil {
+			err = newPanic("connection", v)
+		}
+	}()
+	defer closeAt(ctx, conn)() // when that is closed: with TLS, it may take a while
+	defer conn.Close()
+
+	u := *target
+	u.Scheme, u.Host = "http", targetHost(target) // TLS was connect's
+	if c.check.Path != "" {
+		path, err := url.ParseRequestURI(c.check.Path)
+		if err != nil {
+			return "check", err
+		}
+		u.Path, u.RawPath, u.RawQuery = path.Path, path.RawPath, path.RawQuery
+	}
+	req := &http.Request{Method: http.MethodGet, URL: &u, Host: u.Host, Header: http.Header{}}
+	req.RequestURI = cmp.Or(escapeOnce(rawPath(&u)), "/") + rawQuery(&u)
+	if c.check.Header != nil {
+		req.Header = c.check.Header.Clone()
+		req.Host = cmp.Or(req.Header.Get("Host"), req.Host)
+		req.Header.Del("Host")
+		stripHopByHop(req.Header)
+	}
+	if !validTarget(req.RequestURI) || !httpguts.ValidHostHeader(req.Host) {
+		return "check", errors.New("path or host is not valid")
+	}
+	if _, ok := req.Header["User-Agent"]; !ok {
+		req.Header["User-Agent"] = []string{"Go-http-client/1.1"}
+	}
+	if c.check.Path == "" {
+		return "check", pinged(ctx, conn, req)
+	}
+	req.Header["Connection"] = []string{"close"}
+	var b bytes.Buffer
+	writeRequest(&b, req)
+	if _, err := writeConn(conn, b.Bytes()); err != nil {
+		return "check", err
+	}
+	resp, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxHandshakeHeader)))
+	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 399) {
+		err = ErrRefused
+	}
+	return "check", err
+}
+
+// pinged opens a WebSocket with an upstream, wants a Pong from it, which may
+// come behind other things, and takes leave.
+func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
+	sent, err := takeOffer(req.Header)
+	if err != nil {
+		return err
+	}
+	up, err := handshake(conn, req, sent, sent)
+	switch {
+	case err != nil:
+		return err
+	case up.refusal != nil:
+		return ErrRefused
+	}
+	const body = "health check"
+	if _, err := writeConn(conn, appendControl(nil, opPing, true, []byte(body))); err != nil {
+		return err
+	}
+	br := bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(up.early), conn), mostGreeting))
+	scan := scanner{rsvMessage: up.rsvMessage, rsvAny: up.rsvAny}
+	if err := awaitControl(br, &scan, opPong, body); err != nil {
+		return err
+	}
+	// What comes of the rest is of no interest.
+	bye, cancel := context.WithTimeout(ctx, checkGoodbye)
+	defer cancel()
+	defer closeAt(bye, conn)()
+	if _, err := writeConn(conn, appendClose(nil, true, websocket.StatusNormalClosure, "")); err == nil {
+		_ = awaitControl(br, &scan, opClose, "")
+	}
+	return nil
+}
+
+// awaitControl reads frames until one with that opcode comes whose payload begins
+// so.
+func awaitControl(br *bufio.Reader, scan *scanner, op byte, body string) error {
+	for {
+		h, err := nextHeader(br, scan)
+		if err != nil {
+			return err
+		}
+		if h.opcode() == op && h.length >= uint64(len(body)) {
+			payload, err := br.Peek(len(body))
+			if err != nil {
+				return err
+			}
+			if string(payload) == body {
+				_, err = br.Discard(int(h.length)) // of a control frame: not much
+				return err
+			}
+		}
+		if h.opcode() == opClose {
+			return io.EOF
+		}
+		if _, err := io.CopyN(io.Discard, br, int64(h.length)); err != nil {
+			return err
+		}
+	}
+}
+
+// nextHeader reads a frame's header.
+func nextHeader(br *bufio.Reader, scan *scanner) (h header, err error) {
+	for n := 2; h.size == 0; n++ {
+		p, err := br.Peek(n)
+		if err != nil {
+			return h, err
+		}
+		if h, err = scan.next(p); err != nil {
+			return h, fmt.Errorf("%w: %w", ErrBadAnswer, err)
+		}
+	}
+	_, err = br.Discard(h.size)
+	return h, err
+}
+
+// closeAt closes conn, with no goodbye, once ctx has ended, until stop is called.
+// It is for what is not needed afterwards: not every connection of a user's
+// heeds deadlines.
+func closeAt(ctx context.Context, conn net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		defer func() { _ = recover() }()
+		closeNow(conn)
+	})
+}
+
+// closeNow closes conn with no goodbye.
+func closeNow(conn net.Conn) {
+	if c, ok := conn.(*tls.Conn); ok {
+		conn = c.NetConn()
+	}
+	conn.Close()
+}
+
+// checked takes in what a member has answered.
+func (p *Proxy) checked(m *member, err *Error) {
+	if err != nil && !err.blames() { // this machine couldn't ask
+		p.mu.Lock()
+		first := !m.unasked && !m.gone
+		m.unasked = true
+		p.mu.Unlock()
+		if first {
+			p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", string(err.Kind())), errorAttr(err))
+			p.logPanic(0, err.Err)
+		}
+		return
+	}
+	p.mu.Lock()
+	m.unasked = false
+	changed := false
+	switch {
+	case m.gone:
+	case m.down == (err != nil):
+		m.streak = 0
+	default:
+		m.streak++
+		needed := p.check.Rise
+		if err != nil {
+			needed = p.check.Fall
+		}
+		if changed = m.streak >= needed; changed {
+			m.health = health{down: err != nil}
+		}
+	}
+	down := m.down
+	p.mu.Unlock()
+	switch {
+	case !changed:
+	case down:
+		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", string(err.Kind())), errorAttr(err))
+		if p.check.Close {
+			p.drainMembers(causeDown, func(x *member) bool { return x == m && m.down })
+		}
+	default:
+		p.logMember(slog.LevelInfo, "wsproxy: member up", m)
+	}
+}
+
+const (
+	checkGoodbye = time.Second // how long a checked upstream has to answer our Close
+	mostGreeting = 16 << 20    // how much it may say before that
+)

@@ -1,0 +1,176 @@
+//go:build linux && (amd64 || arm64)
+
+package wsproxy
+
+import (
+	"io"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+)
+
+// This file moves the rest of a long frame from socket to socket, through a pipe
+// and by no buffer of ours (splice(2)).
+
+const (
+	spliceFrom = 16 << 10 // a frame's rest that is worth a pipe
+	spliceSize = 1 << 20  // what a pipe is asked to hold
+)
+
+// splice moves what the socket has of the frame under way to the leg across.
+// A pipe is held only while there are bytes in it.
+func (p *pump) splice(fd uintptr) (again, done bool) {
+	pipe := getPipe()
+	if pipe == nil { // no descriptor to be had
+		return p.read(fd)
+	}
+	n, errno := splice(int(fd), pipe.w, int(min(p.mind.left, spliceSize)))
+	if n <= 0 {
+		pipe.release()
+		switch {
+		case errno == syscall.EAGAIN:
+			return false, false
+		case errno == syscall.EINTR:
+			return true, false
+		case errno == syscall.EINVAL, errno == syscall.ENOSYS, errno == syscall.EPERM:
+			p.raw.plain = true // a sandbox forbids it, say
+			return true, false
+		case errno == 0:
+			p.raw.err = io.EOF
+		default:
+			p.raw.err = os.NewSyscallError("splice", errno)
+		}
+		return false, true
+	}
+	now := p.from.s.now()
+	p.from.heard.Store(int64(now))
+	if p.mind.data {
+		p.data.Store(int64(now))
+	}
+	frames, messages := p.mind.skip(n)
+
+	to := p.to
+	pipe.to, pipe.held, pipe.err = to, int(n), nil
+	to.writing.Store(int64(now))
+	p.waits.Store(true)
+	err := to.raw.conn.Write(pipe.drain)
+	p.waits.Store(false)
+	to.writing.Store(-1)
+	if err != nil || pipe.err != nil {
+		to.fail()
+		frames, messages = 0, 0
+	}
+	p.count.add(frames, messages, int(n)-pipe.held)
+	if pipe.to = nil; pipe.held == 0 {
+		pipe.release()
+	} else {
+		pipe.close()
+	}
+	if p.mind.left == 0 || to.mute() {
+		p.owns = false
+		to.release()
+	}
+	return true, false
+}
+
+// A pipe is what splice needs between two sockets.
+type pipe struct {
+	r, w  int
+	to    *leg
+	held  int // bytes in it
+	err   error
+	drain func(fd uintptr) bool
+}
+
+// empty moves what the pipe holds into the socket; false where that takes no
+// more for now.
+func (p *pipe) empty(fd uintptr) (done bool) {
+	for p.held > 0 {
+		n, errno := splice(p.r, int(fd), p.held)
+		switch {
+		case n > 0:
+			if p.held -= int(n); p.held > 0 {
+				p.to.progress()
+			}
+		case errno == syscall.EAGAIN:
+			return false
+		case errno != syscall.EINTR:
+			p.err = os.NewSyscallError("splice", errno)
+			return true
+		}
+	}
+	return true
+}
+
+// idlePipes keeps empty pipes for the next long frames: one for each processor
+// at most, since a pump holds on to one only while its leg across is stuck.
+var idlePipes struct {
+	sync.Mutex
+	list []*pipe
+}
+
+var mostIdlePipes = runtime.NumCPU()
+
+// getPipe returns an empty pipe; nil if there is no descriptor for one.
+func getPipe() *pipe {
+	idlePipes.Lock()
+	if last := len(idlePipes.list) - 1; last >= 0 {
+		p := idlePipes.list[last]
+		idlePipes.list = idlePipes.list[:last]
+		idlePipes.Unlock()
+		return p
+	}
+	idlePipes.Unlock()
+	var fds [2]int
+	if syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK) != nil {
+		return nil
+	}
+	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // a wish
+	p := &pipe{r: fds[0], w: fds[1]}
+	p.drain = p.empty
+	return p
+}
+
+// release gives an empty pipe back.
+func (p *pipe) release() {
+	idlePipes.Lock()
+	keep := len(idlePipes.list) < mostIdlePipes
+	if keep {
+		idlePipes.list = append(idlePipes.list, p)
+	}
+	idlePipes.Unlock()
+	if !keep {
+		p.close()
+	}
+}
+
+func (p *pipe) close() {
+	syscall.Close(p.r)
+	syscall.Close(p.w)
+}
+
+// freeDescriptors closes what is kept for later, and reports whether there was
+// anything.
+func freeDescriptors() bool {
+	idlePipes.Lock()
+	list := idlePipes.list
+	idlePipes.list = nil
+	idlePipes.Unlock()
+	for _, p := range list {
+		p.close()
+	}
+	return len(list) > 0
+}
+
+func splice(from, to, n int) (int64, syscall.Errno) {
+	m, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(from), 0,
+		uintptr(to), 0, uintptr(n), spliceMove|spliceNonblock)
+	return int64(m), errno
+}
+
+const (
+	f_SETPIPE_SZ   = 1031
+	spliceMove     = 1
+	spliceNonblock = 2
+)
