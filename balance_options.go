@@ -38,10 +38,11 @@ const (
 // well, the one that has been left alone for longest is tried.
 //
 // A handshake that has failed before the request was sent is tried again with
-// another member, as long as the time of [WithHandshakeTimeout] lasts, of which
-// each takes at most half of what is left, or a second, and as long as retries
-// are few: see [WithRetry]. When every member that is well has its MaxSessions,
-// the client is answered 503 and Retry-After.
+// another member, as long as the time of [WithHandshakeTimeout] lasts and as long
+// as retries are few: see [WithRetry]. While there are others, connecting to one
+// takes at most half of the time that is left, a second at least and 5 s at most.
+// When every member that is well has its MaxSessions, the client is answered 503
+// and Retry-After.
 //
 // [WithRewrite] is called for each member that is tried. Where it goes to
 // another scheme or host, all of this leaves the session alone.
@@ -57,8 +58,8 @@ func WithUpstreams(members ...Member) Option {
 //
 // [EachAddress] and [EachServer] ask name servers. For what is told rather than
 // asked, call [Proxy.SetUpstreams], or wait in s until there is news. The first
-// call has the time of [WithHandshakeTimeout]; a mistake in what it returns is
-// New's error. By default the members stay what they are.
+// call has 10 s, or the time of [WithHandshakeTimeout] if that is less; a mistake
+// in what it returns is New's error. By default the members stay what they are.
 func WithSource(interval time.Duration, s Source) Option {
 	return func(c *config) {
 		c.source, c.sourceInterval = s, c.positive("WithSource", interval)

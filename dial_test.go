@@ -611,18 +611,18 @@ func TestHandshakeTimeouts(t *testing.T) {
 		after        time.Duration
 		options      []wsproxy.Option
 	}{
-		{"F2 connection hangs", "http://upstream.test", nil, "dial", 10 * time.Second, nil},
-		{"F3 silent", "http://upstream.test", func(_ *rig, w *wire) { w.readHead() }, "answer", 10 * time.Second, nil},
+		{"F2 connection hangs", "http://upstream.test", nil, "dial", 60 * time.Second, nil},
+		{"F3 silent", "http://upstream.test", func(_ *rig, w *wire) { w.readHead() }, "answer", 60 * time.Second, nil},
 		{"F3 another limit", "http://upstream.test", func(_ *rig, w *wire) { w.readHead() }, "answer", 3 * time.Second, []wsproxy.Option{wsproxy.WithHandshakeTimeout(3 * time.Second)}},
-		{"F3 doesn't read", "http://upstream.test", func(*rig, *wire) {}, "answer", 10 * time.Second, nil},
-		{"F5 stalled TLS", "https://upstream.test", func(*rig, *wire) {}, "tls", 10 * time.Second, nil},
-		{"F5 TLS in drips", "https://upstream.test", func(_ *rig, w *wire) { drip(w, "\x16\x03\x03\x10\x00"+strings.Repeat("\x00", 100)) }, "tls", 10 * time.Second, nil},
-		{"A64 header in drips", "http://upstream.test", func(_ *rig, w *wire) { w.readHead(); drip(w, "HTTP/1.1 101 Switching Protocols\r\n") }, "answer", 10 * time.Second, nil},
+		{"F3 doesn't read", "http://upstream.test", func(*rig, *wire) {}, "answer", 60 * time.Second, nil},
+		{"F5 stalled TLS", "https://upstream.test", func(*rig, *wire) {}, "tls", 60 * time.Second, nil},
+		{"F5 TLS in drips", "https://upstream.test", func(_ *rig, w *wire) { drip(w, "\x16\x03\x03\x10\x00"+strings.Repeat("\x00", 100)) }, "tls", 60 * time.Second, nil},
+		{"A64 header in drips", "http://upstream.test", func(_ *rig, w *wire) { w.readHead(); drip(w, "HTTP/1.1 101 Switching Protocols\r\n") }, "answer", 60 * time.Second, nil},
 		{"A64 1xx in drips", "http://upstream.test", func(_ *rig, w *wire) {
 			w.readHead()
 			w.send("HTTP/1.1 100 Continue\r\n\r\n")
 			drip(w, "HTTP/1.1 103 Early Hints\r\n\r\n")
-		}, "answer", 10 * time.Second, nil},
+		}, "answer", 60 * time.Second, nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

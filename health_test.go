@@ -174,7 +174,7 @@ func TestNextMember(t *testing.T) {
 				s.act["a"], s.act["b"] = test.a, test.b
 				began := time.Now()
 				s.want(test.dialled, test.status)
-				if d := time.Since(began); d > 10*time.Second {
+				if d := time.Since(began); d > 60*time.Second {
 					t.Errorf("it took %v, more than the handshake timeout", d)
 				}
 				for _, m := range s.proxy.Stats().Members {
@@ -809,7 +809,7 @@ func TestNoRetryNoShare(t *testing.T) {
 				s.act["a"] = a
 				began := time.Now()
 				s.want("a", 504)
-				if d := time.Since(began); d != 10*time.Second {
+				if d := time.Since(began); d != 60*time.Second {
 					t.Errorf("it had %v", d)
 				}
 			})

@@ -22,7 +22,7 @@ const (
 	defaultPingInterval     = 25 * time.Second
 	defaultPongTimeout      = 35 * time.Second
 	defaultWriteTimeout     = 60 * time.Second
-	defaultHandshakeTimeout = 10 * time.Second
+	defaultHandshakeTimeout = 60 * time.Second
 	defaultCloseTimeout     = 5 * time.Second
 )
 
@@ -111,8 +111,8 @@ func WithWriteTimeout(d time.Duration) Option {
 
 // WithHandshakeTimeout limits the upstream's side of the handshake as a
 // whole: connecting, TLS, and the upstream's answer, and as many members as are
-// tried. The default is 10 s.
-// It must be above zero. Past it the client is answered 504.
+// tried. The default is 60 s. It must be above zero. Past it
+// the client is answered 504.
 func WithHandshakeTimeout(d time.Duration) Option {
 	return func(c *config) { c.handshakeTimeout = c.positive("WithHandshakeTimeout", d) }
 }

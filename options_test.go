@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -325,7 +326,7 @@ func TestDocumentedDefaults(t *testing.T) {
 		return f
 	}
 	var text []byte
-	for _, name := range []string{"options.go", "balance_options.go", "health.go"} {
+	for _, name := range []string{"options.go", "limit_options.go", "balance_options.go", "probe.go"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -337,9 +338,15 @@ func TestDocumentedDefaults(t *testing.T) {
 		consts[m[1]] = m[2] + " s"
 	}
 	comments := make(map[string]string)
-	for _, d := range append(source("options.go").Decls, source("balance_options.go").Decls...) {
-		if f, ok := d.(*ast.FuncDecl); ok {
-			comments[f.Name.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		for _, d := range source(name).Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && !strings.HasSuffix(name, "_test.go") {
+				comments[f.Name.Name] = strings.Join(strings.Fields(f.Doc.Text()), " ")
+			}
 		}
 	}
 	for _, row := range []struct {

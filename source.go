@@ -229,10 +229,13 @@ func (p *Proxy) follow() {
 	}
 }
 
+// firstAnswer is how long New waits for the source at most.
+const firstAnswer = 10 * time.Second
+
 // firstMembers asks the source for the first time. A name server that doesn't
 // answer is no mistake of the caller's: there will be members when it does.
 func (p *Proxy) firstMembers() error {
-	ctx, cancel := context.WithTimeout(p.life, p.handshakeTimeout)
+	ctx, cancel := context.WithTimeout(p.life, min(p.handshakeTimeout, firstAnswer))
 	defer cancel()
 	err := p.renew(ctx)
 	if mistake := (*OptionError)(nil); errors.As(err, &mistake) {

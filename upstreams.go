@@ -352,10 +352,10 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 			return nil, "", e
 		}
 		// As long as there are others, half of the time that is left is for
-		// them; but nobody connects in no time.
+		// them; but nobody connects in no time, nor does it take for ever.
 		var share time.Duration
 		if deadline, _ := limit.Deadline(); others {
-			share = max(time.Until(deadline)/2, leastShare)
+			share = min(max(time.Until(deadline)/2, leastShare), mostShare)
 		}
 		began := time.Now()
 		up, to, e = p.dial(ctx, limit, s, m, at, asked, share)
@@ -375,8 +375,12 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 	}
 }
 
-// leastShare is how long a member is given to connect, if there is so much time.
-const leastShare = time.Second
+// How long a member is given to connect while there are others to try: leastShare
+// at least, if there is so much time, and mostShare at most.
+const (
+	leastShare = time.Second
+	mostShare  = 5 * time.Second
+)
 
 // noMember says why no member could be tried.
 func (p *Proxy) noMember() *Error {
