@@ -48,6 +48,7 @@ func (r *rig) answerAll() {
 // What is called by the proxy may call the proxy: nothing waits for ever, and a
 // Shutdown that would have to wait for its own caller says so at once.
 func TestCallsBack(t *testing.T) {
+	t.Attr("case", "F54")
 	type fire = func()
 	hooks := []struct {
 		name    string
@@ -189,6 +190,7 @@ func TestCallsBack(t *testing.T) {
 // well: it ends when the proxy is shut down, the session ended or the client
 // gone.
 func TestHookContextEnds(t *testing.T) {
+	t.Attr("case", "F54")
 	hooks := map[string]func(wait func(context.Context)) wsproxy.Option{
 		"WithOnOpen": func(wait func(context.Context)) wsproxy.Option {
 			return wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { wait(r.Context()); return r.Context().Err() })
@@ -290,6 +292,7 @@ func TestHookContextGoesOn(t *testing.T) {
 
 // A Shutdown whose time is up says what it waited for.
 func TestShutdownNamesHooks(t *testing.T) {
+	t.Attr("case", "F54")
 	for _, row := range []struct {
 		name, text string
 		option     func(wait func()) wsproxy.Option

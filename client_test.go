@@ -182,7 +182,7 @@ func (r *rig) try(nth int, request string, status int, sent []string, logged map
 // Behind a unix socket nobody has an address. Who is trusted there has its word
 // believed, and passed on; who isn't has not, whatever RemoteAddr looks like.
 func TestTrustedUnixSockets(t *testing.T) {
-	t.Attr("case", "A28 A40")
+	t.Attr("case", "A28 A40 A86")
 	const lines = "Origin: https://www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test\r\n" +
 		"X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\nX-Real-Ip: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\n"
 	sent := []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\n", "X-Forwarded-Proto: https\r\n", "X-Forwarded-Host: www.test\r\n",
@@ -233,6 +233,7 @@ func TestTrustedUnixSockets(t *testing.T) {
 // The limit for each client counts those that a trusted proxy behind a unix
 // socket tells of, and all as one where it isn't trusted.
 func TestUnixSocketClients(t *testing.T) {
+	t.Attr("case", "A86")
 	for _, trusted := range []bool{true, false} {
 		options := []wsproxy.Option{wsproxy.WithMaxSessionsPerClient(1, nil), wsproxy.WithInsecureAnyOrigin()}
 		if trusted {

@@ -345,7 +345,7 @@ func numbered(n int, format, sep string) string {
 // many elements in a list. Of the fields, a plain handshake has four, and a 101
 // three.
 func TestItemLimits(t *testing.T) {
-	t.Attr("case", "A62 A63")
+	t.Attr("case", "A62 A63 A84")
 	const most = 256
 	protocols := func(n int) string { return "Sec-WebSocket-Protocol: " + numbered(n, "%x", ",") }
 	extensions := func(n int) string { return "Sec-WebSocket-Extensions: " + numbered(n, "%x", ",") }
@@ -424,7 +424,7 @@ func TestItemLimits(t *testing.T) {
 // What a session keeps of its handshakes, whatever their shape: while ServeHTTP
 // waits, net/http keeps the request, once; a detached session keeps nothing.
 func TestHandshakeMemory(t *testing.T) {
-	t.Attr("case", "A62 A63 F45")
+	t.Attr("case", "A62 A63 F45 A84")
 	const n, most = 30, 250
 	filler := strings.Repeat("y", 225) // 60,000 bytes in all
 	shapes := map[string][2]string{

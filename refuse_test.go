@@ -152,7 +152,7 @@ func TestRefusalFraming(t *testing.T) {
 // A24: what is in a refusal's header is what came, less what is about the
 // upstream's connection, however that is said; nothing is made up.
 func TestRefusalHeader(t *testing.T) {
-	t.Attr("case", "A24")
+	t.Attr("case", "A24 A87")
 	r := newRig(t, tcp)
 	for _, row := range []struct{ name, lines, want string }{
 		{"nominated beside close", "Connection: close, X-Hop\r\nX-Hop: 1\r\n", ""},

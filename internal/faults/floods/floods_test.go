@@ -228,7 +228,7 @@ func numbered(n int, format, sep string) string {
 // Handshakes of 64 KiB in every shape: what is too much of it is refused, and
 // what is let in costs its session no more than the bound, on both sides.
 func TestHeaderShapes(t *testing.T) {
-	t.Attr("case", "A62 A63 F45")
+	t.Attr("case", "A62 A63 F45 A84")
 	filler := strings.Repeat("y", 220)
 	for _, path := range []string{"plain", "hooked", "detached"} {
 		t.Run(path, func(t *testing.T) {

@@ -54,6 +54,11 @@ func (c *counted) closed(s *wsproxy.Session) {
 		c.problems.add("session %d is over twice, or was never shown", s.ID())
 	}
 	delete(c.shown, s)
+	select {
+	case <-s.Done():
+	default:
+		c.problems.add("session %d isn't over where WithOnClose is told so", s.ID())
+	}
 	err := s.Err()
 	if end, ok := errors.AsType[*wsproxy.SessionError](err); ok {
 		c.ended[wsproxy.Outcome{By: end.By, Reason: end.Reason}]++
@@ -143,6 +148,9 @@ func (c *counted) check(name string, open int) {
 	}
 	if open == 0 && (st.FromClients.Bytes != bytes[wsproxy.Client] || st.FromUpstreams.Bytes != bytes[wsproxy.Upstream]) {
 		bad("bytes of all sessions", [2]uint64{st.FromClients.Bytes, st.FromUpstreams.Bytes}, bytes)
+	}
+	if n := c.logged["wsproxy: member left alone"]; n > 0 {
+		bad("members left alone", n, 0)
 	}
 	var durations uint64
 	for _, n := range st.Durations.Counts {

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
@@ -20,7 +21,8 @@ type fate struct {
 	run    func(s *session) error
 }
 
-// fates are those of sessions that are opened; see refusals.go for the others.
+// fates are those of sessions that are opened; see refusals.go and
+// attackers.go for the others.
 var fates = []*fate{
 	{"client closes", 20, "calm", func(s *session) error { return s.close(func() *wire.End { return s.client }) }},
 	{"upstream closes", 20, "calm", func(s *session) error { return s.close(func() *wire.End { return s.upstream }) }},
@@ -356,7 +358,7 @@ func kicked(s *session) error {
 }
 
 func expired(s *session) error {
-	s.hook = func(ws *wsproxy.Session) error {
+	s.hook = func(ws *wsproxy.Session, _ *http.Request) error {
 		return ws.SetExpiry(time.Now().Add(time.Second), 4101, "expired")
 	}
 	if err := s.open(); err != nil {

@@ -86,7 +86,7 @@ func upstreamResets(s *session) error {
 }
 
 func hookRefuses(s *session) error {
-	s.hook = func(*wsproxy.Session) error { return &wsproxy.Refusal{Status: http.StatusUnauthorized} }
+	s.hook = func(*wsproxy.Session, *http.Request) error { return &wsproxy.Refusal{Status: http.StatusUnauthorized} }
 	return errors.Join(s.refusedWith(401), s.sessionOver())
 }
 
@@ -133,7 +133,7 @@ func kickedEarly(s *session) error {
 // clientGivesUp while the upstream thinks.
 func clientGivesUp(s *session) error {
 	s.hold()
-	c, err := s.w.dial(s.v, "", false)
+	c, err := s.w.dial(s, "")
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (s *session) quiet() error {
 
 // clientGivesUpOn101: it may become a session or not, and is over soon.
 func clientGivesUpOn101(s *session) error {
-	c, err := s.w.dial(s.v, "", false)
+	c, err := s.w.dial(s, "")
 	if err != nil {
 		return err
 	}

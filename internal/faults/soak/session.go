@@ -29,12 +29,14 @@ type session struct {
 	rng  *rand.Rand // of the goroutine that runs the fate
 
 	// How the handshake goes. Set before it.
-	toxic  string // before the front
-	behind string // before the upstream
-	lines  string // more of the request's header
-	small  bool   // the client has a small receive buffer
-	answer func(s *session, c net.Conn, br *bufio.Reader, r *http.Request)
-	hook   func(ws *wsproxy.Session) error
+	toxic     string // before the front
+	behind    string // before the upstream
+	lines     string // more of the request's header
+	target    string // instead of the usual one
+	small     bool   // the client has a small receive buffer
+	multipath bool   // the client speaks Multipath TCP
+	answer    func(s *session, c net.Conn, br *bufio.Reader, r *http.Request)
+	hook      func(ws *wsproxy.Session, r *http.Request) error
 
 	ws       atomic.Pointer[wsproxy.Session]
 	cancel   atomic.Pointer[context.CancelFunc]
@@ -67,19 +69,24 @@ func acceptAnswer(s *session, c net.Conn, br *bufio.Reader, r *http.Request) {
 	s.accepted <- e
 }
 
-func (s *session) onOpen(ws *wsproxy.Session, _ *http.Request) error {
+func (s *session) onOpen(ws *wsproxy.Session, r *http.Request) error {
 	s.ws.Store(ws)
 	if s.hook != nil {
-		return s.hook(ws)
+		return s.hook(ws, r)
 	}
 	return nil
 }
 
-func (s *session) path() string { return fmt.Sprintf("/%v/%s/%d", s.v.detach, s.fate.route, s.id) }
+func (s *session) path() string {
+	if s.target != "" {
+		return s.target
+	}
+	return fmt.Sprintf("/%v/%s/%d", s.v.detach, s.fate.route, s.id)
+}
 
 // handshake does the client's part of it, and returns the status.
 func (s *session) handshake() (status int, err error) {
-	c, err := s.w.dial(s.v, s.toxic, s.small)
+	c, err := s.w.dial(s, s.toxic)
 	if err != nil {
 		return 0, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -69,7 +70,7 @@ func run(st settings) int {
 		return 1
 	}
 	k := &soak{settings: st, world: w, tally: make(map[string]*tally), closed: make(chan struct{}), began: time.Now(), cpu: wire.CPU()}
-	all := append(slices.Clone(fates), refusals...)
+	all := slices.Concat(fates, refusals, attackers)
 	for _, f := range all {
 		k.tally[f.name] = new(tally)
 		for range f.weight {
@@ -263,11 +264,15 @@ func (k *soak) tell() {
 	}
 }
 
+// idlePipes is how many descriptors the proxies may keep for the next long
+// frames.
+var idlePipes = 2 * runtime.NumCPU()
+
 // settle waits until the process holds no more goroutines and descriptors than
 // that; the timers and closings of sessions that stay come and go.
 func (k *soak) settle(want figures) bool {
 	for end := time.Now().Add(wire.Timeout); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if f := look(); f.goroutines <= want.goroutines && f.files <= want.files {
+		if f := look(); f.goroutines <= want.goroutines && f.files <= want.files+idlePipes {
 			return true
 		}
 	}

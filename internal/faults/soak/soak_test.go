@@ -12,7 +12,7 @@ import (
 
 // TestSoak soaks for some ten seconds, or for as long as SOAK says.
 func TestSoak(t *testing.T) {
-	t.Attr("case", "C31 F42 F46 F49 F50")
+	t.Attr("case", "C31 F42 F46 F49 F50 A33 A82 A83 A84 A85 A87 F51 F52 F54")
 	st := settings{length: 6 * time.Second, every: 3 * time.Second, rate: 50, stay: 100, pause: 50 * time.Millisecond, out: t.Output()}
 	if text := os.Getenv("SOAK"); text != "" {
 		d, err := time.ParseDuration(text)

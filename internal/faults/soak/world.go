@@ -27,8 +27,11 @@ import (
 
 // Limits of the routes, of which the fates make use.
 const (
-	maxMessage = 1 << 20
-	perClient  = 2
+	maxMessage   = 1 << 20
+	perClient    = 2
+	smallMessage = 1 << 10
+	slowMessages = 40 // a second
+	slowedClose  = 2 * time.Second
 )
 
 // routes are the proxies' different options. There is a proxy for each of them,
@@ -44,12 +47,15 @@ var routes = map[string][]wsproxy.Option{
 	"silent": {wsproxy.WithPing(200*time.Millisecond, 5*time.Second)}, // enough for an end on a busy machine
 	"idle":   {wsproxy.WithIdleTimeout(700 * time.Millisecond), wsproxy.WithPing(100*time.Millisecond, wire.Timeout)},
 	"aging":  {wsproxy.WithMaxAge(time.Second)},
-	"slow":   {wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 40, Bytes: 400_000, Burst: 100 * time.Millisecond})},
+	"slow":   {wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: slowMessages, Bytes: 400_000, Burst: 100 * time.Millisecond})},
 	"strict": {wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1, Burst: 10 * time.Second, Close: true})},
+	"slowed": {wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: slowMessages}), wsproxy.WithCloseTimeout(slowedClose)},
+	"small":  {wsproxy.WithMaxMessageSize(wsproxy.Client, smallMessage)},
 	"stuck":  {wsproxy.WithPing(0, 0), wsproxy.WithWriteTimeout(time.Second)},
 	"few": {wsproxy.WithMaxSessionsPerClient(perClient, func(r *http.Request) string {
 		return r.Header.Get("X-Client")
 	})},
+	"several": {wsproxy.WithBalance(wsproxy.Rendezvous(func(r *http.Request) string { return r.Header.Get("X-Room") }))},
 }
 
 // A world is the proxies, what is in front and behind of them, and the sessions
@@ -101,7 +107,7 @@ func newWorld(pause time.Duration) (*world, error) {
 		return nil, err
 	}
 	w.client = client
-	muxes := [2]*http.ServeMux{http.NewServeMux(), http.NewServeMux()}
+	muxes := [2]mux{make(mux), make(mux)}
 	var fronts [2]net.Listener
 	for i := range 2 {
 		for _, l := range []*net.Listener{&fronts[i], &w.upstream[i]} {
@@ -120,12 +126,12 @@ func newWorld(pause time.Duration) (*world, error) {
 		v := &variant{tls: i >= 2, detach: detach, proxies: make(map[string]*counted)}
 		v.front = fronts[index(v.tls)].Addr().String()
 		for name, options := range routes {
-			p, err := w.newProxy(v, options)
+			p, err := w.newProxy(v, name, options)
 			if err != nil {
 				return nil, err
 			}
 			v.proxies[name] = p
-			muxes[index(v.tls)].Handle(fmt.Sprintf("/%v/%s/", detach, name), w.cancellable(p.proxy))
+			muxes[index(v.tls)][fmt.Sprintf("%v/%s", detach, name)] = w.cancellable(p.proxy)
 		}
 		w.variants = append(w.variants, v)
 	}
@@ -138,8 +144,21 @@ func newWorld(pause time.Duration) (*world, error) {
 	return w, nil
 }
 
+// A mux finds a proxy by the first two parts of a path, and leaves the path as it
+// is; an http.ServeMux redirects where it finds it untidy.
+type mux map[string]http.Handler
+
+func (m mux) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	parts := strings.SplitN(r.RequestURI, "/", 4)
+	if len(parts) < 4 || m[parts[1]+"/"+parts[2]] == nil {
+		http.NotFound(rw, r)
+		return
+	}
+	m[parts[1]+"/"+parts[2]].ServeHTTP(rw, r)
+}
+
 // newProxy makes one proxy.
-func (w *world) newProxy(v *variant, options []wsproxy.Option) (*counted, error) {
+func (w *world) newProxy(v *variant, route string, options []wsproxy.Option) (*counted, error) {
 	c := newCounted(&w.problems)
 	scheme := "http"
 	if v.tls {
@@ -168,8 +187,13 @@ func (w *world) newProxy(v *variant, options []wsproxy.Option) (*counted, error)
 		}),
 		wsproxy.WithOnClose(c.closed),
 	}, options...)
+	target := scheme + "://" + w.upstream[index(v.tls)].Addr().String()
+	if route == "several" {
+		options = append(options, wsproxy.WithUpstreams(wsproxy.Member{Target: target + "/a"}, wsproxy.Member{Target: target + "/b"}, wsproxy.Member{Target: target + "/c"}))
+		target = ""
+	}
 	var err error
-	c.proxy, err = wsproxy.New(scheme+"://"+w.upstream[index(v.tls)].Addr().String(), options...)
+	c.proxy, err = wsproxy.New(target, options...)
 	return c, err
 }
 
@@ -222,14 +246,16 @@ func (w *world) serveUpstream(l net.Listener) {
 	}
 }
 
-// dial connects to a front, by way of a toxic if one is named.
-func (w *world) dial(v *variant, toxic string, small bool) (net.Conn, error) {
-	addr := v.front
+// dial connects a session's client to its front, by way of a toxic if one is
+// named.
+func (w *world) dial(s *session, toxic string) (net.Conn, error) {
+	v, addr := s.v, s.v.front
 	if toxic != "" {
 		addr = w.toxics.frontAddress(toxic, v.tls)
 	}
 	d := net.Dialer{Timeout: wire.Timeout}
-	if small {
+	d.SetMultipathTCP(s.multipath)
+	if s.small {
 		d.Control = func(_, _ string, raw syscall.RawConn) error {
 			return raw.Control(func(fd uintptr) {
 				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)

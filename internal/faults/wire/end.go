@@ -227,6 +227,16 @@ func (e *End) Message(op byte, payload []byte, frames int) error {
 	return nil
 }
 
+// Messages writes n equal messages of a frame each, at once.
+func (e *End) Messages(op byte, payload []byte, n int) error {
+	var b []byte
+	for range n {
+		e.Sent.add(op, payload)
+		b = AppendFrame(b, Fin|op, e.key(), payload)
+	}
+	return e.Raw(b)
+}
+
 // Close sends a Close frame, once.
 func (e *End) Close(code int, reason string) error {
 	e.mu.Lock()
@@ -239,12 +249,16 @@ func (e *End) Close(code int, reason string) error {
 	return err
 }
 
-// CloseWrite sends a FIN, below TLS a close_notify before it.
+// CloseWrite sends a FIN, over TLS a close_notify before it.
 func (e *End) CloseWrite() error {
-	if c, ok := e.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
+	c := e.Conn
+	if t, ok := c.(*tls.Conn); ok {
+		if err := t.CloseWrite(); err != nil {
+			return err
+		}
+		c = t.NetConn()
 	}
-	return errors.New("no CloseWrite")
+	return c.(*net.TCPConn).CloseWrite()
 }
 
 // Reset closes the connection by a RST.
