@@ -158,10 +158,15 @@ func asksForPath(r *http.Request) bool {
 // to, as far as this proxy, or a trusted one in front, can tell. One in front
 // may have cut the port off the host; then it may have told it apart.
 func (c *config) publicOrigin(r *http.Request) (scheme, host, port string) {
-	scheme, host = clientScheme(r), r.Host
 	if !c.trustedPeer(r) {
-		return scheme, host, ""
+		return clientScheme(r), r.Host, ""
 	}
+	return forwardedOrigin(r)
+}
+
+// forwardedOrigin is publicOrigin by the forwarding fields, whoever has set them.
+func forwardedOrigin(r *http.Request) (scheme, host, port string) {
+	scheme, host = clientScheme(r), r.Host
 	// Several proxies in a row may have made lists of these.
 	first := func(name string) string {
 		v, _, _ := strings.Cut(r.Header.Get(name), ",")
@@ -182,20 +187,20 @@ func (c *config) publicOrigin(r *http.Request) (scheme, host, port string) {
 	return scheme, host, first("X-Forwarded-Port")
 }
 
-// schemeAdvice says what to do where a page that was loaded over https is
-// refused because the proxy believes that the client speaks plain HTTP to it.
-func (c *config) schemeAdvice(r *http.Request) string {
+// trustAdvice says what to do where a page is refused that would be let in if
+// the forwarding fields were believed, or were there. when says in which case.
+func (c *config) trustAdvice(r *http.Request, when string) string {
 	switch {
 	case c.trustedPeer(r):
 		return "the proxy in front, which is trusted, has to send X-Forwarded-Proto: https"
 	case overUnix(r):
-		return "if a proxy in front ends TLS, name it by WithTrustedUnixSockets"
+		return when + ", name it by WithTrustedUnixSockets"
 	case !peerAddr(r).IsValid():
-		return "if a proxy in front ends TLS, name it by WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"
+		return when + ", name it by WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"
 	case len(c.trusted) > 0 && r.Context().Value(connKey{}) == nil:
-		return "if a proxy in front ends TLS, name it by WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"
+		return when + ", name it by WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"
 	}
-	return "if a proxy in front ends TLS, name it by WithTrustedProxies"
+	return when + ", name it by WithTrustedProxies"
 }
 
 // clientKey returns what a client's sessions are counted by; "" if they aren't.

@@ -230,6 +230,25 @@ func TestTrustedUnixSockets(t *testing.T) {
 	}
 }
 
+// With ConnContext, nobody behind a unix socket becomes a client of an address
+// that middleware has read in a stranger's header.
+func TestUnixSocketAddress(t *testing.T) {
+	t.Attr("case", "A28")
+	for _, keep := range []bool{true, false} {
+		r := newRigTo(t, unix, "http://upstream.test", wsproxy.WithInsecureAnyOrigin())
+		if keep {
+			r.connContext = wsproxy.ConnContext
+		}
+		r.mount(realIP)
+		c := r.client()
+		c.send(handshakeRequest("/", "X-Real-Ip: 203.0.113.7\r\n"))
+		head := r.upstream().readHead()
+		if told := strings.Contains(head, "X-Forwarded-For: 203.0.113.7\r\n"); told == keep {
+			t.Errorf("kept %v: the upstream was sent\n%s", keep, head)
+		}
+	}
+}
+
 // The limit for each client counts those that a trusted proxy behind a unix
 // socket tells of, and all as one where it isn't trusted.
 func TestUnixSocketClients(t *testing.T) {

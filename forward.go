@@ -198,7 +198,7 @@ func setForwarding(r *http.Request, h http.Header, trusted bool) {
 		}
 		// Middleware that has looked into X-Forwarded-For itself may leave
 		// an address without a port; a unix socket has none at all.
-		if peer = parseAddr(r.RemoteAddr); !peer.IsValid() {
+		if peer = parseAddr(remoteAddr(r)); !peer.IsValid() {
 			return
 		}
 	}

@@ -186,14 +186,9 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 	if c.anyOrigin || value == "" {
 		return nil
 	}
-	scheme, host, forwardedPort := c.publicOrigin(r)
+	scheme, host, port := c.publicOrigin(r)
 	o, ok := parseOrigin(value, scheme)
-	name, hostPort, err := readHost(host) // with an error, no name
-	own := origin{scheme, name, cmp.Or(hostPort, defaultPort(scheme))}
-	if hostPort == "" && forwardedPort != "" && o.port == forwardedPort {
-		own.port = o.port
-	}
-	if ok && err == nil && o == own {
+	if ok && o.isOf(scheme, host, port) {
 		return nil
 	}
 	if ok {
@@ -203,12 +198,15 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 			}
 		}
 	}
+	name, hostPort, _ := readHost(host) // with an error, no name
 	text := fmt.Sprintf("%q is not %q: ", clip(redactOrigin(value)), clip(scheme+"://"+host))
 	switch {
 	case !ok:
 		text = fmt.Sprintf("%q is not an origin: want scheme://host[:port]", clip(redactOrigin(value)))
-	case o.scheme == "https" && scheme == "http" && o.name == name && (o.port == own.port || o.port == "443" && hostPort == ""):
-		text += c.schemeAdvice(r)
+	case o.scheme == "https" && scheme == "http" && o.name == name && (o.port == cmp.Or(hostPort, port) || o.port == "443" && hostPort == ""):
+		text += c.trustAdvice(r, "if a proxy in front ends TLS")
+	case !c.trustedPeer(r) && o.isOf(forwardedOrigin(r)):
+		text += c.trustAdvice(r, "if a proxy in front has set the X-Forwarded fields")
 	case o.scheme == scheme && o.name == name && hostPort == "":
 		text += "a proxy in front has to pass the port on, in Host or X-Forwarded-Port; or allow it by WithOrigins"
 	default:
@@ -217,14 +215,24 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 	return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden, Err: fmt.Errorf("%w: %s", ErrForbiddenOrigin, text)}
 }
 
+// isOf says whether o is the origin of what is asked for at the host. The port
+// counts where the host comes without.
+func (o origin) isOf(scheme, host, port string) bool {
+	name, hostPort, err := readHost(host)
+	return err == nil && o.scheme == scheme && o.name == name &&
+		(o.port == cmp.Or(hostPort, defaultPort(scheme)) || hostPort == "" && port != "" && o.port == port)
+}
+
 // redactOrigin leaves of a client's Origin what is no secret: no user, path or
-// query, which an origin has not.
+// query, which an origin has not. "/…" says that there was more than a host.
 func redactOrigin(value string) string {
-	value = redactTarget(value)
-	scheme, rest, ok := strings.Cut(value, "://")
-	if !ok {
-		return value
+	short, more := redactTarget(value), strings.ContainsAny(value, "?#")
+	if scheme, rest, ok := strings.Cut(short, "://"); ok {
+		authority, path, _ := strings.Cut(rest, "/")
+		short, more = scheme+"://"+authority, more || path != ""
 	}
-	authority, _, _ := strings.Cut(rest, "/")
-	return scheme + "://" + authority
+	if more {
+		short += "/…"
+	}
+	return short
 }

@@ -25,7 +25,10 @@ func TestForbiddenOrigin(t *testing.T) {
 			})
 		}
 	}
-	const ends = "if a proxy in front ends TLS, name it by "
+	const (
+		ends   = "if a proxy in front ends TLS, name it by "
+		fields = "if a proxy in front has set the X-Forwarded fields, name it by "
+	)
 	for _, row := range []struct {
 		name, lines string
 		kind        kind
@@ -56,7 +59,19 @@ func TestForbiddenOrigin(t *testing.T) {
 		{"what a trusted proxy says", "Origin: https://a.test\r\nX-Forwarded-Host: b\".test\r\nX-Forwarded-Proto: https", tcp, trusted, nil,
 			`"https://a.test" is not "https://b\".test": allow it by WithOrigins`},
 		{"none", "Origin: http://user:" + planted + "@front.test/" + planted + "?" + planted, tcp, nil, nil,
-			`"http://…@front.test" is not an origin: want scheme://host[:port]`},
+			`"http://…@front.test/…" is not an origin: want scheme://host[:port]`},
+		{"a path", "Origin: http://front.test/" + planted, tcp, nil, nil,
+			`"http://front.test/…" is not an origin: want scheme://host[:port]`},
+		{"a query", "Origin: http://front.test?" + planted, tcp, nil, nil,
+			`"http://front.test/…" is not an origin: want scheme://host[:port]`},
+		{"a list", "Origin: http://front.test, http://evil.test", tcp, nil, nil,
+			`"http://front.test, http:/…" is not an origin: want scheme://host[:port]`},
+		{"the host, not trusted", "Origin: http://www.test\r\nX-Forwarded-Host: www.test", tcp, another, nil,
+			`"http://www.test" is not "http://front.test": ` + fields + "WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"},
+		{"the host, RemoteAddr replaced", "Origin: https://www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", tcp, trusted, replaced("203.0.113.7"),
+			`"https://www.test" is not "http://front.test": ` + fields + "WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"},
+		{"the host, as nobody says", "Origin: http://www.test\r\nX-Forwarded-Host: evil.test", tcp, another, nil,
+			`"http://www.test" is not "http://front.test": allow it by WithOrigins`},
 		{"hostile", "Origin: http://a\"\tb", tcp, nil, nil,
 			`"http://a\"\tb" is not an origin: want scheme://host[:port]`},
 		{"long", "Origin: http://" + strings.Repeat("a", 5000), tcp, nil, nil,
