@@ -95,7 +95,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 // askedFor is what of a request's target may be logged: the path, cut and quoted
 // where it has to be, and no query.
 func askedFor(out *http.Request) string {
-	path, _, _ := strings.Cut(out.URL.RequestURI(), "?")
+	path, _, _ := strings.Cut(out.RequestURI, "?")
 	path = clip(path)
 	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
 		return quoted

@@ -117,6 +117,15 @@ func TestFallbackAlways(t *testing.T) {
 	if got := get(); got != "HTTP/2.0" {
 		t.Errorf("fallback: got %s, want HTTP/2.0", got)
 	}
+	for protocol, want := range map[string]int{"websocket": 405, "connect-udp": 200} { // RFC 8441, as net/http shows it
+		r := httptest.NewRequest(http.MethodConnect, "https://front.test/", nil)
+		r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
+		r.Header[":protocol"] = []string{protocol}
+		w := httptest.NewRecorder()
+		if p.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("CONNECT for %s: got %d, want %d", protocol, w.Code, want)
+		}
+	}
 	if err := p.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}

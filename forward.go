@@ -88,7 +88,7 @@ func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *ur
 		}
 	}
 	setForwarding(from, h, trusted)
-	c.addVia(r, h)
+	c.addVia(from, h)
 	if c.rewrite != nil {
 		if out, err = callRewrite(c.rewrite, r, out); err != nil {
 			return nil, nil, err
