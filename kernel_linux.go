@@ -68,13 +68,25 @@ func kernelInqTellsFIN(release string) bool {
 	return (major > 5 || major == 5 && minor >= 1) && !strings.Contains(strings.ToLower(release), "gvisor")
 }
 
-// polled returns what of events holds for conn now, and whether it was reset or
-// closed.
-func polled(conn net.Conn, events int16) (now int16) {
+// socket returns the raw connection that a connection of the net package, or TLS
+// on one, is to be asked about, Multipath TCP included; nil for any other.
+func socket(conn net.Conn) (raw syscall.RawConn) {
 	if c, ok := conn.(*tls.Conn); ok {
 		conn = c.NetConn()
 	}
-	if raw := rawConn(conn); raw != nil {
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		raw, _ = c.SyscallConn()
+	case *net.UnixConn:
+		raw, _ = c.SyscallConn()
+	}
+	return raw
+}
+
+// polled returns what of events holds for conn now, and whether it was reset or
+// closed.
+func polled(conn net.Conn, events int16) (now int16) {
+	if raw := socket(conn); raw != nil {
 		raw.Control(func(fd uintptr) {
 			poll := struct {
 				fd              int32
@@ -100,11 +112,8 @@ func hungUp(conn net.Conn) (fin, reset bool) {
 
 // inputWaits says whether bytes of the peer's wait to be read from conn.
 func inputWaits(conn net.Conn) bool {
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
 	n := int32(0)
-	if raw := rawConn(conn); raw != nil {
+	if raw := socket(conn); raw != nil {
 		raw.Control(func(fd uintptr) {
 			// FIONREAD, which is TIOCINQ. Where it fails, n stays 0.
 			syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))

@@ -35,7 +35,10 @@ type RateLimit struct {
 
 	// Close ends a session that goes over the limit, by Close 1008. Otherwise
 	// it is slowed down: what goes over is read later, so that TCP holds the
-	// sender up. Pings wait with the rest.
+	// sender up. Pings wait with the rest. A side that leaves while it is slowed
+	// down has the close timeout to get through what it has sent. Its FIN shows
+	// only on Linux, on connections of the net package and TLS on them; elsewhere
+	// the next Pings find out whether it has left.
 	Close bool
 }
 

@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -179,6 +180,78 @@ func TestLeavesWhileSlowed(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The limit holds for who leaves where less can be told: over Multipath TCP, which
+// a client may choose, over connections that a listener has wrapped, and where
+// only writing to the client fails.
+func TestLeavesUnseen(t *testing.T) {
+	t.Attr("case", "A83")
+	plain := func(ln net.Listener) net.Listener { return ln }
+	wrap := func(ln net.Listener) net.Listener { return wrapping{ln} }
+	multipath := new(net.Dialer)
+	multipath.SetMultipathTCP(true)
+	for _, row := range []struct {
+		name  string
+		kind  kind
+		front func(net.Listener) net.Listener
+		dial  *net.Dialer
+		leave func(c *wire)
+		linux bool
+	}{
+		{"Multipath TCP, FIN", tcp, plain, multipath, (*wire).fin, true},
+		{"Multipath TCP, closed", tcp, plain, multipath, func(c *wire) { c.Close() }, true},
+		{"Multipath TCP, reset", tcp, plain, multipath, (*wire).reset, true},
+		{"wrapped, closed", tcp, wrap, new(net.Dialer), func(c *wire) { c.Close() }, false},
+		{"wrapped, reset", tcp, wrap, new(net.Dialer), (*wire).reset, false},
+		{"takes nothing any more", unix, plain, new(net.Dialer), func(c *wire) { c.Conn.(*net.UnixConn).CloseRead() }, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			if row.linux && runtime.GOOS != "linux" {
+				t.Skip("Linux only")
+			}
+			t.Parallel()
+			r := newRig(t, row.kind, wsproxy.WithPing(200*time.Millisecond, 10*time.Second), wsproxy.WithCloseTimeout(time.Second),
+				wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
+			front := listen(t, row.kind)
+			r.front = row.front(front)
+			r.serve(r.proxy)
+			c, err := row.dial.Dial(front.Addr().Network(), front.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := newWire(t, c, true)
+			client.send(handshakeRequest("/", ""))
+			upstream := r.upstream()
+			upstream.answer("")
+			if resp := client.readResponse(); resp.StatusCode != 101 {
+				t.Fatalf("answered %d, want 101", resp.StatusCode)
+			}
+			client.send(strings.Repeat(client.frame(text, "m"), 200))
+			upstream.want(text, "m")
+			watched(upstream)
+			row.leave(client)
+			began := time.Now()
+			r.wantReturned()
+			if d := time.Since(began); d > 8*time.Second {
+				t.Errorf("its session ended %v after that", d)
+			}
+			if m := r.wantEnded("client", "lost"); m["from_client.messages"].(uint64) > 10 {
+				t.Errorf("logged %v: the limit fell", m)
+			}
+		})
+	}
+}
+
+// A wrapping listener's connections are not the net package's.
+type wrapping struct{ net.Listener }
+
+func (l wrapping) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return struct{ net.Conn }{c}, nil
 }
 
 // A rate of messages limits the frames between them, too: Pings, Pongs, fragments,

@@ -218,10 +218,10 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 
 // slowDown waits until the rate limit lets more through. Nothing is read in
 // the meantime, so the peer is slowed down, too. The end of the session, once
-// it has begun, isn't: unless the peer has left, which would be a way around the
-// limit. What it has sent before its FIN has the close timeout to get through,
-// and what it has sent before a reset is dropped. It returns false if nothing
-// more is to be passed on.
+// it has begun, isn't: unless the peer has left, or takes nothing any more, which
+// would be a way around the limit. What it has sent until then has the close
+// timeout to get through, and what it has sent before a reset is dropped. It
+// returns false if nothing more is to be passed on.
 //
 //go:noinline
 func (p *pump) slowDown(now time.Duration) bool {
@@ -245,7 +245,7 @@ func (p *pump) slowDown(now time.Duration) bool {
 			p.mind.ended = true
 			s.lose(p.from, errReset)
 			continue
-		case fin:
+		case fin, ending && s.suspect == p.from.side: // or writing to it has failed
 			s.mu.Lock()
 			s.hasten(p.from.side)
 			look = min(look, s.deadline)
