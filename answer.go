@@ -29,13 +29,17 @@ var answerReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 // readAnswer reads the upstream's final answer, and passes over a few 1xx
 // ones before it (RFC 9110, 15.2). Of a refusal, the body is still to be read.
 func readAnswer(br *bufio.Reader) (*http.Response, error) {
-	for range maxInformational + 1 {
+	for n := range maxInformational + 1 {
+		var resp *http.Response
 		head, err := readHead(br)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			resp, err = parseHead(head)
 		}
-		resp, err := parseHead(head)
 		switch {
+		case n > 0 && errors.Is(err, errNotHTTP):
+			// It does speak HTTP. Some answer with a body where a client asks for
+			// a status of 1xx, and what a client asks for says nothing about them.
+			return nil, fmt.Errorf("%w: what follows an answer of 1xx is none", ErrBadAnswer)
 		case err != nil:
 			return nil, err
 		case resp.StatusCode == http.StatusSwitchingProtocols, resp.StatusCode >= 200:

@@ -861,7 +861,7 @@ func rewriteHost(host string) func(*httputil.ProxyRequest) {
 // answers 500, or doesn't answer, and ten more.
 func TestOneClientOverTCP(t *testing.T) {
 	t.Attr("case", "A85")
-	for _, path := range []string{"/500", "/hangup"} {
+	for _, path := range []string{"/500", "/hangup", "/status/103"} {
 		var members []wsproxy.Member
 		for i := range 3 {
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -871,6 +871,14 @@ func TestOneClientOverTCP(t *testing.T) {
 					w.WriteHeader(500)
 				case "/hangup":
 					panic(http.ErrAbortHandler)
+				case "/status/103": // with a body
+					c, _, err := w.(http.Hijacker).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer c.Close()
+					io.WriteString(c, "HTTP/1.1 103 x\r\nContent-Length: 2\r\n\r\nok")
 				default:
 					w.WriteHeader(403)
 				}
