@@ -201,3 +201,34 @@ func TestFallbackReverseProxy(t *testing.T) {
 		c.readResponse()
 	}
 }
+
+// The fallback's handler is in no session: a Shutdown that it calls waits for
+// all of them.
+func TestShutdownInFallback(t *testing.T) {
+	t.Parallel()
+	var r *rig
+	ready := make(chan struct{})
+	r = newRig(t, tcp, wsproxy.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		<-ready
+		if err := r.proxy.Shutdown(req.Context()); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if n := r.proxy.Stats().Open; n != 0 {
+			t.Errorf("%d sessions open behind it", n)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})))
+	close(ready)
+	client, upstream := r.open("", "")
+	other := r.client()
+	other.send("GET /stop HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	upstream.wantClose(1001)
+	upstream.sendClose(1001, "")
+	upstream.Close()
+	client.wantClose(1001)
+	client.sendClose(1001, "")
+	client.Close()
+	if resp := other.readResponse(); resp.StatusCode != http.StatusNoContent {
+		t.Errorf("answered %d", resp.StatusCode)
+	}
+}

@@ -199,6 +199,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.fallback.ServeHTTP(w, withoutUpgrade(r))
 		return
 	}
+	p.serve(w, r)
+}
+
+// serve is ServeHTTP of a request that is to become a session.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, s, err := p.admit(r)
 	if err != nil {
 		p.fail(w, r, err)
