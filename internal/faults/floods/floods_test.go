@@ -4,6 +4,8 @@ package floods_test
 
 import (
 	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
 )
 
@@ -291,6 +294,121 @@ func TestHeaderShapes(t *testing.T) {
 			f.over()
 		})
 	}
+}
+
+// Limits are met in another unit than bytes, by all at once: handshakes of many
+// items, small frames without end, Pings where messages are limited, and backlogs
+// behind a limit that slows, of clients that stay and of such that leave.
+func TestMixedFlood(t *testing.T) {
+	t.Attr("case", "A53 A82 A83 A84 F45 F53")
+	f := newFlood(t)
+	key := &[4]byte{1, 2, 3, 4}
+	small := bytes.Repeat(wire.AppendFrame(nil, wire.Fin|wire.Text, key, []byte("x")), 200)
+	pings := bytes.Repeat(wire.AppendFrame(nil, wire.Fin|wire.Ping, key, []byte("x")), 300)
+	backlog := bytes.Repeat(small, 10) // minutes of it
+
+	stop := make(chan struct{})
+	var floods sync.WaitGroup
+	again := func(pause time.Duration, do func(i int) error) {
+		floods.Go(func() {
+			ticker := time.NewTicker(pause)
+			defer ticker.Stop()
+			for i := 0; ; i++ {
+				if err := do(i); err != nil {
+					t.Error(err)
+					return
+				}
+				select {
+				case <-stop:
+					return
+				case <-ticker.C:
+				}
+			}
+		})
+	}
+	// once has a client of its own send a handshake, and more once it is let in.
+	once := func(path, lines string, want int, more func(e *wire.End) error) error {
+		c, err := net.DialTimeout("tcp", f.proxy.Plain, wire.Timeout)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		e, status, err := wire.Open(c, path, lines)
+		if status != want {
+			return fmt.Errorf("%s: answered %d, %v, want %d", path, status, err, want)
+		}
+		if e == nil {
+			return nil
+		}
+		e.Start()
+		return more(e)
+	}
+
+	shapes := []string{
+		numbered(400, "%x:", "\r\n") + "\r\n",
+		numbered(400, "A: %x", "\r\n") + "\r\n",
+		"Sec-WebSocket-Protocol: " + numbered(10_000, "%x", ",") + "\r\n",
+		"Sec-WebSocket-Extensions: a; " + numbered(10_000, "%x", ";") + "\r\n",
+	}
+	var refused, strict, left atomic.Int64
+	for range 4 {
+		again(50*time.Millisecond, func(i int) error {
+			refused.Add(1)
+			return once("/plain/sink", shapes[i%len(shapes)], http.StatusRequestHeaderFieldsTooLarge, nil)
+		})
+	}
+	for range 5 {
+		e := f.open("/plain/drain", false)
+		again(20*time.Millisecond, func(int) error { return e.Raw(small) })
+	}
+	again(100*time.Millisecond, func(int) error {
+		strict.Add(1)
+		return once("/strict/sink", "", http.StatusSwitchingProtocols, func(e *wire.End) error {
+			e.Raw(pings)
+			if err := e.Wait(); err != nil || e.Code != 1008 {
+				return fmt.Errorf("a flood of Pings got Close %d, %v, want 1008", e.Code, err)
+			}
+			return nil
+		})
+	})
+	for range 8 {
+		again(100*time.Millisecond, func(int) error {
+			left.Add(1)
+			return once("/slowed/sink", "", http.StatusSwitchingProtocols, func(e *wire.End) error {
+				began := time.Now()
+				if err := e.Raw(backlog); err != nil {
+					return err
+				}
+				e.Close(1000, "")
+				if err := errors.Join(e.CloseWrite(), e.Wait()); err != nil {
+					return err
+				}
+				if took := time.Since(began); took > slowedClose+10*time.Second {
+					return fmt.Errorf("who left a backlog kept its session for %v", took)
+				}
+				return nil
+			})
+		})
+	}
+	const stay = 100
+	for range stay {
+		if err := f.open("/slowed/sink", false).Raw(backlog); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.present(stay)
+	f.good.keep("mixed floods")
+	f.bounded("mixed floods", stay, boundLimited)
+	close(stop)
+	floods.Wait()
+	t.Logf("%d handshakes of many items, %d floods of Pings, %d backlogs that were left", refused.Load(), strict.Load(), left.Load())
+	if n := f.proxy.state("/state").Proxies["plain"].Refused[wsproxy.KindBadHandshake]; n != uint64(refused.Load()) {
+		t.Errorf("%d handshakes were refused, want %d", n, refused.Load())
+	}
+	f.leave()
+	f.ended("strict", "limit by client", int(strict.Load()))
+	f.ended("slowed", "lost by client", int(left.Load())+stay)
+	f.over()
 }
 
 // Handshakes that are half done: 9,000 that never send the rest of their

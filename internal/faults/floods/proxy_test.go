@@ -28,6 +28,7 @@ const (
 	maxHeaderBytes    = 64 << 10
 	maxFrame          = 1 << 20
 	maxHandshakes     = 200
+	slowedClose       = 2 * time.Second // the close timeout of those that are slowed down
 )
 
 // runProxy is the process under flood. FLOOD and GOOD are upstreams.
@@ -38,6 +39,8 @@ func runProxy() error {
 		"detached":   {wsproxy.WithDetach()},
 		"hooked":     {wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { r.Header.Set("X-Hook", "1"); return nil })},
 		"limited":    {wsproxy.WithRateLimit(wsproxy.Client, slow), wsproxy.WithRateLimit(wsproxy.Upstream, slow)},
+		"slowed":     {wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 10}), wsproxy.WithCloseTimeout(slowedClose)},
+		"strict":     {wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 10, Close: true})},
 		"small":      {wsproxy.WithMaxFrameSize(wsproxy.Client, maxFrame), wsproxy.WithMaxMessageSize(wsproxy.Client, maxFrame)},
 		"handshakes": {wsproxy.WithMaxHandshakes(maxHandshakes)},
 		"good":       nil,
