@@ -1,85 +1,114 @@
 package wsproxy_test
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/seed-ffb73231/wsproxy/internal/snippets"
 )
 
-// Every Go snippet in the README compiles: whole programs as they are,
-// fragments as the body of a function that has a server and a mux.
-func TestREADME(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+// Every Go snippet in README.md and docs compiles. Those that need another module
+// than this one are compiled there.
+func TestSnippets(t *testing.T) { snippets.Test(t, ".", 20) }
+
+// documents returns the project's documents, by name.
+func documents(t *testing.T) map[string]string {
+	names, err := filepath.Glob("docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	snippets := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	if len(snippets) < 4 {
-		t.Fatalf("found %d snippets, want at least 4", len(snippets))
-	}
-	overlay := struct{ Replace map[string]string }{map[string]string{}}
-	args := []string{"build", "-o", os.DevNull, "-overlay", filepath.Join(t.TempDir(), "overlay.json")}
-	for i, s := range snippets {
-		program := s[1]
-		if strings.Contains(program, "autocert.") || strings.Contains(program, "chi.") {
-			continue // needs a module that this one doesn't: internal/interop compiles it
-		}
-		if !strings.HasPrefix(program, "package ") {
-			program = fragment(program)
-		}
-		file := filepath.Join(t.TempDir(), "main.go")
-		if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
+	all := make(map[string]string)
+	for _, name := range append(names, "README.md", "SECURITY.md", "CHANGELOG.md") {
+		b, err := os.ReadFile(name)
+		if err != nil {
 			t.Fatal(err)
 		}
-		dir := fmt.Sprintf("readme%d", i)
-		overlay.Replace[filepath.Join(root, dir, "main.go")] = file
-		args = append(args, "./"+dir)
+		all[name] = string(b)
 	}
-	b, err := json.Marshal(overlay)
-	if err != nil {
-		t.Fatal(err)
+	return all
+}
+
+// anchors returns where links can point to within a document, as GitHub names
+// its headings.
+func anchors(text string) (all []string) {
+	text = regexp.MustCompile("(?s)```.*?```").ReplaceAllString(text, "")
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		heading := regexp.MustCompile(`[^\pL\pN _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		all = append(all, strings.ReplaceAll(heading, " ", "-"))
 	}
-	if err := os.WriteFile(args[4], b, 0o600); err != nil {
-		t.Fatal(err)
+	return all
+}
+
+// Links within the repository lead somewhere.
+func TestLinks(t *testing.T) {
+	all := documents(t)
+	links := 0
+	for name, text := range all {
+		for _, m := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			path, anchor, _ := strings.Cut(m[1], "#")
+			file := name
+			if path != "" {
+				file = filepath.Join(filepath.Dir(name), path)
+			}
+			if _, err := os.Stat(file); err != nil {
+				t.Errorf("%s: link to %s: %v", name, m[1], err)
+			} else if anchor != "" && !slices.Contains(anchors(all[filepath.ToSlash(file)]), anchor) {
+				t.Errorf("%s: link to %s: no such heading", name, m[1])
+			}
+		}
 	}
-	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
-		t.Errorf("go build: %v\n%s", err, out)
+	if links < 20 {
+		t.Errorf("found %d links, want at least 20", links)
 	}
 }
 
-// fragment makes a program of statements. What they declare may go unused.
-func fragment(statements string) string {
-	var uses strings.Builder
-	for _, name := range []string{"proxy", "err"} {
-		if regexp.MustCompile(`(?m)^[^\n/]*\b` + name + `\b[^\n]*:=`).MatchString(statements) {
-			uses.WriteString("_ = " + name + "\n")
+// The README stays short enough to be read.
+func TestREADMELength(t *testing.T) {
+	if n := strings.Count(documents(t)["README.md"], "\n"); n > 180 {
+		t.Errorf("README.md has %d lines, want at most 180", n)
+	}
+}
+
+// docs/options.md has every option, once, and no document names one that
+// doesn't exist.
+func TestDocumentedOptions(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exist := make(map[string]bool)
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^func (With\w+)\(.*\) Option \{`).FindAllStringSubmatch(string(b), -1) {
+			exist[m[1]] = true
 		}
 	}
-	given := ""
-	if !strings.Contains(statements, "proxy, err :=") {
-		given += "var proxy *wsproxy.Proxy\n_ = proxy\n"
+	if len(exist) < 30 {
+		t.Fatalf("found %d options", len(exist))
 	}
-	if strings.Contains(statements, "check(") {
-		given += "check := func(string) (name string, expires time.Time, ok bool) { return }\n"
+	all := documents(t)
+	for name := range exist {
+		if n := len(regexp.MustCompile("(?m)^\\| `"+name+`\(`).FindAllString(all["docs/options.md"], -1)); n != 1 {
+			t.Errorf("docs/options.md has %d rows that begin with %s, want 1", n, name)
+		}
 	}
-	if !strings.Contains(statements, "server :=") {
-		given += "server := new(http.Server)\n_ = server\n"
+	delete(all, "CHANGELOG.md") // names of the past, too
+	for document, text := range all {
+		for _, name := range regexp.MustCompile(`\bWith[A-Z]\w+`).FindAllString(text, -1) {
+			if !exist[name] {
+				t.Errorf("%s names %s, which is no option", document, name)
+			}
+		}
 	}
-	var imports strings.Builder
-	for _, path := range []string{"context", "crypto/tls", "crypto/x509", "errors", "log", "net/http", "net/http/httputil", "net/netip", "net/url", "os", "time", "github.com/seed-ffb73231/wsproxy"} {
-		imports.WriteString(fmt.Sprintf("%q\n", path))
-	}
-	return "package main\nimport (\n" + imports.String() + ")\n" +
-		"var _ = []any{context.Background, tls.VersionName, x509.NewCertPool, os.Exit, errors.Join, log.Fatal, http.NewServeMux, httputil.NewSingleHostReverseProxy, netip.ParseAddr, url.Parse, time.Now, wsproxy.New}\n" +
-		"func main() {\nmux := http.NewServeMux()\n_ = mux\n" +
-		given + statements + uses.String() + "}\n"
 }

@@ -23,7 +23,9 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/coder/websocket/wsjson"
+	"github.com/gin-gonic/gin"
 	"github.com/go-chi/chi/v5"
+	"github.com/labstack/echo/v4"
 
 	"github.com/seed-ffb73231/wsproxy"
 )
@@ -246,6 +248,26 @@ func TestMounts(t *testing.T) {
 			r := chi.NewRouter()
 			r.Mount("/chat", http.StripPrefix("/chat", p))
 			return r
+		}, "/chat/room", "/ws/room", false},
+		{"gin", func(p http.Handler) http.Handler {
+			r := gin.New()
+			r.GET("/websocket/*path", gin.WrapH(p))
+			return r
+		}, "/websocket/a%2Fb", "/ws/websocket/a%2Fb", false},
+		{"gin, StripPrefix", func(p http.Handler) http.Handler {
+			r := gin.New()
+			r.GET("/chat/*path", gin.WrapH(http.StripPrefix("/chat", p)))
+			return r
+		}, "/chat/room", "/ws/room", false},
+		{"echo", func(p http.Handler) http.Handler {
+			e := echo.New()
+			e.GET("/websocket/*", echo.WrapHandler(p))
+			return e
+		}, "/websocket/a%2Fb", "/ws/websocket/a%2Fb", false},
+		{"echo, StripPrefix", func(p http.Handler) http.Handler {
+			e := echo.New()
+			e.GET("/chat/*", echo.WrapHandler(http.StripPrefix("/chat", p)))
+			return e
 		}, "/chat/room", "/ws/room", false},
 		{"WithTargetPath", func(p http.Handler) http.Handler {
 			mux := http.NewServeMux()

@@ -1,0 +1,177 @@
+// Package snippets compiles the Go code in the project's documents. It is for
+// tests of the modules that the code needs.
+package snippets
+
+import (
+	"encoding/json"
+	"fmt"
+	"go/format"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// imports are the packages that snippets may use without naming them, by the
+// names by which they use them.
+var imports = map[string]string{
+	"context":   "context",
+	"errors":    "errors",
+	"expvar":    "expvar",
+	"httptest":  "net/http/httptest",
+	"httputil":  "net/http/httputil",
+	"http":      "net/http",
+	"log":       "log",
+	"netip":     "net/netip",
+	"os":        "os",
+	"slog":      "log/slog",
+	"time":      "time",
+	"tls":       "crypto/tls",
+	"url":       "net/url",
+	"websocket": "github.com/coder/websocket",
+	"wsproxy":   "github.com/seed-ffb73231/wsproxy",
+	"x509":      "crypto/x509",
+}
+
+// foreign are those that the root module doesn't require.
+var foreign = map[string]string{
+	"autocert":     "golang.org/x/crypto/acme/autocert",
+	"chi":          "github.com/go-chi/chi/v5",
+	"echo":         "github.com/labstack/echo/v4",
+	"gin":          "github.com/gin-gonic/gin",
+	"prometheus":   "github.com/prometheus/client_golang/prometheus",
+	"promhttp":     "github.com/prometheus/client_golang/prometheus/promhttp",
+	"wsprometheus": "github.com/seed-ffb73231/wsproxy/metrics/prometheus",
+}
+
+// given are the variables that snippets may use without declaring them.
+var given = map[string]string{
+	"check":  "func(*http.Request) (name string, expires time.Time, ok bool)",
+	"ctx":    "context.Context",
+	"engine": "*gin.Engine",
+	"mux":    "*http.ServeMux",
+	"proxy":  "*wsproxy.Proxy",
+	"router": "chi.Router",
+	"server": "*http.Server",
+	"web":    "*echo.Echo",
+}
+
+// declared are the variables that snippets may declare without using them.
+var declared = []string{"conn", "err", "proxy"}
+
+// Test compiles the snippets in README.md and docs of the repository at root:
+// those that use one of the foreign packages named, or, if none is named, those
+// that use no foreign package. The test's own module must have the packages. It
+// fails if there are fewer than least snippets.
+func Test(t *testing.T, root string, least int, packages ...string) {
+	documents, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil || len(documents) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	temp := t.TempDir()
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	args := []string{"build", "-o", os.DevNull, "-overlay", filepath.Join(temp, "overlay.json")}
+	n := 0
+	for _, document := range append(documents, filepath.Join(root, "README.md")) {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range regexp.MustCompile("(?ms)^( *)```go\n(.*?)^ *```").FindAllSubmatchIndex(text, -1) {
+			snippet := string(text[at[4]:at[5]])
+			line := 1 + strings.Count(string(text[:at[4]]), "\n")
+			uses := used(snippet, foreign)
+			if !slices.ContainsFunc(packages, func(name string) bool { _, ok := uses[name]; return ok }) && len(packages)+len(uses) > 0 {
+				continue
+			}
+			if indent := string(text[at[2]:at[3]]); indent != "" {
+				snippet = strings.ReplaceAll("\n"+snippet, "\n"+indent, "\n")[1:]
+			}
+			position := fmt.Sprintf("%s:%d", document, line)
+			if formatted, err := format.Source([]byte(snippet)); err == nil && string(formatted) != snippet {
+				t.Errorf("%s: gofmt would have\n%s", position, formatted)
+			}
+			file := filepath.Join(temp, fmt.Sprintf("%d.go", n))
+			if err := os.WriteFile(file, []byte(program(snippet, position)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			directory := fmt.Sprintf("snippet%d", n)
+			overlay.Replace[filepath.Join(here, directory, "main.go")] = file
+			args = append(args, "./"+directory)
+			n++
+		}
+	}
+	if n < least {
+		t.Fatalf("found %d snippets, want at least %d", n, least)
+	}
+	b, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(args[4], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", args...).CombinedOutput(); err != nil {
+		t.Errorf("go build: %v\n%s", err, out)
+	}
+}
+
+// program makes a program of a snippet: a whole one as it is, options (each with
+// a comma behind it) as the elements of a slice, anything else as statements.
+func program(snippet, position string) string {
+	line := "//line " + position + "\n"
+	if strings.HasPrefix(snippet, "package ") {
+		return line + snippet
+	}
+	body := line + snippet
+	if strings.HasPrefix(snippet, "wsproxy.With") {
+		body = "_ = []wsproxy.Option{\n" + body + "}\n"
+	}
+	for _, name := range declared {
+		if declares(snippet, name) {
+			body += "_ = " + name + "\n"
+		}
+	}
+	var before strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if regexp.MustCompile(`\b`+name+`\b`).MatchString(snippet) && !declares(snippet, name) {
+			fmt.Fprintf(&before, "var %s %s\n_ = %[1]s\n", name, given[name])
+		}
+	}
+	if strings.Contains(snippet, "userKey{}") && !strings.Contains(snippet, "type userKey") {
+		before.WriteString("type userKey struct{}\n")
+	}
+	body = "func main() {\n" + before.String() + body + "}\n"
+	packages := used(body, imports)
+	maps.Copy(packages, used(body, foreign))
+	head := "package main\nimport (\n"
+	for _, name := range slices.Sorted(maps.Keys(packages)) {
+		head += fmt.Sprintf("%s %q\n", name, packages[name])
+	}
+	return head + ")\n" + body
+}
+
+// declares says whether the snippet declares the variable at its top level.
+func declares(snippet, name string) bool {
+	return regexp.MustCompile(`(?m)^(\w+, )*` + name + `(, \w+)* :=`).MatchString(snippet)
+}
+
+// used returns the packages that code uses.
+func used(code string, packages map[string]string) map[string]string {
+	found := make(map[string]string)
+	code = regexp.MustCompile(`//[^\n]*|"[^"\n]*"`).ReplaceAllString(code, "")
+	for name, path := range packages {
+		if regexp.MustCompile(`(^|[^\w.])` + name + `\.`).MatchString(code) {
+			found[name] = path
+		}
+	}
+	return found
+}
