@@ -356,10 +356,19 @@ func TestDocumentedDefaults(t *testing.T) {
 		{"WithWriteTimeout", "The default is defaultWriteTimeout."},
 		{"WithHandshakeTimeout", "The default is defaultHandshakeTimeout."},
 		{"WithCloseTimeout", "The default is defaultCloseTimeout."},
+		{"docs/options.md", "| `WithPing(interval, timeout)` | defaultPingInterval, defaultPongTimeout |"},
+		{"docs/options.md", "| `WithWriteTimeout(d)` | defaultWriteTimeout |"},
+		{"docs/options.md", "| `WithHandshakeTimeout(d)` | defaultHandshakeTimeout |"},
+		{"docs/options.md", "| `WithCloseTimeout(d)` | defaultCloseTimeout |"},
+		{"README.md", "A side that is silent for defaultPingInterval gets a Ping."},
+		{"README.md", "| `WithPing(interval, timeout)` | defaultPingInterval, defaultPongTimeout |"},
 		{"package", "A peer that has been silent for defaultPingInterval is sent a Ping, on either side, and is given up defaultPongTimeout later"},
 	} {
 		comment := comments[row.option]
-		if row.option == "package" {
+		switch {
+		case strings.HasSuffix(row.option, ".md"):
+			comment = documents(t)[row.option]
+		case row.option == "package":
 			comment = strings.Join(strings.Fields(source("proxy.go").Doc.Text()), " ")
 		}
 		want := regexp.MustCompile(`default[A-Z]\w+`).ReplaceAllStringFunc(row.says, func(name string) string {

@@ -105,9 +105,9 @@ func TestDocumentedOptions(t *testing.T) {
 	}
 	delete(all, "CHANGELOG.md") // names of the past, too
 	for document, text := range all {
-		for _, name := range regexp.MustCompile(`\bWith[A-Z]\w+`).FindAllString(text, -1) {
-			if !exist[name] {
-				t.Errorf("%s names %s, which is no option", document, name)
+		for _, m := range regexp.MustCompile(`(\w+\.)?\b(With[A-Z]\w+)`).FindAllStringSubmatch(text, -1) {
+			if (m[1] == "" || m[1] == "wsproxy.") && !exist[m[2]] {
+				t.Errorf("%s names %s, which is no option", document, m[2])
 			}
 		}
 	}

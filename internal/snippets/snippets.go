@@ -58,6 +58,8 @@ var given = map[string]string{
 	"router": "chi.Router",
 	"server": "*http.Server",
 	"web":    "*echo.Echo",
+	"w":      "http.ResponseWriter",
+	"r":      "*http.Request",
 }
 
 // declared are the variables that snippets may declare without using them.
@@ -88,7 +90,7 @@ func Test(t *testing.T, root string, least int, packages ...string) {
 		for _, at := range regexp.MustCompile("(?ms)^( *)```go\n(.*?)^ *```").FindAllSubmatchIndex(text, -1) {
 			snippet := string(text[at[4]:at[5]])
 			line := 1 + strings.Count(string(text[:at[4]]), "\n")
-			uses := used(snippet, foreign)
+			uses := foreignUses(snippet)
 			if !slices.ContainsFunc(packages, func(name string) bool { _, ok := uses[name]; return ok }) && len(packages)+len(uses) > 0 {
 				continue
 			}
@@ -100,12 +102,17 @@ func Test(t *testing.T, root string, least int, packages ...string) {
 				t.Errorf("%s: gofmt would have\n%s", position, formatted)
 			}
 			file := filepath.Join(temp, fmt.Sprintf("%d.go", n))
-			if err := os.WriteFile(file, []byte(program(snippet, position)), 0o600); err != nil {
+			if err := os.WriteFile(file, []byte(source(snippet, position)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			directory := fmt.Sprintf("snippet%d", n)
-			overlay.Replace[filepath.Join(here, directory, "main.go")] = file
-			args = append(args, "./"+directory)
+			directory := "snippets" // all fragments are one package: that is compiled fastest
+			if isProgram(snippet) {
+				directory = fmt.Sprintf("program%d", n)
+			}
+			overlay.Replace[filepath.Join(here, directory, filepath.Base(file))] = file
+			if !slices.Contains(args, "./"+directory) {
+				args = append(args, "./"+directory)
+			}
 			n++
 		}
 	}
@@ -124,39 +131,54 @@ func Test(t *testing.T, root string, least int, packages ...string) {
 	}
 }
 
-// program makes a program of a snippet: a whole one as it is, options (each with
-// a comma behind it) as the elements of a slice, anything else as statements.
-func program(snippet, position string) string {
+func isProgram(snippet string) bool { return strings.HasPrefix(snippet, "package ") }
+
+// source makes a Go file of a snippet: a whole program as it is, anything else as
+// a function.
+func source(snippet, position string) string {
 	line := "//line " + position + "\n"
-	if strings.HasPrefix(snippet, "package ") {
+	if isProgram(snippet) {
 		return line + snippet
 	}
-	body := line + snippet
-	if strings.HasPrefix(snippet, "wsproxy.With") {
-		body = "_ = []wsproxy.Option{\n" + body + "}\n"
-	}
-	for _, name := range declared {
-		if declares(snippet, name) {
-			body += "_ = " + name + "\n"
-		}
-	}
-	var before strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(given)) {
-		if regexp.MustCompile(`\b`+name+`\b`).MatchString(snippet) && !declares(snippet, name) {
-			fmt.Fprintf(&before, "var %s %s\n_ = %[1]s\n", name, given[name])
-		}
-	}
-	if strings.Contains(snippet, "userKey{}") && !strings.Contains(snippet, "type userKey") {
-		before.WriteString("type userKey struct{}\n")
-	}
-	body = "func main() {\n" + before.String() + body + "}\n"
-	packages := used(body, imports)
-	maps.Copy(packages, used(body, foreign))
-	head := "package main\nimport (\n"
+	before, after := around(snippet)
+	packages := used(before+snippet, imports)
+	maps.Copy(packages, foreignUses(snippet))
+	head := "package snippets\nimport (\n"
 	for _, name := range slices.Sorted(maps.Keys(packages)) {
 		head += fmt.Sprintf("%s %q\n", name, packages[name])
 	}
-	return head + ")\n" + body
+	return head + ")\nfunc _() {\n" + before + line + snippet + after + "}\n"
+}
+
+// around returns what makes a function's body of a snippet. Options, each with a
+// comma behind it, become the elements of a slice; anything else is statements.
+func around(snippet string) (before, after string) {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if regexp.MustCompile(`\b`+name+`\b`).MatchString(snippet) && !declares(snippet, name) {
+			before += fmt.Sprintf("var %s %s\n_ = %[1]s\n", name, given[name])
+		}
+	}
+	if strings.Contains(snippet, "userKey{}") && !strings.Contains(snippet, "type userKey") {
+		before += "type userKey struct{}\n"
+	}
+	for _, name := range declared {
+		if declares(snippet, name) {
+			after += "_ = " + name + "\n"
+		}
+	}
+	if strings.HasPrefix(snippet, "wsproxy.With") {
+		before, after = before+"_ = []wsproxy.Option{\n", "}\n"
+	}
+	return before, after
+}
+
+// foreignUses returns the foreign packages that a snippet needs.
+func foreignUses(snippet string) map[string]string {
+	if isProgram(snippet) {
+		return used(snippet, foreign)
+	}
+	before, _ := around(snippet)
+	return used(before+snippet, foreign)
 }
 
 // declares says whether the snippet declares the variable at its top level.
