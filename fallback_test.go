@@ -184,7 +184,7 @@ func TestFallbackReverseProxy(t *testing.T) {
 		c.send("GET /x HTTP/1.1\r\nHost: front.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + "\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n" +
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + testKey + "\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n")
 		head := u.readHead() // on the connection that is there
-		for _, line := range strings.Split(strings.ToLower(head), "\r\n") {
+		for line := range strings.SplitSeq(strings.ToLower(head), "\r\n") {
 			if strings.HasPrefix(line, "upgrade:") || strings.HasPrefix(line, "connection:") || strings.HasPrefix(line, "http2-settings:") {
 				t.Errorf("Upgrade: %s: upstream got %q", protocol, line)
 			}

@@ -175,7 +175,7 @@ func tidyRewritten(out *http.Request, target *url.URL) (err error) {
 	if !httpguts.ValidHostHeader(out.Host) {
 		name, port, err := readHost(out.Host)
 		if err != nil {
-			return fmt.Errorf("Host %q: %w", clip(out.Host), err)
+			return fmt.Errorf("host %q: %w", clip(out.Host), err)
 		}
 		out.Host = joinHost(name, port)
 	}

@@ -1070,7 +1070,7 @@ const tokenText = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 
 var (
 	tokenRun          = regexp.MustCompile(tokenText)
-	protocolPattern   = regexp.MustCompile("^[!#-'*+./-:<-\\[\\]-~-]+$")
+	protocolPattern   = regexp.MustCompile(`^[!#-'*+./-:<-\[\]-~-]+$`)
 	value             = `=[ \t]*(` + tokenText + `|"` + tokenText + `")`
 	valuePattern      = regexp.MustCompile(value)
 	parameter         = `[ \t]*;[ \t]*(` + tokenText + `[ \t]*(` + value + `)?)?`

@@ -25,6 +25,7 @@ func TestMiddleware(t *testing.T) {
 	local := wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	realIP := func(proxy http.Handler) http.Handler {
 		router := chi.NewRouter()
+		//lint:ignore SA1019 programs have it, deprecated or not
 		router.Use(middleware.RealIP, middleware.Logger, middleware.Recoverer, middleware.StripSlashes)
 		router.Handle("/websocket", proxy)
 		return router
