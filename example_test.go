@@ -2,14 +2,25 @@ package wsproxy_test
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"expvar"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
@@ -39,13 +50,12 @@ func echoServer() *httptest.Server {
 	}))
 }
 
-// The proxy is an http.Handler: it mounts on a route, and is tested with
-// httptest.
+// The proxy is an http.Handler. Mount it on a route, and test it with httptest.
 func Example() {
 	upstream := echoServer()
 	defer upstream.Close()
 
-	proxy, err := wsproxy.New(upstream.URL, wsproxy.WithLogger(slog.New(slog.DiscardHandler)))
+	proxy, err := wsproxy.New(upstream.URL, quiet)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -71,15 +81,360 @@ func Example() {
 	// <nil>
 }
 
-// A rewrite hook tells the upstream who is there, after the server's own
-// middleware has found that out.
+// quiet is for examples that print what matters themselves.
+var quiet = wsproxy.WithLogger(slog.New(slog.DiscardHandler))
+
+// open opens a WebSocket with the header, or prints the status that refuses it.
+func open(url string, header http.Header) *websocket.Conn {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPHeader: header})
+	switch {
+	case err == nil:
+		return conn
+	case resp == nil:
+		log.Fatal(err)
+	}
+	fmt.Println(resp.Status)
+	return nil
+}
+
+// A hook checks a token before the upstream is dialled. It keeps the user's name
+// with the session, tells the upstream, and ends the session when the token
+// expires.
+func ExampleWithOnOpen() {
+	upstream := echoServer()
+	defer upstream.Close()
+
+	type userKey struct{}
+	proxy, err := wsproxy.New(upstream.URL, quiet,
+		wsproxy.WithOnOpen(func(s *wsproxy.Session, r *http.Request) error {
+			if r.Header.Get("Authorization") != "Bearer ada's token" { // here, a token would be verified
+				return &wsproxy.Refusal{
+					Status: http.StatusUnauthorized,
+					Header: http.Header{"WWW-Authenticate": {"Bearer"}},
+				}
+			}
+			s.Set(userKey{}, "ada")
+			r.Header.Set("X-User", "ada")
+			return s.SetExpiry(time.Now().Add(time.Hour), 4401, "token expired")
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	open(front.URL, nil)
+	conn := open(front.URL, http.Header{"Authorization": {"Bearer ada's token"}})
+	defer conn.CloseNow()
+	_, message, err := conn.Read(context.Background())
+	fmt.Println(string(message), err)
+	for s := range proxy.Sessions() {
+		fmt.Println("open:", s.Value(userKey{}))
+	}
+	// Output:
+	// 401 Unauthorized
+	// hello, ada <nil>
+	// open: ada
+}
+
+// A hook gets each session that has ended: which side ended it, why, and with
+// which code.
+func ExampleWithOnClose() {
+	upstream := echoServer()
+	defer upstream.Close()
+
+	ended := make(chan error, 1)
+	proxy, err := wsproxy.New(upstream.URL, quiet,
+		wsproxy.WithOnClose(func(s *wsproxy.Session) { ended <- s.Err() }))
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	conn := open(front.URL, nil)
+	if err := conn.Close(websocket.StatusNormalClosure, ""); err != nil {
+		log.Fatal(err)
+	}
+	var end *wsproxy.SessionError
+	if errors.As(<-ended, &end) {
+		fmt.Println(end.By, end.Reason, int(end.Code))
+	}
+	// Output: client closed 1000
+}
+
+// The handler answers refused clients with JSON. The proxy has set the header
+// fields that go with the status.
+func ExampleWithErrorHandler() {
+	proxy, err := wsproxy.New("http://127.0.0.1:9000", quiet,
+		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, e *wsproxy.Error) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(e.Status)
+			json.NewEncoder(w).Encode(map[string]any{"status": e.Status, "kind": e.Kind()}) // not e itself: its text is for logs
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	resp, err := http.Get(front.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(resp.Status, resp.Header.Get("Upgrade"))
+	fmt.Print(string(body), err)
+	// Output:
+	// 426 Upgrade Required websocket
+	// {"kind":"bad handshake","status":426}
+	// <nil>
+}
+
+// One route serves WebSockets and ordinary requests of the same upstream.
+func ExampleWithFallback() {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			fmt.Fprint(w, "polled")
+			return
+		}
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		conn.Write(r.Context(), websocket.MessageText, []byte("pushed"))
+		conn.Close(websocket.StatusNormalClosure, "")
+	}))
+	defer upstream.Close()
+
+	target, err := url.Parse(upstream.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	proxy, err := wsproxy.New(target.String(), quiet, wsproxy.WithFallback(&httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(target)
+			pr.SetXForwarded()
+			pr.Out.Host = pr.In.Host
+		},
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	resp, err := http.Get(front.URL + "/socket.io/")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Println(string(body), err)
+	conn := open(front.URL+"/socket.io/", nil)
+	_, message, err := conn.Read(context.Background())
+	fmt.Println(string(message), err)
+	// Output:
+	// polled <nil>
+	// pushed <nil>
+}
+
+// The program connects to the upstream itself. Here, every name leads to one
+// address.
+func ExampleWithDialContext() {
+	upstream := echoServer()
+	defer upstream.Close()
+
+	var dialer net.Dialer
+	proxy, err := wsproxy.New("http://chat.internal", quiet,
+		wsproxy.WithDialContext(func(ctx context.Context, network, address string) (net.Conn, error) {
+			fmt.Println("dial", network, address)
+			return dialer.DialContext(ctx, network, upstream.Listener.Addr().String())
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	conn := open(front.URL, nil)
+	fmt.Println(conn.Close(websocket.StatusNormalClosure, ""))
+	// Output:
+	// dial tcp chat.internal:80
+	// <nil>
+}
+
+// A function takes the first of the members that may be given the session.
+func ExampleChoose() {
+	first, second := echoServer(), echoServer()
+	defer first.Close()
+	defer second.Close()
+	proxy, err := wsproxy.New("", quiet,
+		wsproxy.WithUpstreams(
+			wsproxy.Member{Target: first.URL, MaxSessions: 2},
+			wsproxy.Member{Target: second.URL}),
+		wsproxy.WithBalance(wsproxy.Choose(func(r *http.Request, members []wsproxy.MemberState) int {
+			return 0 // full members are not in the list
+		})))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	for range 3 {
+		defer open(front.URL, nil).CloseNow()
+	}
+	for _, m := range proxy.Stats().Members {
+		fmt.Println(m.Sessions)
+	}
+	// Output:
+	// 2
+	// 1
+}
+
+// A Source reads the members from a file.
+func ExampleWithSource() {
+	file := filepath.Join(os.TempDir(), "wsproxy-example-members")
+	if err := os.WriteFile(file, []byte("http://10.0.0.1:9000\nhttp://10.0.0.2:9000\n"), 0o600); err != nil {
+		log.Fatal(err)
+	}
+	defer os.Remove(file)
+	proxy, err := wsproxy.New("", quiet, wsproxy.WithSource(10*time.Second,
+		func(ctx context.Context) (members []wsproxy.Member, err error) {
+			text, err := os.ReadFile(file)
+			for _, target := range strings.Fields(string(text)) {
+				members = append(members, wsproxy.Member{Target: target})
+			}
+			return members, err
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	for _, m := range proxy.Stats().Members {
+		fmt.Println(m.Name)
+	}
+	// Output:
+	// http://10.0.0.1:9000
+	// http://10.0.0.2:9000
+}
+
+// The loop closes all sessions of one user.
+func ExampleSession_Close() {
+	upstream := echoServer()
+	defer upstream.Close()
+
+	type userKey struct{}
+	proxy, err := wsproxy.New(upstream.URL, quiet,
+		wsproxy.WithOnOpen(func(s *wsproxy.Session, r *http.Request) error {
+			s.Set(userKey{}, r.URL.Query().Get("user")) // here, a cookie or a token would tell
+			return nil
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	conn := open(front.URL+"/?user=mallory", nil)
+	for s := range proxy.Sessions() {
+		if s.Value(userKey{}) == "mallory" {
+			s.Close(websocket.StatusPolicyViolation, "signed out")
+		}
+	}
+	_, _, err = conn.Read(context.Background())
+	var closed websocket.CloseError
+	fmt.Println(errors.As(err, &closed), int(closed.Code), closed.Reason)
+	// Output: true 1008 signed out
+}
+
+// On SIGTERM, the program drains its sessions and then stops the server.
+func ExampleShutdownServer() {
+	proxy, err := wsproxy.New("http://127.0.0.1:9000")
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/websocket", proxy)
+	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+
+	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+			log.Fatal(err)
+		}
+	}()
+	<-signalled.Done()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := wsproxy.ShutdownServer(ctx, server, proxy); err != nil {
+		log.Print(err) // it says how many sessions were cut
+	}
+}
+
+// The server uses the certificate that an ACME client keeps on disk.
+func ExampleLoadCertificates() {
+	proxy, err := wsproxy.New("http://127.0.0.1:9000")
+	if err != nil {
+		log.Fatal(err)
+	}
+	certs, err := wsproxy.LoadCertificates(wsproxy.CertificateFiles{
+		Cert: "/etc/letsencrypt/live/chat.example.com/fullchain.pem",
+		Key:  "/etc/letsencrypt/live/chat.example.com/privkey.pem",
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := &http.Server{
+		Addr:              ":443",
+		Handler:           proxy,
+		TLSConfig:         &tls.Config{GetCertificate: certs.GetCertificate},
+		ReadHeaderTimeout: 10 * time.Second,
+	}
+	log.Fatal(server.ListenAndServeTLS("", ""))
+}
+
+// The proxy uses the address of the connection, although middleware replaces
+// RemoteAddr.
+func ExampleConnContext() {
+	proxy, err := wsproxy.New("http://127.0.0.1:9000",
+		wsproxy.WithTrustedProxies(netip.MustParsePrefix("10.0.0.0/8")))
+	if err != nil {
+		log.Fatal(err)
+	}
+	realIP := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if address := r.Header.Get("X-Real-Ip"); address != "" {
+				r.RemoteAddr = address
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	server := &http.Server{
+		Addr:              ":8080",
+		Handler:           realIP(proxy),
+		ConnContext:       wsproxy.ConnContext,
+		ReadHeaderTimeout: 10 * time.Second,
+	}
+	log.Fatal(server.ListenAndServe())
+}
+
+// A rewrite hook tells the upstream the user's name, which the server's own
+// middleware has found out.
 func ExampleWithRewrite() {
 	upstream := echoServer()
 	defer upstream.Close()
 
 	type userKey struct{}
 	proxy, err := wsproxy.New(upstream.URL,
-		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
+		quiet,
 		wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 			pr.Out.Header.Del("Cookie")
 			pr.Out.Header.Set("X-User", pr.In.Context().Value(userKey{}).(string))
@@ -105,7 +460,7 @@ func ExampleWithRewrite() {
 	// Output: hello, ada <nil>
 }
 
-// The same room goes to the same member, whoever asks and at whichever proxy.
+// Sessions of the same room go to the same member, at every proxy.
 func ExampleRendezvous() {
 	var members []wsproxy.Member
 	for range 3 {
@@ -114,7 +469,7 @@ func ExampleRendezvous() {
 		members = append(members, wsproxy.Member{Target: upstream.URL})
 	}
 	proxy, err := wsproxy.New("",
-		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
+		quiet,
 		wsproxy.WithUpstreams(members...),
 		wsproxy.WithBalance(wsproxy.Rendezvous(func(r *http.Request) string {
 			return r.URL.Query().Get("room")
@@ -147,7 +502,7 @@ func ExampleRendezvous() {
 func ExampleProxy_Shutdown() {
 	upstream := echoServer()
 	defer upstream.Close()
-	proxy, err := wsproxy.New(upstream.URL, wsproxy.WithLogger(slog.New(slog.DiscardHandler)))
+	proxy, err := wsproxy.New(upstream.URL, quiet)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -175,7 +530,7 @@ func ExampleProxy_Shutdown() {
 	// 503 Service Unavailable
 }
 
-// All mistakes are found at once, before anything is served.
+// New reports all mistakes at once.
 func ExampleNew() {
 	_, err := wsproxy.New("ftp://example.com",
 		wsproxy.WithPing(-time.Second, 0),
@@ -190,7 +545,7 @@ func ExampleNew() {
 	// true target
 }
 
-// The counters of a proxy among the program's other variables, at /debug/vars.
+// expvar publishes the proxy's counters at /debug/vars.
 func ExampleProxy_Stats() {
 	proxy, err := wsproxy.New("http://127.0.0.1:9000")
 	if err != nil {

@@ -1,9 +1,9 @@
-// Quickstart runs a whole WebSocket road in one process: an upstream that
-// echoes, an ordinary net/http server with the proxy on /websocket, and a
-// client that talks through it. It prints what each of them sees.
+// Quickstart runs everything in one process: an upstream that echoes messages,
+// a net/http server with the proxy on /websocket, and a client that connects
+// through the proxy. It prints what each of them sees.
 //
-//	go run ./examples/quickstart          # shows it, and ends
-//	go run ./examples/quickstart -serve   # keeps serving, for a client of yours
+//	go run ./examples/quickstart          # runs the client and exits
+//	go run ./examples/quickstart -serve   # keeps serving, for your own client
 package main
 
 import (
@@ -42,7 +42,7 @@ func run(serve bool, addr string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 
-	// 1. The upstream: a WebSocket server that knows nothing of proxies.
+	// 1. The upstream: any WebSocket server.
 	upstream, err := listenAndServe("127.0.0.1:0", http.HandlerFunc(echo))
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func run(serve bool, addr string) error {
 	if serve {
 		options = []wsproxy.Option{wsproxy.WithInsecureAnyOrigin()} // for a page opened from a file
 	} else {
-		// Pings are usually 25 s apart; here, they are to be seen.
+		// The default interval is 25 s. A short one shows the Pings.
 		options = append(options, wsproxy.WithPing(200*time.Millisecond, 2*time.Second))
 	}
 	proxy, err := wsproxy.New(upstream.url, options...)
@@ -80,7 +80,7 @@ Connect with one of these, and what you send comes back:
   websocat %[1]s
   in a browser's console:  ws = new WebSocket(%[1]q); ws.onmessage = e => console.log(e.data); ws.onopen = () => ws.send("hello")
 
-Ctrl-C ends it; connected clients are told so by Close 1001.
+Ctrl-C ends it. Connected clients get Close 1001.
 
 `, url)
 		<-ctx.Done()
@@ -88,18 +88,18 @@ Ctrl-C ends it; connected clients are told so by Close 1001.
 		return err
 	}
 
-	// 3. The end: the server refuses new requests, the proxy ends its sessions.
+	// 3. The end: the proxy ends its sessions, and then the server stops.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := errors.Join(proxy.Shutdown(ctx), front.server.Shutdown(ctx)); err != nil {
+	if err := wsproxy.ShutdownServer(ctx, front.server, proxy); err != nil {
 		return err
 	}
 	say("proxy", "has shut down")
 	return nil
 }
 
-// client talks through the proxy: text, binary, a pause in which the proxy
-// pings, and the end.
+// client sends text and binary messages through the proxy, is silent until the
+// proxy has pinged both sides, and has the upstream close the session.
 func client(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -175,7 +175,7 @@ func client(ctx context.Context, url string) error {
 
 var upstreamPinged = make(chan struct{}, 100)
 
-// echo is the upstream. On "bye" it closes, with a code of its own.
+// echo is the upstream. It closes the session on "bye", with its own code.
 func echo(w http.ResponseWriter, r *http.Request) {
 	say("upstream", "got %s %s with", r.Method, r.URL.RequestURI())
 	r.Header["Host"] = []string{r.Host}
