@@ -15,9 +15,9 @@ import (
 
 // ConnContext keeps a connection's own address with its requests. It is for
 // the ConnContext field of an [http.Server] whose handlers include middleware
-// that replaces a request's RemoteAddr by what header fields say: with it,
+// that replaces a request's RemoteAddr by what header fields say. With it,
 // [WithTrustedProxies], the client's address in logs and X-Forwarded-For, and
-// the limit for each client go by who has really connected. A server that has
+// the limit for each client use the address that has really connected. A server that has
 // a ConnContext function of its own can call this one in it.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)

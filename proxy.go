@@ -179,21 +179,30 @@ func New(target string, options ...Option) (*Proxy, error) {
 	return p, nil
 }
 
-// ServeHTTP does the handshake with the upstream and then with the client,
-// and relays the session to its end (with [WithDetach], in the background).
+// ServeHTTP does the handshake with the upstream and then with the client, and
+// relays the session to its end. With [WithDetach] it returns after the 101, and
+// the session goes on in the background.
 //
 // A request that does not ask for a WebSocket goes to the handler of
-// [WithFallback], if there is one. Any other that is no WebSocket handshake is refused, and nothing is
-// dialled for it: 405, 426, 431 or 400 by what is wrong with it, 403 for a
-// forbidden origin, 508 for one that has passed this proxy before ([WithVia]), 501 where the connection can't be taken over, 503 after
-// [Proxy.Shutdown], 503 or 429 at a limit, and what a hook of [WithOnOpen] says.
-// An upstream that can't be reached or answers nonsense
-// makes 502, one that doesn't answer in time 504; this machine's want of
-// descriptors or ports, or of a member that isn't full, or of any, makes 503, a
-// hook that panics 500, and a request
-// context that ends 504 or, if it is cancelled, 499. An answer other than 101
-// is relayed as it comes, its body up to 64 KiB and for up to 10 s. In every such case
-// the client's connection is closed after the answer.
+// [WithFallback], if there is one. In all other cases without a session, the
+// client is answered, and its connection is closed after that:
+//
+//   - 400, 405, 417, 426, 431: the request is no good WebSocket handshake
+//   - 403: the page's origin is not allowed, or a hook of [WithOnOpen] refuses and
+//     names no other status
+//   - 429, 503: there are as many sessions as may be
+//   - 499, 504: the request's context was cancelled, or its time is up
+//   - 500: a hook panics
+//   - 501: the connection can't be taken over
+//   - 502: the upstream can't be reached, or its answer is bad
+//   - 503: the proxy is shutting down, no member has room, or this machine is out
+//     of descriptors or ports
+//   - 504: the upstream does not answer in time
+//   - 508: the request has passed this proxy before ([WithVia])
+//
+// Nothing is dialled for a request that the proxy itself refuses. An answer of
+// the upstream's other than 101 is relayed as it comes, its body up to 64 KiB and
+// for up to 10 s.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.fallback != nil && !asksForWebSocket(r) {
 		p.fallback.ServeHTTP(w, withoutUpgrade(r))
