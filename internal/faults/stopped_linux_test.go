@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
 )
 
 // A proxy that is a process of its own, and is stopped under load: its timers
@@ -31,6 +33,7 @@ const stopFor = 2 * time.Second
 var proxySettings = map[string][]wsproxy.Option{
 	"defaults": nil,
 	"pings":    {wsproxy.WithPing(300*time.Millisecond, 300*time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
+	"closing":  {wsproxy.WithCloseTimeout(2 * time.Second)},
 	"idle":     {wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(600 * time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
 }
 
@@ -224,4 +227,78 @@ func stopProxy(t *testing.T, legs peer.Legs, settings string) {
 	proxy.signal(t, syscall.SIGCONT)
 	goesOn("after")
 	goesOn("later")
+}
+
+// Sessions whose end is under way when the proxy is stopped: what the upstream
+// has said meanwhile, its Close at last, lies in the proxy's sockets when the
+// close timeout is found to be over, and still arrives.
+func TestProxyStoppedInClosing(t *testing.T) {
+	t.Attr("case", "F23")
+	const sessions = 60
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var closing atomic.Int32 // how many upstreams have the client's Close
+	stopped := make(chan struct{})
+	last := wire.AppendFrame(wire.AppendFrame(nil, wire.Fin|wire.Text, nil, []byte("last")), wire.Fin|wire.Closing, nil, wire.CloseBody(1000, ""))
+	serve := func(conn net.Conn) {
+		defer conn.Close()
+		r, br, err := wire.ReadRequest(conn)
+		if err != nil {
+			return
+		}
+		io.WriteString(conn, wire.Answer(r, ""))
+		if _, err := io.ReadFull(br, make([]byte, 8)); err != nil { // a masked Close with a code
+			return
+		}
+		closing.Add(1)
+		select {
+		case <-stopped:
+			conn.Write(last)
+		case <-t.Context().Done():
+		}
+	}
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	proxy := start(t, "stopped", "http://"+ln.Addr().String(), "tcp", "closing")
+	address := proxy.line(t)
+	var clients []net.Conn
+	for range sessions {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, status, err := wire.Open(conn, "/", ""); status != 101 {
+			t.Fatalf("status %d, %v", status, err)
+		}
+		conn.SetDeadline(time.Now().Add(peer.Patience))
+		clients = append(clients, conn)
+	}
+	for _, conn := range clients {
+		if _, err := conn.Write(wire.AppendFrame(nil, wire.Fin|wire.Closing, &[4]byte{1, 2, 3, 4}, wire.CloseBody(1000, ""))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !peer.Until(func() bool { return closing.Load() == sessions }) {
+		t.Fatalf("%d upstreams have the Close, want %d", closing.Load(), sessions)
+	}
+	proxy.signal(t, syscall.SIGSTOP)
+	close(stopped)
+	pause(t.Context(), 4*time.Second)
+	proxy.signal(t, syscall.SIGCONT)
+	for _, conn := range clients {
+		if got, err := io.ReadAll(conn); string(got) != string(last) || err != nil {
+			t.Errorf("client: got %q, %v, want %q", got, err, last)
+		}
+	}
 }
