@@ -194,6 +194,38 @@ func ExampleWithErrorHandler() {
 	// <nil>
 }
 
+// A handler around the proxy adds a header field to the 101 and to refusals.
+func ExampleProxy_ServeHTTP() {
+	upstream := echoServer()
+	defer upstream.Close()
+
+	proxy, err := wsproxy.New(upstream.URL, quiet)
+	if err != nil {
+		log.Fatal(err)
+	}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Served-By", "front-1")
+		proxy.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+
+	conn, resp, err := websocket.Dial(context.Background(), front.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.CloseNow()
+	fmt.Println(resp.StatusCode, resp.Header.Get("X-Served-By"))
+	resp, err = http.Get(front.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.StatusCode, resp.Header.Get("X-Served-By"))
+	// Output:
+	// 101 front-1
+	// 426 front-1
+}
+
 // One route serves WebSockets and ordinary requests of the same upstream.
 func ExampleWithFallback() {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
