@@ -956,7 +956,7 @@ func TestNoSecrets(t *testing.T) {
 		{"session", good, "101"},
 		{"refused", strings.Replace(good, "Version: 13", "Version: "+secret, 1), ""},
 		{"bad key", strings.Replace(good, testKey, secret, 1), ""},
-		{"bad subprotocol", strings.Replace(good, "bearer.", "bearer@", 1), ""},
+		{"bad subprotocol", strings.Replace(good, "bearer.", "bearer;", 1), ""},
 		{"foreign origin", strings.Replace(good, "Upgrade:", "Origin: http://evil.test/?"+secret+"\r\nUpgrade:", 1), ""},
 		{"foreign origin's user", strings.Replace(good, "Upgrade:", "Origin: http://"+secret+"@evil.test\r\nUpgrade:", 1), ""},
 		{"foreign origin's path", strings.Replace(good, "Upgrade:", "Origin: http://evil.test/"+secret+"\r\nUpgrade:", 1), ""},
