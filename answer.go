@@ -205,14 +205,11 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 // upgradesToWebSocket says whether a 101 switches to WebSocket and to nothing
 // else (RFC 9110, 7.8: a list is of layers).
 func upgradesToWebSocket(values []string) (said bool) {
-	for _, v := range values {
-		for v := range strings.SplitSeq(v, ",") {
-			if v = strings.Trim(v, " \t"); strings.EqualFold(v, "websocket") {
-				said = true
-			} else if v != "" {
-				return false
-			}
+	for v := range elements(values) {
+		if !strings.EqualFold(v, "websocket") {
+			return false
 		}
+		said = true
 	}
 	return said
 }
@@ -221,11 +218,9 @@ func upgradesToWebSocket(values []string) (said bool) {
 // 6.3 gives it no meaning, nor Transfer-Encoding: a 101 has no body. But who
 // announces bytes may send them, and they would be taken for frames.
 func announcesBody(values []string) bool {
-	for _, v := range values {
-		for v := range strings.SplitSeq(v, ",") {
-			if strings.Trim(strings.Trim(v, " \t"), "0") != "" {
-				return true
-			}
+	for v := range elements(values) {
+		if strings.Trim(v, "0") != "" {
+			return true
 		}
 	}
 	return false

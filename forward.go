@@ -37,15 +37,13 @@ func stripHopByHop(h http.Header) {
 // peer may not nominate away it keeps: the fields that say who is asking, from
 // where, and for what.
 func stripNominated(h http.Header) {
-	for _, v := range h["Connection"] {
-		for name := range strings.SplitSeq(v, ",") {
-			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
-			switch {
-			case name == "Authorization", name == "Cookie", name == "Origin",
-				strings.HasPrefix(name, "Sec-Websocket-"), forwarding(name):
-			default:
-				delete(h, name)
-			}
+	for name := range elements(h["Connection"]) {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		switch {
+		case name == "Authorization", name == "Cookie", name == "Origin",
+			strings.HasPrefix(name, "Sec-Websocket-"), forwarding(name):
+		default:
+			delete(h, name)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"errors"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -46,23 +47,32 @@ type extension struct {
 // elements and repeats (RFC 9110, 5.6.1.2).
 func parseProtocols(values []string) (list []string, err error) {
 	n := 0
-	for _, v := range values {
-		for t := range strings.SplitSeq(v, ",") {
-			if t = strings.Trim(t, " \t"); t == "" {
-				continue
-			}
-			if n++; n > maxListed {
-				return nil, errLong
-			}
-			if !isProtocol(t) {
-				return nil, errMalformed
-			}
-			if !slices.Contains(list, t) {
-				list = append(list, t)
-			}
+	for t := range elements(values) {
+		if n++; n > maxListed {
+			return nil, errLong
+		}
+		if !isProtocol(t) {
+			return nil, errMalformed
+		}
+		if !slices.Contains(list, t) {
+			list = append(list, t)
 		}
 	}
 	return list, nil
+}
+
+// elements yields the elements of a field that is a list, without empty ones
+// (RFC 9110, 5.6.1.2).
+func elements(values []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, v := range values {
+			for element := range strings.SplitSeq(v, ",") {
+				if element = strings.Trim(element, " \t"); element != "" && !yield(element) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // isProtocol says whether an element is read as one subprotocol by everybody.

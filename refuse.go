@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/textproto"
 	"os"
 	"slices"
 	"strconv"
@@ -161,7 +159,7 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 		return nil
 	}
 	chunked := false
-	for coding := range listed(f.resp.Header["Transfer-Encoding"]) {
+	for coding := range elements(f.resp.Header["Transfer-Encoding"]) {
 		switch {
 		case strings.EqualFold(coding, "identity"): // RFC 2616, 3.6: none
 		case chunked || !strings.EqualFold(coding, "chunked"):
@@ -175,7 +173,7 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 		f.body = httputil.NewChunkedReader(br)
 		return nil
 	}
-	for v := range listed(f.resp.Header["Content-Length"]) {
+	for v := range elements(f.resp.Header["Content-Length"]) {
 		n, err := strconv.ParseUint(v, 10, 63)
 		if err != nil || f.length >= 0 && f.length != int64(n) {
 			// RFC 9112, 6.3, 5.: an unrecoverable error, and a 502.
@@ -188,20 +186,6 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 		f.body = io.LimitReader(br, f.length)
 	}
 	return nil
-}
-
-// listed yields the elements of a field that is a list, without empty ones
-// (RFC 9110, 5.6.1.2).
-func listed(values []string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, v := range values {
-			for element := range strings.SplitSeq(v, ",") {
-				if element = textproto.TrimString(element); element != "" && !yield(element) {
-					return
-				}
-			}
-		}
-	}
 }
 
 // relayRefusal answers the client with an upstream's refusal: the head at once,

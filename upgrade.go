@@ -127,16 +127,11 @@ func headerSize(h http.Header) (fields, size int) {
 // saysVersion13: RFC 6455, 4.1 has one value, 13. Lines that are repeated may
 // have been made one list by somebody on the way (RFC 9110, 5.3).
 func saysVersion13(values []string) (said bool) {
-	for _, v := range values {
-		for v := range strings.SplitSeq(v, ",") {
-			switch strings.Trim(v, " \t") {
-			case "":
-			case "13":
-				said = true
-			default:
-				return false
-			}
+	for v := range elements(values) {
+		if v != "13" {
+			return false
 		}
+		said = true
 	}
 	return said
 }

@@ -38,14 +38,12 @@ func (c *config) checkLoop(r *http.Request) *Error {
 	if c.via == "" {
 		return nil
 	}
-	for _, v := range r.Header["Via"] {
-		for hop := range strings.SplitSeq(v, ",") { // one in a comment is no harm
-			_, by, _ := strings.Cut(strings.ReplaceAll(strings.Trim(hop, " \t"), "\t", " "), " ")
-			by, _, _ = strings.Cut(strings.TrimLeft(by, " "), " ")
-			if strings.EqualFold(by, c.via) {
-				return &Error{Op: "handshake", Side: Neither, Status: http.StatusLoopDetected,
-					Err: fmt.Errorf("%w: the request has passed this proxy before; is it its own upstream?", ErrLoop)}
-			}
+	for hop := range elements(r.Header["Via"]) { // one in a comment is no harm
+		_, by, _ := strings.Cut(strings.ReplaceAll(hop, "\t", " "), " ")
+		by, _, _ = strings.Cut(strings.TrimLeft(by, " "), " ")
+		if strings.EqualFold(by, c.via) {
+			return &Error{Op: "handshake", Side: Neither, Status: http.StatusLoopDetected,
+				Err: fmt.Errorf("%w: the request has passed this proxy before; is it its own upstream?", ErrLoop)}
 		}
 	}
 	return nil
