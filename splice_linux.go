@@ -108,9 +108,21 @@ func (p *pipe) empty(fd uintptr) (done bool) {
 var idlePipes struct {
 	sync.Mutex
 	list []*pipe
+	made int // pipes that there are, those in use included
 }
 
 var mostIdlePipes = runtime.NumCPU()
+
+// mostPipes returns how many pipes there may be: a quarter of the process's
+// descriptors. Peers that take nothing decide how many are in use, and for how
+// long; there must be descriptors for others.
+func mostPipes() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return int(min(limit.Cur/8, 1<<20)) // a pipe takes two
+}
 
 // getPipe returns an empty pipe; nil if there is no descriptor for one.
 func getPipe() *pipe {
@@ -121,9 +133,17 @@ func getPipe() *pipe {
 		idlePipes.Unlock()
 		return p
 	}
+	enough := idlePipes.made >= mostPipes()
+	if !enough {
+		idlePipes.made++
+	}
 	idlePipes.Unlock()
+	if enough {
+		return nil
+	}
 	var fds [2]int
 	if syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK) != nil {
+		lessPipes()
 		return nil
 	}
 	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // a wish
@@ -148,6 +168,14 @@ func (p *pipe) release() {
 func (p *pipe) close() {
 	syscall.Close(p.r)
 	syscall.Close(p.w)
+	lessPipes()
+}
+
+// lessPipes notes that there is one less.
+func lessPipes() {
+	idlePipes.Lock()
+	idlePipes.made--
+	idlePipes.Unlock()
 }
 
 // freeDescriptors closes what is kept for later, and reports whether there was

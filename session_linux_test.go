@@ -1,0 +1,48 @@
+package wsproxy_test
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Clients that take nothing of long frames hold pipes, but a quarter of the
+// descriptors at most: others still get in, and their frames pass all the same.
+func TestPipesAreFew(t *testing.T) {
+	t.Attr("case", "F52")
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	const limit, sessions, size = 400, 60, 4 << 20
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old) })
+	r := newRig(t, tcp)
+	frame := rawFrame(data, false, strings.Repeat("x", size))
+	var clients []*wire
+	for range sessions {
+		c, u := r.open("", "")
+		u.sendLater(frame)
+		clients = append(clients, c)
+	}
+	stuck := func() int {
+		return strings.Count(stacksOfSessions(), "(*leg).write") + strings.Count(stacksOfSessions(), "(*pump).splice")
+	}
+	await(t, func() bool { return stuck() >= sessions }, func() string { return fmt.Sprintf("%d of %d are stuck", stuck(), sessions) })
+	if _, pipes := descriptors(t); pipes > limit/4+2*runtime.NumCPU() {
+		t.Errorf("%d pipe ends, want a quarter of %d descriptors at most", pipes, limit)
+	}
+	c, u := r.open("", "")
+	u.sendText("others get in")
+	c.want(text, "others get in")
+	for _, c := range clients {
+		if n, err := io.CopyN(io.Discard, c.br, int64(len(frame))); err != nil {
+			t.Fatalf("%d bytes of %d came: %v", n, len(frame), err)
+		}
+	}
+}
