@@ -30,6 +30,8 @@ import (
 // session's own goroutines (the logger, a rule, a connection of the user's), it
 // would wait for itself: then it returns an error at once, and the rest goes on in
 // the background.
+// It can't tell that where a hook waits for another goroutine that calls it:
+// give it a ctx that ends.
 //
 // Shutdown doesn't touch the http.Server that the proxy is mounted in: call its
 // Shutdown as well, or [ShutdownServer] for both.
