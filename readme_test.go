@@ -112,3 +112,38 @@ func TestDocumentedOptions(t *testing.T) {
 		}
 	}
 }
+
+// docs/operations.md has every log record, and no other.
+func TestDocumentedRecords(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := make(map[string]bool)
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`\.log(?:Member)?\(.*"(wsproxy: [a-z ]+)"`).FindAllStringSubmatch(string(b), -1) {
+			made[m[1]] = true
+		}
+	}
+	if len(made) < 10 {
+		t.Fatalf("found %d records", len(made))
+	}
+	_, text, _ := strings.Cut(documents(t)["docs/operations.md"], "## Log records")
+	text, _, _ = strings.Cut(text, "\n## ")
+	for _, m := range regexp.MustCompile("`(wsproxy: [a-z ]+)`").FindAllStringSubmatch(text, -1) {
+		if !made[m[1]] {
+			t.Errorf("docs/operations.md has the record %q, which nothing makes", m[1])
+		}
+		delete(made, m[1])
+	}
+	for record := range made {
+		t.Errorf("docs/operations.md doesn't have the record %q", record)
+	}
+}

@@ -158,7 +158,7 @@ func around(snippet string) (before, after string) {
 			before += fmt.Sprintf("var %s %s\n_ = %[1]s\n", name, given[name])
 		}
 	}
-	if strings.Contains(snippet, "userKey{}") && !strings.Contains(snippet, "type userKey") {
+	if strings.Contains(snippet, "userKey{}") && !strings.HasPrefix(snippet, "type userKey") {
 		before += "type userKey struct{}\n"
 	}
 	for _, name := range declared {
