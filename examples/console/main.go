@@ -1,14 +1,12 @@
-// Console is a proxy with an operator's console beside it: a page that lists
-// the sessions while they run, ends one of them with a code and a reason, or
-// drains them all.
+// Console is a proxy with a console for its operator: a page that lists the open
+// sessions, ends one of them with a code and a reason, or drains all of them.
 //
 //	go run ./examples/console
 //	go run ./examples/console -addr :8080 -upstream http://127.0.0.1:9000
 //
-// Without -upstream it has an upstream and some clients of its own, so that
-// there is something to see. The console is on a listener of its own, which is
-// loopback's unless -console says otherwise: it has no login, and whoever
-// reaches it can end sessions.
+// Without -upstream it starts an upstream and some clients of its own. The
+// console has a separate listener, on the loopback interface unless -console says
+// otherwise. It has no login: whoever reaches it can end sessions.
 package main
 
 import (

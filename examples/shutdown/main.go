@@ -1,14 +1,14 @@
-// Shutdown shows how a program with WebSockets leaves: on SIGTERM it stops
-// being ready, drains its sessions over some seconds, and exits; the clients
-// come back elsewhere, spread over that time, and lose nothing.
+// Shutdown shows how a program with WebSockets shuts down: on SIGTERM it stops
+// being ready, drains its sessions over some seconds, and exits. The clients
+// reconnect to another server, spread over that time, and lose nothing.
 //
-//	go run ./examples/shutdown            # shows it, and ends
-//	go run ./examples/shutdown -at-once   # the same without a drain: the crowd that comes back
-//	go run ./examples/shutdown -addr :8080 -upstream http://127.0.0.1:9000   # is such a program
+//	go run ./examples/shutdown            # runs the demonstration and exits
+//	go run ./examples/shutdown -at-once   # the same without a drain: all clients reconnect at once
+//	go run ./examples/shutdown -addr :8080 -upstream http://127.0.0.1:9000   # runs only the server
 //
-// What there is to copy is in server.go. The rest is the demonstration: it
-// starts that program twice, A and B, opens 1,000 sessions through A, sends A
-// a SIGTERM, and counts when and how the clients come back at B.
+// The code to copy is in server.go. The rest is the demonstration: it starts
+// that server twice, A and B, opens 1,000 sessions through A, sends A a SIGTERM,
+// and counts when and how the clients reconnect to B.
 package main
 
 import (

@@ -15,8 +15,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// serve is a program as a container runs it. It ends with ctx, which SIGTERM
-// ends: not ready from then on, a grace period, the drain, the exit.
+// serve is a program as a container runs it. SIGTERM ends ctx. Then serve is not
+// ready, waits for a grace period, drains, and returns.
 func serve(ctx context.Context, s settings) error {
 	window := s.window
 	if s.atOnce {
@@ -32,8 +32,8 @@ func serve(ctx context.Context, s settings) error {
 	var leaving atomic.Bool
 	mux := http.NewServeMux()
 	mux.Handle("/websocket", proxy)
-	// What the balancer asks. It is about readiness only: a liveness probe
-	// that fails while we drain would have us killed.
+	// The balancer asks this. Use it for readiness only: a liveness probe that
+	// fails during the drain would kill the program.
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		if leaving.Load() {
 			http.Error(w, "shutting down", http.StatusServiceUnavailable)
@@ -66,16 +66,16 @@ func serve(ctx context.Context, s settings) error {
 	case <-ctx.Done():
 	}
 
-	// 1. Not ready. Until the balancer has noticed it still sends us clients,
-	// and they are served: to refuse them now would be to lose them.
+	// 1. Not ready. Until the balancer notices, it still sends clients here, and
+	// they are served: clients refused now would be lost.
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
 	leaving.Store(true)
 	say("server", "not ready any more; %d sessions", proxy.Stats().Open)
 	time.Sleep(s.grace)
 
-	// 2. The drain. The server goes on answering /readyz, and 503 to new
-	// sessions, until the proxy's last one is over.
+	// 2. The drain. The server still answers /readyz, and new sessions with 503,
+	// until the proxy's last session is over.
 	watched := make(chan struct{})
 	watching, stopWatching := context.WithCancel(ctx)
 	go func() {

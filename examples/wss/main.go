@@ -1,11 +1,11 @@
-// Wss is a web page that talks to a plain WebSocket server over TLS: one
-// process with an https server that has the page and the proxy, and behind
-// the proxy an upstream that echoes and knows nothing of TLS.
+// Wss serves a web page that connects to a plain WebSocket server over TLS. One
+// process runs an https server with the page and the proxy, and behind the proxy
+// an upstream without TLS that echoes messages.
 //
 //	go run ./examples/wss
 //
-// It makes a certificate authority for as long as it runs. Trust that, as it
-// says how to, or accept the browser's warning.
+// It makes a certificate authority that lasts as long as it runs. Trust that
+// authority, as the program explains, or accept the browser's warning.
 package main
 
 import (
