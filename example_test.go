@@ -339,7 +339,7 @@ func ExampleWithSource() {
 	proxy, err := wsproxy.New("", quiet, wsproxy.WithSource(10*time.Second,
 		func(ctx context.Context) (members []wsproxy.Member, err error) {
 			text, err := os.ReadFile(file)
-			for _, target := range strings.Fields(string(text)) {
+			for target := range strings.FieldsSeq(string(text)) {
 				members = append(members, wsproxy.Member{Target: target})
 			}
 			return members, err

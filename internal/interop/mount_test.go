@@ -200,6 +200,7 @@ func TestVite(t *testing.T) {
 
 // README's mounting lines: what the upstream sees.
 func TestMounts(t *testing.T) {
+	gin.SetMode(gin.ReleaseMode) // it prints its routes otherwise
 	seen := make(chan string, 1)
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen <- r.RequestURI

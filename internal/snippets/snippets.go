@@ -143,11 +143,12 @@ func source(snippet, position string) string {
 	before, after := around(snippet)
 	packages := used(before+snippet, imports)
 	maps.Copy(packages, foreignUses(snippet))
-	head := "package snippets\nimport (\n"
+	var head strings.Builder
+	head.WriteString("package snippets\nimport (\n")
 	for _, name := range slices.Sorted(maps.Keys(packages)) {
-		head += fmt.Sprintf("%s %q\n", name, packages[name])
+		fmt.Fprintf(&head, "%s %q\n", name, packages[name])
 	}
-	return head + ")\nfunc _() {\n" + before + line + snippet + after + "}\n"
+	return head.String() + ")\nfunc _() {\n" + before + line + snippet + after + "}\n"
 }
 
 // around returns what makes a function's body of a snippet. Options, each with a
