@@ -194,6 +194,38 @@ func ExampleWithErrorHandler() {
 	// <nil>
 }
 
+// The limit counts sessions by the value of a cookie. Requests without the cookie
+// are not counted.
+func ExampleWithMaxSessionsPerClient() {
+	upstream := echoServer()
+	defer upstream.Close()
+
+	proxy, err := wsproxy.New(upstream.URL, quiet,
+		wsproxy.WithMaxSessionsPerClient(2, func(r *http.Request) string {
+			cookie, err := r.Cookie("user")
+			if err != nil {
+				return ""
+			}
+			return cookie.Value
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	for range 2 {
+		defer open(front.URL, http.Header{"Cookie": {"user=ada"}}).CloseNow()
+	}
+	open(front.URL, http.Header{"Cookie": {"user=ada"}})
+	defer open(front.URL, nil).CloseNow()
+	fmt.Println(proxy.Stats().Open, "open")
+	// Output:
+	// 429 Too Many Requests
+	// 3 open
+}
+
 // A handler around the proxy adds a header field to the 101 and to refusals.
 func ExampleProxy_ServeHTTP() {
 	upstream := echoServer()

@@ -30,7 +30,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// One mount for ordinary HTTP and WebSockets, as README has it: in front of
+// One mount for ordinary HTTP and WebSockets, as docs/options.md has it: in front of
 // servers that use both and are left at their defaults.
 
 // mount puts a proxy in front of an upstream whose pages go through a
@@ -198,7 +198,7 @@ func TestVite(t *testing.T) {
 	c.Close(websocket.StatusNormalClosure, "")
 }
 
-// README's mounting lines: what the upstream sees.
+// The mounting lines of README and docs/options.md: what the upstream sees.
 func TestMounts(t *testing.T) {
 	gin.SetMode(gin.ReleaseMode) // it prints its routes otherwise
 	seen := make(chan string, 1)
