@@ -78,7 +78,7 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 	if n := len(p.sessions) - p.opened; n > 0 { // all have been told to end: something of the user's holds them
 		text += fmt.Sprintf(", %d still in a handshake", n)
 	}
-	if p.leaving > 0 {
+	if p.leaving > 0 && len(p.onClose) > 0 { // without hooks they are about to have left
 		text += fmt.Sprintf(", %d still in a hook of WithOnClose", p.leaving)
 	}
 	return fmt.Errorf("wsproxy: %s: %w", text, ctx.Err())
