@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -145,5 +146,37 @@ func TestDocumentedRecords(t *testing.T) {
 	}
 	for record := range made {
 		t.Errorf("docs/operations.md doesn't have the record %q", record)
+	}
+}
+
+// The README's figures are those of docs/performance.md.
+func TestREADMEFigures(t *testing.T) {
+	readme, performance := documents(t)["README.md"], documents(t)["docs/performance.md"]
+	number := `([0-9.]+)`
+	measured := make(map[string]bool) // wsproxy, detached, nginx, HAProxy
+	for _, m := range regexp.MustCompile(`\| `+number+` \| `+number+` \| `+number+` \| `+number+` \| `+number+` \|\n`).FindAllStringSubmatch(performance, -1) {
+		measured[m[1]+" "+m[2]+" "+m[4]+" "+m[5]] = true
+	}
+	rows := regexp.MustCompile(`\| `+number+` \| `+number+` \| `+number+` \| `+number+` \|\n`).FindAllStringSubmatch(readme, -1)
+	if len(rows) != 5 {
+		t.Errorf("README.md has %d rows of figures, want 5", len(rows))
+	}
+	for _, m := range rows {
+		if row := strings.Join(m[1:], " "); !measured[row] {
+			t.Errorf("README.md has the figures %s, docs/performance.md doesn't", row)
+		}
+	}
+	if date := regexp.MustCompile(`Measured on (\S+):`).FindStringSubmatch(performance); date == nil || !strings.Contains(readme, date[1]) {
+		t.Errorf("README.md doesn't have the date of the measurement, %q", date)
+	}
+	memory := regexp.MustCompile(`\| ([0-9.]+) \| ([0-9]+),000 \|\n`).FindAllStringSubmatch(performance, -1)
+	if len(memory) != 4 {
+		t.Errorf("docs/performance.md has %d rows with sessions per GiB, want 4", len(memory))
+	}
+	for _, m := range memory {
+		size, err := strconv.ParseFloat(m[1], 64)
+		if thousands := strconv.Itoa(int((1 << 20) / size / 1000)); err != nil || thousands != m[2] || !strings.Contains(readme, thousands+",000") {
+			t.Errorf("%s KiB a session: %s,000 fit into a GiB; docs/performance.md says %s,000, or README.md something else", m[1], thousands, m[2])
+		}
 	}
 }
