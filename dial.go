@@ -189,7 +189,22 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	case localFault(err):
 		e.Status = http.StatusServiceUnavailable
 	}
+	if e.Side == Upstream && overslept(limit) {
+		e.Err = fmt.Errorf("%w, and %w", e.Err, errOverslept)
+	}
 	return e
+}
+
+// errOverslept: a handshake or a check has failed after its time was up, and so
+// late that the process can't have run then. That says nothing of the upstream,
+// whose answer may have come in time.
+var errOverslept = errors.New("the proxy itself did not run in time")
+
+// overslept says whether ctx's deadline is over for so long that the process
+// can't have run when it was due.
+func overslept(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && time.Since(deadline) > lateness
 }
 
 // passed says whether ctx's deadline is over. A dialler may find out before ctx

@@ -21,8 +21,9 @@ import (
 // middle of something gets the most time to end by itself.
 //
 // It returns when the last session is over; if ctx ends before that, the rest
-// is cut, and an error that wraps ctx's says how many were. [Proxy.Stats] tells
-// of the progress. Handshakes under way are refused, too. Further calls wait
+// is cut, and an error that wraps ctx's says how many were. If the process did not
+// run when ctx's deadline passed, the sessions get one more second. [Proxy.Stats]
+// tells of the progress. Handshakes under way are refused, too. Further calls wait
 // for the same end; the first ctx to end cuts for all of them.
 //
 // It waits for the hooks of [WithOnClose], too, and the error says how many are
@@ -61,9 +62,7 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 		return nil
 	case <-ctx.Done():
 	}
-	if deadline, ok := ctx.Deadline(); ok && time.Since(deadline) > lateness {
-		// The process didn't run when the time was up. Sessions whose peers have
-		// done their part end within moments.
+	if overslept(ctx) { // sessions whose peers have done their part end within moments
 		late := time.NewTimer(grace)
 		defer late.Stop()
 		select {
@@ -163,11 +162,14 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 			case <-timer.C:
 			case <-p.empty:
 			case <-ctx.Done():
-				return
+				if !overslept(ctx) {
+					return
+				}
 			}
 			if past := time.Since(began); past-due > lateness {
 				// The process hasn't run. Whose turn it would have been is not
-				// told all at once, but with the others in the time that is left.
+				// told all at once, but with the others in the time that is left,
+				// if any is.
 				window = max(window-past, 0)
 				began, first, slot = began.Add(past), i, window/time.Duration(len(sessions)-i)
 			}

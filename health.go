@@ -36,6 +36,9 @@ type health struct {
 	down    bool          // says the health check
 	streak  int           // checks in a row that say otherwise than down
 	unasked bool          // the last check couldn't be made
+
+	excused   int           // times in a row that what failed was the proxy's own lateness
+	excusedAt time.Duration // the last of them
 }
 
 // well says whether a member may be given a session now, or has failed.
@@ -89,7 +92,9 @@ func (h *health) betterThan(other *member) bool {
 // All else depends on what one client asks for, or on when it leaves. That is no
 // more than a doubt, and only as many clients as doubtsNeeded make a failure of
 // it. Answers are doubtful only with [WithJudgeAnswers].
-func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration) (again, free bool) {
+//
+// patient says that the proxy has been waiting for the member for leastShare.
+func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (again, free bool) {
 	var failed, doubtful, well bool
 	switch {
 	case e == nil:
@@ -114,7 +119,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 		// The client has left, or its request's time was up. Clients that are
 		// less patient than the proxy must not keep a member going that doesn't
 		// answer.
-		doubtful = took >= leastShare && (e.Side == Client || e.Status == http.StatusGatewayTimeout)
+		doubtful = patient && (e.Side == Client || e.Status == http.StatusGatewayTimeout)
 	}
 	var client uint64
 	if doubtful {
@@ -128,8 +133,10 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 		return false, false
 	}
 	m.probed(s)
-	before := m.failed
+	before, now := m.failed, time.Since(p.upstreams.began)
 	switch {
+	case m.excuses(now, e):
+		failed = false
 	case failed:
 	case doubtful:
 		failed = m.doubt(client, p.doubtsNeeded)
@@ -138,7 +145,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 	}
 	rest := time.Duration(0)
 	// Those that were under way at its first failure aren't further ones.
-	if now := time.Since(p.upstreams.began); failed && now >= m.restEnd && !m.gone && len(p.upstreams.members) > 1 {
+	if failed && now >= m.restEnd && !m.gone && len(p.upstreams.members) > 1 {
 		rest = min(firstRest<<min(m.failed, 10), longestRest)
 		m.failed++
 		m.restEnd = now + rest
@@ -159,6 +166,25 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, took time.Duration
 		p.logMember(slog.LevelInfo, "wsproxy: member is back", m)
 	}
 	return again, free
+}
+
+// excuses says whether the handshake or check that has failed by e tells nothing
+// of the member, for the proxy itself did not run when its time was up. In a
+// process that is always late, and with a dialer of the user's that keeps to no
+// deadline, that goes for mostGraces times in a row only. What fails within grace
+// of another is of the same time.
+func (h *health) excuses(now time.Duration, e *Error) bool {
+	switch {
+	case e != nil && errors.Is(e.Err, errOverslept):
+		if h.excused == 0 || now-h.excusedAt > grace {
+			h.excused++
+			h.excusedAt = now
+		}
+		return h.excused <= mostGraces
+	case e == nil || e.Side == Upstream:
+		h.excused = 0
+	}
+	return false
 }
 
 // doubt notes a client that has had a doubtful handshake. It says whether so many

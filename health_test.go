@@ -908,3 +908,46 @@ func TestOneClientOverTCP(t *testing.T) {
 		}
 	}
 }
+
+// A dialer that keeps to no deadline looks like a proxy that didn't run when the
+// time was up. That is nobody's fault a few times in a row, and then the member's.
+func TestDialerIsLate(t *testing.T) {
+	late := func(ctx context.Context) (net.Conn, error) {
+		<-ctx.Done()
+		time.Sleep(2 * time.Second) // of the bubble's
+		return nil, ctx.Err()
+	}
+	const excused = 10
+	t.Run("handshakes", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(1))
+			s.act["a"] = late
+			for range 2 {
+				for range excused {
+					s.want("ab", 403)
+				}
+				s.act["a"] = nil
+				s.want("a", 403) // which ends the row
+				s.act["a"] = late
+			}
+			for range excused + 1 {
+				s.want("ab", 403)
+			}
+			s.want("b", 403)
+		})
+	})
+	t.Run("checks", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, 1,
+				wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/", Interval: 10 * time.Second, Timeout: time.Second, Fall: 1}),
+				wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return late(ctx) }))
+			const longest = 13 * time.Second // one check, and until the next one
+			for _, want := range []bool{false, true} {
+				time.Sleep(excused * longest * 3 / 4)
+				if got := s.proxy.Stats().Members[0].Down; got != want {
+					t.Errorf("down: %v, want %v", got, want)
+				}
+			}
+		})
+	})
+}

@@ -23,7 +23,9 @@ import (
 // This file asks members whether they are well ([WithHealthCheck]).
 
 // A HealthCheck asks each member at an interval whether it is well; see
-// [WithHealthCheck].
+// [WithHealthCheck]. A check that times out while the process itself does not run
+// (stopped, suspended, starved) isn't counted, unless that happens more than ten
+// times in a row.
 type HealthCheck struct {
 	// Path, which may have a query, is asked for by GET, and any answer of 2xx or
 	// 3xx is good. "": a WebSocket is opened at the member's target, and a Ping
@@ -231,8 +233,8 @@ func closeNow(conn net.Conn) {
 
 // checked takes in what a member has answered.
 func (p *Proxy) checked(m *member, err *Error) {
-	if err != nil && !err.blames() { // this machine couldn't ask
-		p.mu.Lock()
+	p.mu.Lock()
+	if m.excuses(time.Since(p.upstreams.began), err) || err != nil && !err.blames() { // this machine couldn't ask
 		first := !m.unasked && !m.gone
 		m.unasked = true
 		p.mu.Unlock()
@@ -242,7 +244,6 @@ func (p *Proxy) checked(m *member, err *Error) {
 		}
 		return
 	}
-	p.mu.Lock()
 	m.unasked = false
 	changed := false
 	switch {

@@ -357,12 +357,13 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 		if deadline, _ := limit.Deadline(); others {
 			share = min(max(time.Until(deadline)/2, leastShare), mostShare)
 		}
-		began := time.Now()
+		patient, stop := patience()
 		up, to, e = p.dial(ctx, limit, s, m, at, asked, share)
 		if e != nil {
 			e.Upstream = to
 		}
-		again, free := p.judge(s, up, e, time.Since(began))
+		stop()
+		again, free := p.judge(s, up, e, patient.Load())
 		at.sent = e == nil || e.Op == "answer"
 		at.free = free && len(at.tried) < mostRetries
 		if again && (others || at.free) && limit.Err() == nil {
@@ -381,6 +382,15 @@ const (
 	leastShare = time.Second
 	mostShare  = 5 * time.Second
 )
+
+// patience notes when leastShare is over, unless the process does not run then:
+// a member that is waited for by a proxy that is stopped may have answered.
+func patience() (over *atomic.Bool, stop func() bool) {
+	over = new(atomic.Bool)
+	due := time.Now().Add(leastShare)
+	timer := time.AfterFunc(leastShare, func() { over.Store(time.Since(due) <= lateness) })
+	return over, timer.Stop
+}
 
 // noMember says why no member could be tried.
 func (p *Proxy) noMember() *Error {

@@ -22,7 +22,6 @@ const roleVariable = "WSPROXY_FAULTS_ROLE"
 var roles = map[string]func(args []string){
 	"upstream": upstreamProcess,
 	"client":   clientProcess,
-	"stopped":  stoppedProxy,
 }
 
 func TestMain(m *testing.M) {

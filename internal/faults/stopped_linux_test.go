@@ -30,6 +30,8 @@ import (
 // stopFor is how long the proxy is stopped. All time-outs below are far shorter.
 const stopFor = 2 * time.Second
 
+func init() { roles["stopped"] = stoppedProxy }
+
 var proxySettings = map[string][]wsproxy.Option{
 	"defaults": nil,
 	"pings":    {wsproxy.WithPing(300*time.Millisecond, 300*time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
