@@ -30,7 +30,12 @@ type RateLimit struct {
 
 	// Burst is how long's worth of them may come at once, after silence; one
 	// message always may. 0 stands for one second. With Close, Bytes times
-	// Burst should be more than the largest message.
+	// Burst should be more than the largest message, and Burst should be longer
+	// than the proxy may have to pause (a CPU quota, a virtual machine that is
+	// moved): what a peer has sent in a pause arrives all at once. It can't be
+	// told from a burst, as the limit keeps no clock of its own while nothing
+	// arrives, and a session's clock may have nothing to do for longer than the
+	// pause.
 	Burst time.Duration
 
 	// Close ends a session that goes over the limit, by Close 1008. Otherwise
