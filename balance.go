@@ -15,7 +15,7 @@ type Balance struct {
 	find   func(u *upstreams, at *placement, now time.Duration) *member
 	hashed bool
 	key    func(*http.Request) string                       // of Rendezvous; nil: the client's address
-	choose func(r *http.Request, members []MemberState) int // of Choose
+	choose func(r *http.Request, members []MemberState) int // of BalanceFunc
 }
 
 // LeastSessions gives a new session to the member with the fewest, in
@@ -47,12 +47,12 @@ func Rendezvous(key func(*http.Request) string) Balance {
 	return Balance{find: (*upstreams).rendezvous, hashed: true, key: key}
 }
 
-// Choose has f choose: it returns the index of one of members, which are those
+// BalanceFunc has f choose: it returns the index of one of members, which are those
 // that may be given a session, and haven't been for this one; there is at least
 // one. Any other number leaves it to [LeastSessions]. It is called by many
 // goroutines at once, and anew for each retry; if it panics, the client is
 // answered 500.
-func Choose(f func(r *http.Request, members []MemberState) int) Balance {
+func BalanceFunc(f func(r *http.Request, members []MemberState) int) Balance {
 	if f == nil {
 		return Balance{} // which WithBalance doesn't take
 	}

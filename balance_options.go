@@ -56,7 +56,7 @@ func WithUpstreams(members ...Member) Option {
 // named some, they are those of [WithUpstreams], or else handshakes are answered
 // 503. Where New's target is "", that is enough.
 //
-// [EachAddress] and [EachServer] ask name servers. For what is told rather than
+// [LookupHost] and [LookupSRV] ask name servers. For what is told rather than
 // asked, call [Proxy.SetUpstreams], or wait in s until there is news. The first
 // call has 10 s, or the time of [WithHandshakeTimeout] if that is less; a mistake
 // in what it returns is New's error. By default the members stay what they are.
@@ -74,7 +74,7 @@ func WithSource(interval time.Duration, s Source) Option {
 func WithBalance(b Balance) Option {
 	return func(c *config) {
 		if c.balance = b; b.find == nil {
-			c.mistake("WithBalance", "Balance{}", "made by none of LeastSessions, RoundRobin, TwoChoices, Rendezvous, Choose; or by Choose(nil)")
+			c.mistake("WithBalance", "Balance{}", "made by none of LeastSessions, RoundRobin, TwoChoices, Rendezvous, BalanceFunc; or by BalanceFunc(nil)")
 		}
 	}
 }
@@ -107,7 +107,7 @@ func WithSticky(cookie http.Cookie, secret []byte) Option {
 // sent. The default is 0.2; 0 is none, and 1 is all of them.
 //
 // What is tried again is what failed before the request was sent, unless
-// [WithRetrySent] says more.
+// [WithRetryAfterSend] says more.
 func WithRetry(share float64) Option {
 	return func(c *config) {
 		if c.retryShare = share; !(share >= 0 && share <= 1) {
@@ -116,11 +116,11 @@ func WithRetry(share float64) Option {
 	}
 }
 
-// WithRetrySent has handshakes be tried again also when the request was sent,
+// WithRetryAfterSend has handshakes be tried again also when the request was sent,
 // and got no answer (a bad one is one), or 502, 503 or 504: the first member may
 // have acted on it.
 // By default that is the client's answer.
-func WithRetrySent() Option {
+func WithRetryAfterSend() Option {
 	return func(c *config) { c.retrySent = true }
 }
 
@@ -178,10 +178,10 @@ func WithHealthCheck(h HealthCheck) Option {
 	}
 }
 
-// WithKeepRemoved lets sessions go on when [Proxy.SetUpstreams], or
+// WithKeepRemovedMembers lets sessions go on when [Proxy.SetUpstreams], or
 // [WithSource], takes their member out of the set, until they end by
 // themselves. By default they are told to end.
-func WithKeepRemoved() Option {
+func WithKeepRemovedMembers() Option {
 	return func(c *config) { c.keepRemoved = true }
 }
 

@@ -73,8 +73,8 @@ func TestCallsBack(t *testing.T) {
 		{"Rendezvous", "", func(_ **rig, f fire) wsproxy.Option {
 			return wsproxy.WithBalance(wsproxy.Rendezvous(func(*http.Request) string { f(); return "key" }))
 		}},
-		{"Choose", "", func(_ **rig, f fire) wsproxy.Option {
-			return wsproxy.WithBalance(wsproxy.Choose(func(*http.Request, []wsproxy.MemberState) int { f(); return 0 }))
+		{"BalanceFunc", "", func(_ **rig, f fire) wsproxy.Option {
+			return wsproxy.WithBalance(wsproxy.BalanceFunc(func(*http.Request, []wsproxy.MemberState) int { f(); return 0 }))
 		}},
 		{"WithDialContext", "", func(r **rig, f fire) wsproxy.Option {
 			return wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -207,8 +207,8 @@ func TestHookContextEnds(t *testing.T) {
 		"Rendezvous": func(wait func(context.Context)) wsproxy.Option {
 			return wsproxy.WithBalance(wsproxy.Rendezvous(func(r *http.Request) string { wait(r.Context()); return "key" }))
 		},
-		"Choose": func(wait func(context.Context)) wsproxy.Option {
-			return wsproxy.WithBalance(wsproxy.Choose(func(r *http.Request, _ []wsproxy.MemberState) int { wait(r.Context()); return 0 }))
+		"BalanceFunc": func(wait func(context.Context)) wsproxy.Option {
+			return wsproxy.WithBalance(wsproxy.BalanceFunc(func(r *http.Request, _ []wsproxy.MemberState) int { wait(r.Context()); return 0 }))
 		},
 	}
 	ends := map[string]struct {

@@ -531,7 +531,7 @@ func TestDownMembersSessions(t *testing.T) {
 				}
 			}
 			c.wantSessions(0, 2)
-			outcome := wsproxy.Outcome{By: wsproxy.Neither, Reason: wsproxy.ReasonDown}
+			outcome := wsproxy.Outcome{By: wsproxy.Self, Reason: wsproxy.ReasonDown}
 			await(t, func() bool { return c.proxy.Stats().Ended[outcome] == 2 }, func() string { return fmt.Sprint(c.proxy.Stats().Ended) })
 		} else {
 			for _, conn := range conns {

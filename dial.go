@@ -42,7 +42,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 	target := m.url.Load()
 	out, sent, err := p.outgoing(limit, asked.from, at.r, target)
 	if err != nil {
-		return nil, m.origin, &Error{Op: "rewrite", Side: Neither, Status: http.StatusInternalServerError, Err: err}
+		return nil, m.origin, &Error{Op: "rewrite", Side: Self, Status: http.StatusInternalServerError, Err: err}
 	}
 	to, address := m.origin, m.address
 	if out.URL.Scheme != target.Scheme || out.URL.Host != target.Host {
@@ -175,13 +175,13 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	var timeout net.Error
 	switch {
 	case errors.Is(err, errPanic):
-		e.Side, e.Status = Neither, http.StatusInternalServerError
+		e.Side, e.Status = Self, http.StatusInternalServerError
 	case errors.Is(context.Cause(ctx), ErrShutdown):
-		e.Side, e.Status, e.Err = Neither, http.StatusServiceUnavailable, ErrShutdown
+		e.Side, e.Status, e.Err = Self, http.StatusServiceUnavailable, ErrShutdown
 	case errors.Is(context.Cause(ctx), errEnded):
-		e.Side, e.Status, e.Err = Neither, http.StatusForbidden, errEnded
+		e.Side, e.Status, e.Err = Self, http.StatusForbidden, errEnded
 	case passed(ctx): // middleware's time, of which an upstream's time-out is no more than a sign
-		e.Side, e.Status, e.Err = Neither, http.StatusGatewayTimeout, context.DeadlineExceeded
+		e.Side, e.Status, e.Err = Self, http.StatusGatewayTimeout, context.DeadlineExceeded
 	case ctx.Err() != nil: // the client has left, as a rule
 		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
 	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():

@@ -95,7 +95,7 @@ func (s *Session) guard() {
 func (s *Session) panicked(v any) {
 	s.blame(v)
 	s.mu.Lock()
-	s.hasten(Neither)
+	s.hasten(Self)
 	s.sever()
 }
 
@@ -152,7 +152,7 @@ func (s *Session) stop(c *cause, err error) {
 		s.mu.Unlock()
 		return
 	}
-	s.hasten(Neither)
+	s.hasten(Self)
 	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
 	s.helpers.Add(1) // under the lock: finish waits for the helpers that there are
 	s.mu.Unlock()
@@ -166,7 +166,7 @@ func (s *Session) stop(c *cause, err error) {
 func (s *Session) cut(c *cause, err error) {
 	s.mu.Lock()
 	s.ending.begin(c, err)
-	s.hasten(Neither)
+	s.hasten(Self)
 	s.mu.Unlock()
 	s.legs[Client].abort()
 	s.legs[Upstream].abort()
@@ -337,7 +337,7 @@ func (s *Session) expire(now time.Duration) {
 		s.mu.Unlock()
 		return
 	}
-	if s.suspect != Neither {
+	if s.suspect != Self {
 		s.ending.begin(causeLost[s.suspect], errLate)
 	}
 	s.sever()

@@ -12,7 +12,7 @@ type Side uint8
 const (
 	Client   Side = iota // who connected to the proxy
 	Upstream             // the server that the proxy dials
-	Neither              // the proxy itself; of what lies with neither peer
+	Self                 // the proxy itself; of what lies with neither peer
 )
 
 // String returns "client", "upstream" or "proxy".

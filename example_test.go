@@ -332,7 +332,7 @@ func ExampleWithDialContext() {
 }
 
 // A function takes the first of the members that may be given the session.
-func ExampleChoose() {
+func ExampleBalanceFunc() {
 	first, second := echoServer(), echoServer()
 	defer first.Close()
 	defer second.Close()
@@ -340,7 +340,7 @@ func ExampleChoose() {
 		wsproxy.WithUpstreams(
 			wsproxy.Member{Target: first.URL, MaxSessions: 2},
 			wsproxy.Member{Target: second.URL}),
-		wsproxy.WithBalance(wsproxy.Choose(func(r *http.Request, members []wsproxy.MemberState) int {
+		wsproxy.WithBalance(wsproxy.BalanceFunc(func(r *http.Request, members []wsproxy.MemberState) int {
 			return 0 // full members are not in the list
 		})))
 	if err != nil {

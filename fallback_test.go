@@ -78,7 +78,7 @@ func TestFallback(t *testing.T) {
 			if v, ok := got.Header["Upgrade"]; ok {
 				t.Errorf("fallback: got Upgrade %q, want none", v)
 			}
-			for kind, n := range r.proxy.Stats().Refused {
+			for kind, n := range r.proxy.Stats().Failed {
 				if n != 0 {
 					t.Errorf("counted %d of %q, want none", n, kind)
 				}

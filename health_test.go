@@ -137,7 +137,7 @@ func (s *scene) want(dialled string, status int) {
 
 // inTurn has the members tried in the order of their names.
 func inTurn() wsproxy.Option {
-	return wsproxy.WithBalance(wsproxy.Choose(func(_ *http.Request, members []wsproxy.MemberState) int { return 0 }))
+	return wsproxy.WithBalance(wsproxy.BalanceFunc(func(_ *http.Request, members []wsproxy.MemberState) int { return 0 }))
 }
 
 // F1 to F4, F7, F9, F16, F17: what fails before the request is sent goes to the
@@ -213,7 +213,7 @@ func TestNextMemberForSent(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
+				s := newScene(t, 2, inTurn(), wsproxy.WithRetryAfterSend())
 				s.act["a"] = test.a
 				s.want(test.dialled, test.status)
 			})
@@ -221,7 +221,7 @@ func TestNextMemberForSent(t *testing.T) {
 	}
 	// The last member's answer is relayed, whatever it is.
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
+		s := newScene(t, 2, inTurn(), wsproxy.WithRetryAfterSend())
 		s.act["a"], s.act["b"] = answeringStatus(503), answeringStatus(504)
 		s.want("ab", 504)
 	})
@@ -464,7 +464,7 @@ func TestOneClientDecidesNothing(t *testing.T) {
 		for option, options := range map[string][]wsproxy.Option{
 			"":        nil,
 			"judged":  {wsproxy.WithJudgeAnswers(3)},
-			"retried": {wsproxy.WithRetrySent()},
+			"retried": {wsproxy.WithRetryAfterSend()},
 		} {
 			t.Run(name+" "+option, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -559,7 +559,7 @@ func TestHookHoldsTrial(t *testing.T) {
 // don't connect.
 func TestRetriesKeptForConnecting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
+		s := newScene(t, 2, inTurn(), wsproxy.WithRetryAfterSend())
 		s.act["a"] = answeringStatus(503)
 		for range 200 {
 			s.handshake()
@@ -630,7 +630,7 @@ func TestGoneIsNotJudged(t *testing.T) {
 // if the other member has gone meanwhile.
 func TestRefusalIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, 2, inTurn(), wsproxy.WithRetrySent())
+		s := newScene(t, 2, inTurn(), wsproxy.WithRetryAfterSend())
 		s.act["a"] = func(ctx context.Context) (net.Conn, error) {
 			if err := s.proxy.SetUpstreams(wsproxy.Member{Target: "http://a.test"}); err != nil {
 				t.Error(err)
@@ -693,7 +693,7 @@ func TestRetryBudget(t *testing.T) {
 		retries int
 	}{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400}, {1, 1000}} { // the other half of the 20 is kept for connecting
 		synctest.Test(t, func(t *testing.T) {
-			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share), wsproxy.WithRetrySent())
+			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share), wsproxy.WithRetryAfterSend())
 			retries := 0
 			for i := range 2000 { // every other one fails, and is well again before that counts
 				s.act["a"] = answeringStatus([]int{404, 503}[i%2])
@@ -801,7 +801,7 @@ func TestAllDownInTurn(t *testing.T) {
 func TestNoRetryNoShare(t *testing.T) {
 	for _, options := range [][]wsproxy.Option{
 		{wsproxy.WithRetry(0)},
-		{wsproxy.WithRetry(0), wsproxy.WithRetrySent()},
+		{wsproxy.WithRetry(0), wsproxy.WithRetryAfterSend()},
 	} {
 		for _, a := range []act{hanging, silent} {
 			synctest.Test(t, func(t *testing.T) {

@@ -39,11 +39,11 @@ func (p *Proxy) callOnOpen(ctx context.Context, s *Session, r *http.Request) (_ 
 					status = http.StatusInternalServerError
 				}
 			}
-			return nil, &Error{Op: "open", Side: Neither, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
+			return nil, &Error{Op: "open", Side: Self, Status: status, Err: fmt.Errorf("%w: %w", errHook, err)}
 		}
 	}
 	if r.URL == nil || r.Header == nil {
-		return nil, &Error{Op: "open", Side: Neither, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: no URL or header left", errHook)}
+		return nil, &Error{Op: "open", Side: Self, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: no URL or header left", errHook)}
 	}
 	return r, nil
 }
@@ -126,7 +126,7 @@ func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http
 // hookPanic, deferred, makes an error of a panic in a hook of the user's.
 func hookPanic(op, hook string, e **Error) {
 	if v := recover(); v != nil {
-		*e = &Error{Op: op, Side: Neither, Status: http.StatusInternalServerError, Err: newPanic(hook, v)}
+		*e = &Error{Op: op, Side: Self, Status: http.StatusInternalServerError, Err: newPanic(hook, v)}
 	}
 }
 

@@ -266,7 +266,7 @@ func TestNeverAnswers(t *testing.T) {
 				t.Fatalf("Ping %v after the one before", gap)
 			}
 		}
-		if !s.IgnoresPings(side) || s.IgnoresPings(side^1) || s.IgnoresPings(wsproxy.Neither) {
+		if !s.IgnoresPings(side) || s.IgnoresPings(side^1) || s.IgnoresPings(wsproxy.Self) {
 			t.Error("want just the silent side to ignore Pings")
 		}
 		to.sendClose(1000, "")

@@ -52,16 +52,16 @@ const (
 
 // The proxy.
 const (
-	KindHTTPVersion  Kind = "HTTP version"  // the request came over HTTP/2 or HTTP/3
-	KindNoHijack     Kind = "no hijack"     // the ResponseWriter does not give the connection away
-	KindLimit        Kind = "limit"         // there are as many sessions as may be
-	KindNoUpstream   Kind = "no upstream"   // there is no member to ask
-	KindLoop         Kind = "loop"          // the request has passed this proxy before
-	KindHook         Kind = "hook"          // a hook of [WithOnOpen] refused
-	KindKicked       Kind = "kicked"        // [Session.Close] was called
-	KindShuttingDown Kind = "shutting down" // [Proxy.Shutdown] or [Proxy.Close] was called
-	KindPanic        Kind = "panic"         // a hook, or a connection of the user's own, panicked
-	KindOther        Kind = "other"         // anything else
+	KindHTTPVersion   Kind = "HTTP version"    // the request came over HTTP/2 or HTTP/3
+	KindNoHijack      Kind = "no hijack"       // the ResponseWriter does not give the connection away
+	KindLimit         Kind = "limit"           // there are as many sessions as may be
+	KindNoUpstream    Kind = "no upstream"     // there is no member to ask
+	KindLoop          Kind = "loop"            // the request has passed this proxy before
+	KindHook          Kind = "hook"            // a hook of [WithOnOpen] refused
+	KindClosedByProxy Kind = "closed by proxy" // [Session.Close] was called
+	KindShuttingDown  Kind = "shutting down"   // [Proxy.Shutdown] or [Proxy.Close] was called
+	KindPanic         Kind = "panic"           // a hook, or a connection of the user's own, panicked
+	KindOther         Kind = "other"           // anything else
 )
 
 // kinds are all kinds.
@@ -70,7 +70,7 @@ var kinds = []Kind{
 	KindUnknownAuthority, KindWrongName, KindExpired, KindBadCertificate, KindAlert, KindNotTLS, KindWantsTLS,
 	KindRefusal, KindBadAnswer,
 	KindBadHandshake, KindForbiddenOrigin, KindClientLeft,
-	KindHTTPVersion, KindNoHijack, KindLimit, KindNoUpstream, KindLoop, KindHook, KindKicked, KindShuttingDown, KindPanic, KindOther,
+	KindHTTPVersion, KindNoHijack, KindLimit, KindNoUpstream, KindLoop, KindHook, KindClosedByProxy, KindShuttingDown, KindPanic, KindOther,
 }
 
 // Kind says what was the matter, to group by and to count.
@@ -102,7 +102,7 @@ func (e *Error) Kind() Kind {
 	case is(ErrLoop):
 		return KindLoop
 	case is(errEnded):
-		return KindKicked
+		return KindClosedByProxy
 	case is(ErrShutdown):
 		return KindShuttingDown
 	case is(errPanic):

@@ -34,7 +34,7 @@ func logTo(logger *slog.Logger, ctx context.Context, level slog.Level, message s
 func (p *Proxy) report(r *http.Request, e *Error) {
 	kind := e.Kind()
 	p.mu.Lock()
-	p.stats.refused[kind]++
+	p.stats.failed[kind]++
 	p.mu.Unlock()
 	attrs := make([]slog.Attr, 0, 9)
 	if e.id != 0 {
@@ -63,7 +63,7 @@ func errorAttr(e *Error) slog.Attr { return slog.String("error", withoutURL(e.Er
 // stranger can bring about, in a loop if they like, is info.
 func (e *Error) level() slog.Level {
 	switch e.Kind() {
-	case KindBadHandshake, KindForbiddenOrigin, KindHTTPVersion, KindClientLeft, KindLimit, KindKicked, KindShuttingDown:
+	case KindBadHandshake, KindForbiddenOrigin, KindHTTPVersion, KindClientLeft, KindLimit, KindClosedByProxy, KindShuttingDown:
 		return slog.LevelInfo
 	case KindRefusal, KindHook: // 4xx is for what the client does wrong
 		if e.Status >= 400 && e.Status < 500 {

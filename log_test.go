@@ -38,7 +38,7 @@ func TestPanicRecord(t *testing.T) {
 		{"WithRewrite", wsproxy.WithRewrite(func(*httputil.ProxyRequest) { boom() }), "http://a.test", 500},
 		{"WithMaxSessionsPerClient", wsproxy.WithMaxSessionsPerClient(1, key), "http://a.test", 500},
 		{"WithBalance", wsproxy.WithBalance(wsproxy.Rendezvous(key)), "http://a.test", 500},
-		{"WithBalance", wsproxy.WithBalance(wsproxy.Choose(func(*http.Request, []wsproxy.MemberState) int { boom(); return 0 })), "", 500},
+		{"WithBalance", wsproxy.WithBalance(wsproxy.BalanceFunc(func(*http.Request, []wsproxy.MemberState) int { boom(); return 0 })), "", 500},
 		{"WithDialContext", wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { boom(); return nil, nil }), "http://a.test", 500},
 		{"connection", wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return panickingConn{}, nil }), "http://a.test", 500},
 		{"WithErrorHandler", wsproxy.WithErrorHandler(func(http.ResponseWriter, *http.Request, *wsproxy.Error) { boom() }), "http://a.test", 0},

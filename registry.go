@@ -74,11 +74,11 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 // client's. p.mu is held.
 func (p *Proxy) fullLocked(key string) *Error {
 	refuse := func(status int, err error) *Error {
-		return &Error{Op: "admit", Side: Neither, Status: status, Err: err}
+		return &Error{Op: "admit", Side: Self, Status: status, Err: err}
 	}
 	switch {
 	case p.draining:
-		return &Error{Op: "admit", Side: Neither, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
+		return &Error{Op: "admit", Side: Self, Status: http.StatusServiceUnavailable, Err: ErrShutdown}
 	case p.maxSessions > 0 && len(p.sessions) >= p.maxSessions:
 		return refuse(http.StatusServiceUnavailable, fmt.Errorf("%w: %d sessions", ErrLimit, p.maxSessions))
 	case p.maxHandshakes > 0 && len(p.sessions)-p.opened >= p.maxHandshakes:

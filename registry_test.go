@@ -44,7 +44,7 @@ func TestNeither(t *testing.T) {
 	r := newRig(t, tcp)
 	r.open("", "")
 	s := r.the()
-	for _, side := range []wsproxy.Side{wsproxy.Neither, 200} {
+	for _, side := range []wsproxy.Side{wsproxy.Self, 200} {
 		if c, d := s.Counts(side), s.RoundTrip(side); c != (wsproxy.Counts{}) || d != 0 {
 			t.Errorf("side %d: got %+v and %v, want zeros", side, c, d)
 		}
@@ -160,10 +160,10 @@ func TestKick(t *testing.T) {
 		upstream.Close()
 		receive(t, s.Done())
 		var e *wsproxy.SessionError
-		if !errors.As(s.Err(), &e) || e.By != wsproxy.Neither || e.Reason != wsproxy.ReasonKicked || e.Code != 4401 {
+		if !errors.As(s.Err(), &e) || e.By != wsproxy.Self || e.Reason != wsproxy.ReasonClosedByProxy || e.Code != 4401 {
 			t.Errorf("got %v, want kicked with 4401", s.Err())
 		}
-		r.wantEnded("proxy", "kicked")
+		r.wantEnded("proxy", "closed by proxy")
 		normal, _ := r.open("", "")
 		s2 := r.the()
 		s2.Close(1000, "")
@@ -328,7 +328,7 @@ func TestOnClose(t *testing.T) {
 
 		r.open("", "")
 		r.proxy.Close()
-		next(wsproxy.Neither, wsproxy.ReasonCut)
+		next(wsproxy.Self, wsproxy.ReasonCut)
 	}
 }
 
@@ -382,8 +382,8 @@ func TestKickInHandshake(t *testing.T) {
 	c := r.client()
 	c.send(handshakeRequest("/", "") + secondRequest)
 	c.wantRefusal(403)
-	if m := r.logs.wait(t, 0); m["kind"] != "kicked" {
-		t.Errorf("logged %v, want kind kicked", m)
+	if m := r.logs.wait(t, 0); m["kind"] != "closed by proxy" {
+		t.Errorf("logged %v, want kind closed by proxy", m)
 	}
 }
 
@@ -576,7 +576,7 @@ func TestMaxHandshakes(t *testing.T) {
 	c := r.client()
 	c.send(handshakeRequest("/", "") + secondRequest)
 	c.wantRefusal(503)
-	if st := r.proxy.Stats(); st.Open != 2 || st.Handshakes != 1 || st.Refused["limit"] != 1 {
+	if st := r.proxy.Stats(); st.Open != 2 || st.Handshakes != 1 || st.Failed["limit"] != 1 {
 		t.Errorf("got %+v", st)
 	}
 	pending.send(goodAnswer(req, ""))
@@ -675,11 +675,11 @@ func TestStats(t *testing.T) {
 	for _, n := range st.Ended {
 		ended += n
 	}
-	for _, n := range st.Refused {
+	for _, n := range st.Failed {
 		refused += n
 	}
-	if st.Open != 1 || st.Handshakes != 0 || st.Opened != 2 || ended != 1 || refused != 1 || len(st.Ended) != 18 || len(st.Refused) < 20 ||
-		st.Ended[wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}] != 1 || st.Refused["bad handshake"] != 1 {
+	if st.Open != 1 || st.Handshakes != 0 || st.Opened != 2 || ended != 1 || refused != 1 || len(st.Ended) != 18 || len(st.Failed) < 20 ||
+		st.Ended[wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}] != 1 || st.Failed["bad handshake"] != 1 {
 		t.Errorf("got %+v", st)
 	}
 	if want := (wsproxy.Counts{Frames: 2, Messages: 1, Bytes: 11 + 8, LargestMessage: 5}); st.FromClients != want {
@@ -752,7 +752,7 @@ func TestEndWhileAnswering(t *testing.T) {
 		code   int
 		reason wsproxy.Reason
 	}{
-		{"kicked", func(_ *wsproxy.Proxy, s *wsproxy.Session) { s.Close(4401, "") }, 4401, wsproxy.ReasonKicked},
+		{"kicked", func(_ *wsproxy.Proxy, s *wsproxy.Session) { s.Close(4401, "") }, 4401, wsproxy.ReasonClosedByProxy},
 		{"drained", func(p *wsproxy.Proxy, _ *wsproxy.Session) {
 			go p.Shutdown(context.Background())
 			for p.Stats().Drain.Began.IsZero() {

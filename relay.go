@@ -268,11 +268,11 @@ func causeOf(side Side, broken error) *cause {
 
 // Causes that lie with the proxy: both sides are told at once.
 var (
-	causeIdle      = &cause{name: ReasonIdle, by: Neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
-	causeAge       = &cause{name: ReasonAge, by: Neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "maximum age"}
-	causeCancelled = &cause{name: ReasonCancelled, by: Neither, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
-	causePanic     = &cause{name: ReasonPanic, by: Neither, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
-	causeCut       = &cause{name: ReasonCut, by: Neither}
+	causeIdle      = &cause{name: ReasonIdle, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
+	causeAge       = &cause{name: ReasonAge, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "maximum age"}
+	causeCancelled = &cause{name: ReasonCancelled, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
+	causePanic     = &cause{name: ReasonPanic, by: Self, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
+	causeCut       = &cause{name: ReasonCut, by: Self}
 	causeRemoved   = causeFor(ReasonRemoved, websocket.StatusServiceRestart, "upstream removed")
 	causeDown      = causeFor(ReasonDown, websocket.StatusServiceRestart, "upstream down")
 )
@@ -280,7 +280,7 @@ var (
 // causeFor makes a cause that lies with the proxy and of which the client is
 // told a code of the user's.
 func causeFor(name Reason, code websocket.StatusCode, reason string) *cause {
-	return &cause{name: name, by: Neither, owed: [2]websocket.StatusCode{code, goingAway}, reason: reason}
+	return &cause{name: name, by: Self, owed: [2]websocket.StatusCode{code, goingAway}, reason: reason}
 }
 
 // An ending is how a session comes to its end: what ended it, and which side
@@ -305,7 +305,7 @@ func (e *ending) begin(c *cause, err error) bool {
 	e.cause, e.err = c, err
 	e.owed = [2]uint16{uint16(c.owed[Client]), uint16(c.owed[Upstream])}
 	e.code = max(e.owed[Client], e.owed[Upstream])
-	if c.by == Neither {
+	if c.by == Self {
 		e.code = e.owed[Client]
 	}
 	return true

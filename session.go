@@ -81,20 +81,20 @@ func (s *Session) extraLocked() *sessionExtra {
 type Reason string
 
 const (
-	ReasonClosed        Reason = "closed"         // a side sent a Close frame
-	ReasonLost          Reason = "lost"           // a side went without one, or no longer answered
-	ReasonProtocolError Reason = "protocol error" // a side broke RFC 6455
-	ReasonLimit         Reason = "limit"          // a side went over a size or a rate
-	ReasonIdle          Reason = "idle"           // [WithIdleTimeout]
-	ReasonAge           Reason = "age"            // [WithMaxAge]
-	ReasonExpired       Reason = "expired"        // [Session.SetExpiry]
-	ReasonKicked        Reason = "kicked"         // [Session.Close]
-	ReasonDrained       Reason = "drained"        // [Proxy.Shutdown]
-	ReasonRemoved       Reason = "removed"        // its upstream was taken out by [Proxy.SetUpstreams]
-	ReasonDown          Reason = "down"           // its upstream was marked down by [WithHealthCheck]
-	ReasonCancelled     Reason = "cancelled"      // the request's context ended
-	ReasonCut           Reason = "cut"            // [Proxy.Close], or a Shutdown whose time was up
-	ReasonPanic         Reason = "panic"          // in a connection of the user's, or a hook
+	ReasonClosed        Reason = "closed"          // a side sent a Close frame
+	ReasonLost          Reason = "lost"            // a side went without one, or no longer answered
+	ReasonProtocolError Reason = "protocol error"  // a side broke RFC 6455
+	ReasonLimit         Reason = "limit"           // a side went over a size or a rate
+	ReasonIdle          Reason = "idle"            // [WithIdleTimeout]
+	ReasonAge           Reason = "age"             // [WithMaxAge]
+	ReasonExpired       Reason = "expired"         // [Session.SetExpiry]
+	ReasonClosedByProxy Reason = "closed by proxy" // [Session.Close]
+	ReasonDrained       Reason = "drained"         // [Proxy.Shutdown]
+	ReasonRemoved       Reason = "removed"         // its upstream was taken out by [Proxy.SetUpstreams]
+	ReasonDown          Reason = "down"            // its upstream was marked down by [WithHealthCheck]
+	ReasonCancelled     Reason = "cancelled"       // the request's context ended
+	ReasonCut           Reason = "cut"             // [Proxy.Close], or a Shutdown whose time was up
+	ReasonPanic         Reason = "panic"           // in a connection of the user's, or a hook
 )
 
 // A SessionError says how a session ended; [Session.Err] returns it. A normal
@@ -190,9 +190,9 @@ type Counts struct {
 }
 
 // Counts returns what has come from a side, [Client] or [Upstream], so far; for
-// [Neither] it returns zeros.
+// [Self] it returns zeros.
 func (s *Session) Counts(from Side) Counts {
-	if from >= Neither {
+	if from >= Self {
 		return Counts{}
 	}
 	return s.pumps[from].count.load()
@@ -214,9 +214,9 @@ func (s *Session) lastData() time.Duration {
 
 // RoundTrip is the time that the side, [Client] or [Upstream], took to answer
 // the proxy's last Ping to it; 0 while it has answered none. A side that isn't
-// silent isn't pinged ([WithPing]). For [Neither] it is 0.
+// silent isn't pinged ([WithPing]). For [Self] it is 0.
 func (s *Session) RoundTrip(side Side) time.Duration {
-	if side >= Neither {
+	if side >= Self {
 		return 0
 	}
 	return time.Duration(s.legs[side].roundTrip.Load())
@@ -225,7 +225,7 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 // IgnoresPings reports whether the side, [Client] or [Upstream], has had the
 // time of [WithPing] to answer a Ping of the proxy's and has answered none so
 // far, neither that one nor a later one. Such a side is not given up for its
-// silence. It is false for [Neither].
+// silence. It is false for [Self].
 func (s *Session) IgnoresPings(side Side) bool {
 	if side != Client && side != Upstream {
 		return false
@@ -246,7 +246,7 @@ func (s *Session) Close(code websocket.StatusCode, reason string) error {
 	if err := checkClose(code, reason); err != nil {
 		return err
 	}
-	s.close(causeFor(ReasonKicked, code, reason))
+	s.close(causeFor(ReasonClosedByProxy, code, reason))
 	return nil
 }
 
@@ -345,7 +345,7 @@ func (s *Session) Err() error {
 	case s.failed != nil:
 		return s.failed
 	case e.cause == nil: // a panic on the way to the 101, of the user's ResponseWriter say
-		return &SessionError{By: Neither, Reason: ReasonPanic}
+		return &SessionError{By: Self, Reason: ReasonPanic}
 	}
 	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: websocket.StatusCode(e.code), Err: e.err}
 }

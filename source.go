@@ -19,7 +19,7 @@ import (
 // ends, at the latest.
 type Source func(ctx context.Context) ([]Member, error)
 
-// EachAddress makes every address of the host in m's target a member of its
+// LookupHost makes every address of the host in m's target a member of its
 // own, with m's weight and limit: a headless Service of Kubernetes, say. TLS
 // still verifies the host's name. A nil resolver is [net.DefaultResolver].
 //
@@ -28,14 +28,14 @@ type Source func(ctx context.Context) ([]Member, error)
 // removed when it is missing from five answers in a row, that is after five times
 // the interval of [WithSource]. A lookup that fails, and an answer with no
 // address at all, count for nothing. Where a name server tells a few of many
-// addresses at random, use [WithKeepRemoved] as well.
-func EachAddress(m Member, resolver *net.Resolver) Source {
+// addresses at random, use [WithKeepRemovedMembers] as well.
+func LookupHost(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
 	}
 	source := new(byte)
 	return func(ctx context.Context) ([]Member, error) {
-		u, err := sourceTarget("EachAddress", m)
+		u, err := sourceTarget("LookupHost", m)
 		if err != nil {
 			return nil, err
 		}
@@ -60,20 +60,20 @@ func EachAddress(m Member, resolver *net.Resolver) Source {
 	}
 }
 
-// EachServer makes every SRV record (RFC 2782) of the host in m's target, such
+// LookupSRV makes every SRV record (RFC 2782) of the host in m's target, such
 // as http://_ws._tcp.chat.internal/v2, a member of its own, with the record's
 // host, port and weight, and m's limit. Only the records of the first priority
 // count. TLS verifies the record's host. A nil resolver is [net.DefaultResolver].
 //
-// A record that is missing from an answer stays for now, as with [EachAddress].
+// A record that is missing from an answer stays for now, as with [LookupHost].
 // One that is there with a lower priority is removed at once.
-func EachServer(m Member, resolver *net.Resolver) Source {
+func LookupSRV(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
 	}
 	source := new(byte)
 	return func(ctx context.Context) ([]Member, error) {
-		u, err := sourceTarget("EachServer", m)
+		u, err := sourceTarget("LookupSRV", m)
 		if err != nil {
 			return nil, err
 		}

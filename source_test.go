@@ -144,7 +144,7 @@ func TestEachAddress(t *testing.T) {
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")})
 	logs := new(logs)
 	p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)),
-		wsproxy.WithSource(time.Millisecond, wsproxy.EachAddress(wsproxy.Member{Target: "http://chat.test/x", MaxSessions: 7, Weight: 2}, dns.resolver(t))))
+		wsproxy.WithSource(time.Millisecond, wsproxy.LookupHost(wsproxy.Member{Target: "http://chat.test/x", MaxSessions: 7, Weight: 2}, dns.resolver(t))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestEachAddressMissing(t *testing.T) {
 			resolver.LookupNetIP(t.Context(), "ip4", "first.test") // see inMemory
 			synctest.Test(t, func(t *testing.T) {
 				dns.set(addrs(row.answers[0]...))
-				source := wsproxy.EachAddress(wsproxy.Member{Target: "http://chat.test"}, resolver)
+				source := wsproxy.LookupHost(wsproxy.Member{Target: "http://chat.test"}, resolver)
 				p, err := wsproxy.New("", wsproxy.WithLogger(discard), wsproxy.WithSource(time.Minute, source))
 				if err != nil {
 					t.Fatal(err)
@@ -236,7 +236,7 @@ func TestEachServerMissing(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		dns.set(nil, record(1, 1, "a"), record(1, 1, "b"), record(1, 1, "c"))
-		p, err := wsproxy.New("", wsproxy.WithLogger(discard), wsproxy.WithSource(time.Minute, wsproxy.EachServer(wsproxy.Member{Target: "http://chat.test"}, resolver)))
+		p, err := wsproxy.New("", wsproxy.WithLogger(discard), wsproxy.WithSource(time.Minute, wsproxy.LookupSRV(wsproxy.Member{Target: "http://chat.test"}, resolver)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +289,7 @@ func TestEachServer(t *testing.T) {
 		dnsmessage.SRVResource{Priority: 1, Weight: 3, Port: 9001, Target: dnsmessage.MustNewName("b.test.")},
 		dnsmessage.SRVResource{Priority: 1, Weight: 0, Port: 9000, Target: dnsmessage.MustNewName("a.test.")})
 	p, err := wsproxy.New("", wsproxy.WithLogger(discard),
-		wsproxy.WithSource(time.Hour, wsproxy.EachServer(wsproxy.Member{Target: "https://_ws._tcp.chat.test/v2?a", MaxSessions: 4}, dns.resolver(t))))
+		wsproxy.WithSource(time.Hour, wsproxy.LookupSRV(wsproxy.Member{Target: "https://_ws._tcp.chat.test/v2?a", MaxSessions: 4}, dns.resolver(t))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +334,7 @@ func TestSourceFails(t *testing.T) {
 		defer p.Close()
 		s := &scene{t: t, proxy: p}
 		s.want("", 503)
-		if n := p.Stats().Refused["no upstream"]; n != 1 {
+		if n := p.Stats().Failed["no upstream"]; n != 1 {
 			t.Errorf("%d refused for want of an upstream, want 1", n)
 		}
 		say([]wsproxy.Member{{Target: "http://a.test"}}, nil)

@@ -14,9 +14,9 @@ type Stats struct {
 	Open       int // sessions
 	Handshakes int // under way
 
-	Opened  uint64             // sessions
-	Ended   map[Outcome]uint64 // sessions, by how; what hasn't happened yet is there with 0
-	Refused map[Kind]uint64    // handshakes that came to nothing, by kind; the same
+	Opened uint64             // sessions
+	Ended  map[Outcome]uint64 // sessions, by how; what hasn't happened yet is there with 0
+	Failed map[Kind]uint64    // handshakes that came to nothing, by kind; the same
 
 	FromClients, FromUpstreams Counts // of all sessions, the open ones included; LargestMessage is of any
 
@@ -40,7 +40,12 @@ type Outcome struct {
 }
 
 // String returns "lost by client", say.
-func (o Outcome) String() string { return fmt.Sprint(o.Reason, " by ", o.By) }
+func (o Outcome) String() string {
+	if o.Reason == ReasonClosedByProxy { // which says by whom
+		return string(o.Reason)
+	}
+	return fmt.Sprint(o.Reason, " by ", o.By)
+}
 
 // MarshalText returns String's text: with it, [Stats] can be had as JSON, by
 // expvar for one.
@@ -70,7 +75,7 @@ var (
 type stats struct {
 	opened  uint64             // guarded by Proxy.mu
 	ended   map[Outcome]uint64 // guarded by Proxy.mu
-	refused map[Kind]uint64    // guarded by Proxy.mu
+	failed  map[Kind]uint64    // guarded by Proxy.mu
 	passed  [2]Counts          // guarded by Proxy.mu; of sessions that ended
 	ignored [2]uint64          // guarded by Proxy.mu; IgnoredPings
 	drain   DrainStats         // guarded by Proxy.mu
@@ -87,16 +92,16 @@ func newStats() stats {
 			ended[Outcome{side, reason}] = 0
 		}
 	}
-	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonKicked, ReasonDrained, ReasonRemoved, ReasonDown, ReasonCancelled, ReasonCut, ReasonPanic} {
-		ended[Outcome{Neither, reason}] = 0
+	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonClosedByProxy, ReasonDrained, ReasonRemoved, ReasonDown, ReasonCancelled, ReasonCut, ReasonPanic} {
+		ended[Outcome{Self, reason}] = 0
 	}
-	refused := make(map[Kind]uint64)
+	failed := make(map[Kind]uint64)
 	for _, kind := range kinds {
-		refused[kind] = 0
+		failed[kind] = 0
 	}
 	return stats{
 		ended:      ended,
-		refused:    refused,
+		failed:     failed,
 		durations:  newHistogram(durationBounds),
 		roundTrips: [2]histogram{newHistogram(roundTripBounds), newHistogram(roundTripBounds)},
 	}
@@ -108,7 +113,7 @@ func (t *stats) end(s *Session) {
 	if e.cause != nil {
 		t.ended[Outcome{e.cause.by, e.cause.name}]++
 	} else {
-		t.ended[Outcome{Neither, ReasonPanic}]++
+		t.ended[Outcome{Self, ReasonPanic}]++
 	}
 	for side := range t.passed {
 		t.passed[side].add(s.Counts(Side(side)))
@@ -137,7 +142,7 @@ func (p *Proxy) Stats() Stats {
 		Handshakes: len(p.sessions) - p.opened,
 		Opened:     p.stats.opened,
 		Ended:      maps.Clone(p.stats.ended),
-		Refused:    maps.Clone(p.stats.refused),
+		Failed:     maps.Clone(p.stats.failed),
 		Durations:  p.stats.durations.load(),
 		RoundTrips: [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
 		Members:    make([]MemberState, len(p.upstreams.members)),

@@ -514,7 +514,7 @@ func TestKindsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := p.Stats().Refused
+	refused := p.Stats().Failed
 	kinds := regexp.MustCompile(`(?m)^\tKind\w+ +Kind = "(.*?)" +// .`).FindAllStringSubmatch(string(source), -1)
 	if len(kinds) < 20 || strings.Count(string(source), " Kind = ") != len(kinds) {
 		t.Errorf("found %d kinds with a line that says what they mean", len(kinds))

@@ -828,7 +828,7 @@ func TestUntakenAnswer(t *testing.T) {
 			for s := range p.Sessions() {
 				s.Close(4000, "kicked")
 			}
-		}, wsproxy.KindKicked, 4000},
+		}, wsproxy.KindClosedByProxy, 4000},
 		{"the request's context", func(_ *wsproxy.Proxy, cancel func()) { cancel() }, wsproxy.KindClientLeft, 1001},
 		{"Close", func(p *wsproxy.Proxy, _ func()) { p.Close() }, wsproxy.KindShuttingDown, 0},
 	} {

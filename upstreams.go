@@ -167,7 +167,7 @@ func (c *config) newMembers(members []Member) (list []*member, mistakes []error)
 // health; their weights and limits may change. Those that go get no new
 // sessions, and theirs are told to end by Close 1012 (service restart), spread
 // over the window of [WithDrain], or else ten a second and in 30 s at most;
-// with [WithKeepRemoved] they go on. It doesn't wait for that.
+// with [WithKeepRemovedMembers] they go on. It doesn't wait for that.
 //
 // If there is a mistake in them, nothing changes; the errors are [New]'s.
 func (p *Proxy) SetUpstreams(members ...Member) error {
@@ -323,7 +323,7 @@ func (p *Proxy) releaseLocked(s *Session) {
 
 // reach does the upstream's handshake with one member after the other until one
 // answers: never twice with the same, all within the handshake timeout, and
-// again only where the request has reached nobody, unless [WithRetrySent] says
+// again only where the request has reached nobody, unless [WithRetryAfterSend] says
 // more. to is what was dialled, as in [Session.Upstream].
 func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *offer) (up *upstreamConn, to string, e *Error) {
 	limit, cancel := context.WithTimeout(ctx, p.handshakeTimeout)
@@ -396,7 +396,7 @@ func patience() (over *atomic.Bool, stop func() bool) {
 func (p *Proxy) noMember() *Error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := &Error{Op: "place", Side: Neither, Status: http.StatusServiceUnavailable, Err: ErrNoUpstream}
+	e := &Error{Op: "place", Side: Self, Status: http.StatusServiceUnavailable, Err: ErrNoUpstream}
 	if n := len(p.upstreams.members); n > 0 {
 		e.Err = fmt.Errorf("%w: %d members, those that are well are full", ErrLimit, n)
 	}

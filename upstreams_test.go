@@ -188,10 +188,10 @@ func TestBalanceOverSockets(t *testing.T) {
 			func(n []int) bool { slices.Sort(n); return slices.Equal(n, []int{0, 0, 30}) }},
 		{"rendezvous by address", wsproxy.Rendezvous(nil), func(n []int) bool { slices.Sort(n); return slices.Equal(n, []int{0, 0, 30}) }},
 		{"rendezvous without a key", wsproxy.Rendezvous(func(*http.Request) string { return "" }), func(n []int) bool { return slices.Equal(n, []int{10, 10, 10}) }},
-		{"one's own", wsproxy.Choose(func(r *http.Request, members []wsproxy.MemberState) int {
+		{"one's own", wsproxy.BalanceFunc(func(r *http.Request, members []wsproxy.MemberState) int {
 			return len(members) - 1
 		}), func(n []int) bool { return slices.Equal(n, []int{0, 0, 30}) }},
-		{"one's own that has no opinion", wsproxy.Choose(func(*http.Request, []wsproxy.MemberState) int { return 99 }), func(n []int) bool { return slices.Equal(n, []int{10, 10, 10}) }},
+		{"one's own that has no opinion", wsproxy.BalanceFunc(func(*http.Request, []wsproxy.MemberState) int { return 99 }), func(n []int) bool { return slices.Equal(n, []int{10, 10, 10}) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := newCluster(t, 3, wsproxy.WithBalance(test.balance))
@@ -220,7 +220,7 @@ func TestBalanceOverSockets(t *testing.T) {
 // A user's function that panics makes 500, and nothing is dialled or kept.
 func TestChoosePanics(t *testing.T) {
 	for _, b := range []wsproxy.Balance{
-		wsproxy.Choose(func(*http.Request, []wsproxy.MemberState) int { panic("x") }),
+		wsproxy.BalanceFunc(func(*http.Request, []wsproxy.MemberState) int { panic("x") }),
 		wsproxy.Rendezvous(func(*http.Request) string { panic("x") }),
 	} {
 		c := newCluster(t, 2, wsproxy.WithBalance(b))
@@ -245,7 +245,7 @@ func TestChooseSees(t *testing.T) {
 			t.Errorf("got %+v, want %+v", seen, want)
 		}
 	}
-	c = newCluster(t, 2, wsproxy.WithBalance(wsproxy.Choose(func(_ *http.Request, members []wsproxy.MemberState) int {
+	c = newCluster(t, 2, wsproxy.WithBalance(wsproxy.BalanceFunc(func(_ *http.Request, members []wsproxy.MemberState) int {
 		mu.Lock()
 		defer mu.Unlock()
 		c.proxy.Stats()
@@ -377,7 +377,7 @@ func TestMemberMaxSessions(t *testing.T) {
 	c.dial("/", nil)
 	c.wantSessions(2, 1)
 	c.wantRefusal(503)
-	if n := c.proxy.Stats().Refused["limit"]; n != 1 {
+	if n := c.proxy.Stats().Failed["limit"]; n != 1 {
 		t.Errorf("%d refused for a limit, want 1", n)
 	}
 	first.Close(websocket.StatusNormalClosure, "")
@@ -425,7 +425,7 @@ func TestSetUpstreams(t *testing.T) {
 		if n := fresh.handshakes.Load(); n != 3 {
 			t.Errorf("the new member has seen %d handshakes, want 3", n)
 		}
-		removed := wsproxy.Outcome{By: wsproxy.Neither, Reason: wsproxy.ReasonRemoved}
+		removed := wsproxy.Outcome{By: wsproxy.Self, Reason: wsproxy.ReasonRemoved}
 		await(t, func() bool { return c.proxy.Stats().Ended[removed] == 3 }, func() string {
 			return fmt.Sprintf("%d sessions ended because of it, want 3", c.proxy.Stats().Ended[removed])
 		})
@@ -438,7 +438,7 @@ func TestSetUpstreams(t *testing.T) {
 // With the option, sessions of a member that went go on; and should it come
 // back, they count again.
 func TestKeepRemoved(t *testing.T) {
-	c := newCluster(t, 2, wsproxy.WithKeepRemoved())
+	c := newCluster(t, 2, wsproxy.WithKeepRemovedMembers())
 	var conns []*websocket.Conn
 	for range 4 {
 		conns = append(conns, c.dial("/", nil))

@@ -42,7 +42,7 @@ func (c *config) checkLoop(r *http.Request) *Error {
 		_, by, _ := strings.Cut(strings.ReplaceAll(hop, "\t", " "), " ")
 		by, _, _ = strings.Cut(strings.TrimLeft(by, " "), " ")
 		if strings.EqualFold(by, c.via) {
-			return &Error{Op: "handshake", Side: Neither, Status: http.StatusLoopDetected,
+			return &Error{Op: "handshake", Side: Self, Status: http.StatusLoopDetected,
 				Err: fmt.Errorf("%w: the request has passed this proxy before; is it its own upstream?", ErrLoop)}
 		}
 	}

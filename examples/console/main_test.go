@@ -264,7 +264,7 @@ func TestKick(t *testing.T) {
 		t.Errorf("the client's session ended with %v, want %v", err, want)
 	}
 	p.await(func(s *snapshot) bool {
-		return len(s.Rows) == 1 && s.Rows[0].ID != id && len(s.Ended) == 1 && s.Ended[0] == tally{"kicked by proxy", 1}
+		return len(s.Rows) == 1 && s.Rows[0].ID != id && len(s.Ended) == 1 && s.Ended[0] == tally{"closed by proxy", 1}
 	})
 	if err := other.Write(b.ctx, websocket.MessageText, []byte("still there")); err != nil {
 		t.Error(err)

@@ -72,7 +72,7 @@ func take(proxy *wsproxy.Proxy, v view) *snapshot {
 		Handshakes: st.Handshakes,
 		Opened:     st.Opened,
 		Ended:      make([]tally, 0, len(st.Ended)),
-		Refused:    make([]tally, 0, len(st.Refused)),
+		Refused:    make([]tally, 0, len(st.Failed)),
 		Messages:   [2]uint64{st.FromClients.Messages, st.FromUpstreams.Messages},
 		Bytes:      [2]uint64{st.FromClients.Bytes, st.FromUpstreams.Bytes},
 	}
@@ -81,7 +81,7 @@ func take(proxy *wsproxy.Proxy, v view) *snapshot {
 			snap.Ended = append(snap.Ended, tally{outcome.String(), n})
 		}
 	}
-	for kind, n := range st.Refused {
+	for kind, n := range st.Failed {
 		if n > 0 {
 			snap.Refused = append(snap.Refused, tally{string(kind), n})
 		}

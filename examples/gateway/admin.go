@@ -70,8 +70,8 @@ type routeStats struct {
 	Open          int               `json:"open"`
 	Handshakes    int               `json:"handshakes"`
 	Opened        uint64            `json:"opened"`
-	Ended         map[string]uint64 `json:"ended"`   // what has happened at all
-	Refused       map[string]uint64 `json:"refused"` // the same
+	Ended         map[string]uint64 `json:"ended"`  // what has happened at all
+	Failed        map[string]uint64 `json:"failed"` // the same
 	FromClients   counts            `json:"from_clients"`
 	FromUpstreams counts            `json:"from_upstreams"`
 	Members       []memberState     `json:"members"`
@@ -120,7 +120,7 @@ func (g *gateway) stats() stats {
 			Handshakes:    st.Handshakes,
 			Opened:        st.Opened,
 			Ended:         make(map[string]uint64),
-			Refused:       make(map[string]uint64),
+			Failed:        make(map[string]uint64),
 			FromClients:   counts(st.FromClients),
 			FromUpstreams: counts(st.FromUpstreams),
 			Retries:       st.Retries,
@@ -134,9 +134,9 @@ func (g *gateway) stats() stats {
 				one.Ended[outcome.String()] = n
 			}
 		}
-		for kind, n := range st.Refused {
+		for kind, n := range st.Failed {
 			if n > 0 {
-				one.Refused[string(kind)] = n
+				one.Failed[string(kind)] = n
 			}
 		}
 		all.Routes = append(all.Routes, one)

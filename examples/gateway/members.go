@@ -62,10 +62,10 @@ func (r *route) readMembers() {
 		m.end()
 	}
 	if target, ok := get[string](t, "addresses_of"); ok {
-		r.source = wsproxy.EachAddress(wsproxy.Member{Target: target}, nil)
+		r.source = wsproxy.LookupHost(wsproxy.Member{Target: target}, nil)
 	}
 	if target, ok := get[string](t, "srv"); ok {
-		r.source = wsproxy.EachServer(wsproxy.Member{Target: target}, nil)
+		r.source = wsproxy.LookupSRV(wsproxy.Member{Target: target}, nil)
 	}
 	if name, ok := get[string](t, "upstreams_file"); ok {
 		r.source = membersFile(t.doc.file(name))
@@ -167,7 +167,7 @@ func (r *route) readBalance() {
 		}
 		r.add(wsproxy.WithRetry(share))
 		if retry.flag("sent") {
-			r.add(wsproxy.WithRetrySent())
+			r.add(wsproxy.WithRetryAfterSend())
 		}
 		r.cite("WithRetry", retry.at("share"), share)
 		retry.end()
@@ -179,7 +179,7 @@ func (r *route) readBalance() {
 	}
 	r.readHealthCheck()
 	if t.flag("keep_removed") {
-		r.add(wsproxy.WithKeepRemoved())
+		r.add(wsproxy.WithKeepRemovedMembers())
 	}
 	if t.has("source_addresses") {
 		addresses := each(t, "source_addresses", "an IP address", netip.ParseAddr)

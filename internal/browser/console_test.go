@@ -253,7 +253,7 @@ func testKick(t *testing.T, binary string) {
 	d.closed(goes, 4401, "token expired")
 	d.users("desk-1")
 	d.await(`!document.getElementById("kick").open && document.getElementById("outcome").checkVisibility()`)
-	d.await(`document.getElementById("ended-by").textContent === "kicked by proxy1"`)
+	d.await(`document.getElementById("ended-by").textContent === "closed by proxy1"`)
 	echoes(t, d.tab.ctx, stays)
 }
 

@@ -230,7 +230,7 @@ func TestOutOfPorts(t *testing.T) {
 			t.Errorf("logged %v, want it to be about dialling", m)
 		}
 	}
-	if got := r.Proxy.Stats().Refused["local"]; got != 3 {
+	if got := r.Proxy.Stats().Failed["local"]; got != 3 {
 		t.Errorf("counted %d local faults, want 3", got)
 	}
 	for i, c := range clients {
@@ -283,7 +283,7 @@ func TestPortsComeBack(t *testing.T) {
 		c.TCP().Close()
 		r.Opened(0)
 	}
-	if got := r.Proxy.Stats().Refused["local"]; got != 0 {
+	if got := r.Proxy.Stats().Failed["local"]; got != 0 {
 		t.Errorf("counted %d local faults, want none", got)
 	}
 }

@@ -130,7 +130,7 @@ func TestDroppedHandshake(t *testing.T) {
 // failedKind is the kind of the one handshake that has failed so far.
 func failedKind(r *peer.Rig) (kind string) {
 	peer.Until(func() bool {
-		for k, n := range r.Proxy.Stats().Refused {
+		for k, n := range r.Proxy.Stats().Failed {
 			if n > 0 {
 				kind = string(k)
 			}

@@ -216,7 +216,7 @@ func TestRelayPanics(t *testing.T) {
 				}
 				c.WantClose(1011)
 				u.WantGone()
-				m := r.Ended(wsproxy.Neither, wsproxy.ReasonPanic)
+				m := r.Ended(wsproxy.Self, wsproxy.ReasonPanic)
 				if text, _ := m["error"].(string); !strings.Contains(text, "brittle") {
 					t.Errorf("logged %v, want the panic", m)
 				}

@@ -49,7 +49,7 @@ func TestDrain(t *testing.T) {
 			t.Errorf("counted %+v, want %d sessions told and none cut", d, n)
 		}
 		for i := range n {
-			r.EndedAs(i, wsproxy.Neither, wsproxy.ReasonDrained)
+			r.EndedAs(i, wsproxy.Self, wsproxy.ReasonDrained)
 		}
 		r.Failed(503, "shutting down")
 		r.NoDial()
@@ -94,7 +94,7 @@ func TestDrainMidFrame(t *testing.T) {
 				if err := <-done; err != nil {
 					t.Error(err)
 				}
-				r.Ended(wsproxy.Neither, wsproxy.ReasonDrained)
+				r.Ended(wsproxy.Self, wsproxy.ReasonDrained)
 			})
 		})
 	}
@@ -185,7 +185,7 @@ func TestContextEnds(t *testing.T) {
 			(<-cancels)()
 			client.wantClosed(t, 1001)
 			upstream.wantClosed(t, 1001)
-			r.Ended(wsproxy.Neither, wsproxy.ReasonCancelled)
+			r.Ended(wsproxy.Self, wsproxy.ReasonCancelled)
 		})
 	}
 }

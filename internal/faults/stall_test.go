@@ -371,7 +371,7 @@ func TestIdle(t *testing.T) {
 		client, upstream := respond(c), respond(u)
 		client.wantClosed(t, 1001)
 		upstream.wantClosed(t, 1001)
-		r.Ended(wsproxy.Neither, wsproxy.ReasonIdle)
+		r.Ended(wsproxy.Self, wsproxy.ReasonIdle)
 		if d := time.Since(began); d < patient || d > patient+10*time.Second {
 			t.Errorf("ended after %v, want %v", d, patient)
 		}

@@ -195,7 +195,7 @@ type routeStats struct {
 	Path       string
 	Open       int
 	Handshakes int
-	Refused    map[string]uint64
+	Failed     map[string]uint64
 	Retries    uint64
 	Members    []struct {
 		Name     string

@@ -73,8 +73,8 @@ func TestPorts(t *testing.T) {
 		st, err := d.stats(p)
 		must(t, err)
 		told := st.route(r.path)
-		if got := told.Refused["local"]; got != 1 {
-			t.Errorf("%s: %d handshakes have failed by a fault of kind \"local\", want 1: %v", r.path, got, told.Refused)
+		if got := told.Failed["local"]; got != 1 {
+			t.Errorf("%s: %d handshakes have failed by a fault of kind \"local\", want 1: %v", r.path, got, told.Failed)
 		}
 		for _, m := range told.Members {
 			if m.Down {

@@ -41,7 +41,7 @@ func (s *site) ofMembers(t *testing.T) map[string]int64 {
 // there are none, whatever sessions it still has.
 func TestMembersComeAndGo(t *testing.T) {
 	s := newSite(t, wsotel.Config{Name: "chat"}, nil,
-		wsproxy.WithKeepRemoved(),
+		wsproxy.WithKeepRemovedMembers(),
 		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond, Timeout: limit, Fall: 1}))
 	well, broken := wsproxy.Member{Target: s.upstream}, nobody(t, "nobody\xff.sock")
 	s.setUpstreams(t, well, broken)
@@ -78,7 +78,7 @@ func TestMembersComeAndGo(t *testing.T) {
 // which that member is told of.
 func TestRetries(t *testing.T) {
 	last := func(_ *http.Request, members []wsproxy.MemberState) int { return len(members) - 1 }
-	s := newSite(t, wsotel.Config{}, nil, wsproxy.WithBalance(wsproxy.Choose(last)))
+	s := newSite(t, wsotel.Config{}, nil, wsproxy.WithBalance(wsproxy.BalanceFunc(last)))
 	s.setUpstreams(t, wsproxy.Member{Target: s.upstream}, nobody(t, "nobody.sock"))
 	conn, session := s.open(t, "/", nil)
 	if got := s.read(t); got["wsproxy.handshake.retries{}"] != 1 {

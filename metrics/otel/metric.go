@@ -54,7 +54,7 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 		observe(sessions, uint64(st.Open))
 		observe(opened, st.Opened)
 		observe(handshakes, uint64(st.Handshakes))
-		for kind, n := range st.Refused {
+		for kind, n := range st.Failed {
 			observe(failed, n, semconv.ErrorTypeKey.String(string(kind)))
 		}
 		observe(retries, st.Retries)

@@ -71,7 +71,7 @@
 //
 // A member that has left the set is no longer reported, even if it has sessions
 // left; wsproxy.session.count has those. Where members are addresses that are
-// never the same again ([wsproxy.EachAddress]), the backend has ever more
+// never the same again ([wsproxy.LookupHost]), the backend has ever more
 // series to store. The SDK has a limit, by default of 2,000 series a metric, and
 // makes one of those beyond it.
 //

@@ -92,6 +92,7 @@ func newSite(t *testing.T, c wsotel.Config, around func(http.Handler) http.Handl
 	options := []wsproxy.Option{
 		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
 		wsproxy.WithOnOpen(func(session *wsproxy.Session, r *http.Request) error {
+			session.Set(reported{}, make(chan struct{}))
 			s.sessions <- session
 			if r.URL.Path == "/early" {
 				return errors.New("refused before")
@@ -99,7 +100,8 @@ func newSite(t *testing.T, c wsotel.Config, around func(http.Handler) http.Handl
 			return nil
 		}),
 	}
-	proxy, err := wsproxy.New(upstream.URL, slices.Concat(options, wsotel.Options(c), more)...)
+	last := wsproxy.WithOnClose(func(session *wsproxy.Session) { close(session.Value(reported{}).(chan struct{})) })
+	proxy, err := wsproxy.New(upstream.URL, slices.Concat(options, wsotel.Options(c), []wsproxy.Option{last}, more)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,14 +140,23 @@ func (s *site) open(t *testing.T, path string, header http.Header) (*websocket.C
 	return conn, <-s.sessions
 }
 
+// reported is the key of a channel that is closed when the hooks of wsotel have
+// been called for the end of a session, which is over before that.
+type reported struct{}
+
+func awaitReport(t *testing.T, session *wsproxy.Session) {
+	t.Helper()
+	select {
+	case <-session.Value(reported{}).(chan struct{}):
+	case <-time.After(limit):
+		t.Error("the end of the session isn't reported")
+	}
+}
+
 // ended returns a session's spans once it is over.
 func (s *site) ended(t *testing.T, session *wsproxy.Session) (handshake, whole tracetest.SpanStub) {
 	t.Helper()
-	select {
-	case <-session.Done():
-	case <-time.After(limit):
-		t.Fatal("the session doesn't end")
-	}
+	awaitReport(t, session)
 	spans := s.spans.GetSpans()
 	if len(spans) != 2 || spans[0].Name != "websocket handshake" || spans[1].Name != "websocket session" {
 		t.Fatalf("got %v, want a handshake and a session", spans)
@@ -398,7 +409,7 @@ func TestFailedHandshakes(t *testing.T) {
 	if _, resp, _ := websocket.Dial(t.Context(), s.url+"/early", nil); resp == nil || resp.StatusCode != http.StatusForbidden {
 		t.Fatalf("got %v, want 403", resp)
 	}
-	<-(<-s.sessions).Done()
+	awaitReport(t, <-s.sessions)
 	if spans := s.spans.GetSpans(); len(spans) != 0 {
 		t.Errorf("a session that was refused before has %v, want no spans", spans)
 	}
@@ -414,7 +425,7 @@ func TestEnds(t *testing.T) {
 	}{
 		{"client", "lost", "", true, func(_ *site, conn *websocket.Conn, _ *wsproxy.Session) { conn.CloseNow() }},
 		{"proxy", "cut", "", true, func(s *site, _ *websocket.Conn, _ *wsproxy.Session) { s.proxy.Close() }},
-		{"proxy", "kicked", "4000", false, func(_ *site, conn *websocket.Conn, session *wsproxy.Session) {
+		{"proxy", "closed by proxy", "4000", false, func(_ *site, conn *websocket.Conn, session *wsproxy.Session) {
 			conn.CloseRead(context.Background()) // it answers the Close
 			session.Close(4000, "bye")
 		}},
@@ -562,7 +573,7 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.session.pings_ignored{wsproxy.side=client}":              0,
 		"wsproxy.session.pings_ignored{wsproxy.side=upstream}":            0,
 	}
-	for kind := range s.proxy.Stats().Refused { // each is there from the start
+	for kind := range s.proxy.Stats().Failed { // each is there from the start
 		want["wsproxy.handshake.failed{error.type="+string(kind)+"}"] = 0
 	}
 	check := func(when string, changes map[string]int64) {
@@ -639,7 +650,7 @@ func TestConcurrentSessions(t *testing.T) {
 		clients.Go(func() {
 			conn.CloseNow()
 			s.read(t)
-			<-session.Done()
+			awaitReport(t, session)
 		})
 	}
 	clients.Wait()

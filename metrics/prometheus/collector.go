@@ -44,7 +44,7 @@
 // longer there at the next scrape, even if it has sessions left; wsproxy_sessions
 // has those. What Prometheus has stored of it stays there for as long as all
 // else does, and each name that there ever was makes two series: mind that where
-// members are addresses that are never the same again ([wsproxy.EachAddress]).
+// members are addresses that are never the same again ([wsproxy.LookupHost]).
 //
 // A member is not up while [wsproxy.WithHealthCheck] has it marked down, and
 // while it is left alone because handshakes have failed ([wsproxy.WithUpstreams]).
@@ -146,7 +146,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for o, n := range st.Ended {
 		counter(c.ended, n, o.By.String(), string(o.Reason))
 	}
-	for kind, n := range st.Refused {
+	for kind, n := range st.Failed {
 		counter(c.failed, n, string(kind))
 	}
 	counter(c.retries, st.Retries)

@@ -32,7 +32,7 @@ func setUpstreams(t *testing.T, s *site, targets ...string) {
 // member's.
 func TestRetries(t *testing.T) {
 	last := func(_ *http.Request, members []wsproxy.MemberState) int { return len(members) - 1 }
-	s, broken := newSite(t, wsproxy.WithBalance(wsproxy.Choose(last))), nobody(t)
+	s, broken := newSite(t, wsproxy.WithBalance(wsproxy.BalanceFunc(last))), nobody(t)
 	setUpstreams(t, s, s.upstream, broken)
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(wsprometheus.New(s.proxy, nil))
@@ -52,7 +52,7 @@ wsproxy_member_sessions{member=%q} 0
 // whatever sessions it still has.
 func TestMembersComeAndGo(t *testing.T) {
 	s, broken := newSite(t,
-		wsproxy.WithKeepRemoved(),
+		wsproxy.WithKeepRemovedMembers(),
 		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/health", Interval: 10 * time.Millisecond, Timeout: limit, Fall: 1})), nobody(t)
 	setUpstreams(t, s, s.upstream, broken)
 	registry := prometheus.NewPedanticRegistry()

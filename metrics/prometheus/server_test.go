@@ -47,7 +47,7 @@ func program(t *testing.T, name string) string {
 // scraped returns a proxy that has one session open and one behind it, and a
 // server of its metrics.
 func scraped(t *testing.T) (*site, *httptest.Server) {
-	s := newSite(t, wsproxy.WithKeepRemoved())
+	s := newSite(t, wsproxy.WithKeepRemovedMembers())
 	conn, session := s.open(t)
 	conn.CloseNow()
 	<-session.Done()

@@ -20,9 +20,9 @@ func TestExposition(t *testing.T) {
 		Ended: map[wsproxy.Outcome]uint64{
 			{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}: 4,
 			{By: wsproxy.Upstream, Reason: wsproxy.ReasonLost}: 5,
-			{By: wsproxy.Neither, Reason: wsproxy.ReasonIdle}:  6,
+			{By: wsproxy.Self, Reason: wsproxy.ReasonIdle}:     6,
 		},
-		Refused:       map[wsproxy.Kind]uint64{wsproxy.KindBadAnswer: 7},
+		Failed:        map[wsproxy.Kind]uint64{wsproxy.KindBadAnswer: 7},
 		FromClients:   wsproxy.Counts{Frames: 8, Messages: 9, Bytes: 10, Pings: 11, LargestMessage: 12},
 		FromUpstreams: wsproxy.Counts{Frames: 13, Messages: 14, Bytes: 15, Pings: 16, LargestMessage: 17},
 		Durations: wsproxy.Histogram{

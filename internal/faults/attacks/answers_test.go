@@ -205,7 +205,7 @@ func TestClientLeaves(t *testing.T) {
 					if d := time.Since(began); d > 8*time.Second {
 						t.Errorf("the upstream's connection ended after %v", d)
 					}
-					await(t, "the handshake to be given up", func() bool { s := r.proxy.Stats(); return s.Handshakes == 0 && s.Refused["client left"] == 1 })
+					await(t, "the handshake to be given up", func() bool { s := r.proxy.Stats(); return s.Handshakes == 0 && s.Failed["client left"] == 1 })
 				})
 			}
 		}

@@ -157,8 +157,8 @@ func TestNothingIsCountedByName(t *testing.T) {
 			r.ended(i)
 		}
 		after := r.proxy.Stats()
-		if len(after.Refused) != len(before.Refused) || len(after.Ended) != len(before.Ended) {
-			t.Errorf("got %d and %d kinds of ends, want %d and %d as before", len(after.Refused), len(after.Ended), len(before.Refused), len(before.Ended))
+		if len(after.Failed) != len(before.Failed) || len(after.Ended) != len(before.Ended) {
+			t.Errorf("got %d and %d kinds of ends, want %d and %d as before", len(after.Failed), len(after.Ended), len(before.Failed), len(before.Ended))
 		}
 	})
 }

@@ -210,8 +210,8 @@ func TestHeaderFloods(t *testing.T) {
 	}
 	f.bounded("header floods", n, boundHandshake+maxHeaderBytes)
 	st := f.proxy.state("/state").Proxies["plain"]
-	if st.Opened != before || st.Refused["bad answer"] != n {
-		t.Errorf("%d sessions opened, refused %v; want none, and %d bad answers", st.Opened-before, st.Refused, n)
+	if st.Opened != before || st.Failed["bad answer"] != n {
+		t.Errorf("%d sessions opened, refused %v; want none, and %d bad answers", st.Opened-before, st.Failed, n)
 	}
 	f.over()
 }
@@ -402,7 +402,7 @@ func TestMixedFlood(t *testing.T) {
 	close(stop)
 	floods.Wait()
 	t.Logf("%d handshakes of many items, %d floods of Pings, %d backlogs that were left", refused.Load(), strict.Load(), left.Load())
-	if n := f.proxy.state("/state").Proxies["plain"].Refused[wsproxy.KindBadHandshake]; n != uint64(refused.Load()) {
+	if n := f.proxy.state("/state").Proxies["plain"].Failed[wsproxy.KindBadHandshake]; n != uint64(refused.Load()) {
 		t.Errorf("%d handshakes were refused, want %d", n, refused.Load())
 	}
 	f.leave()

@@ -96,7 +96,7 @@ type proxyState struct {
 	Open, Handshakes int
 	Opened           uint64
 	Ended            map[string]uint64 // by side and reason
-	Refused          map[wsproxy.Kind]uint64
+	Failed           map[wsproxy.Kind]uint64
 }
 
 // control answers with the state; /live collects garbage before.
@@ -115,7 +115,7 @@ func control(proxies map[string]*wsproxy.Proxy) http.Handler {
 		}
 		for name, p := range proxies {
 			ps := p.Stats()
-			one := proxyState{Open: ps.Open, Handshakes: ps.Handshakes, Opened: ps.Opened, Ended: make(map[string]uint64), Refused: ps.Refused}
+			one := proxyState{Open: ps.Open, Handshakes: ps.Handshakes, Opened: ps.Opened, Ended: make(map[string]uint64), Failed: ps.Failed}
 			for o, n := range ps.Ended {
 				one.Ended[o.String()] = n
 			}

@@ -221,7 +221,7 @@ func (r *run) checkOutcome(lost [2]bool) error {
 		allowed = allowed[r.closer : r.closer+1]
 	}
 	if r.kill == killSession {
-		allowed = append(allowed, wsproxy.Outcome{By: wsproxy.Neither, Reason: wsproxy.ReasonKicked})
+		allowed = append(allowed, wsproxy.Outcome{By: wsproxy.Self, Reason: wsproxy.ReasonClosedByProxy})
 	}
 	for side, lost := range lost {
 		if lost {

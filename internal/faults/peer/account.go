@@ -183,8 +183,8 @@ func (r *Rig) balance() {
 			t.Errorf("logged status %d", status)
 		}
 	}
-	for kind, n := range st.Refused {
-		equal("Stats.Refused of "+string(kind), n, kinds[string(kind)])
+	for kind, n := range st.Failed {
+		equal("Stats.Failed of "+string(kind), n, kinds[string(kind)])
 	}
 	for _, side := range []struct {
 		key    string

@@ -106,9 +106,9 @@ func (c *counted) check(name string, open int) {
 	for _, n := range st.Ended {
 		ended += n
 	}
-	for kind, n := range st.Refused {
+	for kind, n := range st.Failed {
 		if refused += n; n != c.refused[string(kind)] {
-			bad("Stats.Refused of "+string(kind), n, c.refused[string(kind)])
+			bad("Stats.Failed of "+string(kind), n, c.refused[string(kind)])
 		}
 	}
 	if st.Open != open {

@@ -354,7 +354,7 @@ func kicked(s *session) error {
 	if err := s.ws.Load().Close(4100, "kicked"); err != nil {
 		return err
 	}
-	return s.want(4100, 1001, wsproxy.Neither, wsproxy.ReasonKicked)
+	return s.want(4100, 1001, wsproxy.Self, wsproxy.ReasonClosedByProxy)
 }
 
 func expired(s *session) error {
@@ -364,7 +364,7 @@ func expired(s *session) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	return s.want(4101, 1001, wsproxy.Neither, wsproxy.ReasonExpired)
+	return s.want(4101, 1001, wsproxy.Self, wsproxy.ReasonExpired)
 }
 
 func idle(s *session) error {
@@ -372,7 +372,7 @@ func idle(s *session) error {
 		return err
 	}
 	s.talk(s.rng.IntN(4), 20<<10, 50*time.Millisecond) // on a busy machine it may be idle in between
-	return s.want(1001, 1001, wsproxy.Neither, wsproxy.ReasonIdle)
+	return s.want(1001, 1001, wsproxy.Self, wsproxy.ReasonIdle)
 }
 
 func tooOld(s *session) error {
@@ -381,7 +381,7 @@ func tooOld(s *session) error {
 	}
 	for s.talk(1, 2<<10, 50*time.Millisecond) == nil && s.ws.Load().Err() == nil {
 	}
-	return s.want(1001, 1001, wsproxy.Neither, wsproxy.ReasonAge)
+	return s.want(1001, 1001, wsproxy.Self, wsproxy.ReasonAge)
 }
 
 func clientSilent(s *session) error {
@@ -437,5 +437,5 @@ func cancelled(s *session) error {
 		s.client.Close(1000, "")
 		return errors.Join(s.want(1000, 1000, wsproxy.Client, wsproxy.ReasonClosed), s.complete())
 	}
-	return s.want(1001, 1001, wsproxy.Neither, wsproxy.ReasonCancelled)
+	return s.want(1001, 1001, wsproxy.Self, wsproxy.ReasonCancelled)
 }

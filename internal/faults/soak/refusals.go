@@ -112,7 +112,7 @@ func (s *session) released() error {
 	if !ok {
 		return fmt.Errorf("ended as a session: %v", s.ws.Load().Err())
 	}
-	if end.Kind() != wsproxy.KindClientLeft && end.Kind() != wsproxy.KindKicked {
+	if end.Kind() != wsproxy.KindClientLeft && end.Kind() != wsproxy.KindClosedByProxy {
 		return fmt.Errorf("ended with %v", end)
 	}
 	return nil

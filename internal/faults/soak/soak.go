@@ -194,7 +194,7 @@ func (k *soak) marathon(s *session) error {
 				return s.complete()
 			}
 			k.parted.Done()
-			if err := s.want(1001, 1001, wsproxy.Neither, wsproxy.ReasonDrained); err != nil {
+			if err := s.want(1001, 1001, wsproxy.Self, wsproxy.ReasonDrained); err != nil {
 				return err
 			}
 			return s.complete()
@@ -316,7 +316,7 @@ func (k *soak) line(when string, live int64, want figures) figures {
 		for _, p := range v.proxies {
 			st := p.proxy.Stats()
 			opened += st.Opened
-			for _, n := range st.Refused {
+			for _, n := range st.Failed {
 				refused += n
 			}
 		}
@@ -345,7 +345,7 @@ func (k *soak) summary() {
 			for o, n := range st.Ended {
 				ended[o.String()] += n
 			}
-			for kind, n := range st.Refused {
+			for kind, n := range st.Failed {
 				refused[string(kind)] += n
 			}
 		}
