@@ -37,6 +37,7 @@ type rawPump struct {
 	plain bool  // no splicing: the kernel won't
 	toEnd bool  // the connection is known to be reset: TCP_INQ counts for nothing
 	busy  bool  // see setBusy
+	flow  uint8 // reads since the last pause, up to readsPerTurn+1
 }
 
 // rawConn returns the raw connection below one of the net package's own; nil
@@ -209,25 +210,35 @@ func (p *pump) receiveRest(err error) error {
 func (p *pump) readable(fd uintptr) (done bool) {
 	again := true
 	for turn := 1; again && !p.from.shut.Load(); turn++ {
-		if turn%readsPerTurn == 0 {
-			p.setBusy(true)
-			runtime.Gosched()
+		if turn > readsPerTurn {
+			// On several processors this would only keep their queue full, and
+			// then the scheduler polls for others' sockets every 10 ms only.
+			if runtime.GOMAXPROCS(0) == 1 {
+				runtime.Gosched()
+			}
+			turn = 1
 		}
 		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
 			again, done = p.splice(fd)
+			turn = 0 // the kernel has the work of it
 		} else {
+			p.setBusy(p.from.s.now())
 			again, done = p.read(fd)
 		}
 	}
-	p.setBusy(false)
 	return done || again
 }
 
-// setBusy notes whether the pump has been at work for a turn or more. Then its
-// system calls tell the scheduler: others, and the poller, get its processor
+// setBusy notes whether the pump reads without a pause worth mentioning. Then
+// its system calls tell the scheduler: others, and the poller, get its processor
 // meanwhile. It costs a hand-off, which is nothing to who has that much to do.
-func (p *pump) setBusy(busy bool) {
-	if p.raw.busy != busy {
+func (p *pump) setBusy(now time.Duration) {
+	if now-time.Duration(p.from.heard.Load()) > pause {
+		p.raw.flow = 0
+	} else {
+		p.raw.flow = min(p.raw.flow+1, readsPerTurn+1)
+	}
+	if busy := p.raw.flow > readsPerTurn; p.raw.busy != busy {
 		p.raw.busy = busy
 		p.to.busy.Store(busy)
 	}
@@ -292,8 +303,11 @@ func (c *rawChunk) recv(fd uintptr, b []byte, inq, busy bool) (n int, more bool,
 	return int(m), more, errno
 }
 
-// readsPerTurn is how many reads or splices a pump makes before others run.
+// readsPerTurn is how many reads in a row a pump makes before others run.
 const readsPerTurn = 4
+
+// pause is how long a sender is silent that is no flood.
+const pause = 500 * time.Microsecond
 
 const (
 	tcpInq    = 36 // as an option, and as the control message that it brings

@@ -17,17 +17,21 @@ func TestPipesAreFew(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
-	const limit, sessions, size = 400, 60, 4 << 20
+	const limit, sessions, size = 400, 60, 16 << 20 // more than buffers hold
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old) })
 	r := newRig(t, tcp)
-	frame := rawFrame(data, false, strings.Repeat("x", size))
+	frame := []byte(rawFrame(data, false, strings.Repeat("x", size)))
 	var clients []*wire
 	for range sessions {
 		c, u := r.open("", "")
-		u.sendLater(frame)
+		go func() {
+			if _, err := u.Write(frame); err != nil {
+				t.Errorf("%s: write: %v", u.who(), err)
+			}
+		}()
 		clients = append(clients, c)
 	}
 	stuck := func() int {

@@ -254,6 +254,8 @@ type placement struct {
 	free  bool // the next one is not out of the budget for retries
 	sent  bool // the last one was sent the request
 	trial bool // the last one had failed before, and is tried alone
+
+	several bool // there are other members, well or not
 }
 
 // place gives the session to a member that it hasn't been given to before; nil:
@@ -303,7 +305,7 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 			u.retries--
 		}
 	}
-	at.tried = append(at.tried, m)
+	at.tried, at.several = append(at.tried, m), len(u.members) > 1
 	others = p.mayRetryLocked(false) && slices.ContainsFunc(u.members, func(m *member) bool { return m.fits(now, at) })
 	return m, others, nil
 }
@@ -357,13 +359,15 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 		if deadline, _ := limit.Deadline(); others {
 			share = min(max(time.Until(deadline)/2, leastShare), mostShare)
 		}
-		patient, stop := patience()
+		patient := func() bool { return false }
+		if at.several { // or nobody asks
+			patient = patience()
+		}
 		up, to, e = p.dial(ctx, limit, s, m, at, asked, share)
 		if e != nil {
 			e.Upstream = to
 		}
-		stop()
-		again, free := p.judge(s, up, e, patient.Load())
+		again, free := p.judge(s, up, e, patient())
 		at.sent = e == nil || e.Op == "answer"
 		at.free = free && len(at.tried) < mostRetries
 		if again && (others || at.free) && limit.Err() == nil {
@@ -383,13 +387,17 @@ const (
 	mostShare  = 5 * time.Second
 )
 
-// patience notes when leastShare is over, unless the process does not run then:
-// a member that is waited for by a proxy that is stopped may have answered.
-func patience() (over *atomic.Bool, stop func() bool) {
-	over = new(atomic.Bool)
+// patience begins to wait for a member. What it returns ends that, and says
+// whether leastShare is over: but not if the process didn't run then, for the
+// member of a proxy that is stopped may have answered.
+func patience() (end func() bool) {
+	var over atomic.Bool
 	due := time.Now().Add(leastShare)
 	timer := time.AfterFunc(leastShare, func() { over.Store(time.Since(due) <= lateness) })
-	return over, timer.Stop
+	return func() bool {
+		timer.Stop()
+		return over.Load()
+	}
 }
 
 // noMember says why no member could be tried.

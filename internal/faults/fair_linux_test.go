@@ -104,7 +104,7 @@ func TestSmallFramesAreFair(t *testing.T) {
 				theirs = underFlood(t, address, "/theirs")
 				ours = underFlood(t, address, "/ours")
 				t.Logf("round trips, p50 and p90: %v, ReverseProxy's %v", ours, theirs)
-				const least = 2 * time.Millisecond // less is noise
+				const least = 20 * time.Millisecond // a busy scheduler polls every 10 ms, for each way
 				if ours[0] <= max(2*theirs[0], least) && ours[1] <= max(2*theirs[1], least) {
 					return
 				}
