@@ -251,14 +251,18 @@ func (e *End) Close(code int, reason string) error {
 
 // CloseWrite sends a FIN, over TLS a close_notify before it.
 func (e *End) CloseWrite() error {
-	c := e.Conn
-	if t, ok := c.(*tls.Conn); ok {
-		if err := t.CloseWrite(); err != nil {
-			return err
-		}
-		c = t.NetConn()
+	t, ok := e.Conn.(*tls.Conn)
+	if !ok {
+		return e.Conn.(*net.TCPConn).CloseWrite()
 	}
-	return c.(*net.TCPConn).CloseWrite()
+	if err := t.CloseWrite(); err != nil {
+		return err
+	}
+	// The close_notify may have been the end of it, and its reader have closed it.
+	if err := t.NetConn().(*net.TCPConn).CloseWrite(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // Reset closes the connection by a RST.
