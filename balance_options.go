@@ -13,8 +13,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// The options of a proxy with several upstreams. Their defaults, which the
-// comments repeat:
+// Defaults of the options for several upstreams. The options' comments repeat
+// them.
 const (
 	defaultRetryShare    = 0.2
 	defaultCheckInterval = 10 * time.Second
@@ -23,43 +23,46 @@ const (
 	defaultRise          = 2
 )
 
-// WithUpstreams balances over several members; [New]'s target is then "". By
-// default there is one, the target. [WithBalance] says by what rule,
-// [Proxy.SetUpstreams] changes the set.
+// WithUpstreams balances sessions over several members. The target of [New] is
+// then "". By default there is one member, the target. [WithBalance] sets the
+// rule, and [Proxy.SetUpstreams] changes the set.
 //
-// A member with which a handshake fails is left alone for a second, and after
-// each further failure in a row for twice as long, up to 30 s; then one
-// handshake goes ahead, and others follow when it has connected. A failure is
-// what no client can bring about: connecting, or TLS, fails or takes too long, or
-// the answer is not HTTP. Three different clients that leave, one after the other,
-// when connecting has taken a second, are a failure too. Answers to a request,
-// 5xx included, are none ([WithJudgeAnswers]), nor is a lack of descriptors,
-// memory or ports on this machine. Meanwhile handshakes go to others; if none is
-// well, the one that has been left alone for longest is tried.
+// When a handshake with a member fails, the proxy backs off from the member for
+// one second, and twice as long after each further failure in a row, up to 30
+// s. Then one handshake is tried alone; others follow when it has connected.
+// Only failures that no client can cause count: connecting or TLS fails or
+// takes too long, or the answer is not HTTP. Three different clients in a row
+// that leave after connecting has taken a second also count as a failure.
+// Answers to a request, including 5xx, do not count ([WithJudgeAnswers]), and
+// neither does running out of descriptors, memory or ports on this machine.
+// During the backoff handshakes go to other members. If no member is healthy,
+// the one that has been backed off longest is tried.
 //
-// A handshake that has failed before the request was sent is tried again with
-// another member, as long as the time of [WithHandshakeTimeout] lasts and as long
-// as retries are few: see [WithRetry]. While there are others, connecting to one
-// takes at most half of the time that is left, a second at least and 5 s at most.
-// When every member that is well has its MaxSessions, the client is answered 503
-// and Retry-After.
+// A handshake that failed before the request was sent is retried with another
+// member within the time of [WithHandshakeTimeout], as long as retries are few:
+// see [WithRetry]. While other members remain, connecting to one takes at most
+// half of the remaining time, but at least 1 s and at most 5 s. If every
+// healthy member has reached its MaxSessions, the client is answered 503 with
+// Retry-After.
 //
-// [WithRewrite] is called for each member that is tried. Where it goes to
-// another scheme or host, all of this leaves the session alone.
+// [WithRewrite] is called for each member that is tried. If it changes the
+// scheme or host, the rules above do not apply to the session.
 func WithUpstreams(members ...Member) Option {
 	return func(c *config) { c.members = append([]Member{}, members...) } // not nil
 }
 
-// WithSource asks s who the members are: once in [New], and then each time so
-// long after its last answer, until [Proxy.Shutdown] or [Proxy.Close]. When it
-// fails, or names none, that is logged and the last members stay; until it has
-// named some, they are those of [WithUpstreams], or else handshakes are answered
-// 503. Where New's target is "", that is enough.
+// WithSource calls s to get the members: once in [New], and then each time
+// interval has passed since the last answer, until [Proxy.Shutdown] or
+// [Proxy.Close]. If s fails or returns no members, the proxy logs that and
+// keeps the current members. Until s has returned some, the members are those
+// of [WithUpstreams]; if there are none, handshakes are answered 503. If the
+// target of New is "", WithSource alone is enough.
 //
-// [LookupHost] and [LookupSRV] ask name servers. For what is told rather than
-// asked, call [Proxy.SetUpstreams], or wait in s until there is news. The first
-// call has 10 s, or the time of [WithHandshakeTimeout] if that is less; a mistake
-// in what it returns is New's error. By default the members stay what they are.
+// [LookupHost] and [LookupSRV] query name servers. If membership is pushed to
+// you, call [Proxy.SetUpstreams], or have s block until it changes. The first
+// call is limited to 10 s, or to the time of [WithHandshakeTimeout] if that is
+// less. If it returns invalid members, New returns the error. By default there
+// is no source.
 func WithSource(interval time.Duration, s Source) Option {
 	return func(c *config) {
 		c.source, c.sourceInterval = s, c.positive("WithSource", interval)
@@ -79,13 +82,13 @@ func WithBalance(b Balance) Option {
 	}
 }
 
-// WithSticky has clients come back to the member that had their last session,
-// as long as it is well and not full, by a cookie that is set with the 101. The
-// cookie is as given (Name, Path, Domain, MaxAge, Secure, HttpOnly, SameSite),
-// with a value by which those who know the secret, and nobody else, can tell the
-// member: proxies that share the secret, of at least 16 bytes, send a client to
-// the same one. Clients without such a cookie are placed by [WithBalance], and by
-// default all are.
+// WithSticky sends clients back to the member of their last session, as long as
+// it is healthy and not full, by means of a cookie that is set with the 101.
+// The cookie has the given attributes (Name, Path, Domain, MaxAge, Secure,
+// HttpOnly, SameSite) and a value from which only holders of the secret can
+// tell the member. Proxies with the same secret send a client to the same
+// member. The secret must have at least 16 bytes. Clients without a valid
+// cookie are placed by [WithBalance]. By default no cookie is set.
 func WithSticky(cookie http.Cookie, secret []byte) Option {
 	return func(c *config) {
 		cookie := cookie // an Option may be used again
@@ -100,14 +103,15 @@ func WithSticky(cookie http.Cookie, secret []byte) Option {
 	}
 }
 
-// WithRetry sets how many handshakes may be tried again with another member: a
-// share of all, and up to 20 in a row. When a whole cluster is sick, retries
-// don't double its load; those for which this machine has no port towards one
-// member don't count. Half of the 20 is kept for what failed before the request was
-// sent. The default is 0.2; 0 is none, and 1 is all of them.
+// WithRetry limits retries with another member to a share of all handshakes,
+// with a burst of up to 20. The limit keeps retries from doubling the load when
+// a whole cluster fails. Retries because this machine has no port left towards
+// one member do not count. Half of the 20 is reserved for handshakes that
+// failed before the request was sent. The default is 0.2; 0 disables retries,
+// and 1 allows all.
 //
-// What is tried again is what failed before the request was sent, unless
-// [WithRetryAfterSend] says more.
+// Only handshakes that failed before the request was sent are retried, unless
+// [WithRetryAfterSend] is set.
 func WithRetry(share float64) Option {
 	return func(c *config) {
 		if c.retryShare = share; !(share >= 0 && share <= 1) {
@@ -116,25 +120,25 @@ func WithRetry(share float64) Option {
 	}
 }
 
-// WithRetryAfterSend has handshakes be tried again also when the request was sent,
-// and got no answer (a bad one is one), or 502, 503 or 504: the first member may
-// have acted on it.
-// By default that is the client's answer.
+// WithRetryAfterSend also retries a handshake after the request was sent, if
+// there was no answer (an invalid answer is one), or the answer was 502, 503 or
+// 504. The first member may already have acted on the request. By default such
+// a handshake is not retried, and its result is the client's answer.
 func WithRetryAfterSend() Option {
 	return func(c *config) { c.retrySent = true }
 }
 
-// WithJudgeAnswers also leaves a member alone for the answers that it gives: when
-// that many different clients in a row, from 2 to 1000, have been answered with a
-// status of 500 or above, or badly, or not in time. Clients are told apart by
-// address (behind [WithTrustedProxies], the one that they tell of), of IPv6 the
-// first 64 bits. By default answers count for nothing, because a client can bring
-// them about: it chooses the path. Whoever has that many addresses, and knows a
-// path that fails, can have members left alone. [WithHealthCheck] has no such
-// weakness.
+// WithJudgeAnswers also backs off from a member because of its answers: after
+// the given number of different clients in a row, from 2 to 1000, got a status
+// of 500 or above, an invalid answer, or no answer in time. Clients are
+// identified by address (behind [WithTrustedProxies], the address that they
+// report), and by the first 64 bits of an IPv6 address. By default answers do
+// not count, because a client can cause them: it chooses the path. Anyone with
+// that many addresses who knows a path that fails can make the proxy back off
+// from members. [WithHealthCheck] does not have this weakness.
 //
-// The number replaces the three clients of [WithUpstreams] that leave while the
-// proxy connects.
+// The number also replaces the three clients of [WithUpstreams] that leave
+// while the proxy connects.
 func WithJudgeAnswers(clients int) Option {
 	return func(c *config) {
 		c.judgeAnswers, c.doubtsNeeded = true, clients
@@ -144,9 +148,9 @@ func WithJudgeAnswers(clients int) Option {
 	}
 }
 
-// WithHealthCheck asks the members whether they are well, besides what
-// handshakes tell. By default nobody is asked. Checks end with [Proxy.Shutdown]
-// or [Proxy.Close].
+// WithHealthCheck checks the health of the members actively, in addition to
+// observing handshakes. By default there are no checks. Checks end with
+// [Proxy.Shutdown] or [Proxy.Close].
 func WithHealthCheck(h HealthCheck) Option {
 	return func(c *config) {
 		h := h // an Option may be used again
@@ -178,20 +182,21 @@ func WithHealthCheck(h HealthCheck) Option {
 	}
 }
 
-// WithKeepRemovedMembers lets sessions go on when [Proxy.SetUpstreams], or
-// [WithSource], takes their member out of the set, until they end by
-// themselves. By default they are told to end.
+// WithKeepRemovedMembers lets the sessions of a member continue until they end
+// by themselves when [Proxy.SetUpstreams] or [WithSource] removes the member.
+// By default the proxy ends them.
 func WithKeepRemovedMembers() Option {
 	return func(c *config) { c.keepRemoved = true }
 }
 
-// WithSourceAddresses dials from these addresses in turn, for [WithDialContext]
-// to be left alone: towards one address and port of an upstream, each has some
-// 28,000 ports of its own (on Linux, net.ipv4.ip_local_port_range), and no more
-// sessions than that. Where one has no port left, the next one is tried. On
-// Linux the ports of connections to different upstreams don't count together
-// (IP_BIND_ADDRESS_NO_PORT). By default the system chooses the address. An
-// upstream's addresses of the other family are left out.
+// WithSourceAddresses dials from the given addresses in turn. It applies to the
+// default dialer, not to [WithDialContext]. Each source address has about
+// 28,000 ports towards one address and port of an upstream (on Linux,
+// net.ipv4.ip_local_port_range), which limits the number of sessions. If an
+// address has no port left, the next one is tried. On Linux, connections to
+// different upstreams can share a port (IP_BIND_ADDRESS_NO_PORT). Source
+// addresses of another family than the upstream's are skipped. By default the
+// system chooses the address.
 func WithSourceAddresses(addresses ...netip.Addr) Option {
 	return func(c *config) {
 		c.sourceAddresses = slices.Clone(addresses)

@@ -6,61 +6,62 @@ import (
 	"time"
 )
 
-// The options that limit sessions, and what comes through them.
+// This file holds the options that limit sessions and their traffic.
 
-// WithMaxSessions limits how many sessions there are at once, handshakes under
-// way included. Past it clients are answered 503 and Retry-After, before
-// anything is dialled. The default, 0, is no limit.
+// WithMaxSessions limits the number of concurrent sessions, including
+// handshakes under way. Above the limit clients are answered 503 with
+// Retry-After, before anything is dialled. The default, 0, is no limit.
 func WithMaxSessions(n int) Option {
 	return func(c *config) { c.maxSessions = c.count("WithMaxSessions", n) }
 }
 
-// WithMaxHandshakes limits how many handshakes are under way at once, from the
-// client's request to its 101: a crowd that comes back all at once is then let
-// in at the speed at which the upstream answers. Past it clients are answered
-// 503 and Retry-After. The default, 0, is no limit.
+// WithMaxHandshakes limits the number of concurrent handshakes, from the
+// client's request to its 101. If many clients reconnect at once, they are then
+// admitted at the rate at which the upstream answers. Above the limit clients
+// are answered 503 with Retry-After. The default, 0, is no limit.
 func WithMaxHandshakes(n int) Option {
 	return func(c *config) { c.maxHandshakes = c.count("WithMaxHandshakes", n) }
 }
 
-// WithMaxSessionsPerClient limits how many sessions one client has at once,
-// handshakes under way included. Past it the client is answered 429 and
-// Retry-After, before anything is dialled. The default, 0, is no limit.
+// WithMaxSessionsPerClient limits the number of concurrent sessions of one
+// client, including handshakes under way. Above the limit the client is
+// answered 429 with Retry-After, before anything is dialled. The default, 0, is
+// no limit.
 //
-// Every request that reaches the proxy counts while it is there, also one that
-// will be refused as no handshake. Clients are told apart by key, which is
-// called by many goroutines at once; a
-// request for which it returns "" isn't counted, and if it panics, the client
-// is answered 500. A nil key stands for the client's address (behind
-// [WithTrustedProxies], the one that they tell of), of IPv6 the first 64 bits.
-// Many people may share an address.
+// Every request that reaches the proxy counts while it is being served, even
+// one that will be refused as an invalid handshake. key identifies the client;
+// it must be safe for concurrent use. A request for which it returns "" is not
+// counted. If it panics, the client is answered 500. If key is nil, the
+// client's address is used (behind [WithTrustedProxies], the address that they
+// report), and of an IPv6 address the first 64 bits. Many people may share an
+// address.
 func WithMaxSessionsPerClient(n int, key func(*http.Request) string) Option {
 	return func(c *config) {
 		c.maxPerClient, c.clientKeyOf = c.count("WithMaxSessionsPerClient", n), key
 	}
 }
 
-// WithMaxMessageSize limits the messages from a side to so many bytes of
-// payload, compressed as they are, and to as many empty fragments. A longer one
-// ends the session, by Close 1009 to that side and 1001 to the other, as soon as
-// a frame's header shows it; what came before has passed by then. The default,
-// 0, is no limit.
+// WithMaxMessageSize limits the size of a message from a side to the given
+// number of payload bytes, counted as sent, without decompression, and to as
+// many empty fragments. A larger message ends the session, with Close 1009 to
+// that side and 1001 to the other, as soon as a frame header exceeds the limit;
+// the earlier fragments have been relayed by then. The default, 0, is no limit.
 func WithMaxMessageSize(from Side, bytes int) Option {
 	return func(c *config) {
 		c.limit("WithMaxMessageSize", from).message = uint64(c.count("WithMaxMessageSize", bytes))
 	}
 }
 
-// WithMaxFrameSize is [WithMaxMessageSize] for each data frame. The default, 0,
-// is no limit.
+// WithMaxFrameSize is like [WithMaxMessageSize], for each data frame. The
+// default, 0, is no limit.
 func WithMaxFrameSize(from Side, bytes int) Option {
 	return func(c *config) {
 		c.limit("WithMaxFrameSize", from).frame = uint64(c.count("WithMaxFrameSize", bytes))
 	}
 }
 
-// WithRateLimit limits how much comes from a side of a session. By default
-// there is no limit.
+// WithRateLimit limits the rate of messages, frames or bytes from a side of a
+// session. By default there is no limit.
 func WithRateLimit(from Side, r RateLimit) Option {
 	return func(c *config) {
 		c.limit("WithRateLimit", from).rate = r
@@ -85,9 +86,10 @@ func WithRateLimit(from Side, r RateLimit) Option {
 	}
 }
 
-// WithMaxAge ends sessions that are so old, by Close 1001 to both sides, so
-// that their clients come back and are spread anew. A session's own maximum is
-// up to a tenth shorter, at random. The default, 0, is no limit.
+// WithMaxAge ends sessions that are older than d, with Close 1001 to both
+// sides, so that their clients reconnect and are balanced again. The limit of
+// each session is shortened by up to a tenth, at random. The default, 0, is no
+// limit.
 func WithMaxAge(d time.Duration) Option {
 	return func(c *config) {
 		c.policy.age = d

@@ -26,37 +26,40 @@ const (
 	defaultCloseTimeout     = 5 * time.Second
 )
 
-// An Option changes a default of [New]. Where an option is given twice (for the
-// same side, if it is about one), the later one counts; hooks of [WithOnOpen] and
-// [WithOnClose] add up.
+// An Option changes a default of [New]. If an option is given more than once
+// (for the same side, if it applies to one), the last one is used; the hooks of
+// [WithOnOpen] and [WithOnClose] accumulate.
 type Option func(*config)
 
-// WithPing sets how the peers of a session are kept alive and watched, each
-// leg on its own: one that has been silent for interval is sent a Ping, and
-// if nothing at all comes from it within timeout after that, it is lost and
-// the other side is told so. The defaults are 25 s and 35 s.
+// WithPing sets how the proxy keeps the two peers of a session alive and
+// detects lost ones. Each peer is watched separately: the proxy sends a Ping to
+// a peer that has been silent for interval. If the peer then sends nothing at
+// all within timeout, it is lost, and the proxy closes the other side. The
+// defaults are 25 s and 35 s.
 //
-// A peer is held to Pings once it has answered one. One that never has
-// is not given up for its silence as long as its machine acknowledges what is
-// sent to it, which can be told over TCP on Linux (amd64, arm64), TLS on it
-// included. Elsewhere TCP gives up a machine that is gone, by its keep-alive or
-// because it acknowledges no Ping. [Session.IgnoresPings] tells of such a peer.
+// The timeout applies to peers that have answered at least one Ping. A peer
+// that never has is not given up for its silence as long as its machine
+// acknowledges what is sent to it. The proxy can see acknowledgements over TCP,
+// with or without TLS, on Linux (amd64, arm64). Elsewhere TCP detects a machine
+// that is gone, by its keep-alive or because a Ping is not acknowledged.
+// [Session.IgnoresPings] reports such a peer.
 //
-// A proxy between, such as nginx, takes bytes at once and passes them on as slowly
-// as its client takes them, and a Ping waits behind them. Where acknowledgements
-// can be told, the timeout is longer by what those bytes need at 16 KiB a second,
-// in all at most eleven times as long. Time in which this process itself
-// did not run doesn't count against a peer.
+// An intermediate proxy, such as nginx, may accept bytes at once and forward
+// them only as fast as its own client reads them, so that a Ping waits behind
+// them. Where the proxy can see acknowledgements, it extends the timeout by the
+// time those bytes take at 16 KiB/s, to at most eleven times the timeout in
+// total. Time during which this process did not run does not count against a
+// peer.
 //
-// A session's interval is made up to a tenth shorter, at random, so that
-// many sessions don't ping in step. Keep it below the idle limit of every
-// box on the way (60 s is common, 55 s exists): equal to it fails.
+// The interval of each session is shortened by up to a tenth, at random, so
+// that many sessions do not ping in step. Keep it below the idle timeout of
+// every intermediary (60 s is common, 55 s exists): an equal interval fails.
 //
-// An interval of 0 switches pings off: the proxy injects none, and a machine
-// that vanishes is found by TCP's keep-alive, after minutes; an application
-// that hangs only when data for it gets stuck ([WithWriteTimeout]), or by
-// [WithIdleTimeout]. The timeout must be above zero unless the interval is 0.
-// Above 0, neither may be under 1 ms.
+// An interval of 0 disables pings. Then only TCP's keep-alive detects a machine
+// that vanishes, after minutes, and an application that hangs is detected only
+// when data for it gets stuck ([WithWriteTimeout]) or by [WithIdleTimeout]. The
+// timeout must be above 0 unless the interval is 0. Values above 0 must be at
+// least 1 ms.
 func WithPing(interval, timeout time.Duration) Option {
 	return func(c *config) {
 		p := c.pinging("WithPing", interval, timeout)
@@ -64,15 +67,15 @@ func WithPing(interval, timeout time.Duration) Option {
 	}
 }
 
-// WithPingTo is [WithPing] for one side, [Client] or [Upstream]; the other
-// side keeps what it has, by default 25 s and 35 s. An interval of 0 is for
-// peers that take a Ping badly: nothing is ever injected there but a Close
-// frame at the end.
+// WithPingTo is [WithPing] for one side, [Client] or [Upstream]. The other side
+// keeps its setting, by default 25 s and 35 s. Use an interval of 0 for peers
+// that cannot handle a Ping: the proxy then injects no frame on that side
+// except a Close frame at the end.
 //
-// TCP's keep-alive then watches that side alone. It is on where the default
-// dialer connects to the upstream, and where [net.Listen] or an [http.Server]
-// of its default settings accepts the client; see [net.ListenConfig] and
-// [net.Dialer] for others.
+// With an interval of 0, only TCP's keep-alive watches that side. It is enabled
+// if the default dialer connects to the upstream, and if the client is accepted
+// by [net.Listen] or by an [http.Server] with default settings. For other cases
+// see [net.ListenConfig] and [net.Dialer].
 func WithPingTo(side Side, interval, timeout time.Duration) Option {
 	return func(c *config) {
 		p := c.pinging("WithPingTo", interval, timeout)
@@ -84,10 +87,10 @@ func WithPingTo(side Side, interval, timeout time.Duration) Option {
 	}
 }
 
-// WithIdleTimeout ends a session, with Close 1001 to both sides, when no
-// data frame has passed in either direction for so long. Pings and Pongs are
-// not data. The default, 0, is no limit: silence is the application's own
-// business, and pings already find the dead.
+// WithIdleTimeout ends a session, with Close 1001 to both sides, when no data
+// frame has passed in either direction for d. Pings and Pongs are not data. The
+// default, 0, is no limit: applications may be silent, and pings already detect
+// lost peers.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) {
 		c.policy.idle = d
@@ -97,55 +100,56 @@ func WithIdleTimeout(d time.Duration) Option {
 	}
 }
 
-// WithWriteTimeout gives up a peer that takes no byte of what is being
-// written to it for so long, for example because it has stopped reading. The
-// default is 60 s. It must be above zero.
+// WithWriteTimeout drops a peer when a write to it makes no progress for d, for
+// example because the peer has stopped reading. The default is 60 s. It must be
+// above zero.
 //
-// Over TCP on Linux (amd64, arm64), TLS on it included, what the peer's
-// kernel takes counts. Elsewhere, and over connections that are not the net
-// package's own, progress shows only once a whole chunk, of up to 32 KiB, has
-// been taken by ours.
+// Over TCP, with or without TLS, on Linux (amd64, arm64), progress is what the
+// peer's kernel acknowledges. Elsewhere, and over connections of types outside
+// the net package, the proxy sees progress only when the local kernel has
+// accepted a whole chunk of up to 32 KiB.
 func WithWriteTimeout(d time.Duration) Option {
 	return func(c *config) { c.policy.write = c.positive("WithWriteTimeout", d) }
 }
 
-// WithHandshakeTimeout limits the upstream's side of the handshake as a
-// whole: connecting, TLS, and the upstream's answer, and as many members as are
-// tried. The default is 60 s. It must be above zero. Past it
-// the client is answered 504.
+// WithHandshakeTimeout limits the whole handshake with the upstream:
+// connecting, TLS, and waiting for the answer, over all members that are tried.
+// When it expires, the client is answered 504. The default is 60 s. It must be
+// above zero.
 func WithHandshakeTimeout(d time.Duration) Option {
 	return func(c *config) { c.handshakeTimeout = c.positive("WithHandshakeTimeout", d) }
 }
 
 // WithCloseTimeout limits how long a session may take to end once its end has
-// begun: the other side's Close, what it had still sent before that, and the
-// closing of the connections. The default is 5 s. It must be above zero.
+// begun: delivering what was sent before the end, waiting for the other side's
+// Close, and closing the connections. The default is 5 s. It must be above
+// zero.
 //
-// A slow peer that after that time still takes what was sent to it before its
-// end, where that shows (see [WithWriteTimeout]), is given more time, in all as
-// much more as the write timeout.
+// A slow peer that is still reading what was sent to it before the end gets
+// additional time, at most the write timeout, if the proxy can see its progress
+// (see [WithWriteTimeout]).
 func WithCloseTimeout(d time.Duration) Option {
 	return func(c *config) { c.closeTimeout = c.positive("WithCloseTimeout", d) }
 }
 
-// WithRewrite calls f with each request that is about to go to the upstream, or
-// one after the other to several, after the proxy has rewritten it: f may
-// change pr.Out's URL, so dialling another target for this request, its Host
-// and its header. It is the hook of [httputil.ReverseProxy], with the same
-// type. By default nothing more is rewritten.
+// WithRewrite calls f with each request that is about to be sent to the
+// upstream, after the proxy has rewritten it, and again for each further member
+// that is tried. f may change the URL of pr.Out, and so the target that is
+// dialled for this request, its Host and its header. The hook has the same type
+// as that of [httputil.ReverseProxy]. By default nothing more is rewritten.
 //
-// X-Forwarded-For and its like are set already: SetXForwarded would name the
-// client twice. The handshake's own header fields (Upgrade, Connection,
-// Sec-WebSocket-Version, Sec-WebSocket-Key) are set after f returns. f is
-// called by many goroutines at once. If it panics, the client is answered
-// 500 and nothing is dialled.
+// X-Forwarded-For and related fields are already set: SetXForwarded would add
+// the client twice. The handshake's own header fields (Upgrade, Connection,
+// Sec-WebSocket-Version, Sec-WebSocket-Key) are set after f returns. f must be
+// safe for concurrent use. If it panics, the client is answered 500 and nothing
+// is dialled.
 //
-// Fields that tell the upstream who is there belong here, or in [WithOnOpen].
-// Set before, by middleware, they can be removed by the client, which may name any field in
-// its Connection field (RFC 9110, 7.6.1).
+// Set header fields that identify the user to the upstream here or in
+// [WithOnOpen]. If middleware sets them earlier, the client can remove them,
+// because it may name any field in its Connection field (RFC 9110, 7.6.1).
 //
-// Where f takes the target from the request, anyone who can send requests
-// chooses what the proxy connects to: check it against a list.
+// If f takes the target from the request, anyone who can send requests chooses
+// what the proxy connects to: check the target against a list.
 func WithRewrite(f func(pr *httputil.ProxyRequest)) Option {
 	return func(c *config) {
 		if c.rewrite = f; f == nil {
@@ -154,10 +158,11 @@ func WithRewrite(f func(pr *httputil.ProxyRequest)) Option {
 	}
 }
 
-// WithHost sends host to the upstream as the request's Host. The default is
-// the client's own, so that an upstream that compares Origin with Host still
-// can. The empty string means the target's host, in lower case and without the
-// scheme's own port. A name beyond ASCII is sent as its A-label (RFC 5890).
+// WithHost sets the Host of requests to the upstream. The default is the Host
+// that the client sent, so that an upstream can compare Origin with Host. The
+// empty string means the target's host, in lower case and without the scheme's
+// default port. A name with non-ASCII characters is sent as its A-label (RFC
+// 5890).
 func WithHost(host string) Option {
 	return func(c *config) {
 		c.host, c.targetsHost = host, host == ""
@@ -173,37 +178,37 @@ func WithHost(host string) Option {
 	}
 }
 
-// WithTargetPath asks the upstream for the target's path, and drops the request's.
-// A target without a path means "/". The queries of both are joined as without
-// this option. By default the request's path follows the target's: with the
-// target http://127.0.0.1:9000/ws, a request for /websocket asks for
-// /ws/websocket.
+// WithTargetPath sends the target's path to the upstream and drops the
+// request's path. A target without a path means "/". The two queries are joined
+// as without this option. By default the request's path is appended to the
+// target's: with the target http://127.0.0.1:9000/ws, a request for /websocket
+// is sent as /ws/websocket.
 func WithTargetPath() Option {
 	return func(c *config) { c.targetPath = true }
 }
 
-// WithOrigins lets browser pages of further origins open a WebSocket.
-// Without it only pages of the same origin can: same scheme, host and port
-// as the request was sent to. Requests without an Origin header, which
-// browsers always send, are let through either way. Origins are compared in
-// their normal form: HTTP://Host:80/ is http://host.
+// WithOrigins allows browser pages of further origins to open a WebSocket. By
+// default only pages of the same origin may: same scheme, host and port as the
+// request was sent to. Requests without an Origin header, which browsers always
+// send, are allowed in either case. Origins are compared in normal form:
+// HTTP://Host:80/ is http://host.
 //
-// A pattern is "https://app.example.com", with a port if it isn't the
-// scheme's own. Without a scheme, it lets in both http and https pages. These
+// A pattern is "https://app.example.com", with a port if it is not the scheme's
+// default. A pattern without a scheme matches both http and https pages. These
 // patterns match more than one origin:
 //
-//   - "*.example.com" in the host's place: every name below it, at any depth,
-//     and not example.com itself
+//   - "*.example.com" as the host: every name below it, at any depth, but not
+//     example.com itself
 //   - "http://localhost:*": every port
-//   - "moz-extension://*": every host of a scheme other than http and https,
-//     for programs and extensions whose hosts are random
+//   - "moz-extension://*": every host of a scheme other than http and https, for
+//     programs and extensions with random hosts
 //
-// "null" and "file://" stand for themselves. Browsers send null for sandboxed
-// frames, data: URLs and local files. Any page on the internet can hold a
-// sandboxed frame: "null" protects as little as [WithInsecureAnyOrigin] does,
-// and is for upstreams that use no cookies.
+// "null" and "file://" match themselves. Browsers send null for sandboxed
+// frames, data: URLs and local files. Any page on the internet can contain a
+// sandboxed frame: "null" protects no more than [WithInsecureAnyOrigin], and is
+// for upstreams that use no cookies.
 //
-// A pattern that no browser's origin can match is a mistake.
+// A pattern that cannot match any browser's origin is a mistake.
 func WithOrigins(patterns ...string) Option {
 	return func(c *config) {
 		c.origins = nil
@@ -217,29 +222,31 @@ func WithOrigins(patterns ...string) Option {
 	}
 }
 
-// WithInsecureAnyOrigin lets every web page on the internet open a WebSocket
-// through the proxy, with the cookies that the visitor's browser holds for
-// it: cross-site WebSocket hijacking (RFC 6455, 10.2). It is for upstreams
-// that check Origin themselves or use no cookies.
+// WithInsecureAnyOrigin allows every web page on the internet to open a
+// WebSocket through the proxy, with the cookies that the visitor's browser
+// holds for it. This permits cross-site WebSocket hijacking (RFC 6455, 10.2).
+// It is for upstreams that check Origin themselves or use no cookies.
 func WithInsecureAnyOrigin() Option {
 	return func(c *config) { c.anyOrigin = true }
 }
 
-// WithTrustedProxies names the addresses of proxies in front of this one:
-// forwarding header fields (X-Forwarded-*, Forwarded, X-Real-Ip) of requests
-// that come from them are believed, and go on, X-Forwarded-For and Forwarded
-// extended. From everyone else, which is the default, they are thrown away and set anew.
+// WithTrustedProxies sets the addresses of trusted proxies in front of this
+// one. The proxy trusts the forwarding header fields (X-Forwarded-*, Forwarded,
+// X-Real-Ip) of requests from these addresses and forwards them, with
+// X-Forwarded-For and Forwarded extended. From all other addresses it discards
+// these fields and sets its own. By default no address is trusted.
 //
-// A proxy that ends TLS in front of this one must be named, and must send
-// X-Forwarded-Proto, or pages loaded over https don't count as the same
-// origin. If it changes Host, X-Forwarded-Host must have the client's, and
-// X-Forwarded-Port the port if the host comes without. It must itself set
-// these fields, or take away those that clients send: what it passes through
-// is believed, too. Of a list, the first is what the client has used.
+// If a proxy in front of this one terminates TLS, name it here and have it send
+// X-Forwarded-Proto; otherwise pages loaded over https do not count as the same
+// origin. If it changes Host, it must send the client's Host in
+// X-Forwarded-Host, and the port in X-Forwarded-Port if that host has none. It
+// must set these fields itself or remove those that clients send: whatever it
+// forwards is trusted, too. If a field is a list, the first element is the one
+// that the client used.
 //
-// A request comes from who has connected: see [ConnContext] for servers whose
-// middleware replaces RemoteAddr, and [WithTrustedUnixSockets] for peers without
-// an address.
+// The address of a request is that of its connection. For servers whose
+// middleware replaces RemoteAddr, see [ConnContext]; for peers without an
+// address, see [WithTrustedUnixSockets].
 func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 	return func(c *config) {
 		c.trusted = slices.Clone(prefixes)
@@ -254,25 +261,26 @@ func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 	}
 }
 
-// WithTrustedUnixSockets is [WithTrustedProxies] for all that connect to the
-// server over a unix socket, which have no address: their forwarding header
-// fields are believed, and go on. Nothing is added to X-Forwarded-For for the
-// socket. By default nobody over a unix socket is trusted. Whoever may write to
-// the socket's file can claim to be any client: set its permissions.
+// WithTrustedUnixSockets is [WithTrustedProxies] for all peers that connect to
+// the server over a unix socket and so have no address: their forwarding header
+// fields are trusted and forwarded. Nothing is added to X-Forwarded-For for the
+// socket. By default no peer over a unix socket is trusted. Anyone who can
+// write to the socket's file can claim to be any client: set its permissions.
 func WithTrustedUnixSockets() Option {
 	return func(c *config) { c.trustUnix = true }
 }
 
-// WithDialContext connects to the upstream by f instead of a [net.Dialer]:
-// through a SOCKS proxy, from a certain source address, over a pipe in a
-// test. network is "tcp" or "unix". TLS, where the target asks for it, is
-// spoken over the connection that f returns. f must heed ctx, which ends
-// when the handshake does, in whatever way; the connection must outlive it.
+// WithDialContext connects to the upstream with f in place of a [net.Dialer],
+// for example through a SOCKS proxy, from a certain source address, or over a
+// pipe in a test. network is "tcp" or "unix". If the target requires TLS, the
+// proxy speaks it over the connection that f returns. f must return when ctx is
+// done; the connection must remain usable after that, because ctx ends with the
+// handshake, whether the handshake succeeds or fails.
 //
-// The default dialer sends no TCP keep-alives where Pings do their work
-// ([WithPing]). Of connections that are not the net package's own, the proxy
-// can't tell whether a peer that answers no Ping is gone: f should have TCP's
-// keep-alive on.
+// The default dialer disables TCP keep-alives where Pings replace them
+// ([WithPing]). On connections of types outside the net package, the proxy
+// cannot tell whether a peer that answers no Ping is gone: f should enable
+// TCP's keep-alive.
 func WithDialContext(f func(ctx context.Context, network, address string) (net.Conn, error)) Option {
 	return func(c *config) {
 		if c.dialContext = f; f == nil {
@@ -281,18 +289,17 @@ func WithDialContext(f func(ctx context.Context, network, address string) (net.C
 	}
 }
 
-// WithTLSConfig sets how TLS is spoken with an https or wss upstream: RootCAs
-// for a private authority, Certificates or GetClientCertificate for one that
-// wants to know who we are, ServerName for one that is dialled by address
-// (or through [WithDialContext], over a unix socket) and verified by name. It
-// is cloned. The default verifies the upstream's certificate for the target's
-// host against the system's roots.
+// WithTLSConfig sets the TLS configuration for https and wss upstreams: RootCAs
+// for a private authority, Certificates or GetClientCertificate for an upstream
+// that requires a client certificate, ServerName for one that is dialled by
+// address (or through [WithDialContext], or over a unix socket) and verified by
+// name. t is cloned. By default the proxy verifies the upstream's certificate
+// for the target's host against the system's roots.
 //
-// NextProtos is always http/1.1, for WebSockets need it; TLS 1.2 is the
-// least. Sessions are resumed within this proxy only, and not where
-// client certificates or VerifyPeerCertificate are in play. For
-// InsecureSkipVerify with nothing in its place there is
-// [WithInsecureSkipVerify].
+// NextProtos is always http/1.1, which WebSockets require. The minimum version
+// is TLS 1.2. TLS sessions are resumed only within this proxy, and never with
+// client certificates or VerifyPeerCertificate. To set InsecureSkipVerify
+// without another verification, use [WithInsecureSkipVerify].
 func WithTLSConfig(t *tls.Config) Option {
 	return func(c *config) {
 		if t == nil {
@@ -314,35 +321,36 @@ func WithTLSConfig(t *tls.Config) Option {
 	}
 }
 
-// WithInsecureSkipVerify takes any certificate from an https or wss upstream,
-// for any name: whoever can get in between reads and changes everything,
+// WithInsecureSkipVerify accepts any certificate from an https or wss upstream,
+// for any name. An attacker in the network can then read and change all traffic
 // unnoticed. It is for tests.
 func WithInsecureSkipVerify() Option {
 	return func(c *config) { c.skipVerify = true }
 }
 
-// WithDetach lets ServeHTTP return as soon as the client has its 101; the
-// session goes on by itself until it ends, or until [Proxy.Shutdown] or
-// [Proxy.Close]. It saves more than half of an idle session's memory (with TLS to
-// the client a third): by
-// default ServeHTTP returns when the session is over, so that middleware
-// sees its whole life, and net/http keeps a goroutine and its buffers for it.
+// WithDetach makes ServeHTTP return as soon as the client has its 101. The
+// session continues until it ends by itself, or until [Proxy.Shutdown] or
+// [Proxy.Close]. This saves more than half of the memory of an idle session (a
+// third with TLS to the client). By default ServeHTTP returns when the session
+// is over, so that middleware sees the whole session; meanwhile net/http keeps
+// a goroutine and buffers for it.
 //
-// A detached session doesn't end with the request's context, nor does it keep
-// that: its log record is made without what middleware has put in there.
+// A detached session does not end with the request's context and does not
+// retain it: its log record has none of the values that middleware put there.
 func WithDetach() Option {
 	return func(c *config) { c.detach = true }
 }
 
-// WithLogger sets where the proxy logs: one record for each handshake that
-// came to nothing and for each session that ended (info), what becomes of
-// members, and each panic in a hook (error). A failed handshake is a warning if
-// the upstream or the operator is at fault; what any stranger can bring about is
-// info. The default
-// is what [slog.Default] is when New is called;
-// slog.New(slog.DiscardHandler) silences it. No payload, query string or header
-// value is ever logged, but for the client's address as a trusted proxy tells
-// it, and a refused origin and what it was compared with; paths are.
+// WithLogger sets the logger. The proxy logs one record for each failed
+// handshake and for each session that ended (info), the changes of members'
+// states, and each panic in a hook (error). A failed handshake is logged as a
+// warning if the upstream or the operator is at fault, and as info if any
+// client can cause it. The default is the value of [slog.Default] when New is
+// called. To disable logging, use slog.New(slog.DiscardHandler).
+//
+// The proxy logs paths. It never logs payloads, query strings or header values,
+// except the client's address as a trusted proxy reports it, and a refused
+// origin with what it was compared with.
 func WithLogger(l *slog.Logger) Option {
 	return func(c *config) {
 		if c.logger = l; l == nil {
@@ -352,14 +360,13 @@ func WithLogger(l *slog.Logger) Option {
 }
 
 // WithErrorHandler calls f to answer a client whose handshake was refused or
-// came to nothing. The default answers e.Status with a fixed phrase; what f
-// writes should tell no more. The header fields that go with the status
-// (Connection: close, Allow, Upgrade, Retry-After …) are already set in w.
-// Leave Connection: close there: bytes behind the handshake must not be read
-// as another request. A status of 499 means that the request's context has
-// ended, as a rule because the client has left. f is not called for an
-// upstream's own refusal, which is relayed. It is called by many goroutines
-// at once.
+// failed. By default the proxy answers e.Status with a fixed phrase; f should
+// not reveal more than that. The header fields that go with the status
+// (Connection: close, Allow, Upgrade, Retry-After …) are already set in w. Keep
+// Connection: close: bytes after the handshake must not be read as another
+// request. A status of 499 means that the request's context has ended, usually
+// because the client left. f is not called if the upstream itself refused; that
+// answer is relayed. f must be safe for concurrent use.
 func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) Option {
 	return func(c *config) {
 		if c.errorHandler = f; f == nil {
@@ -368,22 +375,22 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) 
 	}
 }
 
-// WithOnOpen calls f with each session whose handshake is in order, before
-// anything is dialled for it: the session may still come to nothing. f may
-// refuse it: an error that is, or wraps, a [*Refusal] says what the client is
-// answered; any other makes 403 and goes to the log. Header fields that it sets
-// in r go on to the upstream, and clients can't have them removed. It may keep
-// values with the session ([Session.Set]), and have it end when the client's
-// token does ([Session.SetExpiry]).
+// WithOnOpen calls f with each session whose handshake request is valid, before
+// anything is dialled for it; the handshake may still fail. f may refuse the
+// session by returning an error: an error that is, or wraps, a [*Refusal] sets
+// the client's answer; any other error is answered 403 and logged. Header
+// fields that f sets in r are sent to the upstream, and clients cannot remove
+// them. f may associate values with the session ([Session.Set]) and make it end
+// when the client's token expires ([Session.SetExpiry]).
 //
-// The option may be given several times; the hooks are called in order until
-// one refuses; by default there are none. If f panics, the client is answered
-// 500. It is called by many goroutines at once.
+// The option may be given several times. The hooks are called in order until
+// one refuses. By default there are none. If f panics, the client is answered
+// 500. f must be safe for concurrent use.
 //
-// r's context ends when the session is over (with [WithDetach], when ServeHTTP
-// returns), and before the 101 also when the client leaves, with [Session.Close]
-// and with [Proxy.Shutdown]. A hook that waits for something should wait for that
-// as well: until it returns, it holds Shutdown up.
+// The context of r ends when the session is over (with [WithDetach], when
+// ServeHTTP returns). Before the 101 it also ends when the client leaves, and
+// with [Session.Close] and [Proxy.Shutdown]. A hook that blocks should return
+// when the context ends: Shutdown waits for it.
 func WithOnOpen(f func(s *Session, r *http.Request) error) Option {
 	return func(c *config) {
 		if c.onOpen = append(c.onOpen, f); f == nil {
@@ -392,16 +399,16 @@ func WithOnOpen(f func(s *Session, r *http.Request) error) Option {
 	}
 }
 
-// WithOnClose calls f once for each session that was shown to the hooks of
-// [WithOnOpen] (or would have been, were there any), when it is over: when both
-// connections are closed, or when its handshake has come to nothing. By then
-// [Session.Err] says why.
+// WithOnClose calls f once for each session that was passed to the hooks of
+// [WithOnOpen] (or would have been, if there are none), after the session is
+// over: both connections are closed, or its handshake has failed. [Session.Err]
+// then returns the reason.
 //
-// The option may be given several times; the hooks are called in order; by
-// default there are none. If f panics, that is logged. It is called by many
-// goroutines at once, and holds up [Proxy.Shutdown] and, of sessions that
-// aren't detached, ServeHTTP. The session is neither listed nor counted any more
-// by then, and [Session.Done] is closed.
+// The option may be given several times. The hooks are called in order. By
+// default there are none. If f panics, the panic is logged. f must be safe for
+// concurrent use. [Proxy.Shutdown] waits for f, and so does ServeHTTP unless
+// the session is detached. When f is called, the session is no longer listed or
+// counted, and [Session.Done] is closed.
 func WithOnClose(f func(s *Session)) Option {
 	return func(c *config) {
 		if c.onClose = append(c.onClose, f); f == nil {
@@ -410,13 +417,14 @@ func WithOnClose(f func(s *Session)) Option {
 	}
 }
 
-// WithDrain sets how [Proxy.Shutdown] ends sessions: over which window it
-// spreads them, and by which close code to clients; upstreams get 1001. The
-// window is also that of sessions whose member was removed, or is down. A
-// window of 0, the default, is what the deadline of Shutdown's context leaves,
-// or less where there are few sessions; a longer one than that is cut down to
-// it. A code of 0, the default, is 1001 (going away); 1012 (service restart) is
-// the other one in use: some clients reconnect at one of them only.
+// WithDrain sets how [Proxy.Shutdown] ends sessions: the window over which it
+// spreads them, and the close code that clients get; upstreams get 1001. The
+// window also applies to the sessions of a member that was removed or is down.
+// By default the window is 0: Shutdown then uses the time until its context's
+// deadline, or less if there are few sessions. A window that exceeds that time
+// is shortened to it. The default code, 0, stands for 1001 (going away). 1012
+// (service restart) is also in use: some clients reconnect after only one of
+// the two.
 func WithDrain(window time.Duration, code websocket.StatusCode) Option {
 	return func(c *config) {
 		c.drainWindow, c.drainCode = window, cmp.Or(code, goingAway)

@@ -1,5 +1,5 @@
-// Package wsproxy is a reverse proxy for WebSockets that is an
-// [http.Handler]: mount it on a route of a server you already have.
+// Package wsproxy implements a WebSocket reverse proxy as an [http.Handler]:
+// mount it on a route of an existing server.
 //
 //	proxy, err := wsproxy.New("http://127.0.0.1:9000")
 //	if err != nil {
@@ -9,20 +9,21 @@
 //	mux.Handle("/websocket", proxy)
 //	log.Fatal(http.ListenAndServe(":8080", mux))
 //
-// It does the opening handshake with both sides, and then relays frames. What
-// is only untidy in a handshake is accepted and passed on tidy; what could do harm
-// is refused. The proxy reads the frames' headers and never touches
-// their payloads: what a client and an upstream have agreed on (subprotocols,
-// compression, fragmentation, pings of their own) passes as it is.
+// The proxy performs the opening handshake with both sides and then relays
+// frames. It accepts handshakes with harmless irregularities and forwards them
+// in normal form; it refuses those that could do harm. It reads frame headers
+// and leaves payloads untouched: whatever client and upstream negotiate
+// (subprotocols, compression, fragmentation, their own pings) passes unchanged.
 //
 // # Keep-alive
 //
 // A peer that has been silent for 25 s is sent a Ping, on either side, and is
-// given up 35 s later if nothing comes from it; the other side then gets a
-// Close frame that says so ([WithPing]). A peer that has never answered a Ping
-// is given up only if its machine acknowledges nothing either. Pongs to these
-// Pings stay in the proxy; pings between the applications pass through. Silence
-// of the application itself ends a session only if [WithIdleTimeout] is set.
+// given up 35 s later if it sends nothing; the other side then receives a Close
+// frame that says so ([WithPing]). A peer that has never answered a Ping is
+// given up only if its machine also stops acknowledging data. The proxy does
+// not forward the Pongs that answer its own Pings; it relays the pings of the
+// applications. Application silence ends a session only if [WithIdleTimeout] is
+// set.
 //
 // # Ordinary HTTP
 //
@@ -31,74 +32,78 @@
 //
 // # Close codes
 //
-// A Close frame passes as it is, code and reason. Where a side goes without
-// one, the proxy writes it, between two frames of what it relays:
+// The proxy relays a Close frame unchanged, with its code and reason. If a
+// session ends otherwise, the proxy sends the Close frames itself, between two
+// relayed frames:
 //
 //	                                client gets    upstream gets
 //	upstream lost                   1011           -
 //	client lost                     -              1001
 //	client breaks the protocol      1002           1001
 //	upstream breaks the protocol    1011           1002
-//	idle, too old, context ended    1001           1001
+//	idle, max age, context ended    1001           1001
 //	Shutdown                        1001 or other  1001
-//	its upstream removed, or down   1012           1001
-//	a panic in a connection         1011           1001
-//	ended by the user (Session)     as given       1001
-//	too big, too fast: client       1009, 1008     1001
-//	too big, too fast: upstream     1001           1009, 1008
+//	upstream removed or down        1012           1001
+//	panic in a connection           1011           1001
+//	Session.Close, SetExpiry        as given       1001
+//	client over size, rate limit    1009, 1008     1001
+//	upstream over size, rate limit  1001           1009, 1008
 //
-// If a frame is only part-written and its rest doesn't come, no Close frame
-// is possible and the connection is closed without.
+// If the rest of a partly written frame never arrives, the proxy cannot send a
+// Close frame and closes the connection without one.
 //
 // # Shutdown
 //
-// [http.Server.Shutdown] knows nothing of WebSockets. [Proxy.Shutdown] refuses
-// new sessions and ends the running ones, spread over time ([WithDrain]);
-// [ShutdownServer] does both.
+// [http.Server.Shutdown] neither closes WebSockets nor waits for them.
+// [Proxy.Shutdown] refuses new sessions and ends the open ones, spread over
+// time ([WithDrain]). [ShutdownServer] does both.
 //
 // # Several upstreams
 //
-// [WithUpstreams] balances over several, by the number of their sessions or
-// another rule ([WithBalance]), and leaves alone those with which handshakes
-// fail; what fails before an upstream was asked is tried with another. The set
-// can be changed at any time ([Proxy.SetUpstreams], [WithSource]).
+// [WithUpstreams] balances sessions over several upstreams, by their number of
+// sessions or another rule ([WithBalance]). The proxy backs off from upstreams
+// whose handshakes fail. If a handshake fails before the request was sent, the
+// proxy retries it with another upstream. The set can be changed at any time
+// ([Proxy.SetUpstreams], [WithSource]).
 //
 // # Sessions
 //
-// [Proxy.Sessions] lists what is open, [WithOnOpen] and [WithOnClose] hook into
-// a session's begin and end, and [Proxy.Stats] counts. A [Session] can be ended
-// at any time, or given an end ([Session.Close], [Session.SetExpiry]).
+// [Proxy.Sessions] lists the open sessions. [WithOnOpen] and [WithOnClose] set
+// hooks for the start and the end of a session. [Proxy.Stats] returns counters.
+// A [Session] can be ended at any time or given an expiry ([Session.Close],
+// [Session.SetExpiry]).
 //
 // # Security
 //
 // Only pages of the same origin may open a WebSocket, unless [WithOrigins]
-// names more. Forwarding header fields are believed from
-// [WithTrustedProxies] and [WithTrustedUnixSockets] only; behind middleware that
+// allows more. The proxy trusts forwarding header fields only from
+// [WithTrustedProxies] and [WithTrustedUnixSockets]; behind middleware that
 // replaces a request's RemoteAddr, set [ConnContext]. The target comes from
-// [New], never from the request. Logs and errors hold no query strings and no
-// header values but a refused origin; log records name the request's path.
+// [New], never from the request. Logs and errors contain no query strings and
+// no header values except a refused origin; log records contain the request's
+// path.
 //
-// Fields by which middleware tells the upstream who is there are safe from
-// the client only if they are set in [WithRewrite] or [WithOnOpen]. Of the fields that
-// clients can forge, X-Forwarded-*, Forwarded and X-Real-Ip are replaced;
-// others that an upstream may believe (X-Client-Ip, True-Client-Ip) are not.
+// Header fields that identify the user to the upstream must be set in
+// [WithRewrite] or [WithOnOpen]; if middleware sets them earlier, clients can
+// remove them. Of the fields that clients can forge, the proxy replaces
+// X-Forwarded-*, Forwarded and X-Real-Ip; it does not replace others that an
+// upstream may trust (X-Client-Ip, True-Client-Ip).
 //
-// A client's frames go on to the upstream with the masking keys that the
-// client chose, and text is not checked for being UTF-8: both are between
-// the client and the upstream.
+// The proxy forwards a client's frames with the masking keys that the client
+// chose, and does not check that text is valid UTF-8. Both are between the
+// client and the upstream.
 //
 // # Limits
 //
-// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported:
-// they are answered 405 or 501. Nothing limits how many sessions there are,
-// how long they last, and how large or many their messages are, unless an
-// option does: [WithMaxSessions], [WithMaxSessionsPerClient],
-// [WithMaxHandshakes], [WithMaxAge], [WithMaxMessageSize], [WithMaxFrameSize],
-// [WithRateLimit]. How long a client may take to send its handshake is the
-// http.Server's to limit (ReadHeaderTimeout). A session takes two file
-// descriptors, and on Linux two more for each direction in which a long
-// frame is stuck. One that is slowed down by a rate limit keeps a buffer of
-// 32 KiB for as long.
+// WebSockets over HTTP/2 and HTTP/3 (RFC 8441, RFC 9220) are not supported; the
+// proxy answers 405 or 501. By default there is no limit on the number and age
+// of sessions, or on the size and rate of messages. To set limits, use
+// [WithMaxSessions], [WithMaxSessionsPerClient], [WithMaxHandshakes],
+// [WithMaxAge], [WithMaxMessageSize], [WithMaxFrameSize] and [WithRateLimit].
+// The [http.Server] limits how long a client may take to send its handshake
+// (ReadHeaderTimeout). A session takes two file descriptors, and on Linux two
+// more for each direction in which a long frame is stuck. While a rate limit
+// slows a session down, the session holds a buffer of 32 KiB.
 package wsproxy
 
 import (
@@ -109,12 +114,12 @@ import (
 	"time"
 )
 
-// A Proxy relays WebSockets to an upstream. It is an [http.Handler]; make it
-// with [New]. Its methods may be called by many goroutines at once.
+// A Proxy relays WebSockets to an upstream. It is an [http.Handler]. Create one
+// with [New]. Its methods are safe for concurrent use.
 //
-// The goroutine in which ServeHTTP is called owns the session: when ServeHTTP
-// returns, both connections are closed and nothing that it started still
-// runs. With [WithDetach] that holds when the session is over.
+// The goroutine that calls ServeHTTP owns the session: when ServeHTTP returns,
+// both connections are closed and everything it started has ended. With
+// [WithDetach] the same holds when the session is over.
 type Proxy struct {
 	*config
 
@@ -136,19 +141,20 @@ type Proxy struct {
 	stats     stats
 }
 
-// New makes a proxy for the upstream at target: an http, https, ws or wss
-// URL, or unix:/path/to/socket; "" where [WithUpstreams] or [WithSource] names
-// the upstreams. A host beyond ASCII is looked up, verified and sent as its
-// A-label (RFC 5890).
+// New returns a proxy for the upstream at target: an http, https, ws or wss
+// URL, or unix:/path/to/socket. The target is "" if [WithUpstreams] or
+// [WithSource] names the upstreams. A host name with non-ASCII characters is
+// resolved, verified and sent as its A-label (RFC 5890).
 //
-// The target's path and query go before those of each request. The request's
-// path and query are sent as the bytes that the client has sent, or that
-// middleware has left of them; only a "#" is escaped. Two paths are joined by
-// one slash; an empty path, which [http.StripPrefix] may leave, adds nothing. The
-// target's path is no fence: dot segments in a request's path pass as they are.
+// The target's path and query are put before those of each request. The proxy
+// sends the request's path and query byte for byte as the client sent them, or
+// as middleware left them; it escapes only "#". It joins two paths with one
+// slash; an empty path, which [http.StripPrefix] may leave, adds nothing. The
+// target's path does not confine clients: dot segments in a request's path are
+// not removed.
 //
-// All mistakes in the arguments are returned at once: each an [*OptionError],
-// joined by [errors.Join].
+// New reports all mistakes in its arguments at once. Each is an [*OptionError];
+// they are joined by [errors.Join].
 func New(target string, options ...Option) (*Proxy, error) {
 	c, err := newConfig(target, options)
 	if err != nil {
@@ -179,30 +185,30 @@ func New(target string, options ...Option) (*Proxy, error) {
 	return p, nil
 }
 
-// ServeHTTP does the handshake with the upstream and then with the client, and
-// relays the session to its end. With [WithDetach] it returns after the 101, and
-// the session goes on in the background.
+// ServeHTTP performs the handshake with the upstream and then with the client,
+// and relays the session until it ends. With [WithDetach] it returns after the
+// 101, and the session continues in the background.
 //
 // A request that does not ask for a WebSocket goes to the handler of
-// [WithFallback], if there is one. In all other cases without a session, the
-// client is answered, and its connection is closed after that:
+// [WithFallback], if there is one. If any other request does not become a
+// session, the proxy answers the client and then closes the connection:
 //
-//   - 400, 405, 417, 426, 431: the request is no good WebSocket handshake
-//   - 403: the page's origin is not allowed, or a hook of [WithOnOpen] refuses and
-//     names no other status
-//   - 429, 503: there are as many sessions as may be
-//   - 499, 504: the request's context was cancelled, or its time is up
-//   - 500: a hook panics
-//   - 501: the connection can't be taken over
-//   - 502: the upstream can't be reached, or its answer is bad
+//   - 400, 405, 417, 426, 431: the request is not a valid WebSocket handshake
+//   - 403: the page's origin is not allowed, or a hook of [WithOnOpen] refused and
+//     gave no other status
+//   - 429, 503: a limit on the number of sessions or handshakes is reached
+//   - 499, 504: the request's context was cancelled, or its deadline passed
+//   - 500: a hook panicked
+//   - 501: the connection cannot be hijacked
+//   - 502: the upstream cannot be reached, or its answer is invalid
 //   - 503: the proxy is shutting down, no member has room, or this machine is out
 //     of descriptors or ports
-//   - 504: the upstream does not answer in time
+//   - 504: the upstream did not answer in time
 //   - 508: the request has passed this proxy before ([WithVia])
 //
-// Nothing is dialled for a request that the proxy itself refuses. An answer of
-// the upstream's other than 101 is relayed as it comes, its body up to 64 KiB and
-// for up to 10 s.
+// The proxy does not dial for a request that it refuses itself. If the upstream
+// gives an answer other than 101, the proxy relays it unchanged, with a body of
+// up to 64 KiB and for up to 10 s.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.fallback != nil && !asksForWebSocket(r) {
 		p.fallback.ServeHTTP(w, withoutUpgrade(r))

@@ -12,10 +12,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A Session is one client's WebSocket: from the moment its handshake is let
-// in until both connections are closed. It is handed to the hooks
-// ([WithOnOpen], [WithOnClose]) and listed by [Proxy.Sessions]. Its methods
-// may be called by many goroutines at once, also when it is over.
+// A Session is one client's WebSocket, from the time its handshake is admitted
+// until both connections are closed. It is passed to hooks ([WithOnOpen],
+// [WithOnClose]) and listed by [Proxy.Sessions]. Its methods are safe for
+// concurrent use, also after the session is over.
 type Session struct {
 	// Set when made.
 	proxy  *Proxy
@@ -25,15 +25,15 @@ type Session struct {
 
 	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; see begin
 	open     bool                    // guarded by proxy.mu; the 101 was sent
-	letIn    bool                    // owned by ServeHTTP; the hooks have seen it
-	graces   uint8                   // guarded by mu; how often in a row ends were put off
-	closing  *cause                  // guarded by proxy.mu; it was ended before the 101
+	letIn    bool                    // owned by ServeHTTP; the WithOnOpen hooks have admitted it
+	graces   uint8                   // guarded by mu; how often in a row the end was postponed
+	closing  *cause                  // guarded by proxy.mu; why it was ended before the 101
 	upstream string                  // set with open
-	member   *member                 // guarded by proxy.mu; whose it is; nil: nobody's
+	member   *member                 // guarded by proxy.mu; where it is placed; nil: nowhere
 
-	// Two goroutines carry it from the 101 on, one a direction, and one timer.
-	// Each direction writes to the leg across; Pings, and Closes that lie with
-	// the proxy, are injected by whoever has cause to.
+	// After the 101 a session has two goroutines, one for each direction, and one
+	// timer. Each direction writes to the opposite leg. Pings and the proxy's own
+	// Close frames are injected by the goroutine that decides to send them.
 	began time.Time // set with open
 	pace  pace      // set with open
 	over  func()    // set with open; called at the end
@@ -43,21 +43,21 @@ type Session struct {
 	running atomic.Int32 // pumps
 
 	mu       sync.Mutex
-	suspect  Side           // guarded by mu; who is blamed if the deadline finds no cause
+	suspect  Side           // guarded by mu; the side to blame if the deadline passes without a cause
 	finished bool           // guarded by mu
-	decided  bool           // guarded by mu; why it is over won't change any more
+	decided  bool           // guarded by mu; the result is final
 	ending   ending         // guarded by mu
-	deadline time.Duration  // guarded by mu; when all is cut, 0 before the end begins
-	latest   time.Duration  // guarded by mu; how far the deadline may be put off
+	deadline time.Duration  // guarded by mu; when everything is cut; 0 before the end begins
+	latest   time.Duration  // guarded by mu; how far the deadline may be extended
 	timer    *time.Timer    // guarded by mu
 	due      time.Duration  // guarded by mu; when it is to fire
 	helpers  sync.WaitGroup // ticks, and injections that may have to wait
 	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
-	extra    *sessionExtra  // guarded by mu; what few sessions have
-	failed   *Error         // guarded by mu; why its handshake came to nothing
+	extra    *sessionExtra  // guarded by mu; state that few sessions need
+	failed   *Error         // guarded by mu; why its handshake failed
 }
 
-// sessionExtra is what a session has only if somebody asked for it.
+// sessionExtra is the state that a session has only if it is used.
 type sessionExtra struct {
 	key         string // of WithMaxSessionsPerClient; "": not counted. Set when made
 	subprotocol string
@@ -75,35 +75,36 @@ func (s *Session) extraLocked() *sessionExtra {
 	return s.extra
 }
 
-// A Reason is why a session ended: one of a small set, for logs and
-// dashboards to group by. Together with the [Side] that brought it about it
-// tells apart what matters: closed by the client or by the upstream, say.
+// A Reason says why a session ended. There is a small set of reasons, which
+// logs and dashboards can group by. Combined with the [Side] that caused the
+// end it distinguishes, for example, closed by the client from closed by the
+// upstream.
 type Reason string
 
 const (
 	ReasonClosed        Reason = "closed"          // a side sent a Close frame
-	ReasonLost          Reason = "lost"            // a side went without one, or no longer answered
-	ReasonProtocolError Reason = "protocol error"  // a side broke RFC 6455
-	ReasonLimit         Reason = "limit"           // a side went over a size or a rate
+	ReasonLost          Reason = "lost"            // a side left without a Close frame, or stopped answering
+	ReasonProtocolError Reason = "protocol error"  // a side violated RFC 6455
+	ReasonLimit         Reason = "limit"           // a side exceeded a size or rate limit
 	ReasonIdle          Reason = "idle"            // [WithIdleTimeout]
 	ReasonAge           Reason = "age"             // [WithMaxAge]
 	ReasonExpired       Reason = "expired"         // [Session.SetExpiry]
 	ReasonClosedByProxy Reason = "closed by proxy" // [Session.Close]
 	ReasonDrained       Reason = "drained"         // [Proxy.Shutdown]
-	ReasonRemoved       Reason = "removed"         // its upstream was taken out by [Proxy.SetUpstreams]
-	ReasonDown          Reason = "down"            // its upstream was marked down by [WithHealthCheck]
+	ReasonRemoved       Reason = "removed"         // [Proxy.SetUpstreams] or [WithSource] removed its upstream
+	ReasonDown          Reason = "down"            // [WithHealthCheck] marked its upstream down
 	ReasonCancelled     Reason = "cancelled"       // the request's context ended
-	ReasonCut           Reason = "cut"             // [Proxy.Close], or a Shutdown whose time was up
-	ReasonPanic         Reason = "panic"           // in a connection of the user's, or a hook
+	ReasonCut           Reason = "cut"             // [Proxy.Close], or the context of Shutdown ended
+	ReasonPanic         Reason = "panic"           // a hook or a custom connection panicked
 )
 
-// A SessionError says how a session ended; [Session.Err] returns it. A normal
-// end is one, too.
+// A SessionError describes how a session ended, including a normal end.
+// [Session.Err] returns it.
 type SessionError struct {
-	By     Side                 // who brought it about
+	By     Side                 // who caused the end
 	Reason Reason               // why
-	Code   websocket.StatusCode // of the Close frame that came first, from a side or from the proxy; 0: none
-	Err    error                // what made it so, where something did
+	Code   websocket.StatusCode // of the first Close frame, from a side or from the proxy; 0: none
+	Err    error                // the underlying error, if any
 }
 
 // Error returns a text such as "wsproxy: session ended: upstream lost (1011): EOF".
@@ -115,30 +116,31 @@ func (e *SessionError) Error() string {
 	return text
 }
 
-// Unwrap returns the error below.
+// Unwrap returns e.Err.
 func (e *SessionError) Unwrap() error { return e.Err }
 
-// ID is the session's number, unique within its proxy.
+// ID returns the session's number, which is unique within its proxy.
 func (s *Session) ID() uint64 { return s.id }
 
-// Client is the client's address: the connection's, or, behind trusted
-// proxies, the one that they tell of.
+// Client returns the client's address: that of its connection or, behind
+// trusted proxies, the one that they report.
 func (s *Session) Client() string { return s.client }
 
-// Path is the path of the client's request, without its query; a long one is
-// cut short after 200 bytes.
+// Path returns the path of the client's request, without its query, truncated
+// to 200 bytes.
 func (s *Session) Path() string { return s.path }
 
-// Upstream is the scheme and host that was dialled, and # and the member's
-// Address if it has one; empty before the 101.
+// Upstream returns the scheme and host that was dialled, followed by # and the
+// member's Address if it has one. It is empty before the 101.
 func (s *Session) Upstream() string {
 	s.proxy.mu.Lock()
 	defer s.proxy.mu.Unlock()
 	return s.upstream
 }
 
-// Subprotocol is the one that client and upstream have agreed on; empty if
-// none, and before the 101. Some clients put a token there.
+// Subprotocol returns the subprotocol that client and upstream have agreed on.
+// It is empty if there is none, and before the 101. Some clients put a token
+// there.
 func (s *Session) Subprotocol() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,17 +150,16 @@ func (s *Session) Subprotocol() string {
 	return s.extra.subprotocol
 }
 
-// Start is when the upstream had accepted the session; the zero time before
-// that.
+// Start returns the time at which the upstream accepted the session, or the
+// zero time before that.
 func (s *Session) Start() time.Time {
 	s.proxy.mu.Lock()
 	defer s.proxy.mu.Unlock()
 	return s.began
 }
 
-// Set keeps a value of the user's with the session, for example the user's
-// name, by a key that should be of a type of its own, as with
-// [context.WithValue].
+// Set associates a value with the session, for example a user's name. The key
+// should be of a type of its own, as with [context.WithValue].
 func (s *Session) Set(key, value any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,7 +170,7 @@ func (s *Session) Set(key, value any) {
 	x.values[key] = value
 }
 
-// Value returns what was kept by the key; nil if nothing was.
+// Value returns the value associated with key, or nil if there is none.
 func (s *Session) Value(key any) any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,17 +180,18 @@ func (s *Session) Value(key any) any {
 	return s.extra.values[key]
 }
 
-// Counts is what has passed in one direction: what the proxy has written to
-// the side across. Frames of the proxy's own are not in it.
+// Counts holds counters for one direction of a session: what the proxy has
+// written to the opposite side. They do not include frames that the proxy
+// itself originates.
 type Counts struct {
 	Frames         uint64
 	Messages       uint64
 	Bytes          uint64 // on the wire, headers included
-	Pings          uint64 // the peer's own
-	LargestMessage uint64 // bytes of payload, as far as announced; compressed, if it was
+	Pings          uint64 // sent by the peer
+	LargestMessage uint64 // in bytes of payload, as announced by frame headers; compressed, if it was
 }
 
-// Counts returns what has come from a side, [Client] or [Upstream], so far; for
+// Counts returns what has come from a side, [Client] or [Upstream], so far. For
 // [Self] it returns zeros.
 func (s *Session) Counts(from Side) Counts {
 	if from >= Self {
@@ -198,8 +200,9 @@ func (s *Session) Counts(from Side) Counts {
 	return s.pumps[from].count.load()
 }
 
-// LastActivity is when a data frame's bytes last passed, in either direction;
-// if none has, it is the session's start. Pings are no activity.
+// LastActivity returns the time at which bytes of a data frame last passed in
+// either direction, or the session's start if none have. Pings are not
+// activity.
 func (s *Session) LastActivity() time.Time {
 	began := s.Start()
 	if began.IsZero() {
@@ -212,9 +215,9 @@ func (s *Session) lastData() time.Duration {
 	return time.Duration(max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load()))
 }
 
-// RoundTrip is the time that the side, [Client] or [Upstream], took to answer
-// the proxy's last Ping to it; 0 while it has answered none. A side that isn't
-// silent isn't pinged ([WithPing]). For [Self] it is 0.
+// RoundTrip returns the time that the side, [Client] or [Upstream], took to
+// answer the proxy's last Ping, or 0 if it has answered none. The proxy pings
+// only silent sides ([WithPing]). For [Self] it returns 0.
 func (s *Session) RoundTrip(side Side) time.Duration {
 	if side >= Self {
 		return 0
@@ -222,10 +225,10 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 	return time.Duration(s.legs[side].roundTrip.Load())
 }
 
-// IgnoresPings reports whether the side, [Client] or [Upstream], has had the
-// time of [WithPing] to answer a Ping of the proxy's and has answered none so
-// far, neither that one nor a later one. Such a side is not given up for its
-// silence. It is false for [Self].
+// IgnoresPings reports whether the side, [Client] or [Upstream], has not
+// answered a Ping of the proxy within the timeout of [WithPing], and has
+// answered none since or before. Such a side is not given up for its silence.
+// For [Self] it returns false.
 func (s *Session) IgnoresPings(side Side) bool {
 	if side != Client && side != Upstream {
 		return false
@@ -235,13 +238,13 @@ func (s *Session) IgnoresPings(side Side) bool {
 	return s.legs[side].ignoresPingsLocked()
 }
 
-// Close ends the session: the client is sent a Close frame with the code and
-// the reason, at a frame's end, and the upstream one with 1001 and the reason.
-// It doesn't wait; [Session.Done] tells of the end. A session that ends already
-// ends as it was going to; one whose handshake isn't done is refused with 403.
+// Close ends the session. At a frame boundary, the client is sent a Close frame
+// with code and reason, and the upstream one with 1001 and reason. Close does
+// not wait; use [Session.Done]. If the session is already ending, Close has no
+// effect. If its handshake is not done, the handshake is refused with 403.
 //
-// The code must be one that may be sent (RFC 6455, 7.4), and the reason UTF-8
-// of at most 123 bytes; else nothing is done, and that is the error.
+// Close returns an error and does nothing if the code may not be sent (RFC
+// 6455, 7.4), or if reason is not UTF-8 or exceeds 123 bytes.
 func (s *Session) Close(code websocket.StatusCode, reason string) error {
 	if err := checkClose(code, reason); err != nil {
 		return err
@@ -262,7 +265,7 @@ func checkClose(code websocket.StatusCode, reason string) error {
 	return nil
 }
 
-// close ends the session for a cause that lies with the proxy.
+// close ends the session for a cause of the proxy's own.
 func (s *Session) close(c *cause) {
 	p := s.proxy
 	p.mu.Lock()
@@ -282,10 +285,10 @@ func (s *Session) close(c *cause) {
 // errEnded: a session was ended by [Session.Close] before it was open.
 var errEnded = errors.New("session closed")
 
-// SetExpiry has the session end at t, by Close with the code and the reason to
-// the client: when the token ends that the client came with, for example. A
-// later call replaces it, and the zero time takes it back. The errors are those
-// of [Session.Close].
+// SetExpiry ends the session at t, for example when the client's token expires.
+// The client is sent a Close frame with code and reason. A later call replaces
+// the expiry, and the zero time removes it. The errors are those of
+// [Session.Close].
 func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason string) error {
 	if !t.IsZero() {
 		if err := checkClose(code, reason); err != nil {
@@ -298,7 +301,7 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 	x := s.extraLocked()
 	x.expires, x.expiry = t, causeFor(ReasonExpired, code, reason)
 	if s.timer != nil && s.deadline == 0 && !s.finished {
-		s.lookInLocked(0) // it will look anew
+		s.lookInLocked(0) // it will compute the next deadline
 	}
 	return nil
 }
@@ -319,7 +322,7 @@ func (s *Session) expiryLocked() (at time.Duration, c *cause) {
 
 // Done returns a channel that is closed when the session is over: before the
 // hooks of [WithOnClose] are called, and before a client whose handshake has
-// failed is answered. [Session.Err] says why from then on.
+// failed is answered. From then on [Session.Err] returns the reason.
 func (s *Session) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -333,8 +336,8 @@ func (s *Session) Done() <-chan struct{} {
 	return x.done
 }
 
-// Err says why the session is over: a [*SessionError], or an [*Error] where
-// its handshake came to nothing. It is nil before.
+// Err returns why the session is over: a [*SessionError], or an [*Error] if its
+// handshake failed. It returns nil before the session is over.
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -344,14 +347,14 @@ func (s *Session) Err() error {
 		return nil
 	case s.failed != nil:
 		return s.failed
-	case e.cause == nil: // a panic on the way to the 101, of the user's ResponseWriter say
+	case e.cause == nil: // a panic before the 101, for example in a custom ResponseWriter
 		return &SessionError{By: Self, Reason: ReasonPanic}
 	}
 	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: websocket.StatusCode(e.code), Err: e.err}
 }
 
-// decide notes that the session is over, and why: failed, if its handshake came
-// to nothing.
+// decide records that the session is over, and why: failed is set if its
+// handshake failed.
 func (s *Session) decide(failed *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
