@@ -10,32 +10,35 @@ import (
 	"time"
 )
 
-// Shutdown drains the proxy: it refuses new sessions with 503 and ends the
-// running ones by Close 1001 to both sides (another code to clients by
-// [WithDrain]), at frame boundaries. They are told one by one, evenly spread
-// and slightly jittered, so that their clients don't all come back at the same
-// instant: over the window of WithDrain, or else at 10 a second or more. ctx's
-// deadline shortens that: the close timeout and a second before it, or half of
-// the time before it if that is less, are left for the last ones to end. With
-// neither a window nor a deadline they are told all at once. Those that have been idle for longest are told first: one in the
-// middle of something gets the most time to end by itself.
+// Shutdown drains the proxy. It refuses new sessions with 503, and ends the
+// open ones at frame boundaries with Close 1001 to both sides ([WithDrain] sets
+// another code for clients). It ends them one by one, evenly spread over a
+// window with some jitter, so that their clients do not all reconnect at the
+// same moment. The window is that of WithDrain; by default it is chosen so that
+// at least 10 sessions per second are ended. The deadline of ctx shortens it:
+// the proxy reserves the close timeout plus one second, or half of the
+// remaining time if that is less, for the last sessions to end. With neither a
+// window nor a deadline, all sessions are ended at once. Sessions that have
+// been idle longest are ended first, so that active ones have the most time to
+// end by themselves.
 //
-// It returns when the last session is over; if ctx ends before that, the rest
-// is cut, and an error that wraps ctx's says how many were. If the process did not
-// run when ctx's deadline passed, the sessions get one more second. [Proxy.Stats]
-// tells of the progress. Handshakes under way are refused, too. Further calls wait
-// for the same end; the first ctx to end cuts for all of them.
+// Shutdown returns when the last session is over. If ctx ends before that, it
+// cuts the remaining sessions and returns an error that wraps that of ctx and
+// contains their number. If the process was not running when the deadline of
+// ctx passed, the sessions get one more second. [Proxy.Stats] reports the
+// progress. Handshakes under way are refused, too. Further calls wait for the
+// same end; the first ctx to end cuts the sessions for all of them.
 //
-// It waits for the hooks of [WithOnClose], too, and the error says how many are
-// still running. Called by a hook, or by whatever else the proxy calls in a
-// session's own goroutines (the logger, a rule, a connection of the user's), it
-// would wait for itself: then it returns an error at once, and the rest goes on in
-// the background.
-// It can't tell that where a hook waits for another goroutine that calls it:
-// give it a ctx that ends.
+// Shutdown also waits for the hooks of [WithOnClose]; the error contains the
+// number of those that are still running. If Shutdown is called from a hook, or
+// from anything else that the proxy calls in a session's goroutines (the
+// logger, a balancing rule, a custom connection), waiting would deadlock: it
+// returns an error at once, and continues in the background. It cannot detect a
+// hook that waits for another goroutine that calls Shutdown: in that case, pass
+// a ctx that ends.
 //
-// Shutdown doesn't touch the http.Server that the proxy is mounted in: call its
-// Shutdown as well, or [ShutdownServer] for both.
+// Shutdown does not shut down the [http.Server] that serves the proxy. Call its
+// Shutdown as well, or use [ShutdownServer] for both.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	sessions, first := p.drain(false)
 	if calledBack() {
@@ -47,7 +50,8 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 
 var errCalledBack = errors.New("wsproxy: called by a hook, which is waited for: shutting down in the background")
 
-// finish has the sessions end, if it is the first to do so, and waits for that.
+// finish ends the sessions, if this call is the first, and waits until they are
+// over.
 func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) error {
 	if first {
 		p.tell(ctx, sessions)
@@ -62,7 +66,7 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 		return nil
 	case <-ctx.Done():
 	}
-	if overslept(ctx) { // sessions whose peers have done their part end within moments
+	if overslept(ctx) { // sessions whose peers have already answered end within moments
 		late := time.NewTimer(grace)
 		defer late.Stop()
 		select {
@@ -74,25 +78,25 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 	text := fmt.Sprintf("%d sessions cut", p.cutAll())
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.sessions) - p.opened; n > 0 { // all have been told to end: something of the user's holds them
+	if n := len(p.sessions) - p.opened; n > 0 { // all have been told to end: user code blocks them
 		text += fmt.Sprintf(", %d still in a handshake", n)
 	}
-	if p.leaving > 0 && len(p.onClose) > 0 { // without hooks they are about to have left
+	if p.leaving > 0 && len(p.onClose) > 0 { // without hooks they leave immediately
 		text += fmt.Sprintf(", %d still in a hook of WithOnClose", p.leaving)
 	}
 	return fmt.Errorf("wsproxy: %s: %w", text, ctx.Err())
 }
 
-// drainRate is how many sessions a second are told at least, where no window
-// is set: few sessions aren't worth a long wait.
+// drainRate is the minimum number of sessions per second that are told to end
+// if no window is set: a few sessions do not justify a long wait.
 const drainRate = 10
 
-// tell has the sessions end, spread over time, until ctx ends.
+// tell ends the sessions, spread over time, until ctx ends.
 func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 	window := p.window(len(sessions))
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
-		window = min(window, max(left-p.closeTimeout-time.Second, left/2)) // the rest is for the last ones to end
+		window = min(window, max(left-p.closeTimeout-time.Second, left/2)) // the rest is reserved for the last ones to end
 	} else if p.drainWindow == 0 {
 		window = 0
 	}
@@ -104,7 +108,8 @@ func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 	})
 }
 
-// window is how long it takes to tell so many sessions, if there is time.
+// window returns the time over which to end that many sessions if no deadline
+// shortens it.
 func (p *Proxy) window(sessions int) time.Duration {
 	if p.drainWindow > 0 {
 		return p.drainWindow
@@ -112,12 +117,12 @@ func (p *Proxy) window(sessions int) time.Duration {
 	return time.Duration(sessions) * time.Second / drainRate
 }
 
-// longestMove is the window in which sessions are told to end that have to
-// leave their member, where the user has set none.
+// longestMove limits the window over which sessions have to leave their member
+// if WithDrain sets none.
 const longestMove = 30 * time.Second
 
-// drainMembers has the sessions end whose members are to be left, in the
-// background.
+// drainMembers ends the sessions of the members for which leave returns true,
+// in the background.
 func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
 	stays := func(s *Session) bool { return s.member == nil || !leave(s.member) }
 	sessions := p.listed()
@@ -138,8 +143,8 @@ func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
 	})
 }
 
-// spread calls tell for each of the sessions, evenly spread over the window,
-// until ctx ends or all sessions are over.
+// spread calls tell for each session, evenly spread over the window, until ctx
+// ends or all sessions are over.
 func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Duration, tell func(*Session)) {
 	slot := window / time.Duration(max(len(sessions), 1))
 	first := 0                                            // the session that the slots are counted from
@@ -167,9 +172,8 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 				}
 			}
 			if past := time.Since(began); past-due > lateness {
-				// The process hasn't run. Whose turn it would have been is not
-				// told all at once, but with the others in the time that is left,
-				// if any is.
+				// The process was not running. Do not end all overdue sessions at
+				// once: spread them with the others over the remaining time.
 				window = max(window-past, 0)
 				began, first, slot = began.Add(past), i, window/time.Duration(len(sessions)-i)
 			}
@@ -178,15 +182,15 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 	}
 }
 
-// Close refuses new sessions and cuts the running ones: their connections
-// are closed with no Close frames. It doesn't wait for ServeHTTP to return
-// where it is running, and returns nil.
+// Close refuses new sessions and cuts the open ones: it closes their
+// connections without Close frames. It does not wait for running calls of
+// ServeHTTP to return. It returns nil.
 func (p *Proxy) Close() error {
 	p.cutAll()
 	return nil
 }
 
-// cutAll cuts what is left, and returns how many sessions that was.
+// cutAll cuts the remaining sessions and returns their number.
 func (p *Proxy) cutAll() int {
 	sessions, _ := p.drain(true)
 	for _, s := range sessions {
@@ -198,8 +202,8 @@ func (p *Proxy) cutAll() int {
 	return len(sessions)
 }
 
-// drain lets no more sessions in, ends the handshakes under way, and returns
-// the open sessions. first says that nobody has called it before.
+// drain stops admitting sessions, ends the handshakes under way, and returns
+// the open sessions. first reports whether this is the first call.
 func (p *Proxy) drain(closing bool) (open []*Session, first bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -223,21 +227,23 @@ func (p *Proxy) drain(closing bool) (open []*Session, first bool) {
 	return open, first
 }
 
-// serverShare is the part of the time that [ShutdownServer] keeps for the
-// server.
+// serverShare is the divisor for the time that [ShutdownServer] reserves for
+// the server: a tenth.
 const serverShare = 10
 
-// ShutdownServer shuts a server down and the proxies that are mounted in it, in
-// the order that loses least: first the proxies drain, all at the same time,
-// while the server still answers (new handshakes get 503 and Retry-After, and
-// other requests are served), and then the server closes its listeners and
-// waits for its requests. [http.Server.RegisterOnShutdown] wouldn't wait for
-// the proxies. A tenth of the time that ctx leaves is kept for the server.
+// ShutdownServer shuts down the proxies that server serves, and then server
+// itself. First the proxies drain concurrently while the server still answers:
+// new handshakes get 503 with Retry-After, and other requests are served. Then
+// the server closes its listeners and waits for its requests. A tenth of the
+// time until the deadline of ctx is reserved for the server.
+// ([http.Server.RegisterOnShutdown] would not wait for the proxies.)
 //
-// The errors are joined: those of [Proxy.Shutdown] and [http.Server.Shutdown].
-// After an error of the server's, its connections may still be open.
+// ShutdownServer returns the errors of [Proxy.Shutdown] and
+// [http.Server.Shutdown], joined. After an error of the server, its connections
+// may still be open.
 //
-// Called by a hook, it returns an error at once, as [Proxy.Shutdown] does.
+// If it is called from a hook, it returns an error at once, like
+// [Proxy.Shutdown].
 func ShutdownServer(ctx context.Context, server *http.Server, proxies ...*Proxy) error {
 	if calledBack() {
 		go shutdownServer(ctx, server, proxies)

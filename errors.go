@@ -6,13 +6,13 @@ import (
 	"net/http"
 )
 
-// A Side says which peer something is about.
+// A Side is a peer of a session, or the proxy itself.
 type Side uint8
 
 const (
 	Client   Side = iota // who connected to the proxy
 	Upstream             // the server that the proxy dials
-	Self                 // the proxy itself; of what lies with neither peer
+	Self                 // the proxy itself, for what neither peer caused
 )
 
 // String returns "client", "upstream" or "proxy".
@@ -26,49 +26,50 @@ func (s Side) String() string {
 	return "proxy"
 }
 
-// What an [Error] wraps, for callers that branch on it.
+// Errors that an [Error] may wrap, for use with [errors.Is].
 var (
-	// ErrBadHandshake: the client's request is not a WebSocket handshake
-	// as RFC 6455, 4.2.1 wants it.
+	// ErrBadHandshake means that the client's request is not a valid WebSocket
+	// handshake (RFC 6455, 4.2.1).
 	ErrBadHandshake = errors.New("bad handshake")
-	// ErrForbiddenOrigin: the page that opens the WebSocket comes from an
-	// origin that is neither the server's own nor one of [WithOrigins].
+	// ErrForbiddenOrigin means that the page that opens the WebSocket has an
+	// origin that is neither the server's own nor allowed by [WithOrigins].
 	ErrForbiddenOrigin = errors.New("forbidden origin")
-	// ErrBadAnswer: the upstream's answer to the handshake is not one that
-	// RFC 6455, 4.1 lets a client accept, or not HTTP at all.
+	// ErrBadAnswer means that the upstream's answer to the handshake is not HTTP,
+	// or that a client must not accept it (RFC 6455, 4.1).
 	ErrBadAnswer = errors.New("bad answer")
-	// ErrRefused: the upstream has answered the handshake with something else
-	// than 101, which was relayed to the client.
+	// ErrRefused means that the upstream answered the handshake with a status
+	// other than 101. The answer was relayed to the client.
 	ErrRefused = errors.New("refused by the upstream")
-	// ErrLimit: there are as many sessions, or handshakes under way, as
-	// [WithMaxSessions], [WithMaxSessionsPerClient] or [WithMaxHandshakes]
-	// allow, or every member that is well has as many as its MaxSessions.
+	// ErrLimit means that the number of sessions or of handshakes under way has
+	// reached [WithMaxSessions], [WithMaxSessionsPerClient] or
+	// [WithMaxHandshakes], or that every healthy member has reached its
+	// MaxSessions.
 	ErrLimit = errors.New("limit reached")
-	// ErrNoUpstream: there are no members, for [WithSource] has named none
-	// yet.
+	// ErrNoUpstream means that there are no members, because [WithSource] has
+	// returned none yet.
 	ErrNoUpstream = errors.New("no upstream")
-	// ErrLoop: the request has passed this proxy before. The proxy is its own
-	// upstream, directly or by way of others.
+	// ErrLoop means that the request has passed this proxy before. The proxy is
+	// its own upstream, directly or through other proxies.
 	ErrLoop = errors.New("loop detected")
-	// ErrShutdown: the proxy takes no more sessions, because
+	// ErrShutdown means that the proxy accepts no more sessions, because
 	// [Proxy.Shutdown] or [Proxy.Close] was called.
 	ErrShutdown = errors.New("shutting down")
 )
 
-// An Error is a handshake that came to nothing: refused by the proxy, or
-// failed on the way to the upstream.
+// An Error reports a failed handshake: the proxy refused it, or it failed on
+// the way to the upstream.
 //
-// Its text is for logs. It names neither query strings nor header values,
-// for tokens ride in both, except a forbidden origin and the host that it was
-// compared with. It must not reach a client.
+// Its text is for logs and must not be sent to a client. It contains no query
+// strings and no header values, because both may hold tokens; the exceptions
+// are a forbidden origin and the host that it was compared with.
 type Error struct {
 	Op     string // what failed: "admit", "handshake", "origin", "open" (a hook), "place" (with a member), "rewrite", "dial", "tls", "answer", "hijack"
 	Side   Side   // on which side
-	Status int    // what the client is answered; 0: nothing, it left during its 101
+	Status int    // the client's answer; 0: none, it left while the 101 was being written
 	Err    error
 
-	// Upstream is the member that was asked last, as in [Session.Upstream]; ""
-	// if none was.
+	// Upstream is the member that was tried last, in the form of
+	// [Session.Upstream], or "" if none was.
 	Upstream string
 
 	id uint64 // of the session; 0: it was not admitted
@@ -77,26 +78,26 @@ type Error struct {
 // Error returns a text such as "wsproxy: upstream dial: connection refused".
 func (e *Error) Error() string { return fmt.Sprintf("wsproxy: %v %s: %v", e.Side, e.Op, e.Err) }
 
-// Unwrap returns the error below.
+// Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 // errHook: a hook of [WithOnOpen] has refused the session.
 var errHook = errors.New("refused by the hook")
 
-// A Refusal is an error by which a hook of [WithOnOpen] says what the client
-// is to be answered.
+// A Refusal is an error that a hook of [WithOnOpen] returns to set the client's
+// answer.
 type Refusal struct {
 	Status int    // 4xx or 5xx; anything else becomes 500
-	Text   string // for the client; "": the status' own phrase
+	Text   string // the body for the client; "": the status text
 
-	// Header has more fields of the answer, such as WWW-Authenticate, or
-	// Content-Type for a Text that is JSON. They replace the proxy's own, such
-	// as Retry-After, but for Connection, and for Content-Length,
-	// Transfer-Encoding and Trailer, which are ignored.
+	// Header holds further header fields of the answer, such as
+	// WWW-Authenticate, or Content-Type if Text is JSON. They replace the
+	// proxy's own fields, such as Retry-After, except Connection.
+	// Content-Length, Transfer-Encoding and Trailer are ignored.
 	Header http.Header
 }
 
-// refusal is what a hook has refused a session by; nil: no hook has.
+// refusal returns the Refusal with which a hook refused the session, or nil.
 func (e *Error) refusal() *Refusal {
 	if e.Op != "open" {
 		return nil
@@ -108,8 +109,8 @@ func (e *Error) refusal() *Refusal {
 // Error returns the status and the text.
 func (r *Refusal) Error() string { return fmt.Sprintf("%d %s", r.Status, r.Text) }
 
-// An OptionError is one mistake in the arguments of [New]. New returns all
-// of them at once, joined by [errors.Join].
+// An OptionError reports one mistake in the arguments of [New]. New returns all
+// of them, joined by [errors.Join].
 type OptionError struct {
 	Option string // "target", or the option's name, such as "WithPing"
 	Value  any

@@ -11,11 +11,11 @@ import (
 	"syscall"
 )
 
-// A Kind says in a word or two why a handshake failed: one of a small set, for
-// logs and dashboards to group by. Later versions may add kinds.
+// A Kind classifies why a handshake failed. There is a small set of kinds,
+// which logs and dashboards can group by. Later versions may add kinds.
 type Kind string
 
-// On the way to the upstream. On Windows, [KindOther] stands for some of them.
+// Failures to reach the upstream. On Windows, some of them are [KindOther].
 const (
 	KindNameLookup  Kind = "name lookup" // the upstream's name could not be resolved
 	KindRefused     Kind = "refused"     // nothing listens at the upstream's address
@@ -26,45 +26,45 @@ const (
 	KindLocal       Kind = "local"       // this machine is out of descriptors, ports or memory
 )
 
-// In TLS with the upstream.
+// Failures of TLS with the upstream.
 const (
 	KindUnknownAuthority Kind = "unknown authority" // no trusted authority has signed the certificate
 	KindWrongName        Kind = "wrong name"        // the certificate is for another name
 	KindExpired          Kind = "expired"           // the certificate has expired, or is not valid yet
 	KindBadCertificate   Kind = "bad certificate"   // the certificate is bad in another way
-	KindAlert            Kind = "alert"             // the upstream refused, for example our certificate
+	KindAlert            Kind = "alert"             // the upstream sent a TLS alert, for example about our certificate
 	KindNotTLS           Kind = "not TLS"           // the upstream does not speak TLS
-	KindWantsTLS         Kind = "wants TLS"         // the upstream speaks TLS, and its target is http or ws
+	KindWantsTLS         Kind = "wants TLS"         // the upstream speaks TLS, but its target is http or ws
 )
 
-// The upstream's answer.
+// Failures because of the upstream's answer.
 const (
 	KindRefusal   Kind = "refusal"    // an HTTP status other than 101, which was relayed to the client
-	KindBadAnswer Kind = "bad answer" // no HTTP, or a 101 that RFC 6455 does not allow
+	KindBadAnswer Kind = "bad answer" // not HTTP, or a 101 that RFC 6455 does not allow
 )
 
-// The client.
+// Failures caused by the client.
 const (
 	KindBadHandshake    Kind = "bad handshake"    // its request is not a WebSocket handshake
 	KindForbiddenOrigin Kind = "forbidden origin" // the page's origin may not open a WebSocket
 	KindClientLeft      Kind = "client left"      // it left before it was answered
 )
 
-// The proxy.
+// Failures in the proxy.
 const (
 	KindHTTPVersion   Kind = "HTTP version"    // the request came over HTTP/2 or HTTP/3
-	KindNoHijack      Kind = "no hijack"       // the ResponseWriter does not give the connection away
-	KindLimit         Kind = "limit"           // there are as many sessions as may be
-	KindNoUpstream    Kind = "no upstream"     // there is no member to ask
+	KindNoHijack      Kind = "no hijack"       // the ResponseWriter does not support hijacking
+	KindLimit         Kind = "limit"           // a limit on sessions or handshakes is reached
+	KindNoUpstream    Kind = "no upstream"     // there are no members
 	KindLoop          Kind = "loop"            // the request has passed this proxy before
 	KindHook          Kind = "hook"            // a hook of [WithOnOpen] refused
 	KindClosedByProxy Kind = "closed by proxy" // [Session.Close] was called
 	KindShuttingDown  Kind = "shutting down"   // [Proxy.Shutdown] or [Proxy.Close] was called
-	KindPanic         Kind = "panic"           // a hook, or a connection of the user's own, panicked
+	KindPanic         Kind = "panic"           // a hook or a custom connection panicked
 	KindOther         Kind = "other"           // anything else
 )
 
-// kinds are all kinds.
+// kinds lists all kinds.
 var kinds = []Kind{
 	KindNameLookup, KindRefused, KindUnreachable, KindTimeout, KindReset, KindClosed, KindLocal,
 	KindUnknownAuthority, KindWrongName, KindExpired, KindBadCertificate, KindAlert, KindNotTLS, KindWantsTLS,
@@ -73,7 +73,7 @@ var kinds = []Kind{
 	KindHTTPVersion, KindNoHijack, KindLimit, KindNoUpstream, KindLoop, KindHook, KindClosedByProxy, KindShuttingDown, KindPanic, KindOther,
 }
 
-// Kind says what was the matter, to group by and to count.
+// Kind returns the kind of the failure, for grouping and counting.
 func (e *Error) Kind() Kind {
 	is := func(targets ...error) bool { return isAny(e.Err, targets...) }
 	var (
@@ -143,25 +143,26 @@ func (e *Error) Kind() Kind {
 	return KindOther
 }
 
-// localFault says whether this machine is out of descriptors, ports or buffers:
-// no fault of the upstream's, and it passes.
+// localFault reports whether this machine is out of descriptors, ports or
+// buffers. That is temporary and not the upstream's fault.
 func localFault(err error) bool {
 	return noPort(err) || isAny(err, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM)
 }
 
-// noPort says whether there is no port to connect from, or no address: where
-// IPv6 is switched off, connecting by it makes EADDRNOTAVAIL, too. EADDRINUSE is
-// what a source address without ports makes where the port can't be chosen late.
+// noPort reports whether there is no local port or no local address to connect
+// from: with IPv6 disabled, connecting over it returns EADDRNOTAVAIL, too.
+// EADDRINUSE is returned for a source address without free ports if the port
+// cannot be chosen late.
 func noPort(err error) bool { return isAny(err, syscall.EADDRNOTAVAIL, syscall.EADDRINUSE) }
 
 func isAny(err error, targets ...error) bool {
 	return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
 }
 
-// blames says whether it is the upstream's fault.
+// blames reports whether the upstream is at fault.
 func (e *Error) blames() bool { return e.Side == Upstream && !localFault(e.Err) }
 
-// as says whether an error of type E is in err's chain.
+// as reports whether an error of type E is in err's chain.
 func as[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok

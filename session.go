@@ -25,7 +25,7 @@ type Session struct {
 
 	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; see begin
 	open     bool                    // guarded by proxy.mu; the 101 was sent
-	letIn    bool                    // owned by ServeHTTP; the WithOnOpen hooks have admitted it
+	letIn    bool                    // owned by ServeHTTP; it was passed to the WithOnOpen hooks
 	graces   uint8                   // guarded by mu; how often in a row the end was postponed
 	closing  *cause                  // guarded by proxy.mu; why it was ended before the 101
 	upstream string                  // set with open
@@ -225,10 +225,9 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 	return time.Duration(s.legs[side].roundTrip.Load())
 }
 
-// IgnoresPings reports whether the side, [Client] or [Upstream], has not
-// answered a Ping of the proxy within the timeout of [WithPing], and has
-// answered none since or before. Such a side is not given up for its silence.
-// For [Self] it returns false.
+// IgnoresPings reports whether the side, [Client] or [Upstream], has let the
+// timeout of [WithPing] pass after a Ping and has not answered any Ping so far.
+// Such a side is not given up for its silence. For [Self] it returns false.
 func (s *Session) IgnoresPings(side Side) bool {
 	if side != Client && side != Upstream {
 		return false

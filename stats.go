@@ -8,62 +8,62 @@ import (
 	"time"
 )
 
-// Stats is what a proxy has done so far, and has in hand: a snapshot. Counters
-// start with the proxy at 0 and only grow.
+// Stats is a snapshot of a proxy's counters and current state. Counters start
+// at 0 when the proxy is created and never decrease.
 type Stats struct {
-	Open       int // sessions
-	Handshakes int // under way
+	Open       int // open sessions
+	Handshakes int // handshakes under way
 
-	Opened uint64             // sessions
-	Ended  map[Outcome]uint64 // sessions, by how; what hasn't happened yet is there with 0
-	Failed map[Kind]uint64    // handshakes that came to nothing, by kind; the same
+	Opened uint64             // sessions opened so far
+	Ended  map[Outcome]uint64 // sessions, by outcome; outcomes that have not occurred are present with 0
+	Failed map[Kind]uint64    // failed handshakes, by kind; kinds that have not occurred are present with 0
 
-	FromClients, FromUpstreams Counts // of all sessions, the open ones included; LargestMessage is of any
+	FromClients, FromUpstreams Counts // of all sessions, including open ones; LargestMessage is the maximum of all
 
 	Durations  Histogram    // of sessions that ended
-	RoundTrips [2]Histogram // of the proxy's own Pings, by [Side]
+	RoundTrips [2]Histogram // of the proxy's Pings, by [Side]
 
-	// Sessions that ended and of which the side ignored the proxy's Pings
-	// ([Session.IgnoresPings]), by [Side].
+	// IgnoredPings counts the ended sessions in which the side ignored the
+	// proxy's Pings ([Session.IgnoresPings]), by [Side].
 	IgnoredPings [2]uint64
 
-	Members []MemberState // in the order of the set
-	Retries uint64        // handshakes tried again with another member
+	Members []MemberState // in the order in which they were set
+	Retries uint64        // handshakes retried with another member
 
 	Drain DrainStats
 }
 
-// An Outcome is how a session ended, as in [SessionError].
+// An Outcome says how a session ended; see [SessionError].
 type Outcome struct {
 	By     Side
 	Reason Reason
 }
 
-// String returns "lost by client", say.
+// String returns a text such as "lost by client".
 func (o Outcome) String() string {
-	if o.Reason == ReasonClosedByProxy { // which says by whom
+	if o.Reason == ReasonClosedByProxy { // it already names the side
 		return string(o.Reason)
 	}
 	return fmt.Sprint(o.Reason, " by ", o.By)
 }
 
-// MarshalText returns String's text: with it, [Stats] can be had as JSON, by
-// expvar for one.
+// MarshalText returns the text of String. It makes [Stats] available as JSON,
+// for example with expvar.
 func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
 // A Histogram counts durations in buckets.
 type Histogram struct {
-	Bounds []time.Duration // the upper bounds, inclusive; the last bucket has none
-	Counts []uint64        // of each bucket alone; one more than Bounds
+	Bounds []time.Duration // inclusive upper bounds; the last bucket has none
+	Counts []uint64        // of each bucket, not cumulative; one element more than Bounds
 	Sum    time.Duration
 }
 
-// DrainStats is how far [Proxy.Shutdown] has come.
+// DrainStats is the progress of [Proxy.Shutdown].
 type DrainStats struct {
-	Began time.Time // zero: it hasn't
-	Total int       // sessions that were open then
-	Told  int       // of these, have been told to end, or ended by themselves
-	Cut   int       // sessions that were cut when the time was up
+	Began time.Time // zero: not begun
+	Total int       // sessions that were open at that time
+	Told  int       // of these, those that were told to end, or ended by themselves
+	Cut   int       // sessions that were cut when the time was over
 }
 
 var (
@@ -71,7 +71,7 @@ var (
 	roundTripBounds = []time.Duration{time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second, 5 * time.Second}
 )
 
-// stats is what a Proxy counts for its Stats.
+// stats holds a Proxy's counters for Stats.
 type stats struct {
 	opened  uint64             // guarded by Proxy.mu
 	ended   map[Outcome]uint64 // guarded by Proxy.mu
@@ -107,9 +107,9 @@ func newStats() stats {
 	}
 }
 
-// end takes in a session that is over. Proxy.mu is held.
+// end counts a session that is over. Proxy.mu is held.
 func (t *stats) end(s *Session) {
-	e := &s.ending // nothing changes it any more
+	e := &s.ending // it no longer changes
 	if e.cause != nil {
 		t.ended[Outcome{e.cause.by, e.cause.name}]++
 	} else {
@@ -132,8 +132,8 @@ func (c *Counts) add(d Counts) {
 	c.LargestMessage = max(c.LargestMessage, d.LargestMessage)
 }
 
-// Stats returns a snapshot. It costs some 100 ns for each open session, during
-// which new handshakes wait; relaying doesn't.
+// Stats returns a snapshot. It takes about 100 ns for each open session. During
+// this time new handshakes wait; relaying does not.
 func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,7 +165,7 @@ func (p *Proxy) Stats() Stats {
 	return st
 }
 
-// A histogram is a [Histogram] that is being counted.
+// A histogram collects the data of a [Histogram].
 type histogram struct {
 	bounds []time.Duration
 	counts []atomic.Uint64
