@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A Balance says which member gets a new session: see [WithBalance]. Members
-// that are down, or full, are passed over by all of them; when all are down, the
-// one that has been left alone for longest is tried.
+// A Balance is a rule that selects the member for a new session; see
+// [WithBalance]. All rules skip members that are down or full. If all members
+// are down, the one that has been backed off longest is tried.
 type Balance struct {
 	find   func(u *upstreams, at *placement, now time.Duration) *member
 	hashed bool
@@ -18,48 +18,50 @@ type Balance struct {
 	choose func(r *http.Request, members []MemberState) int // of BalanceFunc
 }
 
-// LeastSessions gives a new session to the member with the fewest, in
-// proportion to their weights. It is the default.
+// LeastSessions selects the member with the fewest sessions relative to its
+// weight. It is the default.
 func LeastSessions() Balance { return Balance{find: (*upstreams).least} }
 
-// RoundRobin gives each member its turn, the heavier ones more often.
+// RoundRobin selects the members in turn, those with a higher weight more
+// often.
 func RoundRobin() Balance { return Balance{find: (*upstreams).roundRobin} }
 
-// TwoChoices draws two members, the heavier ones more often, and gives the
-// session to the one that has fewer, in proportion to their weights: many
-// proxies that don't know of each other don't all take the same one, as they
-// may with [LeastSessions].
+// TwoChoices draws two members at random, those with a higher weight more
+// often, and selects the one with fewer sessions relative to its weight. If
+// there are many independent proxies, they do not all select the same member,
+// as they may with [LeastSessions].
 func TwoChoices() Balance { return Balance{find: (*upstreams).twoChoices} }
 
-// Rendezvous gives sessions with the same key to the same member, in proportion
-// to the weights, by rendezvous hashing. Any number of proxies with the same
-// members, in whatever order, agree on it; and a change of the set moves only
-// the keys of members that went, and to members that came their share. Where
-// the key's member is down or full, the next one in the key's own order takes
-// its place, and is the same for all.
+// Rendezvous selects the same member for sessions with the same key, in
+// proportion to the weights, by rendezvous hashing. All proxies with the same
+// members, in any order, agree on the selection. A change of the set moves only
+// the keys of removed members, and to each added member its share. If the key's
+// member is down or full, the next one in the key's own order takes its place;
+// all proxies agree on it.
 //
-// The key is a room's name, say, from the path, the query, a header field or a
-// cookie. It is called by many goroutines at once; if it panics, the client is
-// answered 500. A session for which it returns "" goes to the member with the
-// fewest. A nil key stands for the client's address (behind
-// [WithTrustedProxies], the one that they tell of), of IPv6 the first 64 bits.
+// The key may be the name of a room, from the path, the query, a header field
+// or a cookie. key must be safe for concurrent use. If it panics, the client is
+// answered 500. A session for which it returns "" is placed as by
+// [LeastSessions]. If key is nil, the client's address is used (behind
+// [WithTrustedProxies], the address that they report), and of an IPv6 address
+// the first 64 bits.
 func Rendezvous(key func(*http.Request) string) Balance {
 	return Balance{find: (*upstreams).rendezvous, hashed: true, key: key}
 }
 
-// BalanceFunc has f choose: it returns the index of one of members, which are those
-// that may be given a session, and haven't been for this one; there is at least
-// one. Any other number leaves it to [LeastSessions]. It is called by many
-// goroutines at once, and anew for each retry; if it panics, the client is
-// answered 500.
+// BalanceFunc selects the member by calling f, which returns an index into
+// members. These are the members that are available and have not been tried for
+// this session; there is at least one. If the result is not a valid index,
+// [LeastSessions] decides. f must be safe for concurrent use, and is called
+// again for each retry. If it panics, the client is answered 500.
 func BalanceFunc(f func(r *http.Request, members []MemberState) int) Balance {
 	if f == nil {
-		return Balance{} // which WithBalance doesn't take
+		return Balance{} // WithBalance rejects it
 	}
 	return Balance{find: (*upstreams).least, choose: f}
 }
 
-// ask asks the user's own function.
+// ask calls the user's BalanceFunc.
 func (p *Proxy) ask(at *placement) (m *member, e *Error) {
 	p.mu.Lock()
 	u := &p.upstreams
@@ -82,7 +84,7 @@ func (p *Proxy) ask(at *placement) (m *member, e *Error) {
 	return nil, nil
 }
 
-// newPlacement begins the search for a member.
+// newPlacement starts the search for a member.
 func (p *Proxy) newPlacement(s *Session, r *http.Request) (at *placement, e *Error) {
 	at = &placement{r: r}
 	if p.sticky != nil {
@@ -104,8 +106,8 @@ func (p *Proxy) newPlacement(s *Session, r *http.Request) (at *placement, e *Err
 	return at, nil
 }
 
-// lighter says whether m has fewer sessions than another, by their weights,
-// when it gets one more.
+// lighter reports whether m, given one more session, has fewer sessions
+// relative to its weight than the other member, given one more.
 func (m *member) lighter(than *member) bool {
 	return int64(m.sessions+1)*int64(than.weight) < int64(than.sessions+1)*int64(m.weight)
 }
@@ -114,7 +116,7 @@ func (u *upstreams) least(at *placement, now time.Duration) (best *member) {
 	if len(u.members) == 0 {
 		return nil
 	}
-	u.turn = (u.turn + 1) % len(u.members) // or the first of those that are equal would get all
+	u.turn = (u.turn + 1) % len(u.members) // otherwise the first of equal members would get all
 	for _, half := range [2][]*member{u.members[u.turn:], u.members[:u.turn]} {
 		for _, m := range half {
 			if (best == nil || m.lighter(best)) && m.fits(now, at) {
@@ -125,8 +127,9 @@ func (u *upstreams) least(at *placement, now time.Duration) (best *member) {
 	return best
 }
 
-// roundRobin gives the turn to whoever is due first; a heavy member is due again
-// sooner. One that didn't fit for a while has no claim to the turns it missed.
+// roundRobin selects the member that is due first. A member with a higher
+// weight is due again sooner. A member that was unavailable does not make up
+// for missed turns.
 func (u *upstreams) roundRobin(at *placement, now time.Duration) (best *member) {
 	first := math.Inf(1)
 	for _, m := range u.members {
@@ -142,7 +145,7 @@ func (u *upstreams) roundRobin(at *placement, now time.Duration) (best *member) 
 
 func (u *upstreams) twoChoices(at *placement, now time.Duration) *member {
 	var first *member
-	for range 64 { // most of them fit, as a rule
+	for range 64 { // most members usually fit
 		if len(u.members) < 2 {
 			break
 		}
@@ -160,10 +163,10 @@ func (u *upstreams) twoChoices(at *placement, now time.Duration) *member {
 	return u.least(at, now)
 }
 
-// rendezvous finds the member with the highest random weight for the key. With
-// u the member's random number between 0 and 1, the one with the lowest
-// -log(u)/weight wins with a probability of its share. As -log(u) > 1-u, few
-// logarithms have to be taken.
+// rendezvous finds the member with the highest random weight for the key. If u
+// is the member's random number between 0 and 1, the member with the lowest
+// -log(u)/weight wins with a probability proportional to its weight. As -log(u)
+// > 1-u, few logarithms are computed.
 func (u *upstreams) rendezvous(at *placement, now time.Duration) (best *member) {
 	if at.hash == 0 {
 		return u.least(at, now)
@@ -181,7 +184,8 @@ func (u *upstreams) rendezvous(at *placement, now time.Duration) (best *member) 
 	return best
 }
 
-// hashString is FNV-1a, mixed: the same in every process and on every machine.
+// hashString is FNV-1a with a final mix. It is the same in every process and on
+// every machine.
 func hashString(s string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(s) {
@@ -190,8 +194,8 @@ func hashString(s string) uint64 {
 	return max(mix(h, h), 1) // 0 stands for none
 }
 
-// mix makes one number of two: the halves of their product, folded. The
-// constants are arbitrary, odd, and have as many ones as zeros.
+// mix combines two numbers by folding the halves of their product. The
+// constants are arbitrary odd numbers with as many ones as zeros.
 func mix(a, b uint64) uint64 {
 	high, low := bits.Mul64(a^0x9e3779b97f4a7c15, b^0xd1b54a32d192ed03)
 	return high ^ low

@@ -20,20 +20,20 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// This file asks members whether they are well ([WithHealthCheck]).
+// This file checks the health of members actively ([WithHealthCheck]).
 
-// A HealthCheck asks each member at an interval whether it is well; see
-// [WithHealthCheck]. A check that times out while the process itself does not run
-// (stopped, suspended, starved) isn't counted, unless that happens more than ten
-// times in a row.
+// A HealthCheck configures active health checks of the members; see
+// [WithHealthCheck]. A check that times out while the process is not running
+// (stopped, suspended, starved of CPU) is not counted, unless that happens more
+// than ten times in a row.
 type HealthCheck struct {
-	// Path, which may have a query, is asked for by GET, and any answer of 2xx or
-	// 3xx is good. "": a WebSocket is opened at the member's target, and a Ping
-	// must be answered.
+	// Path is requested with GET; it may have a query. Any 2xx or 3xx answer is
+	// a success. If Path is "", the check opens a WebSocket at the member's
+	// target and expects a Ping to be answered.
 	Path string
 
-	// Header is sent along: Authorization, say. A Host in it stands in place of
-	// the target's.
+	// Header is sent with the request, for example Authorization. A Host in it
+	// replaces the target's.
 	Header http.Header
 
 	Interval time.Duration // between two checks of a member, up to a tenth shorter at random; 0: 10 s
@@ -41,13 +41,13 @@ type HealthCheck struct {
 	Fall     int           // failures in a row that mark a member down; 0: 3
 	Rise     int           // successes in a row that mark it up; 0: 2
 
-	// Close ends the sessions of a member that is marked down, by Close 1012
-	// (service restart), spread as by [Proxy.SetUpstreams]. Otherwise they go
-	// on for as long as they can.
+	// Close ends the sessions of a member that is marked down, with Close 1012
+	// (service restart), spread as by [Proxy.SetUpstreams]. Otherwise they
+	// continue.
 	Close bool
 }
 
-// watchLocked begins to ask a member, until it is removed. p.mu is held.
+// watchLocked starts checking a member, until it is removed. p.mu is held.
 func (p *Proxy) watchLocked(m *member) {
 	if p.check == nil {
 		return
@@ -56,7 +56,7 @@ func (p *Proxy) watchLocked(m *member) {
 	m.stopChecks = stop
 	go func() {
 		tenth := p.check.Interval / 10
-		timer := time.NewTimer(rand.N(tenth)) // or all are asked in step
+		timer := time.NewTimer(rand.N(tenth)) // otherwise all would be checked in step
 		defer timer.Stop()
 		for {
 			select {
@@ -74,7 +74,7 @@ func (p *Proxy) watchLocked(m *member) {
 	}()
 }
 
-// examine asks a member once.
+// examine checks a member once.
 func (c *config) examine(ctx context.Context, m *member) *Error {
 	limit, cancel := context.WithTimeout(ctx, c.check.Timeout)
 	defer cancel()
@@ -84,23 +84,23 @@ func (c *config) examine(ctx context.Context, m *member) *Error {
 	return nil
 }
 
-// exchange connects as for a session, and wants an answer.
+// exchange connects as for a session, sends the check and reads the answer.
 func (c *config) exchange(ctx context.Context, m *member) (op string, err error) {
 	target := m.url.Load()
 	conn, op, err := c.connect(ctx, target, m.address)
 	if err != nil {
 		return op, err
 	}
-	defer func() { // a connection of the user's may panic
+	defer func() { // a custom connection may panic
 		if v := recover(); v != nil {
 			err = newPanic("connection", v)
 		}
 	}()
-	defer closeAt(ctx, conn)() // when that is closed: with TLS, it may take a while
+	defer closeAt(ctx, conn)() // runs after conn.Close, which may block with TLS
 	defer conn.Close()
 
 	u := *target
-	u.Scheme, u.Host = "http", targetHost(target) // TLS was connect's
+	u.Scheme, u.Host = "http", targetHost(target) // connect has already done TLS
 	if c.check.Path != "" {
 		path, err := url.ParseRequestURI(c.check.Path)
 		if err != nil {
@@ -138,8 +138,8 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 	return "check", err
 }
 
-// pinged opens a WebSocket with an upstream, wants a Pong from it, which may
-// come behind other things, and takes leave.
+// pinged opens a WebSocket with an upstream, waits for the Pong to a Ping,
+// which may follow other frames, and closes it.
 func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
 	sent, err := takeOffer(req.Header)
 	if err != nil {
@@ -161,7 +161,7 @@ func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
 	if err := awaitControl(br, &scan, opPong, body); err != nil {
 		return err
 	}
-	// What comes of the rest is of no interest.
+	// The result of the closing handshake does not matter.
 	bye, cancel := context.WithTimeout(ctx, checkGoodbye)
 	defer cancel()
 	defer closeAt(bye, conn)()
@@ -171,8 +171,8 @@ func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
 	return nil
 }
 
-// awaitControl reads frames until one with that opcode comes whose payload begins
-// so.
+// awaitControl reads frames until one has the opcode and a payload that begins
+// with body.
 func awaitControl(br *bufio.Reader, scan *scanner, op byte, body string) error {
 	for {
 		h, err := nextHeader(br, scan)
@@ -185,7 +185,7 @@ func awaitControl(br *bufio.Reader, scan *scanner, op byte, body string) error {
 				return err
 			}
 			if string(payload) == body {
-				_, err = br.Discard(int(h.length)) // of a control frame: not much
+				_, err = br.Discard(int(h.length)) // small: a control frame
 				return err
 			}
 		}
@@ -213,9 +213,8 @@ func nextHeader(br *bufio.Reader, scan *scanner) (h header, err error) {
 	return h, err
 }
 
-// closeAt closes conn, with no goodbye, once ctx has ended, until stop is called.
-// It is for what is not needed afterwards: not every connection of a user's
-// heeds deadlines.
+// closeAt closes conn abruptly when ctx ends, unless stop is called first. It
+// is needed because some custom connections do not implement deadlines.
 func closeAt(ctx context.Context, conn net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
 		defer func() { _ = recover() }()
@@ -223,7 +222,7 @@ func closeAt(ctx context.Context, conn net.Conn) (stop func() bool) {
 	})
 }
 
-// closeNow closes conn with no goodbye.
+// closeNow closes conn without a TLS close_notify.
 func closeNow(conn net.Conn) {
 	if c, ok := conn.(*tls.Conn); ok {
 		conn = c.NetConn()
@@ -231,10 +230,10 @@ func closeNow(conn net.Conn) {
 	conn.Close()
 }
 
-// checked takes in what a member has answered.
+// checked records the result of a check.
 func (p *Proxy) checked(m *member, err *Error) {
 	p.mu.Lock()
-	if m.excuses(time.Since(p.upstreams.began), err) || err != nil && !err.blames() { // this machine couldn't ask
+	if m.excuses(time.Since(p.upstreams.began), err) || err != nil && !err.blames() { // this machine could not check
 		first := !m.unasked && !m.gone
 		m.unasked = true
 		p.mu.Unlock()
@@ -275,6 +274,6 @@ func (p *Proxy) checked(m *member, err *Error) {
 }
 
 const (
-	checkGoodbye = time.Second // how long a checked upstream has to answer our Close
-	mostGreeting = 16 << 20    // how much it may say before that
+	checkGoodbye = time.Second // how long a checked upstream may take to answer our Close
+	mostGreeting = 16 << 20    // how many bytes it may send before that
 )

@@ -15,20 +15,21 @@ import (
 	"time"
 )
 
-// A Source says who the members are now; see [WithSource]. It returns when ctx
-// ends, at the latest.
+// A Source returns the current members; see [WithSource]. It must return when
+// ctx is done.
 type Source func(ctx context.Context) ([]Member, error)
 
-// LookupHost makes every address of the host in m's target a member of its
-// own, with m's weight and limit: a headless Service of Kubernetes, say. TLS
-// still verifies the host's name. A nil resolver is [net.DefaultResolver].
+// LookupHost returns a [Source] that makes every address of the host in m's
+// target a member, with the weight and limit of m. It suits, for example, a
+// headless Service of Kubernetes. TLS still verifies the host's name. If
+// resolver is nil, [net.DefaultResolver] is used.
 //
-// An address that is missing from an answer stays for now, for a name server
-// may tell only some of the addresses at a time, or lose one for a moment. It is
-// removed when it is missing from five answers in a row, that is after five times
-// the interval of [WithSource]. A lookup that fails, and an answer with no
-// address at all, count for nothing. Where a name server tells a few of many
-// addresses at random, use [WithKeepRemovedMembers] as well.
+// An address that is missing from an answer is kept at first, because a name
+// server may return only some of the addresses, or omit one temporarily. It is
+// removed when it is missing from five answers in a row, which takes five times
+// the interval of [WithSource]. Failed lookups and answers without any address
+// do not count. If a name server returns a random few of many addresses, also
+// use [WithKeepRemovedMembers].
 func LookupHost(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
@@ -39,7 +40,7 @@ func LookupHost(m Member, resolver *net.Resolver) Source {
 		if err != nil {
 			return nil, err
 		}
-		// One after the other: of both at once, a failure of one goes unnoticed.
+		// One after the other: a lookup of both at once hides the failure of one.
 		var addrs []netip.Addr
 		for _, family := range []string{"ip4", "ip6"} {
 			some, err := resolver.LookupNetIP(ctx, family, u.Hostname())
@@ -49,7 +50,7 @@ func LookupHost(m Member, resolver *net.Resolver) Source {
 			addrs = append(addrs, some...)
 		}
 		_, address := dialAddress(u)
-		_, port, _ := net.SplitHostPort(address) // dialAddress has joined it
+		_, port, _ := net.SplitHostPort(address) // dialAddress joined it
 		members := make([]Member, 0, len(addrs))
 		for _, a := range addrs {
 			n := m
@@ -60,13 +61,15 @@ func LookupHost(m Member, resolver *net.Resolver) Source {
 	}
 }
 
-// LookupSRV makes every SRV record (RFC 2782) of the host in m's target, such
-// as http://_ws._tcp.chat.internal/v2, a member of its own, with the record's
-// host, port and weight, and m's limit. Only the records of the first priority
-// count. TLS verifies the record's host. A nil resolver is [net.DefaultResolver].
+// LookupSRV returns a [Source] that makes every SRV record (RFC 2782) of the
+// host in m's target, such as http://_ws._tcp.chat.internal/v2, a member, with
+// the host, port and weight of the record and the limit of m. Only records of
+// the most preferred priority are used. TLS verifies the record's host. If
+// resolver is nil, [net.DefaultResolver] is used.
 //
-// A record that is missing from an answer stays for now, as with [LookupHost].
-// One that is there with a lower priority is removed at once.
+// A record that is missing from an answer is kept at first, as with
+// [LookupHost]. A record that is present with a less preferred priority is
+// removed at once.
 func LookupSRV(m Member, resolver *net.Resolver) Source {
 	if resolver == nil {
 		resolver = net.DefaultResolver
@@ -100,13 +103,13 @@ func LookupSRV(m Member, resolver *net.Resolver) Source {
 	}
 }
 
-// mostMissing is from how many answers in a row a member has to be missing to
-// be removed.
+// mostMissing is the number of answers in a row that a member must be missing
+// from to be removed.
 const mostMissing = 5
 
-// memories are what a proxy remembers of the answers of name servers: of each
-// source, the members of the last mostMissing answers. An answer is limited in
-// size, so the memory is as well, whatever a name server tells.
+// memories holds a proxy's memory of the answers of name servers: for each
+// source, the members in its last mostMissing answers. The size of an answer is
+// limited, and so is the memory.
 type memories struct {
 	mu      sync.Mutex
 	sources map[*byte]map[memberKey]memory // guarded by mu
@@ -114,19 +117,19 @@ type memories struct {
 
 type memory struct {
 	Member
-	missing int // from the last answers
+	missing int // from how many of the last answers
 }
 
-// memoryOf is the key of a context's memories.
+// memoryOf is the context key of a proxy's memories.
 type memoryOf struct{}
 
-// A memberKey is what members are told apart by.
+// A memberKey identifies a member.
 type memberKey struct{ target, address string }
 
 // remember returns the members of a source's new answer, and those that are
-// missing from it but not yet for long. Those in gone are said to be none. It
-// remembers for the proxy that asks, which the context tells: nothing, if the
-// source is called by somebody else.
+// missing from it but not long enough to be removed. The members in gone are
+// removed at once. It uses the memories of the proxy in ctx; without one, the
+// source was called by other code, and nothing is remembered.
 func remember(ctx context.Context, source *byte, answer, gone []Member) []Member {
 	all, _ := ctx.Value(memoryOf{}).(*memories)
 	if all == nil || len(answer) == 0 {
@@ -172,8 +175,8 @@ func sourceTarget(option string, m Member) (*url.URL, error) {
 	return u, nil
 }
 
-// tidy sorts members, for every answer of a name server's has another order,
-// and takes out those that are there twice.
+// tidy sorts members, because name servers vary the order of their answers, and
+// removes duplicates.
 func tidy(members []Member) []Member {
 	slices.SortFunc(members, func(a, b Member) int {
 		if c := strings.Compare(a.Target, b.Target); c != 0 {
@@ -184,7 +187,7 @@ func tidy(members []Member) []Member {
 	return slices.CompactFunc(members, func(a, b Member) bool { return a.Target == b.Target && a.Address == b.Address })
 }
 
-// renew asks the source once. Whatever fails, the members stay.
+// renew calls the source once. If it fails, the members stay.
 func (p *Proxy) renew(ctx context.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -205,7 +208,7 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 	return p.SetUpstreams(members...)
 }
 
-// withoutURL is the error without the URL that net/http tells in it: that may
+// withoutURL returns the error without the URL that net/http adds, which may
 // have a token in its query.
 func withoutURL(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
@@ -214,7 +217,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// follow asks the source again and again, until the proxy shuts down.
+// follow calls the source repeatedly until the proxy shuts down.
 func (p *Proxy) follow() {
 	timer := time.NewTimer(p.sourceInterval)
 	defer timer.Stop()
@@ -229,11 +232,12 @@ func (p *Proxy) follow() {
 	}
 }
 
-// firstAnswer is how long New waits for the source at most.
+// firstAnswer limits how long New waits for the source.
 const firstAnswer = 10 * time.Second
 
-// firstMembers asks the source for the first time. A name server that doesn't
-// answer is no mistake of the caller's: there will be members when it does.
+// firstMembers calls the source for the first time. It returns only mistakes of
+// the caller: if a name server does not answer now, there will be members once
+// it does.
 func (p *Proxy) firstMembers() error {
 	ctx, cancel := context.WithTimeout(p.life, min(p.handshakeTimeout, firstAnswer))
 	defer cancel()

@@ -12,39 +12,39 @@ import (
 	"time"
 )
 
-// This file is the set of upstreams: who is in it, and which member a session
-// is with. balance.go chooses, health.go knows who is well.
+// This file holds the set of upstreams and which member each session is placed
+// with. balance.go chooses a member; health.go tracks which members are healthy.
 
-// A Member is one of the upstreams that a proxy balances over: see
+// A Member is one of the upstreams that a proxy balances sessions over; see
 // [WithUpstreams].
 type Member struct {
-	// Target is an http, https, ws or wss URL, or unix:/path/to/socket, as
-	// New's. Members are told apart by it, without its query, and by Address,
-	// both in their normal form (RFC 3986, 6.2.2 and 6.2.3): http://h:80,
-	// http://H and http://h/ are one member.
+	// Target is an http, https, ws or wss URL, or unix:/path/to/socket, like
+	// the target of [New]. Target, without its query, and Address identify a
+	// member. Both are compared in normal form (RFC 3986, 6.2.2 and 6.2.3):
+	// http://h:80, http://H and http://h/ are the same member.
 	Target string
 
-	// Address is where to connect to, host:port, in place of the target's host,
-	// which is still the one that TLS verifies. "": the host is looked up at
-	// each handshake.
+	// Address is the host:port to connect to in place of the target's host. TLS
+	// still verifies the target's host. If Address is "", the host is looked up
+	// for each handshake.
 	Address string
 
-	// Weight is the member's share, compared with the others', up to 65535; 0
-	// stands for 1.
+	// Weight is the member's share relative to the other members, at most 65535.
+	// 0 stands for 1.
 	Weight int
 
-	// MaxSessions is how many sessions it is given at once, handshakes under
-	// way included; 0: any number.
+	// MaxSessions limits the member's concurrent sessions, including handshakes
+	// under way. 0 is no limit.
 	MaxSessions int
 }
 
-// A MemberState is what is known of a member: a snapshot.
+// A MemberState is a snapshot of a member's state.
 type MemberState struct {
-	Name        string // its target in normal form, without the query; # and its Address, if it has one
+	Name        string // the target in normal form, without the query, followed by # and the Address if there is one
 	Weight      int
 	MaxSessions int
-	Sessions    int  // handshakes under way included
-	Down        bool // it gets no new ones for now
+	Sessions    int  // including handshakes under way
+	Down        bool // it gets no new sessions for now
 }
 
 // A member is a Member in use.
@@ -162,14 +162,15 @@ func (c *config) newMembers(members []Member) (list []*member, mistakes []error)
 	return list, mistakes
 }
 
-// SetUpstreams replaces the members. Those that stay, by their targets and
-// addresses, keep their sessions, their counts and what is known of their
-// health; their weights and limits may change. Those that go get no new
-// sessions, and theirs are told to end by Close 1012 (service restart), spread
-// over the window of [WithDrain], or else ten a second and in 30 s at most;
-// with [WithKeepRemovedMembers] they go on. It doesn't wait for that.
+// SetUpstreams replaces the members. Members that stay, identified by target
+// and address, keep their sessions, counts and health; their weights and limits
+// may change. Removed members get no new sessions, and their sessions are ended
+// with Close 1012 (service restart), spread over the window of [WithDrain]; by
+// default ten per second, within at most 30 s. With [WithKeepRemovedMembers]
+// their sessions continue. SetUpstreams does not wait for sessions to end.
 //
-// If there is a mistake in them, nothing changes; the errors are [New]'s.
+// If a member is invalid, nothing changes, and the errors are like those of
+// [New].
 func (p *Proxy) SetUpstreams(members ...Member) error {
 	list, mistakes := p.newMembers(members)
 	if len(mistakes) > 0 {
@@ -196,7 +197,7 @@ func (p *Proxy) setMembers(list []*member) (added, removed int) {
 		if m.token != "" {
 			u.byToken[m.token] = m
 		}
-		if m == n || m.gone { // the latter had left, and still has sessions
+		if m == n || m.gone { // m.gone: it was removed and still has sessions
 			added++
 			p.watchLocked(m)
 		}
@@ -221,13 +222,13 @@ func (p *Proxy) setMembers(list []*member) (added, removed int) {
 	return added, removed
 }
 
-// forgetLocked lets go of a member that is gone. p.mu is held.
+// forgetLocked releases the resources of a removed member. p.mu is held.
 func (p *Proxy) forgetLocked(m *member) {
 	if m.stopChecks != nil {
 		m.stopChecks()
 		m.stopChecks = nil
 	}
-	m.health = health{} // should it come back, it may be another one
+	m.health = health{} // if it comes back, it may be another server
 	if m.sessions == 0 {
 		delete(p.upstreams.known, m.name)
 	}
@@ -235,7 +236,8 @@ func (p *Proxy) forgetLocked(m *member) {
 
 func (m *member) full() bool { return m.max > 0 && m.sessions >= m.max }
 
-// fits says whether a member may be given the session now. Proxy.mu is held.
+// fits reports whether the session may be placed with the member now. Proxy.mu
+// is held.
 func (m *member) fits(now time.Duration, at *placement) bool {
 	return m.well(now) && !m.full() && !slices.Contains(at.tried, m)
 }
@@ -245,21 +247,22 @@ func (m *member) state(now time.Duration) MemberState {
 	return MemberState{Name: m.name, Weight: m.weight, MaxSessions: m.max, Sessions: m.sessions, Down: !m.well(now)}
 }
 
-// A placement is a session's search for a member.
+// A placement is the state of a session's search for a member.
 type placement struct {
 	r     *http.Request
-	hash  uint64 // of the key of [Rendezvous]; 0: there is none
-	token string // in the cookie of WithSticky
+	hash  uint64 // of the key of [Rendezvous]; 0: none
+	token string // from the cookie of WithSticky
 	tried []*member
-	free  bool // the next one is not out of the budget for retries
-	sent  bool // the last one was sent the request
-	trial bool // the last one had failed before, and is tried alone
+	free  bool // the next attempt does not use the retry budget
+	sent  bool // the request was sent to the last member
+	trial bool // the last member had failed before, and is tried alone
 
-	several bool // there are other members, well or not
+	several bool // there are other members, healthy or not
 }
 
-// place gives the session to a member that it hasn't been given to before; nil:
-// there is none. others says whether another one may be tried after it.
+// place places the session with a member that it was not placed with before; m
+// is nil if there is none. others reports whether another member may be tried
+// after it.
 func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Error) {
 	var chosen *member
 	if p.balance.choose != nil {
@@ -276,7 +279,7 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	switch {
 	case !retry:
 		u.retries = min(u.retries+p.retryShare, mostRetries)
-	case !at.free && !p.mayRetryLocked(at.sent): // others have spent the budget
+	case !at.free && !p.mayRetryLocked(at.sent): // the retry budget is used up
 		return nil, false, nil
 	}
 	switch back := u.byToken[at.token]; {
@@ -310,7 +313,7 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	return m, others, nil
 }
 
-// releaseLocked takes the session from its member. p.mu is held.
+// releaseLocked removes the session from its member. p.mu is held.
 func (p *Proxy) releaseLocked(s *Session) {
 	m := s.member
 	if m == nil {
@@ -323,15 +326,16 @@ func (p *Proxy) releaseLocked(s *Session) {
 	}
 }
 
-// reach does the upstream's handshake with one member after the other until one
-// answers: never twice with the same, all within the handshake timeout, and
-// again only where the request has reached nobody, unless [WithRetryAfterSend] says
-// more. to is what was dialled, as in [Session.Upstream].
+// reach performs the upstream's handshake, with one member after another until
+// one answers. It tries no member twice, and stays within the handshake
+// timeout. It retries only if the request was not sent, unless
+// [WithRetryAfterSend] allows more. to is what was dialled, in the form of
+// [Session.Upstream].
 func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *offer) (up *upstreamConn, to string, e *Error) {
 	limit, cancel := context.WithTimeout(ctx, p.handshakeTimeout)
 	defer cancel()
 	if len(p.onOpen) == 0 && (p.rewrite != nil || p.balance.key != nil || p.balance.choose != nil) {
-		r = r.WithContext(ctx) // for the user's functions; callOnOpen has done it for its own
+		r = r.WithContext(ctx) // for user functions; callOnOpen has already done this
 	}
 	at, e := p.newPlacement(s, r)
 	if e != nil {
@@ -340,7 +344,7 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 	for {
 		m, others, err := p.place(s, at)
 		switch {
-		case err == nil && m == nil && up != nil: // there was another one, but no more
+		case err == nil && m == nil && up != nil: // the other member is no longer available
 			return up, to, nil
 		case up != nil:
 			up.refusal.conn.Close()
@@ -353,14 +357,14 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 		case m == nil:
 			return nil, "", e
 		}
-		// As long as there are others, half of the time that is left is for
-		// them; but nobody connects in no time, nor does it take for ever.
+		// While there are other members, reserve half of the remaining time for
+		// them, within the bounds of leastShare and mostShare.
 		var share time.Duration
 		if deadline, _ := limit.Deadline(); others {
 			share = min(max(time.Until(deadline)/2, leastShare), mostShare)
 		}
 		patient := func() bool { return false }
-		if at.several { // or nobody asks
+		if at.several { // otherwise the result is not used
 			patient = patience()
 		}
 		up, to, e = p.dial(ctx, limit, s, m, at, asked, share)
@@ -380,16 +384,16 @@ func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *o
 	}
 }
 
-// How long a member is given to connect while there are others to try: leastShare
-// at least, if there is so much time, and mostShare at most.
+// How long connecting to a member may take while there are others to try: at
+// least leastShare, if that much time is left, and at most mostShare.
 const (
 	leastShare = time.Second
 	mostShare  = 5 * time.Second
 )
 
-// patience begins to wait for a member. What it returns ends that, and says
-// whether leastShare is over: but not if the process didn't run then, for the
-// member of a proxy that is stopped may have answered.
+// patience starts waiting for a member. The returned function stops that and
+// reports whether leastShare has passed. It reports false if the process was
+// not running at that time, because the member may have answered meanwhile.
 func patience() (end func() bool) {
 	var over atomic.Bool
 	due := time.Now().Add(leastShare)
@@ -400,7 +404,7 @@ func patience() (end func() bool) {
 	}
 }
 
-// noMember says why no member could be tried.
+// noMember returns the error for a session that no member could be tried for.
 func (p *Proxy) noMember() *Error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
