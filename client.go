@@ -10,26 +10,27 @@ import (
 	"strings"
 )
 
-// This file decides whose address is believed: who the client is, and what
-// it has sent its request to.
+// This file determines the client's address and the origin that it sent its
+// request to, and which peers are trusted to report them.
 
-// ConnContext keeps a connection's own address with its requests. It is for
-// the ConnContext field of an [http.Server] whose handlers include middleware
-// that replaces a request's RemoteAddr by what header fields say. With it,
-// [WithTrustedProxies], the client's address in logs and X-Forwarded-For, and
-// the limit for each client use the address that has really connected. A server that has
-// a ConnContext function of its own can call this one in it.
+// ConnContext stores a connection's own address in the context of its requests.
+// Set it as the ConnContext field of an [http.Server] if middleware replaces a
+// request's RemoteAddr with a value from header fields. Then
+// [WithTrustedProxies], the client's address in logs and in X-Forwarded-For,
+// and the limit per client use the address of the actual connection. A server
+// with its own ConnContext function can call this one from it.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// connKey is the key under which a request's context has its connection. What
-// is kept is that, not its address: to ask for the address of a connection
-// that begins with the PROXY protocol can take a while.
+// connKey is the context key of a request's connection. The context holds the
+// connection and not its address, because determining the address can block if
+// the connection begins with the PROXY protocol.
 type connKey struct{}
 
-// remoteAddr is where a request came from: the other end of its connection, if
-// [ConnContext] has kept that, or else what the server, or middleware, says.
+// remoteAddr returns the address that a request came from: that of its
+// connection, if [ConnContext] stored it, or else the RemoteAddr that the
+// server or middleware set.
 func remoteAddr(r *http.Request) string {
 	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
 		return conn.RemoteAddr().String()
@@ -37,15 +38,15 @@ func remoteAddr(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// overUnix says whether a request came over a unix socket. The server says so
-// apart from RemoteAddr, which middleware may have replaced.
+// overUnix reports whether a request came over a unix socket. It does not use
+// RemoteAddr, which middleware may have replaced.
 func overUnix(r *http.Request) bool {
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	return ok && local.Network() == "unix"
 }
 
-// peerAddr is the address of the connection that a request came over; the
-// zero Addr where it has none.
+// peerAddr returns the address of a request's connection, or the zero Addr if
+// it has none.
 func peerAddr(r *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(remoteAddr(r))
 	if err != nil {
@@ -54,7 +55,8 @@ func peerAddr(r *http.Request) netip.Addr {
 	return ap.Addr().Unmap().WithZone("")
 }
 
-// parseAddr parses an address, which may have a port; the zero Addr is none.
+// parseAddr parses an address with an optional port. It returns the zero Addr
+// for an invalid one.
 func parseAddr(s string) netip.Addr {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
@@ -76,7 +78,7 @@ func (c *config) trusts(a netip.Addr) bool {
 	return false
 }
 
-// trustedPeer says whether a request's forwarding fields are to be believed.
+// trustedPeer reports whether a request's forwarding fields are trusted.
 func (c *config) trustedPeer(r *http.Request) bool {
 	if c.trustUnix && overUnix(r) {
 		return true
@@ -84,7 +86,7 @@ func (c *config) trustedPeer(r *http.Request) bool {
 	return len(c.trusted) > 0 && c.trusts(peerAddr(r))
 }
 
-// clientAddr is the client's address: the peer's, or, behind trusted
+// clientAddr returns the client's address: that of the peer or, behind trusted
 // proxies, the last one in X-Forwarded-For that is not one of theirs.
 func (c *config) clientAddr(r *http.Request) string {
 	addr := clip(remoteAddr(r)) // middleware may have put anything there
@@ -106,9 +108,10 @@ func (c *config) clientAddr(r *http.Request) string {
 	return addr
 }
 
-// clientScheme is what the client spoke to this proxy. A server leaves the
-// scheme of a request for a path empty: middleware that sets it has learned it
-// from a proxy in front. In absolute form, the client itself has written it.
+// clientScheme returns the scheme that the client used with this proxy. A
+// server leaves the scheme of a request for a path empty; if middleware sets
+// it, it knows it from a proxy in front. In absolute form, the client itself
+// wrote it.
 func clientScheme(r *http.Request) string {
 	if r.TLS != nil || strings.EqualFold(r.URL.Scheme, "https") && strings.HasPrefix(r.RequestURI, "/") {
 		return "https"
@@ -116,11 +119,12 @@ func clientScheme(r *http.Request) string {
 	return "http"
 }
 
-// clientPath is the path that the client has asked for, without the query:
-// middleware may have cut the request's own (http.StripPrefix does).
+// clientPath returns the path that the client requested, without the query.
+// Middleware may have shortened the request's own path, as http.StripPrefix
+// does.
 func clientPath(r *http.Request) string {
 	path, _, _ := strings.Cut(r.RequestURI, "?")
-	if !strings.HasPrefix(path, "/") { // in absolute form (RFC 9112, 3.2.2), or in none
+	if !strings.HasPrefix(path, "/") { // absolute form (RFC 9112, 3.2.2), or neither form
 		_, rest, ok := strings.Cut(path, "://")
 		if !ok {
 			return r.URL.Path
@@ -137,11 +141,11 @@ func clientPath(r *http.Request) string {
 	return path
 }
 
-// asksForPath says whether a request's target, as it came over the wire, is a
-// path, by itself or in a URL (RFC 9112, 3.2.1 and 3.2.2).
+// asksForPath reports whether the request target on the wire was a path, alone
+// or in a URL (RFC 9112, 3.2.1 and 3.2.2).
 func asksForPath(r *http.Request) bool {
 	target := r.RequestURI
-	if target == "" { // the request was made by a program
+	if target == "" { // the request was not parsed from a connection
 		return r.URL.Path != "*" && r.URL.Opaque == "" && (r.URL.Scheme == "" || r.URL.Host != "")
 	}
 	if strings.HasPrefix(target, "/") {
@@ -154,9 +158,9 @@ func asksForPath(r *http.Request) bool {
 	return ok && authority[strings.LastIndexByte(authority, '@')+1:] != ""
 }
 
-// publicOrigin is the scheme and host that the client has sent its request
-// to, as far as this proxy, or a trusted one in front, can tell. One in front
-// may have cut the port off the host; then it may have told it apart.
+// publicOrigin returns the scheme and host that the client sent its request to,
+// as far as this proxy or a trusted one in front can tell. A proxy in front may
+// have removed the port from the host and sent it in a field of its own.
 func (c *config) publicOrigin(r *http.Request) (scheme, host, port string) {
 	if !c.trustedPeer(r) {
 		return clientScheme(r), r.Host, ""
@@ -164,10 +168,11 @@ func (c *config) publicOrigin(r *http.Request) (scheme, host, port string) {
 	return forwardedOrigin(r)
 }
 
-// forwardedOrigin is publicOrigin by the forwarding fields, whoever has set them.
+// forwardedOrigin is publicOrigin according to the forwarding fields, no matter
+// who set them.
 func forwardedOrigin(r *http.Request) (scheme, host, port string) {
 	scheme, host = clientScheme(r), r.Host
-	// Several proxies in a row may have made lists of these.
+	// Several proxies in a row may have turned these into lists.
 	first := func(name string) string {
 		v, _, _ := strings.Cut(r.Header.Get(name), ",")
 		return textproto.TrimString(v)
@@ -187,8 +192,8 @@ func forwardedOrigin(r *http.Request) (scheme, host, port string) {
 	return scheme, host, first("X-Forwarded-Port")
 }
 
-// trustAdvice says what to do where a page is refused that would be let in if
-// the forwarding fields were believed, or were there. when says in which case.
+// trustAdvice returns what to do if a page is refused that would be allowed if
+// the forwarding fields were present or trusted. when describes the case.
 func (c *config) trustAdvice(r *http.Request, when string) string {
 	switch {
 	case c.trustedPeer(r):
@@ -203,9 +208,10 @@ func (c *config) trustAdvice(r *http.Request, when string) string {
 	return when + ", name it by WithTrustedProxies"
 }
 
-// clientKey returns what a client's sessions are counted by; "" if they aren't.
-// The user's own function gets a request whose context, ctx, ends with the proxy
-// as well: the session isn't there yet for Shutdown to end it.
+// clientKey returns the key that a client's sessions are counted by, or "" if
+// they are not counted. The user's key function gets a request whose context,
+// ctx, also ends with the proxy, because Shutdown cannot end a session that
+// does not exist yet.
 func (p *Proxy) clientKey(ctx context.Context, cancel context.CancelCauseFunc, r *http.Request, client string) (key string, e *Error) {
 	switch {
 	case p.maxPerClient == 0:
@@ -218,15 +224,16 @@ func (p *Proxy) clientKey(ctx context.Context, cancel context.CancelCauseFunc, r
 	return p.clientKeyOf(r.WithContext(ctx)), nil
 }
 
-// addressKey cuts a client's address down to what one client has: of IPv6 the
-// first 64 bits, which an ordinary line gets all of.
+// addressKey reduces an address to the part that identifies one client: the
+// first 64 bits of an IPv6 address, because one ordinary line has all addresses
+// below them.
 func addressKey(client string) string {
 	addr := parseAddr(client)
 	if !addr.IsValid() {
 		return client
 	}
 	if addr.Is6() {
-		prefix, _ := addr.Prefix(64) // can't fail for IPv6
+		prefix, _ := addr.Prefix(64) // cannot fail for IPv6
 		return prefix.String()
 	}
 	return addr.String()

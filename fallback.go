@@ -15,11 +15,11 @@ import (
 //
 // A request asks for a WebSocket if its Upgrade field names websocket, or if it
 // is an extended CONNECT for websocket (RFC 8441). If such a request is
-// malformed, the proxy refuses it as without this option. Every other request
+// malformed, the proxy refuses it as it does without this option. Every other request
 // goes to h, whatever its method and HTTP version. The proxy does not log, count
 // or limit it, does not check its origin and does not show it to hooks. h is also
-// called after [Proxy.Shutdown]: stopping ordinary HTTP is the [http.Server]'s
-// part.
+// called after [Proxy.Shutdown]: the [http.Server] is responsible for stopping
+// ordinary HTTP.
 //
 // The proxy removes the Upgrade field from what it gives to h; a server may
 // ignore that field (RFC 9110, 7.8). A reverse proxy would pass it on, and let
@@ -33,7 +33,7 @@ func WithFallback(h http.Handler) Option {
 	}
 }
 
-// asksForWebSocket says whether a request asks for a WebSocket at all.
+// asksForWebSocket reports whether a request asks for a WebSocket at all.
 func asksForWebSocket(r *http.Request) bool {
 	if r.Method == http.MethodConnect && r.ProtoMajor > 1 {
 		return httpguts.HeaderValuesContainsToken(r.Header[":protocol"], "websocket")

@@ -8,62 +8,62 @@ import (
 	"time"
 )
 
-// This file knows which members are well: by what comes of the handshakes with
-// them, and, with WithHealthCheck, by asking them.
+// This file tracks which members are healthy, by the results of handshakes with
+// them and of the checks of WithHealthCheck.
 
 const (
-	// A member with which a handshake failed is left alone for firstRest, and
-	// after each further failure in a row for twice as long. The first
-	// handshake after that goes alone.
+	// After a failed handshake with a member, the proxy backs off from it for
+	// firstRest, and for twice as long after each further failure in a row. The
+	// first handshake after that is tried alone.
 	firstRest   = time.Second
 	longestRest = 30 * time.Second
 
-	// How many clients must have had doubtful handshakes; see judge.
+	// The number of clients with doubtful handshakes that make a failure; see judge.
 	defaultDoubts = 3
 	mostDoubts    = 1000
 
-	// How many retries there may be in a row; see WithRetry.
+	// The largest burst of retries; see WithRetry.
 	mostRetries = 20
 )
 
-// health is what is known of a member's. It is guarded by Proxy.mu.
+// health is a member's health. It is guarded by Proxy.mu.
 type health struct {
-	failed  int           // handshakes in a row
-	doubts  []uint64      // clients, hashed, that had doubtful handshakes since the last good one; see judge
-	restEnd time.Duration // when failed is above zero: until when it is left alone
-	probe   *Session      // whose handshake is the first after that, and still connecting
-	tried   time.Duration // when it was given a session
-	down    bool          // says the health check
-	streak  int           // checks in a row that say otherwise than down
-	unasked bool          // the last check couldn't be made
+	failed  int           // failed handshakes in a row
+	doubts  []uint64      // hashes of clients with doubtful handshakes since the last good one; see judge
+	restEnd time.Duration // when failed is above zero: the end of the backoff
+	probe   *Session      // whose handshake is the first after the backoff, and still connecting
+	tried   time.Duration // when a session was last placed with it
+	down    bool          // by the health check
+	streak  int           // checks in a row that contradict down
+	unasked bool          // the last check could not be made
 
-	excused   int           // times in a row that what failed was the proxy's own lateness
-	excusedAt time.Duration // the last of them
+	excused   int           // failures in a row that were due to the proxy's own lateness
+	excusedAt time.Duration // time of the last of them
 }
 
-// well says whether a member may be given a session now, or has failed.
+// well reports whether a session may be placed with the member now.
 func (h *health) well(now time.Duration) bool {
 	return !h.down && (h.failed == 0 || h.mayProbe(now))
 }
 
 func (h *health) mayProbe(now time.Duration) bool { return now >= h.restEnd && h.probeFree(now) }
 
-// probeFree says whether nobody has the trial, or somebody for too long: a hook
-// of the user's may block there.
+// probeFree reports whether the trial after a backoff is free: nobody has it,
+// or somebody has had it for too long, because a user's hook may block there.
 func (h *health) probeFree(now time.Duration) bool {
 	return h.probe == nil || now-h.tried >= longestRest
 }
 
-// probed notes that the session's handshake with the member is over, or it has
-// been given to another one.
+// probed records that the session's handshake with the member is over, or that
+// the session was placed with another one.
 func (h *health) probed(s *Session) {
 	if h.probe == s {
 		h.probe = nil
 	}
 }
 
-// leastBad returns a member to try when none is well: of those that aren't
-// full, the one that has been left alone for longest.
+// leastBad returns the member to try when none is healthy: of those that are
+// not full, the one that has been backed off longest.
 func (u *upstreams) leastBad() (best *member) {
 	for _, m := range u.members {
 		if !m.full() && (best == nil || m.betterThan(best)) {
@@ -83,17 +83,17 @@ func (h *health) betterThan(other *member) bool {
 	return h.tried < other.tried
 }
 
-// judge takes in what came of the session's handshake with its member, e or up.
-// It says whether another one may be tried, and whether that is free: not out of
-// the budget for retries.
+// judge records the result of the session's handshake with its member, e or up.
+// again reports whether another member may be tried, and free whether that does
+// not use the retry budget.
 //
-// What decides about a member is what no client can bring about: whether
-// connecting, TLS included, fails by itself, and whether what answers speaks HTTP.
-// All else depends on what one client asks for, or on when it leaves. That is no
-// more than a doubt, and only as many clients as doubtsNeeded make a failure of
-// it. Answers are doubtful only with [WithJudgeAnswers].
+// Only what no client can cause decides about a member: whether connecting,
+// including TLS, fails by itself, and whether the peer speaks HTTP. Everything
+// else depends on what one client requests or when it leaves. It raises only a
+// doubt, and doubts of doubtsNeeded different clients make a failure. Answers
+// raise doubts only with [WithJudgeAnswers].
 //
-// patient says that the proxy has been waiting for the member for leastShare.
+// patient reports that the proxy has waited for the member for leastShare.
 func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (again, free bool) {
 	var failed, doubtful, well bool
 	switch {
@@ -107,7 +107,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 		well = !doubtful
 	case localFault(e.Err):
 		again = e.Op != "answer" || p.retrySent
-		// Nothing has left this machine, and towards others it may have ports.
+		// Nothing was sent, and there may be ports towards other members.
 		free = e.Op == "dial" && noPort(e.Err) && p.retryShare > 0
 	case e.Side == Upstream && e.Op != "answer":
 		failed, again = true, true
@@ -116,9 +116,9 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 		doubtful = p.judgeAnswers
 		again = p.retrySent && e.Kind() != KindBadAnswer && e.Kind() != KindWantsTLS
 	case e.Op == "dial" || e.Op == "tls":
-		// The client has left, or its request's time was up. Clients that are
-		// less patient than the proxy must not keep a member going that doesn't
-		// answer.
+		// The client has left, or its request's deadline has passed. Clients that
+		// are less patient than the proxy must not keep a member in use that does
+		// not answer.
 		doubtful = patient && (e.Side == Client || e.Status == http.StatusGatewayTimeout)
 	}
 	var client uint64
@@ -128,7 +128,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 
 	p.mu.Lock()
 	m := s.member
-	if m == nil { // it was dialled elsewhere
+	if m == nil { // WithRewrite chose another target
 		p.mu.Unlock()
 		return false, false
 	}
@@ -144,7 +144,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 		m.failed, m.doubts = 0, nil
 	}
 	rest := time.Duration(0)
-	// Those that were under way at its first failure aren't further ones.
+	// Handshakes that were under way at the first failure do not count again.
 	if failed && now >= m.restEnd && !m.gone && len(p.upstreams.members) > 1 {
 		rest = min(firstRest<<min(m.failed, 10), longestRest)
 		m.failed++
@@ -168,11 +168,11 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 	return again, free
 }
 
-// excuses says whether the handshake or check that has failed by e tells nothing
-// of the member, for the proxy itself did not run when its time was up. In a
-// process that is always late, and with a dialer of the user's that keeps to no
-// deadline, that goes for mostGraces times in a row only. What fails within grace
-// of another is of the same time.
+// excuses reports whether the failure e of a handshake or check says nothing
+// about the member, because the proxy itself was not running when the time was
+// over. In a process that is always late, or with a custom dialer that ignores
+// deadlines, it excuses only mostGraces failures in a row. Failures within
+// grace of each other count as one.
 func (h *health) excuses(now time.Duration, e *Error) bool {
 	switch {
 	case e != nil && errors.Is(e.Err, errOverslept):
@@ -187,8 +187,9 @@ func (h *health) excuses(now time.Duration, e *Error) bool {
 	return false
 }
 
-// doubt notes a client that has had a doubtful handshake. It says whether so many
-// have had one, and none a good one in between; then it begins anew.
+// doubt records a client with a doubtful handshake. It reports whether the
+// needed number of different clients has been reached without a good handshake
+// in between; then it starts again from zero.
 func (h *health) doubt(client uint64, needed int) bool {
 	if !slices.Contains(h.doubts, client) {
 		h.doubts = append(h.doubts, client)
@@ -200,9 +201,9 @@ func (h *health) doubt(client uint64, needed int) bool {
 	return true
 }
 
-// connected notes that a trial with a member has connected: others may be given
-// to it, for what takes time from here on may be the client's doing. Whether the
-// member is well, its answer will show.
+// connected records that a trial with a member has connected. Other sessions
+// may now be placed with it, because what takes time from here on may be up to
+// the client. The member's answer will show whether it is healthy.
 func (p *Proxy) connected(s *Session, at *placement) {
 	if !at.trial {
 		return
@@ -214,9 +215,9 @@ func (p *Proxy) connected(s *Session, at *placement) {
 	}
 }
 
-// mayRetryLocked says whether the budget has a retry left. When everything
-// fails, retries would only add to the load. What failed after the request was
-// sent, which a client can bring about, can't use up what is kept for
+// mayRetryLocked reports whether the budget has a retry left. If everything
+// fails, retries would only add to the load. Failures after the request was
+// sent, which a client can cause, cannot use up the part that is reserved for
 // connecting. p.mu is held.
 func (p *Proxy) mayRetryLocked(sent bool) bool {
 	kept := 0.0

@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// This file decides whose pages may open a WebSocket.
+// This file decides which pages may open a WebSocket.
 
-// An origin is what a client says that a page is of (RFC 6454), in its normal
-// form. The literal null is a scheme here, without a host.
+// An origin is the origin of a page (RFC 6454), as sent by the client, in
+// normal form. The literal null is represented as a scheme without a host.
 type origin struct{ scheme, name, port string }
 
-// parseOrigin parses an Origin field's value: scheme://host[:port], and a slash
-// at the end at most. Two forms that no browser sends, and programs do, have one
-// meaning only: one without a scheme stands for own, the request's, and one of
-// ws or wss for http or https.
+// parseOrigin parses the value of an Origin field: scheme://host[:port], with
+// at most one trailing slash. It accepts two forms that programs send, although
+// no browser does, because they are unambiguous: without a scheme, own is used,
+// the request's; and ws and wss stand for http and https.
 func parseOrigin(s, own string) (o origin, ok bool) {
 	if s == "null" {
 		return origin{scheme: s}, true
@@ -46,14 +46,14 @@ func parseOrigin(s, own string) (o origin, ok bool) {
 	return o, err == nil
 }
 
-// validScheme: RFC 3986, 3.1, in lower case.
+// validScheme reports whether s is a scheme (RFC 3986, 3.1) in lower case.
 func validScheme(s string) bool {
 	return s != "" && 'a' <= s[0] && s[0] <= 'z' && !strings.ContainsFunc(s, func(r rune) bool {
 		return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '+' || r == '-' || r == '.')
 	})
 }
 
-// tidyOrigin leaves the upstream one Origin field, or none.
+// tidyOrigin reduces the upstream's Origin fields to one or none.
 func tidyOrigin(h http.Header) {
 	values := h["Origin"]
 	if len(values) == 0 || len(values) == 1 && values[0] != "" {
@@ -70,8 +70,8 @@ func tidyOrigin(h http.Header) {
 // An originPattern is one of [WithOrigins].
 type originPattern struct {
 	scheme string // "": http or https
-	host   string // with a dot before it: the names below it; "*": any
-	port   string // "": the scheme's own; "*": any
+	host   string // with a leading dot: the names below it; "*": any
+	port   string // "": the scheme's default; "*": any
 }
 
 var (
@@ -178,9 +178,9 @@ func (p originPattern) matches(o origin) bool {
 	return p.host == o.name || p.host == "*"
 }
 
-// checkOrigin refuses pages of other origins than the request's own and those
-// allowed: a browser sends the visitor's cookies with a WebSocket handshake
-// whoever's page opens it (RFC 6455, 10.2).
+// checkOrigin refuses pages whose origin is neither the request's own nor
+// allowed: a browser sends the visitor's cookies with a WebSocket handshake no
+// matter which page opens it (RFC 6455, 10.2).
 func (c *config) checkOrigin(r *http.Request) *Error {
 	value, _ := sole(r.Header["Origin"])
 	if c.anyOrigin || value == "" {
@@ -198,7 +198,7 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 			}
 		}
 	}
-	name, hostPort, _ := readHost(host) // with an error, no name
+	name, hostPort, _ := readHost(host) // name is empty on error
 	text := fmt.Sprintf("%q is not %q: ", clip(redactOrigin(value)), clip(scheme+"://"+host))
 	switch {
 	case !ok:
@@ -215,16 +215,17 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 	return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden, Err: fmt.Errorf("%w: %s", ErrForbiddenOrigin, text)}
 }
 
-// isOf says whether o is the origin of what is asked for at the host. The port
-// counts where the host comes without.
+// isOf reports whether o is the origin of a request for host with the scheme.
+// port applies if host has none.
 func (o origin) isOf(scheme, host, port string) bool {
 	name, hostPort, err := readHost(host)
 	return err == nil && o.scheme == scheme && o.name == name &&
 		(o.port == cmp.Or(hostPort, defaultPort(scheme)) || hostPort == "" && port != "" && o.port == port)
 }
 
-// redactOrigin leaves of a client's Origin what is no secret: no user, path or
-// query, which an origin has not. "/…" says that there was more than a host.
+// redactOrigin removes from a client's Origin what may be secret: user, path
+// and query, which a valid origin does not have. "/…" marks that there was more
+// than a host.
 func redactOrigin(value string) string {
 	short, more := redactTarget(value), strings.ContainsAny(value, "?#")
 	if scheme, rest, ok := strings.Cut(short, "://"); ok {

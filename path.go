@@ -8,20 +8,19 @@ import (
 	"strings"
 )
 
-// This file makes the request target that goes to the upstream: the target's
-// path and query and the request's, joined as bytes. net/url encodes a path anew
-// if it holds a byte such as | or ", and then turns %2F into a slash.
+// This file builds the request target for the upstream: the path and query of the
+// target and of the request, joined as bytes. net/url re-encodes a path that
+// contains a byte such as | or ", and then turns %2F into a slash.
 
-// A requestTarget is a request's path and query in the bytes in which they are
-// sent.
+// A requestTarget is a path and query in the bytes in which they are sent.
 type requestTarget struct {
 	path  string
-	query string  // with its question mark
-	url   url.URL // what the hook of WithRewrite is shown; its path says the same
+	query string  // including the question mark
+	url   url.URL // what the hook of WithRewrite sees; its path is equivalent
 }
 
-// joinTarget points u to target, joins the paths and queries, and returns the
-// bytes.
+// joinTarget sets u to target joined with the request's path and query, and
+// returns the bytes to send.
 func joinTarget(u, target *url.URL) requestTarget {
 	path := cmp.Or(joinPath(escapeOnce(rawPath(target)), tidyTarget.Replace(rawPath(u))), "/")
 	query := tidyTarget.Replace(u.RawQuery)
@@ -34,13 +33,14 @@ func joinTarget(u, target *url.URL) requestTarget {
 	return requestTarget{path, rawQuery(u), *u}
 }
 
-// tidyTarget escapes bytes at which a server may end the path, while net/http
-// and middleware in front of the proxy do not: a number sign (CVE-2023-45539),
-// and a space, which an HTTP/2 request may bring.
+// tidyTarget escapes bytes that a server may take for the end of the path while
+// net/http and middleware in front of the proxy do not: a number sign
+// (CVE-2023-45539), and a space, which an HTTP/2 request may contain.
 var tidyTarget = strings.NewReplacer("#", "%23", " ", "%20")
 
-// bytes returns the request target after the hook of WithRewrite has had u in
-// hand. What the hook has changed is encoded once; the rest is as it came.
+// bytes returns the request target after the hook of WithRewrite may have
+// changed u. Parts that the hook changed are encoded once; the rest is
+// unchanged.
 func (t *requestTarget) bytes(u *url.URL) string {
 	if u.Opaque != "" {
 		return u.RequestURI()
@@ -58,8 +58,8 @@ func (t *requestTarget) bytes(u *url.URL) string {
 	return path + query
 }
 
-// validTarget says whether a request line may hold the target: none of its
-// bytes ends the target or the line.
+// validTarget reports whether a request line may contain the target: none of
+// its bytes ends the target or the line.
 func validTarget(target string) bool {
 	for i := range len(target) {
 		if c := target[i]; c <= ' ' || c == 0x7F {
@@ -69,19 +69,19 @@ func validTarget(target string) bool {
 	return target != ""
 }
 
-// writeRequest writes a request that has no body. Its RequestURI goes as it is,
-// where [http.Request.Write] would encode the URL anew. All of it must be valid.
+// writeRequest writes a request without a body. It writes RequestURI unchanged,
+// where [http.Request.Write] would re-encode the URL. All of it must be valid.
 func writeRequest(b *bytes.Buffer, r *http.Request) {
 	b.WriteString("GET ")
 	b.WriteString(r.RequestURI)
 	b.WriteString(" HTTP/1.1\r\nHost: ")
 	b.WriteString(withoutZone(r.Host))
 	b.WriteString("\r\n")
-	r.Header.Write(b) // a bytes.Buffer takes all
+	r.Header.Write(b) // a bytes.Buffer returns no error
 	b.WriteString("\r\n")
 }
 
-// withoutZone takes the zone off an IPv6 address: it means something on this
+// withoutZone removes the zone from an IPv6 address: it has a meaning on this
 // machine only (RFC 6874, 4).
 func withoutZone(host string) string {
 	zone, end := strings.IndexByte(host, '%'), strings.IndexByte(host, ']')
@@ -91,8 +91,8 @@ func withoutZone(host string) string {
 	return host[:zone] + host[end:]
 }
 
-// rawPath returns the bytes that u's path was parsed from: RawPath, if that is
-// an encoding of Path, even one that [url.URL.EscapedPath] rejects.
+// rawPath returns the bytes that u's path was parsed from: RawPath, if it is an
+// encoding of Path, even one that [url.URL.EscapedPath] rejects.
 func rawPath(u *url.URL) string {
 	if u.RawPath != "" {
 		if p, err := url.PathUnescape(u.RawPath); err == nil && p == u.Path {
@@ -136,8 +136,8 @@ func joinPath(target, path string) string {
 	return target + path
 }
 
-// escapeOnce escapes the bytes that a path must not hold (RFC 3986, 3.3), and
-// leaves what is escaped already.
+// escapeOnce escapes the bytes that a path must not contain (RFC 3986, 3.3),
+// and leaves existing escapes unchanged.
 func escapeOnce(path string) string {
 	const hex = "0123456789ABCDEF"
 	n := 0
@@ -160,7 +160,7 @@ func escapeOnce(path string) string {
 	return string(b)
 }
 
-// pathByte says whether a path may hold c, by the same set as net/url's
+// pathByte reports whether a path may contain c, with the same set as net/url's
 // EscapedPath.
 func pathByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||

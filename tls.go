@@ -18,26 +18,27 @@ import (
 
 // completeTLS completes the configuration for TLS with upstreams.
 func completeTLS(config *tls.Config) {
-	// WebSockets over HTTP/2 are another handshake (RFC 8441).
+	// WebSockets over HTTP/2 need another handshake (RFC 8441).
 	config.NextProtos = []string{"http/1.1"}
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
-	// A resumed session stands for a verification that was done before, so
-	// what is resumed must have been verified by this very configuration: the
-	// cache is the proxy's own, and by server name. VerifyPeerCertificate isn't
-	// called for a resumed session, and a client certificate that has been
-	// replaced in the meantime would live on in one: then there is no cache.
+	// A resumed session relies on an earlier verification, which must have used
+	// this same configuration. So the cache belongs to the proxy, and is keyed by
+	// server name. There is no cache with VerifyPeerCertificate, which is not
+	// called for a resumed session, or with client certificates, because a
+	// resumed session would keep using one that has been replaced.
 	config.ClientSessionCache = nil
 	if config.VerifyPeerCertificate == nil && config.GetClientCertificate == nil && len(config.Certificates) == 0 {
 		config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	}
 }
 
-// clientTLS speaks TLS with the upstream over conn. name is what its
-// certificate must be for, unless the configuration names something else.
+// clientTLS performs the TLS handshake with the upstream over conn. The
+// certificate must be valid for name, unless the configuration sets another
+// one.
 func clientTLS(ctx context.Context, conn net.Conn, config *tls.Config, name string) (net.Conn, error) {
 	if config.ServerName == "" {
 		config = config.Clone()
-		// A zone is this machine's own and stands in no certificate.
+		// A zone is local to this machine and is in no certificate.
 		config.ServerName, _, _ = strings.Cut(name, "%")
 	}
 	c := tls.Client(conn, config)
@@ -50,45 +51,46 @@ func clientTLS(ctx context.Context, conn net.Conn, config *tls.Config, name stri
 	return c, nil
 }
 
-// CertificateFiles names the two files of a certificate, in PEM: the chain,
-// leaf first, and the leaf's private key.
+// CertificateFiles names the two PEM files of a certificate: the chain, leaf
+// first, and the private key of the leaf.
 type CertificateFiles struct {
 	Cert, Key string
 }
 
-// Certificates serves certificates from files to a TLS server, and notices
-// when the files change: its GetCertificate is for the field of that name in
-// a [tls.Config]. Make it with [LoadCertificates]. Its methods may be called
-// by many goroutines at once.
+// Certificates provides a TLS server with certificates from files, and reloads
+// them when the files change. Use its GetCertificate method as the field of
+// that name in a [tls.Config]. Create one with [LoadCertificates]. Its methods
+// are safe for concurrent use.
 //
-// The files are looked at again when a handshake comes in and the last look
-// is 10 s or more ago; [Certificates.Reload] does it at once. A pair of files
-// that can't be read, or of which only one has been replaced so far, leaves
-// the certificate that is in use where it is, and a log record says so. Sessions
-// that are under way are not touched.
+// The files are checked during a handshake if the last check is 10 s old or
+// older; [Certificates.Reload] checks them immediately. If a pair of files
+// cannot be read, or only one of them has been replaced so far, the current
+// certificate stays in use and a log record says so. Existing connections are
+// not affected.
 type Certificates struct {
-	// Logger gets one record for each certificate that was replaced (info),
-	// and for each that could not be (error), once as long as the reason
+	// Logger receives one record for each certificate that was replaced (info),
+	// and one for each that could not be (error), not repeated while the reason
 	// stays the same. nil stands for [slog.Default]. Set it before use.
 	Logger *slog.Logger
 
 	files []CertificateFiles
-	inUse atomic.Pointer[[]*tls.Certificate] // as many as files
-	next  atomic.Int64                       // when to look again, since began
+	inUse atomic.Pointer[[]*tls.Certificate] // one for each pair of files
+	next  atomic.Int64                       // when to check again, since began
 	began time.Time
 
 	mu     sync.Mutex
-	seen   [][sha256.Size]byte // guarded by mu; what the files held that are in use
-	failed []string            // guarded by mu; why the last look failed, and was logged
+	seen   [][sha256.Size]byte // guarded by mu; hashes of the files in use
+	failed []string            // guarded by mu; why the last check failed, as logged
 }
 
-// certificateCheck is how old the last look at the files may be.
+// certificateCheck is the interval of checks of the files.
 const certificateCheck = 10 * time.Second
 
-// LoadCertificates reads the files. Of several certificates, GetCertificate
-// chooses one that fits the name and the algorithms that the client asks for,
-// the first of those; if none fits, the first of all. All files must be in
-// order: what is wrong with each is returned, joined by [errors.Join].
+// LoadCertificates reads the files. If there are several certificates,
+// GetCertificate selects the first one that fits the server name and the
+// algorithms that the client supports, or the first of all if none fits. All
+// files must be valid: the errors of all pairs are returned, joined by
+// [errors.Join].
 func LoadCertificates(files ...CertificateFiles) (*Certificates, error) {
 	if len(files) == 0 {
 		return nil, errors.New("wsproxy: no certificate files given")
@@ -106,11 +108,11 @@ func LoadCertificates(files ...CertificateFiles) (*Certificates, error) {
 	return c, nil
 }
 
-// GetCertificate is for [tls.Config].GetCertificate.
+// GetCertificate implements the GetCertificate field of [tls.Config].
 func (c *Certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	// One handshake waits for the files; those beside it take what is there.
+	// One handshake waits for the files; concurrent ones use the current certificates.
 	if time.Since(c.began) >= time.Duration(c.next.Load()) && c.mu.TryLock() {
-		c.reload() // it has logged what is wrong
+		c.reload() // it logs errors
 	}
 	certs := *c.inUse.Load()
 	for _, cert := range certs {
@@ -121,16 +123,16 @@ func (c *Certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certific
 	return certs[0], nil
 }
 
-// Reload looks at the files now, for a program that knows when they have
-// changed (SIGHUP, a renewal hook). The errors are those of files that can't
-// be used, joined; what could be read is in use.
+// Reload checks the files immediately, for a program that knows when they have
+// changed (SIGHUP, a renewal hook). It returns the errors of files that cannot
+// be used, joined. The certificates that could be read are in use.
 func (c *Certificates) Reload() error {
 	c.mu.Lock()
 	return c.reload()
 }
 
-// reload looks at the files. c.mu is held, and released before anything is
-// logged: the logger is the user's, and may call Reload.
+// reload checks the files. c.mu is held; it is released before anything is
+// logged, because the logger is user code and may call Reload.
 func (c *Certificates) reload() error {
 	var records []func()
 	defer func() {
@@ -158,7 +160,7 @@ func (c *Certificates) reload() error {
 			continue
 		}
 		c.failed[i] = ""
-		if cert == nil { // what is in use
+		if cert == nil { // unchanged
 			continue
 		}
 		if certs[i], c.seen[i] = cert, sum; old[i] != nil {
@@ -176,9 +178,9 @@ func (c *Certificates) log(level slog.Level, message string, attrs ...slog.Attr)
 	logTo(cmp.Or(c.Logger, slog.Default()), context.Background(), level, message, attrs...)
 }
 
-// load reads the files; of what was seen before it returns nil. By the bytes
-// themselves, not by modification times, it can't be fooled: these repeat
-// where a file is replaced twice in an instant or restored from elsewhere.
+// load reads the files. It returns nil if their contents match seen. It
+// compares contents, because modification times repeat if a file is replaced
+// twice in an instant or restored from elsewhere.
 func (f CertificateFiles) load(seen [sha256.Size]byte) (*tls.Certificate, [sha256.Size]byte, error) {
 	cert, err := os.ReadFile(f.Cert)
 	if err != nil {

@@ -11,17 +11,17 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// This file names the proxy to the upstream, and finds requests that carry its
-// name already. Such a request would go round until the descriptors run out.
+// This file adds the proxy's name to requests, and detects requests that already
+// carry it. Such a request would loop until the descriptors run out.
 
 // WithVia sets the name that the proxy adds to the Via field of its requests to
-// the upstream (RFC 9110, 7.6.3). A request that carries the name has passed the
-// proxy before: it is answered 508, and nothing is dialled for it. The default
-// is a random name, which the Proxy keeps for its life.
+// the upstream (RFC 9110, 7.6.3). A request that carries the name has passed
+// this proxy before: it is answered 508, and nothing is dialled for it. The
+// default is a random name, which stays the same for the life of the Proxy.
 //
-// The name must be a token. A request can pass only one of several proxies that
-// have the same name. If the name is empty, the proxy adds none and finds no
-// loops: limit its sessions then ([WithMaxSessions]).
+// The name must be a token. If several proxies have the same name, a request
+// can pass only one of them. If the name is empty, the proxy adds none and does
+// not detect loops: then limit its sessions ([WithMaxSessions]).
 func WithVia(name string) Option {
 	return func(c *config) {
 		if c.via = name; name != "" && !httpguts.ValidHeaderFieldName(name) { // a token
@@ -30,7 +30,7 @@ func WithVia(name string) Option {
 	}
 }
 
-// randomName is what WithVia defaults to.
+// randomName returns the default of WithVia.
 func randomName() string { return "wsproxy-" + strings.ToLower(rand.Text()[:10]) }
 
 // checkLoop refuses a request that has passed this proxy before.
@@ -38,7 +38,7 @@ func (c *config) checkLoop(r *http.Request) *Error {
 	if c.via == "" {
 		return nil
 	}
-	for hop := range elements(r.Header["Via"]) { // one in a comment is no harm
+	for hop := range elements(r.Header["Via"]) { // a match in a comment is harmless
 		_, by, _ := strings.Cut(strings.ReplaceAll(hop, "\t", " "), " ")
 		by, _, _ = strings.Cut(strings.TrimLeft(by, " "), " ")
 		if strings.EqualFold(by, c.via) {
@@ -49,7 +49,7 @@ func (c *config) checkLoop(r *http.Request) *Error {
 	return nil
 }
 
-// addVia adds the proxy's name to those that a request has passed.
+// addVia adds the proxy's name to the Via field.
 func (c *config) addVia(r *http.Request, h http.Header) {
 	if c.via == "" {
 		return
