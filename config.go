@@ -15,12 +15,13 @@ import (
 	"github.com/coder/websocket"
 )
 
-// config is what [New] makes of its arguments. It doesn't change afterwards.
+// config is the validated configuration of a Proxy. It does not change after
+// [New].
 type config struct {
 	members          []Member  // of WithUpstreams
-	first            []*member // what New begins with
+	first            []*member // the members when New returns
 	balance          Balance
-	retryShare       float64 // of handshakes, may be tried again
+	retryShare       float64 // the share of handshakes that may be retried
 	retrySent        bool
 	judgeAnswers     bool
 	doubtsNeeded     int // clients; see judge
@@ -36,8 +37,8 @@ type config struct {
 	closeTimeout     time.Duration
 	detach           bool
 	host             string // "": the client's
-	targetsHost      bool   // in place of that
-	targetPath       bool   // in place of the joined path
+	targetsHost      bool   // use the target's host instead
+	targetPath       bool   // use the target's path instead of the joined path
 	via              string // "": none
 	fallback         http.Handler
 	rewrite          func(*httputil.ProxyRequest)
@@ -67,7 +68,7 @@ func (c *config) mistake(option string, value any, reason string) {
 	c.mistakes = append(c.mistakes, &OptionError{Option: option, Value: value, Reason: reason})
 }
 
-// pinging notes what is wrong with the durations of WithPing.
+// pinging validates the durations of WithPing.
 func (c *config) pinging(option string, interval, timeout time.Duration) pinging {
 	switch {
 	case interval < 0:
@@ -80,7 +81,7 @@ func (c *config) pinging(option string, interval, timeout time.Duration) pinging
 	return pinging{interval, timeout}
 }
 
-// positive notes a duration that is not above zero as a mistake.
+// positive reports a duration that is not above zero as a mistake.
 func (c *config) positive(option string, d time.Duration) time.Duration {
 	if d <= 0 {
 		c.mistake(option, d, "must be above zero: every wait has a limit")
@@ -88,7 +89,7 @@ func (c *config) positive(option string, d time.Duration) time.Duration {
 	return d
 }
 
-// count notes a number that is below zero as a mistake.
+// count reports a negative number as a mistake.
 func (c *config) count(option string, n int) int {
 	if n < 0 {
 		c.mistake(option, n, "negative")
@@ -96,14 +97,15 @@ func (c *config) count(option string, n int) int {
 	return n
 }
 
-// longest is more than anybody waits, and so little that a few can be added up.
+// longest is the largest valid duration. It is small enough that a few can be
+// added without overflow.
 const longest = 50 * 365 * 24 * time.Hour
 
-// shortest is less than anybody waits.
+// shortest is the smallest valid duration above zero.
 const shortest = time.Millisecond
 
-// plausible notes as a mistake the first of an option's durations that would
-// overflow, or that can't be meant: WithPing(25, 10) would ping every 25
+// plausible reports as a mistake the first of an option's durations that would
+// overflow or is obviously unintended: WithPing(25, 10) would ping every 25
 // nanoseconds.
 func (c *config) plausible(option string, durations ...time.Duration) {
 	for _, d := range durations {
@@ -122,7 +124,7 @@ func (c *config) plausible(option string, durations ...time.Duration) {
 	}
 }
 
-// checkDurations looks at those that the options themselves don't look at.
+// checkDurations checks the durations that the options themselves do not check.
 func (c *config) checkDurations() {
 	check := HealthCheck{}
 	if c.check != nil {
@@ -138,7 +140,7 @@ func (c *config) checkDurations() {
 	c.plausible("WithHealthCheck", check.Interval, check.Timeout)
 }
 
-// limit returns what the side is limited to.
+// limit returns the limits of the side.
 func (c *config) limit(option string, from Side) *limits {
 	if from != Client && from != Upstream {
 		c.mistake(option, from, "neither Client nor Upstream")
@@ -147,7 +149,7 @@ func (c *config) limit(option string, from Side) *limits {
 	return &c.limits[from]
 }
 
-// newConfig checks everything and returns all mistakes at once.
+// newConfig validates all arguments and returns all mistakes at once.
 func newConfig(target string, options []Option) (*config, error) {
 	c := &config{
 		balance:      LeastSessions(),
@@ -180,10 +182,11 @@ func newConfig(target string, options []Option) (*config, error) {
 	}
 	if c.dialContext == nil {
 		d := new(net.Dialer)
-		// TCP's own keep-alive, by Go's defaults, gives a dead peer up after
-		// 15 s and nine probes 15 s apart. Pings that are no slower do better
-		// where it can be told whether the peer's kernel acknowledges them:
-		// of a peer that answers none, nothing else tells whether it is gone.
+		// With Go's defaults, TCP's keep-alive gives up a dead peer after 15 s
+		// and nine probes 15 s apart. Pings that are at least as fast replace it,
+		// if the proxy can see whether the peer's kernel acknowledges them;
+		// otherwise only the keep-alive detects that a peer that answers no Ping
+		// is gone.
 		if p := c.pings[Upstream]; acksTell && p.interval > 0 && p.interval+p.timeout <= 150*time.Second {
 			d.KeepAlive = -1
 		}
@@ -197,10 +200,10 @@ func newConfig(target string, options []Option) (*config, error) {
 	return c, errors.Join(c.mistakes...)
 }
 
-// useMembers makes the first members of what New was given.
+// useMembers creates the initial members from the arguments of New.
 func (c *config) useMembers(target string) {
 	earlier := c.mistakes
-	c.mistakes = nil // the target comes first
+	c.mistakes = nil // report mistakes in the target first
 	defer func() { c.mistakes = append(c.mistakes, earlier...) }()
 	switch {
 	case target == "" && (c.members != nil || c.source != nil):

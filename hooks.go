@@ -11,12 +11,12 @@ import (
 	"runtime/debug"
 )
 
-// This file calls what is the user's: hooks, and whatever else may panic.
+// This file calls user code: hooks, and whatever else may panic.
 
 // callOnOpen calls the user's hooks, each of which may refuse the session. They
-// get a copy of the request, which is what goes on: what the client's
-// Connection field nominates is gone before they set fields of their own.
-// The copy's context is the handshake's, ctx.
+// get a copy of the request, which is then used for the upstream. The fields
+// that the client's Connection field nominates are removed before the hooks set
+// fields of their own. The copy's context is the handshake's, ctx.
 func (p *Proxy) callOnOpen(ctx context.Context, s *Session, r *http.Request) (_ *http.Request, e *Error) {
 	s.letIn = true
 	if len(p.onOpen) == 0 {
@@ -32,7 +32,7 @@ func (p *Proxy) callOnOpen(ctx context.Context, s *Session, r *http.Request) (_ 
 			refusal, ok := errors.AsType[*Refusal](err)
 			switch {
 			case ctx.Err() != nil && !ok:
-				return nil, handshakeEnded(ctx) // as a rule that is what err says
+				return nil, handshakeEnded(ctx) // usually the cause of err
 			case ok:
 				status = refusal.Status
 				if status < 400 || status > 599 {
@@ -48,13 +48,13 @@ func (p *Proxy) callOnOpen(ctx context.Context, s *Session, r *http.Request) (_ 
 	return r, nil
 }
 
-// handshakeEnded says why a handshake whose context has ended did so.
+// handshakeEnded returns the error for a handshake whose context has ended.
 func handshakeEnded(ctx context.Context) *Error { return dialError(ctx, ctx, "open", ctx.Err()) }
 
-// calledBack says whether the caller was called by a proxy itself, in a
-// goroutine of one of its sessions: by way of a hook, the logger, a connection of
-// the user's or the like. What waits for all sessions must not wait there. Only
-// the stack can tell: a hook may well pass another context on than its own.
+// calledBack reports whether the caller was called by a proxy, in a goroutine
+// of one of its sessions: from a hook, the logger, a custom connection or the
+// like. Code that waits for all sessions must not wait there. Only the stack
+// can tell, because a hook may pass on a context other than its own.
 func calledBack() bool {
 	own := reflect.TypeFor[Proxy]().PkgPath() + "."
 	pcs := make([]uintptr, 64)
@@ -76,8 +76,8 @@ func calledBack() bool {
 	}
 }
 
-// callOnClose calls the user's hooks. A panic of theirs must not reach anyone:
-// the session is over.
+// callOnClose calls the user's hooks. It recovers their panics, because the
+// session is over.
 func (p *Proxy) callOnClose(s *Session) {
 	for _, f := range p.onClose {
 		func() {
@@ -92,7 +92,7 @@ func (p *Proxy) callOnClose(s *Session) {
 }
 
 // callErrorHandler calls the user's handler. If it panics, it may have written
-// a part of the answer, so the connection is aborted.
+// part of the answer, so the connection is aborted.
 func (c *config) callErrorHandler(w http.ResponseWriter, r *http.Request, e *Error) {
 	defer func() {
 		switch v := recover(); v {
@@ -107,7 +107,7 @@ func (c *config) callErrorHandler(w http.ResponseWriter, r *http.Request, e *Err
 	c.errorHandler(w, r, e)
 }
 
-// callRewrite calls the user's hook. A panic of its is an error of this
+// callRewrite calls the user's hook. It turns a panic into an error of this
 // request.
 func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http.Request, err error) {
 	defer func() {
@@ -123,26 +123,26 @@ func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http
 	return pr.Out, nil
 }
 
-// hookPanic, deferred, makes an error of a panic in a hook of the user's.
+// hookPanic turns a panic in a user's hook into an error. It must be deferred.
 func hookPanic(op, hook string, e **Error) {
 	if v := recover(); v != nil {
 		*e = &Error{Op: op, Side: Self, Status: http.StatusInternalServerError, Err: newPanic(hook, v)}
 	}
 }
 
-// errPanic: a hook of the user's, or a connection, panicked.
+// errPanic means that a user's hook or a custom connection panicked.
 var errPanic = errors.New("panic")
 
-// A panicError is a panic in what is the user's. Its text is without the stack,
-// which has a record of its own (logPanic).
+// A panicError is a panic in user code. Its text omits the stack, which has a
+// record of its own (logPanic).
 type panicError struct {
 	hook  string // the option that it belongs to, or "connection"
 	value string
 	stack []byte
 }
 
-// newPanic is called where the panic is recovered, so that the stack shows
-// where it came from.
+// newPanic must be called where the panic is recovered, so that the stack shows
+// its origin.
 func newPanic(hook string, v any) *panicError {
 	return &panicError{hook, fmt.Sprint(v), debug.Stack()}
 }

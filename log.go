@@ -11,15 +11,15 @@ import (
 	"unicode/utf8"
 )
 
-// This file makes every log record of a proxy's.
+// This file writes all log records of a proxy.
 
-// log is the only way to the logger.
+// log is the only function that a proxy logs with.
 func (c *config) log(ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
 	logTo(c.logger, ctx, level, message, attrs...)
 }
 
-// logTo makes a record. A panic of the logger's reaches nobody: it tells nothing
-// about what was to be logged.
+// logTo writes a record. It recovers a panic in the logger, which must not
+// affect what is being logged.
 func logTo(logger *slog.Logger, ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -30,7 +30,7 @@ func logTo(logger *slog.Logger, ctx context.Context, level slog.Level, message s
 	logger.LogAttrs(ctx, level, message, attrs...)
 }
 
-// report counts and logs a handshake that came to nothing.
+// report counts and logs a failed handshake.
 func (p *Proxy) report(r *http.Request, e *Error) {
 	kind := e.Kind()
 	p.mu.Lock()
@@ -55,17 +55,17 @@ func (p *Proxy) report(r *http.Request, e *Error) {
 	p.logPanic(e.id, e.Err)
 }
 
-// errorAttr is what the error says. None of net/http's URLs is in it, which may
-// have a token in their queries.
+// errorAttr returns the error's text as an attribute, without the URLs that
+// net/http adds, which may have a token in their queries.
 func errorAttr(e *Error) slog.Attr { return slog.String("error", withoutURL(e.Err).Error()) }
 
-// level is warn for what the operator or the upstream does wrong. What any
-// stranger can bring about, in a loop if they like, is info.
+// level returns warn for failures that the operator or the upstream is
+// responsible for, and info for those that any client can cause at will.
 func (e *Error) level() slog.Level {
 	switch e.Kind() {
 	case KindBadHandshake, KindForbiddenOrigin, KindHTTPVersion, KindClientLeft, KindLimit, KindClosedByProxy, KindShuttingDown:
 		return slog.LevelInfo
-	case KindRefusal, KindHook: // 4xx is for what the client does wrong
+	case KindRefusal, KindHook: // 4xx means that the client is at fault
 		if e.Status >= 400 && e.Status < 500 {
 			return slog.LevelInfo
 		}
@@ -89,7 +89,7 @@ func (c *config) logPanic(id uint64, err error) {
 		slog.String("stack", string(e.stack)))...)
 }
 
-// clip keeps a path, which may be a megabyte long, from filling logs. It cuts
+// clip truncates a path, which may be a megabyte long, for logs. It cuts
 // between characters.
 func clip(path string) string {
 	const most = 200
@@ -100,7 +100,7 @@ func clip(path string) string {
 	for end > most-utf8.UTFMax && !utf8.RuneStart(path[end]) {
 		end--
 	}
-	if !utf8.RuneStart(path[end]) { // it is no UTF-8
+	if !utf8.RuneStart(path[end]) { // not UTF-8
 		end = most
 	}
 	return path[:end] + "…"
@@ -145,8 +145,8 @@ func countsAttr(key string, c Counts) slog.Attr {
 	return slog.GroupAttrs(key, slog.Uint64("frames", c.Frames), slog.Uint64("messages", c.Messages), slog.Uint64("bytes", c.Bytes))
 }
 
-// logMember logs what has become of a member. The record has no request's
-// context: it is about all of them.
+// logMember logs a change of a member's state. The record has no request's
+// context, because it concerns all requests.
 func (p *Proxy) logMember(level slog.Level, what string, m *member, attrs ...slog.Attr) {
 	p.log(context.Background(), level, what, append([]slog.Attr{slog.String("member", m.name)}, attrs...)...)
 }

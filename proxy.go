@@ -123,21 +123,21 @@ import (
 type Proxy struct {
 	*config
 
-	drained *cause          // what ends sessions in a Shutdown
+	drained *cause          // the cause for sessions that Shutdown ends
 	life    context.Context // ends with Shutdown or Close
 	endLife context.CancelFunc
 
 	mu        sync.Mutex
-	sessions  map[*Session]struct{} // guarded by mu; handshakes under way included
-	perClient map[string]int        // guarded by mu; how many of them each client has
-	opened    int                   // guarded by mu; how many of them are listed
-	leaving   int                   // guarded by mu; sessions that are over but for their records and hooks
+	sessions  map[*Session]struct{} // guarded by mu; including handshakes under way
+	perClient map[string]int        // guarded by mu; number of them by client
+	opened    int                   // guarded by mu; number of them that are listed
+	leaving   int                   // guarded by mu; sessions that are over except for their log records and hooks
 	lastID    uint64                // guarded by mu
 	draining  bool                  // guarded by mu
 	closed    bool                  // guarded by mu
 	upstreams upstreams             // guarded by mu
 	empty     chan struct{}         // closed when draining, sessions is empty and nobody is leaving
-	memories  *memories             // set when made; of the source's answers
+	memories  *memories             // set when made; the source's earlier answers
 	stats     stats
 }
 
@@ -217,7 +217,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.serve(w, r)
 }
 
-// serve is ServeHTTP of a request that is to become a session.
+// serve is ServeHTTP for a request that is to become a session.
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, s, err := p.admit(r)
 	if err != nil {
@@ -249,7 +249,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	stop := func() bool { return true }
-	if len(p.onOpen) > 0 { // which may keep the session, and wait for its end
+	if len(p.onOpen) > 0 { // hooks may retain the session and wait for its end
 		stop = context.AfterFunc(ctx, func() { s.decide(handshakeEnded(ctx)) })
 		defer stop()
 	}
@@ -286,7 +286,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.join([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
 	p.begin(s)
-	// net/http keeps the client's request; what the hooks were shown goes now.
+	// net/http retains the client's request; the copy for the hooks is released here.
 	requested := r.Context()
 	p.logOpened(requested, s)
 	if p.detach {
@@ -300,21 +300,21 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	p.end(requested, s)
 }
 
-// end takes in that a session is over. The record of it and the hooks come
-// after that: what is the user's finds the session gone, and can't wait for it.
+// end records that a session is over. The log record and the hooks come after
+// that, so that user code finds the session gone and cannot wait for it.
 func (p *Proxy) end(ctx context.Context, s *Session) {
 	p.remove(s)
 	s.decide(nil)
 	p.logEnded(ctx, s)
 }
 
-// endDetached is end outside of ServeHTTP.
+// endDetached is end for a detached session.
 func (p *Proxy) endDetached(s *Session) {
 	defer p.leave(s)
-	p.end(context.Background(), s) // a request's holds on to half a kilobyte
+	p.end(context.Background(), s) // the request's context would retain half a kilobyte
 }
 
-// fail reports a handshake that came to nothing, and answers the client.
+// fail reports a failed handshake and answers the client.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, e *Error) {
 	p.report(r, e)
 	p.refuse(w, r, e)

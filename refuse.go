@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// This file gives every answer that is no 101: the proxy's own refusals, and
-// an upstream's refusal, which is relayed.
+// This file writes every answer other than 101: the proxy's own refusals, and an
+// upstream's refusal, which is relayed.
 
-// retryAfter is what clients are asked to wait, in seconds, when the proxy
-// takes no sessions for now (RFC 6455, 7.2.3 has clients wait up to five).
+// retryAfter is the Retry-After of temporary refusals, in seconds (RFC 6455,
+// 7.2.3: clients wait up to five).
 const retryAfter = "5"
 
 const (
@@ -30,9 +30,9 @@ const (
 	refusalBodyTimeout = 10 * time.Second
 )
 
-// refuse answers a client whose handshake came to nothing. The connection is
-// closed after it, so that bytes behind the handshake, which the client may
-// have meant as frames, are never read as another request (RFC 9931).
+// refuse answers a client whose handshake failed. The connection is closed
+// after that, so that bytes after the handshake, which the client may have sent
+// as frames, are never read as another request (RFC 9931).
 func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	if e.Status == 0 {
 		return
@@ -49,7 +49,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		h.Set("Retry-After", retryAfter)
 	}
-	if refusal := e.refusal(); refusal != nil { // what it says itself stands
+	if refusal := e.refusal(); refusal != nil { // its fields take precedence
 		for _, name := range slices.Sorted(maps.Keys(refusal.Header)) {
 			h[http.CanonicalHeaderKey(name)] = slices.Clone(refusal.Header[name])
 		}
@@ -58,7 +58,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 			delete(h, "Sec-WebSocket-Version")
 		}
 	}
-	if r.ProtoMajor < 2 { // in HTTP/2 it would end all the client's requests
+	if r.ProtoMajor < 2 { // in HTTP/2 this would end all requests of the client
 		h["Connection"] = []string{"close"}
 		if len(h["Upgrade"]) > 0 { // RFC 9110, 7.8
 			h["Connection"] = []string{"close", "Upgrade"}
@@ -66,26 +66,28 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	}
 	c.callErrorHandler(w, r, e)
 	if r.ContentLength != 0 {
-		// net/http reads what is missing of a body before it closes the
-		// connection, and waits for it.
+		// net/http reads the rest of a body before it closes the connection,
+		// and waits for it.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.closeTimeout))
 	}
 }
 
-// limitAnswer gives an answer as long as any write: the server's own limit
+// limitAnswer gives an answer the time of any write: the server's own deadline
 // may have passed in the meantime, or there may be none.
 func (c *config) limitAnswer(w http.ResponseWriter) {
-	// Where it can't be set, the writer is the user's to limit.
+	// If the deadline cannot be set, the user has to limit the writer.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.policy.write))
 }
 
-// statusClientLeft is what logs commonly show for a client that left before
-// it could be answered. It is never registered for the wire; a client that is
-// there after all, while the request's context has ended, may see it.
+// statusClientLeft is the status that logs commonly show for a client that left
+// before it was answered. It is not registered for use on the wire; a client
+// may see it if the request's context ended although the client is still
+// connected.
 const statusClientLeft = 499
 
-// writeError is the default of [WithErrorHandler]. What was wrong with the
-// client's own handshake it says; of all else, nothing but the status.
+// writeError is the default of [WithErrorHandler]. It tells the client what is
+// wrong with its own handshake; in all other cases it writes only the status
+// text.
 func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	text := cmp.Or(http.StatusText(e.Status), "Request Cancelled")
 	if e.Op == "handshake" && errors.Is(e, ErrBadHandshake) {
@@ -93,34 +95,35 @@ func writeError(w http.ResponseWriter, r *http.Request, e *Error) {
 	}
 	if refusal := e.refusal(); refusal != nil {
 		text = cmp.Or(refusal.Text, text)
-		if refusal.Header.Get("Content-Type") != "" { // it is for the user to say what the text is
+		if refusal.Header.Get("Content-Type") != "" { // the hook determines the type of the text
 			w.WriteHeader(e.Status)
-			io.WriteString(w, text) // a client that has left doesn't need it
+			io.WriteString(w, text) // the error does not matter: the client has left
 			return
 		}
 	}
 	http.Error(w, text, e.Status)
 }
 
-// An upstreamRefusal is an upstream's answer other than 101, whose body is
-// still to be read.
+// An upstreamRefusal is an upstream's answer other than 101, whose body has not
+// been read yet.
 type upstreamRefusal struct {
 	conn   net.Conn
-	limit  *io.LimitedReader // what body is read from; its own source is conn
+	limit  *io.LimitedReader // the source of body; it reads from conn
 	resp   *http.Response    // our own parse of the head
 	body   io.Reader
 	length int64 // of body; -1: unknown
 
-	request  string // what it is the answer to; see askedFor
+	request  string // the request that it answers; see askedFor
 	wantsTLS bool
 }
 
-// err returns the refusal as an error; cut says why some of its body is missing.
+// err returns the refusal as an error. cut is the reason if part of its body is
+// missing.
 func (f *upstreamRefusal) err(cut error) *Error {
 	return &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: refusedError{f.resp.StatusCode, f.request, f.wantsTLS, cut}}
 }
 
-// A refusedError is an [ErrRefused] that says what was asked and what came.
+// A refusedError is an [ErrRefused] with the request and the answer.
 type refusedError struct {
 	status   int
 	request  string
@@ -150,9 +153,9 @@ func (e refusedError) Unwrap() []error {
 	return errs
 }
 
-// frame finds out where the body ends (RFC 9112, 6.3). It goes by our own parse
-// of the head, as all of the answer does: net/http takes fields out of a header
-// that it reads, and adds some.
+// frame determines where the body ends (RFC 9112, 6.3). It uses our own parse
+// of the head, as for the rest of the answer, because net/http removes fields
+// from a header that it reads and adds others.
 func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 	f.body, f.length = http.NoBody, -1
 	if code := f.resp.StatusCode; code == http.StatusNoContent || code == http.StatusNotModified {
@@ -163,13 +166,13 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 		switch {
 		case strings.EqualFold(coding, "identity"): // RFC 2616, 3.6: none
 		case chunked || !strings.EqualFold(coding, "chunked"):
-			// The client could not undo it: the field is for this connection.
+			// The client could not decode it: the field is hop-by-hop.
 			return errors.New("unknown transfer coding")
 		default:
 			chunked = true
 		}
 	}
-	if chunked { // whatever else Content-Length says
+	if chunked { // it overrides Content-Length
 		f.body = httputil.NewChunkedReader(br)
 		return nil
 	}
@@ -189,9 +192,10 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 }
 
 // relayRefusal answers the client with an upstream's refusal: the head at once,
-// the body as it comes, within bounds. A redirect is the client's to follow, or
-// not. It returns what to report. If cut, some of the answer is missing, and the
-// caller must break the connection off, so that the client can tell.
+// and the body as it arrives, within limits. Redirects are left to the client.
+// It returns the error to report. If cut is true, part of the answer is
+// missing, and the caller must abort the connection, so that the client
+// notices.
 func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *upstreamRefusal) (e *Error, cut bool) {
 	defer f.conn.Close()
 	e = f.err(nil)
@@ -202,7 +206,7 @@ func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *ups
 		h[name] = append(h[name], values...)
 	}
 	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil // or net/http guesses one by the body
+		h["Content-Type"] = nil // otherwise net/http guesses one from the body
 	}
 	h["Connection"] = []string{"close"}
 	if f.resp.StatusCode == http.StatusUpgradeRequired {
@@ -227,8 +231,9 @@ func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *ups
 	return e, false
 }
 
-// relayBody copies the body as it comes, as much of it as is relayed. It returns
-// why some is missing. It ends when ctx does, whoever it waits for.
+// relayBody copies the body as it arrives, up to the limit. It returns an error
+// if part of it is missing. It returns when ctx ends, even if either side
+// blocks.
 func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) error {
 	rc := http.NewResponseController(w)
 	limit, cancel := context.WithTimeout(ctx, refusalBodyTimeout)
@@ -236,7 +241,7 @@ func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) 
 	defer interruptAt(limit, f.conn)()
 	defer context.AfterFunc(ctx, func() { _ = rc.SetWriteDeadline(longAgo) })()
 
-	// Chunked coding takes some, but no more than this.
+	// Allow for the overhead of chunked coding.
 	f.limit.R, f.limit.N = &flushingReader{f.conn, rc}, 2*maxRefusalBody
 	left := maxRefusalBody
 	buf := make([]byte, 4<<10)
@@ -256,7 +261,7 @@ func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) 
 			return nil
 		}
 		if err != nil {
-			_ = rc.Flush() // or nothing of what was written is sent
+			_ = rc.Flush() // otherwise nothing that was written is sent
 			switch {
 			case err == errOverLimit:
 				return err
@@ -270,20 +275,20 @@ func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) 
 
 var errOverLimit = errors.New("over 64 KiB")
 
-// A flushingReader reads from an upstream. What came before goes to the client
-// first, for the next piece may take long.
+// A flushingReader reads from an upstream. Before each read it flushes earlier
+// data to the client, because the next piece may take long.
 type flushingReader struct {
 	conn net.Conn
 	rc   *http.ResponseController
 }
 
 func (r *flushingReader) Read(b []byte) (int, error) {
-	_ = r.rc.Flush() // a writer that can't may buffer all
+	_ = r.rc.Flush() // a writer that cannot flush may buffer everything
 	return r.conn.Read(b)
 }
 
-// stripFraming takes out of an answer's header what middleware may have said
-// of another body than the one that follows.
+// stripFraming removes from an answer's header the fields with which middleware
+// may have described another body than the one that follows.
 func stripFraming(h http.Header) {
 	for _, name := range []string{"Content-Length", "Transfer-Encoding", "Trailer"} {
 		delete(h, name)

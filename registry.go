@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// This file is the list of a proxy's sessions: who is let in, and who is there.
+// This file holds the registry of a proxy's sessions and admits new ones.
 
-// Sessions lists the open sessions, oldest first: those that are open when the
-// listing begins. Some may have ended by the time they come up.
+// Sessions returns an iterator over the sessions that are open when the
+// iteration starts, oldest first. Some may have ended by the time they are
+// yielded.
 func (p *Proxy) Sessions() iter.Seq[*Session] {
 	return func(yield func(*Session) bool) {
 		for _, s := range p.listed() {
@@ -38,7 +39,7 @@ func (p *Proxy) listed() []*Session {
 	return list
 }
 
-// admit enters a session, or refuses it.
+// admit registers a session, or refuses it.
 func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 	client := p.clientAddr(r)
 	ctx, cancel := context.WithCancelCause(r.Context())
@@ -48,7 +49,7 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 		return nil, nil, err
 	}
 	s := &Session{proxy: p, client: client, cancel: cancel,
-		path: strings.Clone(clip(clientPath(r)))} // not with all of the request line that it is part of
+		path: strings.Clone(clip(clientPath(r)))} // a copy, so that it does not retain the whole request line
 	if key != "" {
 		s.extra = &sessionExtra{key: key}
 	}
@@ -70,8 +71,8 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 	return ctx, s, nil
 }
 
-// fullLocked says whether there is no room for one more session of the
-// client's. p.mu is held.
+// fullLocked returns an error if there is no room for another session of the
+// client. p.mu is held.
 func (p *Proxy) fullLocked(key string) *Error {
 	refuse := func(status int, err error) *Error {
 		return &Error{Op: "admit", Side: Self, Status: status, Err: err}
@@ -89,8 +90,8 @@ func (p *Proxy) fullLocked(key string) *Error {
 	return nil
 }
 
-// list has the session listed. That is before its 101 is sent: whoever has
-// that can look it up.
+// list adds the session to the list, before its 101 is sent: whoever receives
+// the 101 can look it up.
 func (p *Proxy) list(s *Session, upstream, subprotocol string) {
 	if subprotocol != "" {
 		s.mu.Lock()
@@ -106,10 +107,10 @@ func (p *Proxy) list(s *Session, upstream, subprotocol string) {
 	}
 }
 
-// begin notes that a session's 101 was sent.
+// begin records that a session's 101 was sent.
 func (p *Proxy) begin(s *Session) {
-	// The handshake's context is of no use to an open session, which would keep
-	// it all its life, unless it is that of a hook's request as well.
+	// An open session does not need the handshake's context and would retain it
+	// for life, unless it is also the context of a hook's request.
 	kept := s.cancel
 	if len(p.onOpen) == 0 || p.detach {
 		s.cancel(nil)
@@ -124,7 +125,7 @@ func (p *Proxy) begin(s *Session) {
 		p.stats.drain.Told++
 	}
 	p.mu.Unlock()
-	switch { // Close or Shutdown has passed by while we were answering
+	switch { // Close or Shutdown was called while the 101 was being sent
 	case closed:
 		s.cut(causeCut, ErrShutdown)
 	case closing != nil:
@@ -136,7 +137,7 @@ func (p *Proxy) begin(s *Session) {
 	}
 }
 
-// leave ends a session's stay.
+// leave removes a session for good, after its hooks.
 func (p *Proxy) leave(s *Session) {
 	defer func() { // a hook may end its goroutine (runtime.Goexit)
 		p.mu.Lock()
@@ -151,15 +152,15 @@ func (p *Proxy) leave(s *Session) {
 	}
 }
 
-// emptyLocked tells those who wait for it that a drain is over, when it is.
-// p.mu is held.
+// emptyLocked closes p.empty when a drain is complete. p.mu is held.
 func (p *Proxy) emptyLocked() {
 	if p.draining && len(p.sessions) == 0 && p.leaving == 0 {
 		close(p.empty)
 	}
 }
 
-// remove takes a session that is over out of the list, once; it is leaving then.
+// remove removes a session that is over from the list, once; it is leaving
+// then.
 func (p *Proxy) remove(s *Session) {
 	key := ""
 	s.mu.Lock()

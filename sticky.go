@@ -7,9 +7,9 @@ import (
 	"net/http"
 )
 
-// sticky sends clients back to the member that they came to first, by a cookie.
-// Its value names the member to those who know the secret, and to nobody else:
-// it is a MAC of the member's name.
+// sticky sends clients back to the member of their first session, by a cookie.
+// The cookie's value is a MAC of the member's name: it identifies the member
+// only to holders of the secret.
 type sticky struct {
 	cookie http.Cookie
 	secret []byte
@@ -21,7 +21,7 @@ func (s *sticky) sign(name string) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// token is what a client has brought back; "": nothing.
+// token returns the token that a client has sent back, or "".
 func (s *sticky) token(r *http.Request) string {
 	c, err := r.Cookie(s.cookie.Name)
 	if err != nil {
@@ -30,7 +30,7 @@ func (s *sticky) token(r *http.Request) string {
 	return c.Value
 }
 
-// set has the client come back to the member, if it wouldn't by itself.
+// set sets the cookie of the member, unless the client sent it already.
 func (s *sticky) set(h http.Header, m *member, brought string) {
 	if m.token == brought && s.cookie.MaxAge == 0 {
 		return
