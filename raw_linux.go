@@ -247,7 +247,15 @@ func (p *pump) setBusy(now time.Duration) {
 func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
 	held := copy(c.b[:], p.held)
+	talked := p.talks.Load()
+	if p.mind.ended { // before the bytes are gone from the socket: see settle
+		p.talks.Store(true)
+	}
 	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq && !p.raw.toEnd, p.raw.busy)
+	if p.mind.ended && (errno != 0 || n == 0) {
+		p.talks.Store(talked)
+		p.from.s.settle() // who looked meanwhile was told that it talks
+	}
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
 		if m, now := p.take(c, c.b[:held+n]); m > 0 {
