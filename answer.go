@@ -16,8 +16,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// This file reads the upstream's answer to the handshake: a 101 that is right
-// in every point, or a refusal, which is relayed.
+// This file reads the upstream's answer to the handshake: a valid 101, or a refusal,
+// which is relayed.
 
 const (
 	maxInformational = 5  // 1xx answers before the final one
@@ -26,8 +26,8 @@ const (
 
 var answerReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
 
-// readAnswer reads the upstream's final answer, and passes over a few 1xx
-// ones before it (RFC 9110, 15.2). Of a refusal, the body is still to be read.
+// readAnswer reads the upstream's final answer and skips a few 1xx answers
+// before it (RFC 9110, 15.2). The body of a refusal has not been read yet.
 func readAnswer(br *bufio.Reader) (*http.Response, error) {
 	for n := range maxInformational + 1 {
 		var resp *http.Response
@@ -37,8 +37,9 @@ func readAnswer(br *bufio.Reader) (*http.Response, error) {
 		}
 		switch {
 		case n > 0 && errors.Is(err, errNotHTTP):
-			// It does speak HTTP. Some answer with a body where a client asks for
-			// a status of 1xx, and what a client asks for says nothing about them.
+			// The upstream speaks HTTP. Some servers send a body with a 1xx status
+			// that a client requested, and a client's request must not count
+			// against the upstream.
 			return nil, fmt.Errorf("%w: what follows an answer of 1xx is none", ErrBadAnswer)
 		case err != nil:
 			return nil, err
@@ -50,14 +51,15 @@ func readAnswer(br *bufio.Reader) (*http.Response, error) {
 }
 
 var (
-	// errNotHTTP: what came is no answer of HTTP, in any version.
+	// errNotHTTP means that the answer is not HTTP, in any version.
 	errNotHTTP = errors.New("not HTTP")
-	// errWantsTLS: the upstream speaks TLS where its target says that it doesn't.
+	// errWantsTLS means that the upstream speaks TLS although its target does
+	// not say so.
 	errWantsTLS = errors.New("the upstream speaks TLS here: its target should be https or wss")
 )
 
-// saysTLS says whether a server's answer of 400, as much of it as has come,
-// complains that it wants TLS: nginx, Go, Apache.
+// saysTLS reports whether the available part of a 400 answer complains about
+// missing TLS, as nginx, Go and Apache do.
 func saysTLS(body []byte) bool {
 	for _, phrase := range []string{"plain HTTP request was sent to HTTPS port", "HTTP request to an HTTPS server", "plain HTTP to an SSL-enabled server port"} {
 		if bytes.Contains(body, []byte(phrase)) {
@@ -69,17 +71,17 @@ func saysTLS(body []byte) bool {
 
 // readHead reads up to the empty line that ends an answer's header.
 func readHead(br *bufio.Reader) (string, error) {
-	// There may never be an end of a line, so the first byte is looked at first.
+	// The line may never end, so check the first byte first.
 	switch first, err := br.Peek(1); {
 	case err == io.EOF:
 		return "", fmt.Errorf("%w: connection closed with no answer: %w", ErrBadAnswer, err)
-	case err == io.ErrUnexpectedEOF: // within a record of TLS
+	case err == io.ErrUnexpectedEOF: // in the middle of a TLS record
 		return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
 	case err != nil:
 		return "", err
 	case first[0] != 'H':
-		first, _ = br.Peek(min(br.Buffered(), 4)) // too few to hold a secret
-		if first[0] == 0x15 || first[0] == 0x16 { // a record with an alert, or of a handshake: RFC 8446, 5.1
+		first, _ = br.Peek(min(br.Buffered(), 4)) // too few bytes to contain a secret
+		if first[0] == 0x15 || first[0] == 0x16 { // an alert or handshake record: RFC 8446, 5.1
 			return "", fmt.Errorf("%w: %w: %w", ErrBadAnswer, errNotHTTP, errWantsTLS)
 		}
 		return "", fmt.Errorf("%w: %w: it begins with %q", ErrBadAnswer, errNotHTTP, first)
@@ -100,17 +102,17 @@ func readHead(br *bufio.Reader) (string, error) {
 			return string(head), nil
 		}
 		line = len(head)
-		if lines++; lines > maxFields+1 { // the status line is none of them
+		if lines++; lines > maxFields+1 { // not counting the status line
 			return "", fmt.Errorf("%w: header has over %d fields", ErrBadAnswer, maxFields)
 		}
 	}
 }
 
-// parseHead parses an answer's head, as RFC 9112, 4 and 5 write it; lines may
-// end in LF alone (2.2), more than one space may stand before the status (4), and
-// white space before a colon is removed (5.1). net/http reads more than that:
-// folded lines, a CR that ends the header. Whatever can be read in two ways might
-// be read in the other one by somebody else on the way, so it is no answer.
+// parseHead parses an answer's head as specified by RFC 9112, 4 and 5. Lines
+// may end in LF alone (2.2), more than one space may precede the status (4),
+// and white space before a colon is removed (5.1). net/http accepts more than
+// that: folded lines, a CR that ends the header. An intermediary might read an
+// ambiguous head differently, so it is invalid.
 func parseHead(head string) (*http.Response, error) {
 	bad := func(text string) (*http.Response, error) {
 		return nil, fmt.Errorf("%w: %s", ErrBadAnswer, text)
@@ -123,7 +125,7 @@ func parseHead(head string) (*http.Response, error) {
 	code, reason, _ := strings.Cut(strings.TrimLeft(status, " "), " ")
 	lines := strings.Count(rest, "\n")
 	resp := &http.Response{Header: make(http.Header, lines)}
-	values := make([]string, 0, lines) // of all fields, allocated at once
+	values := make([]string, 0, lines) // of all fields, in one allocation
 	resp.ProtoMajor, resp.ProtoMinor, _ = http.ParseHTTPVersion(version)
 	if n, err := strconv.ParseUint(code, 10, 16); err == nil {
 		resp.StatusCode = int(n)
@@ -148,14 +150,14 @@ func parseHead(head string) (*http.Response, error) {
 	return resp, nil
 }
 
-// cutLine cuts the first line off, and what ends it.
+// cutLine cuts off the first line and its line ending.
 func cutLine(s string) (line, rest string) {
 	line, rest, _ = strings.Cut(s, "\n")
 	return strings.TrimSuffix(line, "\r"), rest
 }
 
-// checkAnswer holds the upstream's 101 against RFC 6455, 4.1. sent is what it
-// was offered, and asked what the client has.
+// checkAnswer checks the upstream's 101 against RFC 6455, 4.1. sent is what the
+// upstream was offered, and asked what the client offered.
 func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error) {
 	h := resp.Header
 	switch accept := h["Sec-Websocket-Accept"]; {
@@ -181,10 +183,10 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 	case len(p) == 1 && !slices.Contains(sent.protocols, p[0]):
 		return nil, errors.New("subprotocol that was not offered")
 	case len(p) == 1 && slices.Contains(asked.protocols, p[0]):
-		// A rewrite may offer one for itself; the client must not see it.
-		up.subprotocol = strings.Clone(p[0]) // not with all of the answer that it is part of
+		// A rewrite may offer a subprotocol of its own; the client must not see it.
+		up.subprotocol = strings.Clone(p[0]) // a copy, so that it does not retain the whole answer
 	}
-	if len(chosen.extensions) > maxExtensions { // each is looked for in all that were offered
+	if len(chosen.extensions) > maxExtensions { // each is compared with all that were offered
 		return nil, errors.New("too many extensions")
 	}
 	for i, e := range chosen.extensions {
@@ -202,8 +204,8 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 	return up, nil
 }
 
-// upgradesToWebSocket says whether a 101 switches to WebSocket and to nothing
-// else (RFC 9110, 7.8: a list is of layers).
+// upgradesToWebSocket reports whether a 101 switches to WebSocket and nothing
+// else (RFC 9110, 7.8: a list means layers).
 func upgradesToWebSocket(values []string) (said bool) {
 	for v := range elements(values) {
 		if !strings.EqualFold(v, "websocket") {
@@ -214,9 +216,10 @@ func upgradesToWebSocket(values []string) (said bool) {
 	return said
 }
 
-// announcesBody says whether a 101's Content-Length is anything but 0. RFC 9112,
-// 6.3 gives it no meaning, nor Transfer-Encoding: a 101 has no body. But who
-// announces bytes may send them, and they would be taken for frames.
+// announcesBody reports whether a 101's Content-Length is anything but 0. RFC
+// 9112, 6.3 gives it no meaning, nor Transfer-Encoding: a 101 has no body. But
+// a server that announces bytes may send them, and they would be read as
+// frames.
 func announcesBody(values []string) bool {
 	for v := range elements(values) {
 		if strings.Trim(v, "0") != "" {
@@ -226,11 +229,12 @@ func announcesBody(values []string) bool {
 	return false
 }
 
-// answerHeader returns what of an upstream's answer goes to the client.
+// answerHeader returns the fields of an upstream's answer that are forwarded to
+// the client.
 func answerHeader(h http.Header) http.Header {
 	stripHopByHop(h)
 	for name := range h {
-		// Middleware may have written a name in another case than net/http does.
+		// Middleware may have used a non-canonical name.
 		canonical := textproto.CanonicalMIMEHeaderKey(name)
 		if strings.HasPrefix(canonical, "Sec-Websocket-") && canonical != "Sec-Websocket-Version" ||
 			canonical != name && slices.Contains(hopByHop, canonical) {

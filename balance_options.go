@@ -23,8 +23,8 @@ const (
 	defaultRise          = 2
 )
 
-// WithUpstreams balances sessions over several members. The target of [New] is
-// then "". By default there is one member, the target. [WithBalance] sets the
+// WithUpstreams balances sessions over several members. The target of [New] must
+// then be "". By default there is one member, the target. [WithBalance] sets the
 // rule, and [Proxy.SetUpstreams] changes the set.
 //
 // When a handshake with a member fails, the proxy backs off from the member for
@@ -55,8 +55,8 @@ func WithUpstreams(members ...Member) Option {
 // interval has passed since the last answer, until [Proxy.Shutdown] or
 // [Proxy.Close]. If s fails or returns no members, the proxy logs that and
 // keeps the current members. Until s has returned some, the members are those
-// of [WithUpstreams]; if there are none, handshakes are answered 503. If the
-// target of New is "", WithSource alone is enough.
+// of [WithUpstreams]; if there are none, handshakes are answered 503. The
+// target of New must be "", and WithUpstreams is optional.
 //
 // [LookupHost] and [LookupSRV] query name servers. If membership is pushed to
 // you, call [Proxy.SetUpstreams], or have s block until it changes. The first

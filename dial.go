@@ -24,20 +24,21 @@ import (
 // An upstreamConn is the upstream's side of a finished handshake.
 type upstreamConn struct {
 	conn        net.Conn
-	early       []byte      // what came behind the 101
+	early       []byte      // received after the 101
 	header      http.Header // of the 101, for the client
 	subprotocol string      // for the client
 	extensions  string
 	rsvMessage  byte // the RSV bits that the extensions define; see scanner
 	rsvAny      byte
-	refusal     *upstreamRefusal // set: the upstream has refused, and all else is not
+	refusal     *upstreamRefusal // if set, the upstream has refused, and the other fields are not set
 }
 
-// dial does the upstream's handshake for the client's request r with a member.
-// It returns the answer, which may be a refusal whose body is still to be read,
-// and what was dialled, as in [Session.Upstream]: WithRewrite may have gone
-// elsewhere. It ends with limit, which ends with ctx; share, if it isn't 0, is
-// how much of that may be spent on what can be tried again with another member.
+// dial performs the upstream's handshake with a member for the client's request
+// r. It returns the answer, which may be a refusal whose body has not been read
+// yet, and what was dialled, in the form of [Session.Upstream]: WithRewrite may
+// have chosen another target. It returns when limit ends, which ends with ctx.
+// share, if not 0, limits the time for the part that can be retried with
+// another member.
 func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *placement, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
 	target := m.url.Load()
 	out, sent, err := p.outgoing(limit, asked.from, at.r, target)
@@ -48,7 +49,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 	if out.URL.Scheme != target.Scheme || out.URL.Host != target.Host {
 		to, address, share = out.URL.Scheme+"://"+out.URL.Host, "", 0
 		p.mu.Lock()
-		p.releaseLocked(s) // it is not with the member
+		p.releaseLocked(s) // the session is not placed with the member
 		p.mu.Unlock()
 	}
 	part := limit
@@ -69,7 +70,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 		part = limit
 	}
 	done := false
-	defer func() { // a connection of the user's may panic
+	defer func() { // a custom connection may panic
 		if v := recover(); v != nil {
 			up, _, e = fail("answer", newPanic("connection", v))
 		}
@@ -78,7 +79,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 			conn.Close()
 		}
 	}()
-	// From here on the deadline stands for the context.
+	// From here on a deadline on the connection replaces the context.
 	stop := interruptAt(part, conn)
 	up, err = handshake(conn, out, sent, asked)
 	if !stop() && err == nil {
@@ -92,8 +93,8 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 	return up, to, nil
 }
 
-// askedFor is what of a request's target may be logged: the path, cut and quoted
-// where it has to be, and no query.
+// askedFor returns the loggable part of a request's target: the path, truncated
+// and quoted if necessary, without the query.
 func askedFor(out *http.Request) string {
 	path, _, _ := strings.Cut(out.RequestURI, "?")
 	path = clip(path)
@@ -103,15 +104,14 @@ func askedFor(out *http.Request) string {
 	return path
 }
 
-// interruptAt makes what is done with conn fail once ctx has ended, until
-// stop is called.
+// interruptAt makes I/O on conn fail once ctx has ended, until stop is called.
 func interruptAt(ctx context.Context, conn net.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
-		// A connection of the user's own may panic, too; what is being done
-		// with it then goes on to its own end.
+		// A custom connection may panic here, too; the current I/O then continues
+		// until it returns by itself.
 		defer func() { _ = recover() }()
-		// A connection of the user's own may know no deadlines (a channel
-		// of an SSH connection has none).
+		// A custom connection may not support deadlines (a channel of an SSH
+		// connection does not).
 		if conn.SetDeadline(longAgo) != nil {
 			conn.Close()
 		}
@@ -120,10 +120,9 @@ func interruptAt(ctx context.Context, conn net.Conn) (stop func() bool) {
 
 var longAgo = time.Unix(1, 0)
 
-// connect returns a connection over which u's host, which may be at another
-// address, is to be spoken to in HTTP, or what failed. A panic in a hook of the
-// user's (WithDialContext, the callbacks in a tls.Config) is an error of this
-// handshake only.
+// connect returns a connection for HTTP to u's host, which may be at another
+// address, or the step that failed. A panic in a user's hook (WithDialContext,
+// the callbacks of a tls.Config) becomes an error of this handshake.
 func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn net.Conn, op string, err error) {
 	op = "dial"
 	defer func() {
@@ -153,14 +152,14 @@ func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn 
 		op = "tls"
 		secure, err := clientTLS(ctx, conn, c.tls, u.Hostname())
 		if err != nil {
-			return conn, op, err // to be closed
+			return conn, op, err // the caller closes it
 		}
 		conn = secure
 	}
 	return conn, op, nil
 }
 
-// dialAddress returns what to connect to for a URL.
+// dialAddress returns the network and address to connect to for a URL.
 func dialAddress(u *url.URL) (network, address string) {
 	if u.Scheme == "unix" {
 		return "unix", u.Host
@@ -168,8 +167,8 @@ func dialAddress(u *url.URL) (network, address string) {
 	return "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPort(u.Scheme)))
 }
 
-// dialError says what the client is answered when the way to the upstream
-// failed.
+// dialError returns the error for a failure on the way to the upstream, with
+// the client's answer.
 func dialError(ctx, limit context.Context, op string, err error) *Error {
 	e := &Error{Op: op, Side: Upstream, Status: http.StatusBadGateway, Err: err}
 	var timeout net.Error
@@ -180,9 +179,9 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 		e.Side, e.Status, e.Err = Self, http.StatusServiceUnavailable, ErrShutdown
 	case errors.Is(context.Cause(ctx), errEnded):
 		e.Side, e.Status, e.Err = Self, http.StatusForbidden, errEnded
-	case passed(ctx): // middleware's time, of which an upstream's time-out is no more than a sign
+	case passed(ctx): // the deadline of middleware, which an upstream timeout only signals
 		e.Side, e.Status, e.Err = Self, http.StatusGatewayTimeout, context.DeadlineExceeded
-	case ctx.Err() != nil: // the client has left, as a rule
+	case ctx.Err() != nil: // usually the client has left
 		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
 	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
 		e.Status = http.StatusGatewayTimeout
@@ -195,27 +194,27 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 	return e
 }
 
-// errOverslept: a handshake or a check has failed after its time was up, and so
-// late that the process can't have run then. That says nothing of the upstream,
-// whose answer may have come in time.
+// errOverslept means that a handshake or a check failed so long after its
+// deadline that the process cannot have been running when it was due. That says
+// nothing about the upstream, whose answer may have arrived in time.
 var errOverslept = errors.New("the proxy itself did not run in time")
 
-// overslept says whether ctx's deadline is over for so long that the process
-// can't have run when it was due.
+// overslept reports whether ctx's deadline passed so long ago that the process
+// cannot have been running when it was due.
 func overslept(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && time.Since(deadline) > lateness
 }
 
-// passed says whether ctx's deadline is over. A dialler may find out before ctx
-// does.
+// passed reports whether ctx's deadline has passed. A dialer may notice that
+// before ctx is done.
 func passed(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ok && !time.Now().Before(deadline) || errors.Is(ctx.Err(), context.DeadlineExceeded)
 }
 
-// handshake sends the request and reads the answer; of a refusal, all but
-// the body. sent is what the request is to offer, and asked what the client has.
+// handshake sends the request and reads the answer, except for the body of a
+// refusal. sent is the offer of the request, and asked that of the client.
 func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamConn, error) {
 	sent.key = newKey()
 	sent.write(out.Header)
@@ -243,7 +242,7 @@ func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamC
 		if err := f.frame(br); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 		}
-		return &upstreamConn{refusal: f}, nil // its body is still to be read, through br
+		return &upstreamConn{refusal: f}, nil // its body has not been read yet; it is read through br
 	}
 	defer func() {
 		br.Reset(nil)
@@ -267,11 +266,11 @@ func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamC
 	return up, nil
 }
 
-// headers are buffers for what is sent in a handshake.
+// headers holds buffers for writing handshakes.
 var headers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// newKey returns a fresh Sec-WebSocket-Key: with the client's, the client
-// would know the right answer beforehand.
+// newKey returns a fresh Sec-WebSocket-Key. With the client's key, the client
+// would know the correct answer in advance.
 func newKey() string {
 	var key [16]byte
 	rand.Read(key[:])

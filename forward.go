@@ -13,18 +13,18 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// This file makes the upstream's request of the client's: what of it goes
-// on, and what the upstream is told of the client.
+// This file builds the upstream's request from the client's: what is forwarded, and
+// what the upstream is told about the client.
 
-// hopByHop names the header fields that concern one connection only
-// (RFC 9110, 7.6.1), and those that only ever come with them.
+// hopByHop names the header fields that concern one connection only (RFC 9110,
+// 7.6.1), and those that occur only with them.
 var hopByHop = []string{
 	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate",
 	"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 	"Http2-Settings", "Content-Length", "Alt-Svc",
 }
 
-// stripHopByHop takes hop-by-hop fields out of h, and those that its
+// stripHopByHop removes the hop-by-hop fields from h, and those that its
 // Connection field nominates.
 func stripHopByHop(h http.Header) {
 	stripNominated(h)
@@ -33,9 +33,9 @@ func stripHopByHop(h http.Header) {
 	}
 }
 
-// stripNominated takes out of h what its Connection field nominates. What a
-// peer may not nominate away it keeps: the fields that say who is asking, from
-// where, and for what.
+// stripNominated removes the fields from h that its Connection field nominates.
+// It keeps the fields that a peer must not remove: those that say who sends the
+// request, from where, and for what.
 func stripNominated(h http.Header) {
 	for name := range elements(h["Connection"]) {
 		name = textproto.CanonicalMIMEHeaderKey(name)
@@ -48,15 +48,15 @@ func stripNominated(h http.Header) {
 	}
 }
 
-// forwarding says whether a field, by its canonical name, is one by which
-// proxies tell of the client.
+// forwarding reports whether a field, by its canonical name, is one by which
+// proxies describe the client.
 func forwarding(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || name == "Forwarded" || name == "X-Real-Ip"
 }
 
-// outgoing makes the upstream's request of the client's, but for the fields of
-// the handshake, and what it is to offer. r is the request as the hooks have left
-// it; who has sent it, and to what host, is what from says.
+// outgoing builds the upstream's request from the client's, except for the
+// fields of the handshake, and returns what it will offer. r is the request as
+// the hooks left it. from determines who sent it, and to which host.
 func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *url.URL) (out *http.Request, sent *offer, err error) {
 	out = r.Clone(ctx)
 	out.RequestURI, out.Body = "", nil
@@ -75,7 +75,7 @@ func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *ur
 	tidyOrigin(h)
 	trusted := c.trustedPeer(from)
 	for name := range h {
-		// Many an application server can't tell X_Forwarded_For from
+		// Many application servers do not distinguish X_Forwarded_For from
 		// X-Forwarded-For.
 		alias := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
 		switch {
@@ -100,7 +100,7 @@ func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *ur
 	if sent, err = takeOffer(h); err != nil {
 		return nil, nil, err
 	}
-	if h.Get("User-Agent") == "" { // how a hook leaves it out
+	if h.Get("User-Agent") == "" { // a hook removed it
 		delete(h, "User-Agent")
 	}
 	out.Method, out.Body, out.ContentLength, out.TransferEncoding, out.Trailer, out.Close = http.MethodGet, nil, 0, nil, nil, false
@@ -124,10 +124,9 @@ func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *ur
 	return out, sent, nil
 }
 
-// takeOffer takes the fields of the handshake and of the connection out of h,
-// and returns what they offer. Names that are not written as net/http writes them
-// are a hook's: what it offers by them, in all of them together, stands in place of
-// what the client has offered.
+// takeOffer removes the fields of the handshake and of the connection from h,
+// and returns what they offer. Names that are not spelled as in net/http were
+// set by a hook: what they offer together replaces the client's offer.
 func takeOffer(h http.Header) (*offer, error) {
 	protocols, extensions := h["Sec-Websocket-Protocol"], h["Sec-Websocket-Extensions"]
 	var hooks []string // names
@@ -141,7 +140,7 @@ func takeOffer(h http.Header) (*offer, error) {
 		}
 	}
 	if len(hooks) > 0 {
-		slices.Sort(hooks) // one order, always
+		slices.Sort(hooks) // a fixed order
 		offers := make(http.Header)
 		for _, name := range hooks {
 			canonical := textproto.CanonicalMIMEHeaderKey(name)
@@ -162,8 +161,7 @@ func takeOffer(h http.Header) (*offer, error) {
 	return &sent, nil
 }
 
-// tidyRewritten brings the hosts that a hook of [WithRewrite] has set into
-// their normal form.
+// tidyRewritten normalizes the hosts that a hook of [WithRewrite] has set.
 func tidyRewritten(out *http.Request, target *url.URL) (err error) {
 	if out.URL.Scheme != "unix" && out.URL.Host != "" && out.URL.Host != target.Host {
 		if out.URL.Host, err = normalHost(out.URL.Scheme, out.URL.Host); err != nil {
@@ -180,7 +178,7 @@ func tidyRewritten(out *http.Request, target *url.URL) (err error) {
 	return nil
 }
 
-// setForwarding sets the fields that tell the upstream of the client.
+// setForwarding sets the fields that describe the client to the upstream.
 func setForwarding(r *http.Request, h http.Header, trusted bool) {
 	set := func(name, value string) {
 		if len(h[name]) == 0 {
@@ -192,10 +190,10 @@ func setForwarding(r *http.Request, h http.Header, trusted bool) {
 	peer := peerAddr(r)
 	if !peer.IsValid() {
 		if trusted && overUnix(r) {
-			return // it has said all that there is to say
+			return // it has already set the fields
 		}
-		// Middleware that has looked into X-Forwarded-For itself may leave
-		// an address without a port; a unix socket has none at all.
+		// Middleware that evaluated X-Forwarded-For may leave an address without
+		// a port; a unix socket has no address at all.
 		if peer = parseAddr(remoteAddr(r)); !peer.IsValid() {
 			return
 		}

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// This file reads what a handshake offers and what its answer chooses: the
-// lists of subprotocols and extensions. What goes on is written anew: each
-// element once, joined by a comma and a space.
+// This file parses what a handshake offers and what its answer selects: the lists of
+// subprotocols and extensions. The proxy forwards normalized lists: each element
+// once, separated by a comma and a space.
 
 // maxListed limits the elements of a list in a handshake: subprotocols, or
 // extensions together with their parameters. Each costs more memory and time
@@ -24,27 +24,27 @@ var (
 	errLong      = errors.New("too many elements")
 )
 
-// An offer is what a handshake asks for. The client's is taken from its request
-// before any hook has had that in hand, and never changes: the answer is for its
-// key, and chooses no subprotocol or extension that it has not offered.
+// An offer is what a handshake asks for. The client's offer is parsed from its
+// request before any hook sees the request, and never changes: the answer is
+// for its key, and selects only subprotocols and extensions that it contains.
 type offer struct {
-	key        string // as it came
+	key        string // as received
 	protocols  []string
 	extensions []extension
 
-	// from is a shallow copy of the client's request, for what it says of the
-	// client: its Host, its address, TLS. nil in what the proxy sends.
+	// from is a shallow copy of the client's request, for its Host, address and
+	// TLS state. It is nil in offers that the proxy sends.
 	from *http.Request
 }
 
 // An extension is an element of Sec-WebSocket-Extensions (RFC 6455, 9.1).
 type extension struct {
 	name string // in lower case
-	text string // the whole of it, parameters included
+	text string // including parameters
 }
 
 // parseProtocols returns the subprotocols in the field's values, without empty
-// elements and repeats (RFC 9110, 5.6.1.2).
+// elements and duplicates (RFC 9110, 5.6.1.2).
 func parseProtocols(values []string) (list []string, err error) {
 	n := 0
 	for t := range elements(values) {
@@ -61,8 +61,8 @@ func parseProtocols(values []string) (list []string, err error) {
 	return list, nil
 }
 
-// elements yields the elements of a field that is a list, without empty ones
-// (RFC 9110, 5.6.1.2).
+// elements yields the elements of a list field, without empty ones (RFC 9110,
+// 5.6.1.2).
 func elements(values []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, v := range values {
@@ -75,10 +75,11 @@ func elements(values []string) iter.Seq[string] {
 	}
 }
 
-// isProtocol says whether an element is read as one subprotocol by everybody.
-// RFC 6455, 4.1 wants a token; clients that put credentials there send the rest
-// of base64's alphabet and the like, too. What might be taken for two elements,
-// for a quoted string, a comment or a parameter is none.
+// isProtocol reports whether every implementation reads an element as one
+// subprotocol. RFC 6455, 4.1 requires a token; clients that send credentials
+// also use the rest of base64's alphabet and similar characters. An element
+// that could be read as two elements, a quoted string, a comment or a parameter
+// is invalid.
 func isProtocol(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c <= ' ' || c >= 0x7F || strings.IndexByte(`"(),;\`, c) >= 0 {
@@ -89,8 +90,8 @@ func isProtocol(s string) bool {
 }
 
 // parseExtensions returns the extensions in the field's values, without empty
-// elements and empty parameters. One may be there several times with different
-// parameters: the upstream chooses (RFC 7692, 5).
+// elements and empty parameters. An extension may occur several times with
+// different parameters, of which the upstream selects one (RFC 7692, 5).
 func parseExtensions(values []string) (list []extension, err error) {
 	n := 0
 	var buf [128]byte
@@ -108,7 +109,7 @@ func parseExtensions(values []string) (list []extension, err error) {
 			for strings.HasPrefix(rest, ";") && n <= maxListed {
 				rest = strings.TrimLeft(rest[1:], " \t")
 				if rest == "" || rest[0] == ';' || rest[0] == ',' {
-					continue // nothing stands behind the semicolon
+					continue // nothing follows the semicolon
 				}
 				var parameter, value string
 				if parameter, value, rest, ok = cutParameter(rest); !ok {
@@ -124,7 +125,7 @@ func parseExtensions(values []string) (list []extension, err error) {
 				return nil, errMalformed
 			}
 			as := v[:len(v)-len(rest)]
-			if as != string(text) { // it was untidy
+			if as != string(text) { // it was not in normal form
 				as = string(text)
 			}
 			list = append(list, extension{strings.ToLower(name), as})
@@ -134,10 +135,10 @@ func parseExtensions(values []string) (list []extension, err error) {
 	return list, nil
 }
 
-// cutParameter cuts s behind the parameter that it starts with, and the white
-// space around that; value begins with the equals sign, if there is one. A value
-// may be quoted, but must be a token all the same (RFC 6455, 9.1): who doesn't
-// know of quotes sees the same commas and semicolons.
+// cutParameter cuts s after the parameter that it starts with, and the white
+// space around that. value begins with the equals sign, if there is one. A
+// value may be quoted, but must still be a token (RFC 6455, 9.1), so that a
+// parser that does not support quoting sees the same commas and semicolons.
 func cutParameter(s string) (name, value, rest string, ok bool) {
 	name, rest, ok = cutToken(s)
 	if !ok || !strings.HasPrefix(rest, "=") {
@@ -153,7 +154,7 @@ func cutParameter(s string) (name, value, rest string, ok bool) {
 	return name, "=" + value, rest, ok
 }
 
-// cutToken cuts s behind the token that it starts with, and the white space
+// cutToken cuts s after the token that it starts with, and the white space
 // around that.
 func cutToken(s string) (token, rest string, ok bool) {
 	s = strings.TrimLeft(s, " \t")
@@ -164,7 +165,7 @@ func cutToken(s string) (token, rest string, ok bool) {
 	return s[:n], strings.TrimLeft(s[n:], " \t"), n > 0
 }
 
-// joinExtensions is the list as it goes on.
+// joinExtensions returns the list in the form in which it is forwarded.
 func joinExtensions(list []extension) string {
 	switch len(list) {
 	case 0:
@@ -179,13 +180,14 @@ func joinExtensions(list []extension) string {
 	return strings.Join(texts, ", ")
 }
 
-// hasExtension says whether one of that name, in lower case, is in the list.
+// hasExtension reports whether the list contains an extension with the name, in
+// lower case.
 func hasExtension(list []extension, name string) bool {
 	return slices.ContainsFunc(list, func(e extension) bool { return e.name == name })
 }
 
-// sole returns the value of a field of which there may be only one; "" if there
-// is none. Empty values count for nothing, and several that are the same for one.
+// sole returns the value of a field that may occur only once, or "" if there is
+// none. It ignores empty values, and accepts several equal ones.
 func sole(values []string) (value string, ok bool) {
 	for _, v := range values {
 		switch {
@@ -199,8 +201,8 @@ func sole(values []string) (value string, ok bool) {
 	return value, true
 }
 
-// parseOffer returns what the values of the two fields offer, and what is wrong
-// with which of them.
+// parseOffer returns what the values of the two fields offer, or the error and
+// the field that has it.
 func parseOffer(protocols, extensions []string) (o offer, field string, err error) {
 	if o.protocols, err = parseProtocols(protocols); err != nil {
 		return o, "Sec-WebSocket-Protocol", err
@@ -209,8 +211,8 @@ func parseOffer(protocols, extensions []string) (o offer, field string, err erro
 	return o, "Sec-WebSocket-Extensions", err
 }
 
-// write sets the offer's fields in h, written as the RFC writes them: some
-// upstreams compare the case of the names, though it has no meaning.
+// write sets the offer's fields in h, with the names spelled as in the RFC:
+// some upstreams compare names case-sensitively.
 func (o *offer) write(h http.Header) {
 	h["Sec-WebSocket-Key"] = []string{o.key}
 	h["Sec-WebSocket-Version"] = []string{"13"}

@@ -137,7 +137,7 @@ func (p *Proxy) begin(s *Session) {
 	}
 }
 
-// leave removes a session for good, after its hooks.
+// leave removes a session and then calls the hooks of WithOnClose.
 func (p *Proxy) leave(s *Session) {
 	defer func() { // a hook may end its goroutine (runtime.Goexit)
 		p.mu.Lock()

@@ -30,7 +30,8 @@ func (s *sticky) token(r *http.Request) string {
 	return c.Value
 }
 
-// set sets the cookie of the member, unless the client sent it already.
+// set sets the cookie of the member, unless the client already sent it and it
+// has no MaxAge to renew.
 func (s *sticky) set(h http.Header, m *member, brought string) {
 	if m.token == brought && s.cookie.MaxAge == 0 {
 		return

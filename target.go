@@ -13,11 +13,11 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// This file reads targets, hosts and ports, and brings them into one form.
+// This file parses and normalizes targets, hosts and ports.
 
-// redactTarget cuts a target that can't be used down to what an error may
-// show: no user, no password, no query. A password that should have been
-// escaped may have a question mark, a slash or a number sign in it.
+// redactTarget reduces an invalid target to what an error may show: no user,
+// password or query. A password that should have been escaped may contain a
+// question mark, a slash or a number sign.
 func redactTarget(target string) string {
 	if i := strings.LastIndexByte(target, '@'); i >= 0 && !strings.HasPrefix(target, "unix:") {
 		scheme, _, _ := strings.Cut(target, ":")
@@ -29,10 +29,10 @@ func redactTarget(target string) string {
 	return target
 }
 
-// parseTarget brings a target into the form by which targets are compared
-// (RFC 3986, 6.2.2 and 6.2.3): ws and wss become http and https, the host is in
-// lower case and in A-labels, the scheme's own port and a path of "/" are left
-// out. Both "" and "/" are joined to a request's path alike. A unix socket
+// parseTarget returns a target in the form in which targets are compared (RFC
+// 3986, 6.2.2 and 6.2.3): ws and wss become http and https, the host is in
+// lower case and in A-labels, and the scheme's default port and a path of "/"
+// are omitted. "" and "/" are joined to a request's path alike. A unix socket
 // becomes a URL with the scheme "unix" and the socket's path as its host.
 func parseTarget(target string) (*url.URL, error) {
 	if path, ok := strings.CutPrefix(target, "unix:"); ok {
@@ -45,8 +45,8 @@ func parseTarget(target string) (*url.URL, error) {
 	}
 	u, err := url.Parse(target)
 	if err != nil {
-		// The parser's own error quotes the target, or pieces of it that
-		// may be a password's.
+		// The parser's own error quotes the target, or parts of it that may
+		// belong to a password.
 		return nil, errors.New("not a URL")
 	}
 	switch u.Scheme {
@@ -77,7 +77,7 @@ func parseTarget(target string) (*url.URL, error) {
 	return u, nil
 }
 
-// targetHost is the Host of a request to u that names no other.
+// targetHost returns the default Host of a request to u.
 func targetHost(u *url.URL) string {
 	if u.Scheme == "unix" {
 		return "localhost"
@@ -85,9 +85,10 @@ func targetHost(u *url.URL) string {
 	return u.Host
 }
 
-// normalPath returns an escaped path in the form by which members are told apart
-// (RFC 3986, 6.2.2.1 and 6.2.2.2): nothing is escaped that needn't be, and what is,
-// by upper-case digits. What goes to the upstream is the path as it was given.
+// normalPath returns an escaped path in the form in which members are compared
+// (RFC 3986, 6.2.2.1 and 6.2.2.2): only bytes that need it are escaped, with
+// upper-case digits. The path that is sent to the upstream is the one that was
+// given.
 func normalPath(path string) string {
 	var b strings.Builder
 	for {
@@ -111,7 +112,7 @@ func normalPath(path string) string {
 	}
 }
 
-// normalHost returns a URL's host, which may have a port, in its normal form.
+// normalHost returns a URL's host, with an optional port, in normal form.
 func normalHost(scheme, host string) (string, error) {
 	name, port, err := readHost(host)
 	if err != nil {
@@ -123,14 +124,14 @@ func normalHost(scheme, host string) (string, error) {
 	return joinHost(name, port), nil
 }
 
-// normalAddress returns a Member's Address in its normal form. The port may be
-// the name of a service.
+// normalAddress returns a Member's Address in normal form. The port may be the
+// name of a service.
 func normalAddress(address string) (string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || host == "" || port == "" {
 		return "", errors.New("the address is not host:port")
 	}
-	n, err := net.LookupPort("tcp", port) // looks into a file at most
+	n, err := net.LookupPort("tcp", port) // reads a file at most
 	if err != nil || n == 0 {
 		return "", errBadPort
 	}
@@ -146,12 +147,12 @@ var (
 	errBadPort = errors.New("port is not from 1 to 65535")
 )
 
-// longestName is more than any host's name has (RFC 1035, 2.3.4: 255).
+// longestName exceeds the length of any host name (RFC 1035, 2.3.4: 255).
 const longestName = 255
 
-// readHost splits "host[:port]" and brings both into their normal form: a name
-// in lower case and in A-labels (RFC 5890, 2.3.2.1), an IPv6 address without
-// its brackets, a port without leading zeros. An empty port counts as none.
+// readHost splits "host[:port]" and normalizes both: a name in lower case and
+// in A-labels (RFC 5890, 2.3.2.1), an IPv6 address without its brackets, a port
+// without leading zeros. An empty port is ignored.
 func readHost(s string) (name, port string, err error) {
 	name = s
 	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
@@ -167,7 +168,7 @@ func readHost(s string) (name, port string, err error) {
 	case strings.Contains(name, ":"):
 		return "", "", errors.New("an IPv6 address stands in brackets")
 	default:
-		// Limited before the conversion, whose time grows with the square.
+		// Limit the length before the conversion, which takes quadratic time.
 		beyond := func(r rune) bool { return r > unicode.MaxASCII }
 		if strings.ContainsFunc(name, beyond) && len(name) <= 4*longestName {
 			if name, err = idna.Lookup.ToASCII(name); err != nil {
@@ -189,13 +190,13 @@ func readHost(s string) (name, port string, err error) {
 	return name, port, nil
 }
 
-// inName says whether a host's name may have the character: RFC 3986, 3.2.2
-// has these, and escapes, which no name server knows.
+// inName reports whether a host name may contain the character, by RFC 3986,
+// 3.2.2 without escapes, which name servers do not support.
 func inName(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r < utf8.RuneSelf && strings.ContainsRune("-._~!$&'()*+,;=", r)
 }
 
-// joinHost is the opposite of readHost.
+// joinHost is the inverse of readHost.
 func joinHost(name, port string) string {
 	if strings.Contains(name, ":") {
 		name = "[" + name + "]"
@@ -206,7 +207,7 @@ func joinHost(name, port string) string {
 	return name
 }
 
-// defaultPort is the scheme's own port; "": it has none.
+// defaultPort returns the scheme's default port, or "" if it has none.
 func defaultPort(scheme string) string {
 	switch scheme {
 	case "http", "ws":

@@ -16,24 +16,24 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// What limits the header of both sides' handshakes: a line of a few bytes costs
-// over a hundred, so that bytes alone are no bound.
+// Limits for the header of both sides' handshakes. A line of a few bytes takes over
+// a hundred bytes of memory, so limiting the bytes alone is not enough.
 const (
 	maxHandshakeHeader = 64 << 10 // bytes
 	maxFields          = 256      // lines
 )
 
-// refusal makes the error of a client's handshake that is not in order. Its
-// text is fixed, for it goes to the client as well.
+// refusal returns the error for an invalid handshake of the client. Its text is
+// fixed, because it is also sent to the client.
 func refusal(status int, text string) *Error {
 	return &Error{Op: "handshake", Side: Client, Status: status, Err: fmt.Errorf("%w: %s", ErrBadHandshake, text)}
 }
 
 // checkHandshake returns what the client asks for, or what is wrong with its
-// handshake. RFC 6455, 4.2.1 has the rules. What is untidy but has one meaning
-// only is taken as that; what the upstream, or anybody on the way, might read in
-// another way than we do could be used to smuggle requests past us.
-// docs/compatibility.md has both, one by one.
+// handshake, by the rules of RFC 6455, 4.2.1. It accepts irregularities that
+// have only one meaning. It refuses whatever the upstream or an intermediary
+// might read differently from us, which could be used to smuggle requests past
+// us. docs/compatibility.md lists both.
 func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 	bad := func(status int, text string) (*offer, *Error) { return nil, refusal(status, text) }
 	h := r.Header
@@ -55,13 +55,13 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 		return bad(http.StatusUpgradeRequired, "not a request to upgrade to WebSocket")
 	case fields > maxFields:
 		return bad(http.StatusRequestHeaderFieldsTooLarge, "header has over 256 fields")
-	case len(r.RequestURI)+len(r.Host)+size > maxHandshakeHeader: // net/http keeps Host apart
+	case len(r.RequestURI)+len(r.Host)+size > maxHandshakeHeader: // net/http stores Host separately
 		return bad(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
-		// The body's bytes would be taken for frames.
+		// The body's bytes would be read as frames.
 		return bad(http.StatusBadRequest, "request has a body")
 	case slices.ContainsFunc(h["Expect"], func(v string) bool { return !strings.EqualFold(v, "100-continue") }):
-		// RFC 9110, 10.1.1. For a body that isn't there nothing has to be said.
+		// RFC 9110, 10.1.1. Without a body, 100-continue needs no response.
 		return bad(http.StatusExpectationFailed, "request expects more than 100-continue")
 	case !asksForPath(r):
 		return bad(http.StatusBadRequest, "request target is not a path")
@@ -87,11 +87,11 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 	return &asked, nil
 }
 
-// errHTTPVersion: the client's request did not come over HTTP/1.
+// errHTTPVersion means that the client's request did not come over HTTP/1.
 var errHTTPVersion = errors.New("WebSockets are supported over HTTP/1.1 only")
 
-// notHijackable says why the connection can't be taken over, as far as can be
-// told without doing it. It looks where [http.ResponseController] does.
+// notHijackable returns why the connection cannot be hijacked, as far as can be
+// determined without trying. It unwraps w like [http.ResponseController].
 func notHijackable(w http.ResponseWriter) error {
 	for {
 		switch t := w.(type) {
@@ -105,15 +105,15 @@ func notHijackable(w http.ResponseWriter) error {
 	}
 }
 
-// A hijackError names the type of the writer whose connection can't be taken
-// over: middleware of the program's, as a rule.
+// A hijackError names the type of the writer that does not support hijacking,
+// usually one of the program's middleware.
 type hijackError struct{ w http.ResponseWriter }
 
 func (e hijackError) Error() string { return fmt.Sprintf("%T: neither Hijacker nor Unwrap", e.w) }
 
 func (e hijackError) Unwrap() error { return http.ErrNotSupported }
 
-// headerSize returns how many lines a header has, and how many bytes.
+// headerSize returns the number of lines and bytes of a header.
 func headerSize(h http.Header) (fields, size int) {
 	for name, values := range h {
 		fields += len(values)
@@ -124,8 +124,8 @@ func headerSize(h http.Header) (fields, size int) {
 	return fields, size
 }
 
-// saysVersion13: RFC 6455, 4.1 has one value, 13. Lines that are repeated may
-// have been made one list by somebody on the way (RFC 9110, 5.3).
+// saysVersion13 reports whether the version is 13 (RFC 6455, 4.1). An
+// intermediary may have combined repeated lines into a list (RFC 9110, 5.3).
 func saysVersion13(values []string) (said bool) {
 	for v := range elements(values) {
 		if v != "13" {
@@ -136,35 +136,36 @@ func saysVersion13(values []string) (said bool) {
 	return said
 }
 
-// validKey: RFC 6455, 4.2.1, 5.: "a base64-encoded value that, when decoded,
-// is 16 bytes in length". The last four bits of the 22nd digit may be any: many
-// clients choose the digits at random, and RFC 6455's own example has them set.
+// validKey reports whether key is valid. RFC 6455, 4.2.1, 5.: "a base64-encoded
+// value that, when decoded, is 16 bytes in length". The last four bits of the
+// 22nd digit are ignored: many clients choose the digits at random, and RFC
+// 6455's own example has them set.
 func validKey(key string) bool {
 	b, err := base64.StdEncoding.DecodeString(key)
 	return err == nil && len(b) == 16 && len(key) == 24
 }
 
-// acceptKey is the Sec-WebSocket-Accept that answers a key (RFC 6455, 4.2.2).
+// acceptKey returns the Sec-WebSocket-Accept for a key (RFC 6455, 4.2.2).
 func acceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// accept takes the client's connection over and answers 101. Nothing can be
-// refused any more after that. early is what the client had sent behind its
-// handshake. It does not outlast ctx, whatever the client takes. Where it fails,
-// the upstream's connection is closed.
+// accept hijacks the client's connection and writes the 101. After that nothing
+// can be refused any more. early is what the client sent after its handshake.
+// accept returns when ctx ends, even if the client blocks. If it fails, it
+// closes the upstream's connection.
 func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {
 	taken := false
-	defer func() { // whatever a ResponseWriter of the user's does
+	defer func() { // even if a custom ResponseWriter panics
 		if !taken {
 			up.conn.Close()
 			if conn != nil {
-				closeNow(conn) // it takes no goodbye, either
+				closeNow(conn) // without a close_notify, which could block
 			}
 		}
 	}()
-	header := answerHeader(w.Header().Clone()) // what middleware has set
+	header := answerHeader(w.Header().Clone()) // fields that middleware set
 	conn, brw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		status := http.StatusInternalServerError
@@ -174,7 +175,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 		return conn, nil, &Error{Op: "hijack", Side: Client, Status: status, Err: fmt.Errorf("%T: %w", w, err)}
 	}
 	if n := brw.Reader.Buffered(); n > 0 {
-		peeked, _ := brw.Reader.Peek(n) // buffered: can't fail
+		peeked, _ := brw.Reader.Peek(n) // buffered: cannot fail
 		early = bytes.Clone(peeked)
 	}
 	for name, values := range up.header {
@@ -195,7 +196,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 	line("Sec-WebSocket-Accept", acceptKey(key))
 	line("Sec-WebSocket-Protocol", up.subprotocol)
 	line("Sec-WebSocket-Extensions", up.extensions)
-	header.Write(b) // a bytes.Buffer takes all
+	header.Write(b) // a bytes.Buffer returns no error
 	b.WriteString("\r\n")
 
 	// The server's own read and write timeouts may still be set.
@@ -205,7 +206,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 		e := &Error{Op: "answer", Side: Client, Err: err}
 		if ctx.Err() != nil {
 			e = dialError(ctx, ctx, e.Op, err)
-			e.Status = 0 // there is nobody left to answer
+			e.Status = 0 // the client can no longer be answered
 		}
 		return conn, nil, e
 	}
@@ -214,20 +215,20 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 	return conn, early, nil
 }
 
-// lastAnswer is how long a client has to take its 101 once the session is to
-// end: a client that reads gets it, and the Close frame behind it.
+// lastAnswer is how long a client may take to receive its 101 once the session
+// is to end: a client that reads gets it, and the Close frame after it.
 const lastAnswer = time.Second
 
-// writeAnswer writes the 101. It ends soon after ctx has ended.
+// writeAnswer writes the 101. It returns soon after ctx has ended.
 func writeAnswer(ctx context.Context, conn net.Conn, b []byte) error {
 	n, err := writeNow(conn, b)
-	if err != nil || n == len(b) { // nearly always, and then ctx need not be watched
+	if err != nil || n == len(b) { // the usual case: ctx need not be watched
 		return err
 	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		defer func() { _ = recover() }() // a connection of the user's own may panic
+		defer func() { _ = recover() }() // a custom connection may panic
 		if conn.SetWriteDeadline(time.Now().Add(lastAnswer)) != nil {
 			conn.Close()
 		}
