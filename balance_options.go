@@ -189,14 +189,14 @@ func WithKeepRemovedMembers() Option {
 	return func(c *config) { c.keepRemoved = true }
 }
 
-// WithSourceAddresses dials from the given addresses in turn. It applies to the
-// default dialer, not to [WithDialContext]. Each source address has about
-// 28,000 ports towards one address and port of an upstream (on Linux,
+// WithSourceAddresses dials from the given addresses in turn. It cannot be
+// combined with [WithDialContext]. Each source address has about 28,000 ports
+// towards one address and port of an upstream (on Linux,
 // net.ipv4.ip_local_port_range), which limits the number of sessions. If an
 // address has no port left, the next one is tried. On Linux, connections to
-// different upstreams can share a port (IP_BIND_ADDRESS_NO_PORT). Source
-// addresses of another family than the upstream's are skipped. By default the
-// system chooses the address.
+// different upstreams do not use up each other's ports
+// (IP_BIND_ADDRESS_NO_PORT). An upstream's addresses of the other family than
+// the source address are skipped. By default the system chooses the address.
 func WithSourceAddresses(addresses ...netip.Addr) Option {
 	return func(c *config) {
 		c.sourceAddresses = slices.Clone(addresses)

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// dialFrom returns what dials from the addresses in turn; with none, from
-// wherever the system likes.
+// dialFrom returns a dial function that uses the addresses in turn. Without
+// addresses the system chooses.
 func dialFrom(d *net.Dialer, addresses []netip.Addr) func(ctx context.Context, network, address string) (net.Conn, error) {
 	if len(addresses) == 0 {
 		return d.DialContext
@@ -29,8 +29,8 @@ func dialFrom(d *net.Dialer, addresses []netip.Addr) func(ctx context.Context, n
 			if err == nil {
 				return conn, nil
 			}
-			// What the upstream says to one it says to the others, too, and is
-			// all that matters.
+			// An answer of the upstream would be the same for the other
+			// addresses, and is the only relevant error.
 			var mismatch *net.AddrError
 			if !localFault(err) && !errors.As(err, &mismatch) {
 				return nil, err

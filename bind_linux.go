@@ -2,13 +2,13 @@ package wsproxy
 
 import "syscall"
 
-// bindLate has the kernel choose the port when it knows where the connection
-// goes (since Linux 4.2): then ports to different upstreams don't use each
-// other up.
+// bindLate makes the kernel choose the port when the destination is known
+// (since Linux 4.2), so that connections to different upstreams do not use up
+// each other's ports.
 func bindLate(_, _ string, c syscall.RawConn) error {
 	const ipBindAddressNoPort = 24
 	return c.Control(func(fd uintptr) {
-		// An older kernel does without.
+		// Ignore the error of an older kernel.
 		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, ipBindAddressNoPort, 1)
 	})
 }

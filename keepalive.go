@@ -6,90 +6,90 @@ import (
 	"time"
 )
 
-// A policy says how long a session's peers may be silent. It decides; it
-// holds no timer, and time is an argument: a duration since the session
-// began. A zero duration switches a rule off; write is never zero. ping and
-// pong are those of one side ([WithPingTo]).
+// A policy limits how long a session's peers may be silent. It only decides: it
+// has no timer, and time is an argument, a duration since the start of the
+// session. A zero duration disables a rule; write is never zero. ping and pong
+// are those of one side ([WithPingTo]).
 type policy struct {
-	ping  time.Duration // a leg that was silent for so long is sent a Ping
-	pong  time.Duration // and may be lost when nothing came from it so long after
-	idle  time.Duration // with no data frame either way for so long, the session ends
-	write time.Duration // a leg that takes no byte for so long is lost
-	age   time.Duration // a session that is so old ends
+	ping  time.Duration // a leg that has been silent for this long is sent a Ping
+	pong  time.Duration // and may be lost if nothing arrives within this time after it
+	idle  time.Duration // a session without a data frame in either direction for this long ends
+	write time.Duration // a leg that accepts no byte for this long is lost
+	age   time.Duration // a session of this age ends
 }
 
-// A life is what the relay knows of one leg's liveness.
+// A life is what is known about the liveness of one leg.
 type life struct {
-	heard   time.Duration // when bytes last came from it
-	pinged  time.Duration // when our last Ping went out; before heard: answered
-	writing time.Duration // when the write under way last made progress; negative: none is
-	input   bool          // bytes of it wait in our socket
-	late    bool          // the proxy hasn't run for a time that counted against it
-	behind  uint64        // bytes up to our last Ping that it hasn't been shown to have, all acknowledged
-	unread  bool          // its reader waits for the leg across to take bytes, or for the rate limit
-	slowed  bool          // for the latter, which may take long
-	taking  bool          // what our kernel holds for it is moving
-	reset   bool          // it was reset; its reader may not know
+	heard   time.Duration // when bytes last arrived from it
+	pinged  time.Duration // when our last Ping was sent; before heard: answered
+	writing time.Duration // when the current write last made progress; negative: no write
+	input   bool          // bytes from it wait in our socket
+	late    bool          // the proxy was not running for a time that would count against it
+	behind  uint64        // bytes up to our last Ping that are acknowledged, but may not have reached it
+	unread  bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
+	slowed  bool          // its reader waits for the rate limit, which may take long
+	taking  bool          // the data that our kernel holds for it is moving
+	reset   bool          // it was reset; its reader may not have noticed
 	answers bool          // it has answered a Ping of ours before
-	present bool          // its kernel has acknowledged something since our last Ping, or can't be asked
+	present bool          // its kernel has acknowledged something since our last Ping, or this is unknown
 }
 
-// resetGrace is how long a reader that is at work has to find a reset itself,
-// behind the bytes that came before it.
+// resetGrace is how long an active reader may take to find a reset itself,
+// after the bytes that arrived before it.
 const resetGrace = time.Second
 
-// A clock proves nothing while the proxy itself doesn't run: stopped, starved
-// of CPU time, or in a virtual machine that is. What peers have sent meanwhile
-// lies in its sockets, and what they have taken shows only later. So a timer
-// that fires more than lateness after it was due ends nothing: readers and
-// writers get grace to run first. In a process that is always late, that goes
-// for mostGraces looks in a row only.
+// Elapsed time proves nothing while the proxy itself is not running: stopped,
+// starved of CPU time, or in a virtual machine that is. What peers sent meanwhile
+// waits in its sockets, and what they accepted becomes visible only later. So a
+// timer that fires more than lateness after it was due ends nothing: readers and
+// writers first get grace to run. In a process that is always late, this applies
+// to at most mostGraces checks in a row.
 const (
 	lateness   = 100 * time.Millisecond
 	grace      = time.Second
 	mostGraces = 10
 )
 
-// slowest is the rate, in bytes a second, at which what was written to a peer
-// is thought to arrive at least. A proxy between, such as nginx, takes bytes at
-// once and passes them on as slowly as the peer takes them; a Ping waits behind
-// all of them. mostBehind, as a multiple of the time to answer, is the most
-// that is added to it for that.
+// slowest is the minimum rate, in bytes per second, at which data is assumed to
+// reach a peer. An intermediate proxy, such as nginx, accepts bytes at once and
+// forwards them only as fast as the peer reads them; a Ping waits behind all of
+// them. mostBehind limits the time that is added for that, as a multiple of the
+// time to answer.
 const (
 	slowest    = 16 << 10
 	mostBehind = 10
 )
 
-// toAnswer is the time in which a Ping has to be answered that has so many bytes
-// before it.
+// toAnswer returns the time in which a Ping must be answered that has the given
+// number of bytes before it.
 func (p *policy) toAnswer(behind uint64) time.Duration {
 	seconds := min(float64(behind)/slowest, mostBehind*p.pong.Seconds())
 	return p.pong + time.Duration(seconds*float64(time.Second))
 }
 
-// A need is what a leg needs now.
+// A need is what a leg needs next.
 type need uint8
 
 const (
 	needNothing need = iota
 	needPing
-	needMoreTime // an unanswered Ping is behind bytes that still move, or was our fault: count anew
-	needHearing  // bytes of it wait to be read: count it as heard
+	needMoreTime // an unanswered Ping is behind bytes that still move, or was our fault: restart its time
+	needHearing  // bytes from it wait to be read: treat it as heard
 	needEndSilent
 	needEndStuck
 	needEndReset
 )
 
-// check says what the leg needs at now, and when to look again.
+// check returns what the leg needs at now, and when to check again.
 //
-// Any byte from a peer proves it alive, not only a Pong: RFC 6455, 5.5.3
-// lets a peer answer just the latest of several Pings, and one that is in
-// the middle of a long frame can't answer at all.
+// Any byte from a peer proves it alive, not only a Pong: RFC 6455, 5.5.3 allows
+// a peer to answer only the latest of several Pings, and a peer in the middle
+// of a long frame cannot answer at all.
 func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	if l.writing >= 0 && now-l.writing >= p.write {
 		return needEndStuck, now
 	}
-	again := now + p.write/2 // to be there when half of it is over
+	again := now + p.write/2 // check again when half of it is over
 	if l.writing >= 0 {
 		again = min(again, l.writing+p.write)
 	}
@@ -99,7 +99,7 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 		}
 		again = min(again, max(l.heard+resetGrace, now+lateness))
 		if l.slowed {
-			return needNothing, again // no Ping: the grace is to come to its end
+			return needNothing, again // no Ping: let the grace end
 		}
 	}
 	if p.ping == 0 {
@@ -107,16 +107,16 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	}
 	if l.pinged > l.heard { // a Ping is unanswered
 		if l.present && (!l.answers || l.unread) {
-			// Some applications answer no Ping, against RFC 6455, 5.5.2, and
-			// work well otherwise; and an answer that nobody reads can't be
-			// heard. Only a peer that has answered before, and that is read, is
-			// judged by its silence. The Pings go on at their interval: they
-			// keep what is on the way (NAT, load balancers) from forgetting
-			// the connection, and the peer's kernel acknowledges each one, or
-			// resets the connection if its program has left.
+			// Some applications answer no Ping, in violation of RFC 6455, 5.5.2,
+			// and otherwise work; and an answer is not seen while the leg is not
+			// being read. So silence counts only against a peer that has
+			// answered before and is being read. Pings continue at their
+			// interval: they keep NAT and load balancers from dropping the
+			// connection, and the peer's kernel acknowledges each one, or resets
+			// the connection if its program has left.
 			if next := l.pinged + p.ping; now < next {
 				if now < l.pinged+p.pong {
-					next = min(next, l.pinged+p.pong) // to note that it had the time
+					next = min(next, l.pinged+p.pong) // to record that it had the time
 				}
 				return needNothing, min(again, next)
 			}
@@ -139,9 +139,9 @@ func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
 	return needPing, min(again, now+p.pong, now+p.ping)
 }
 
-// checkIdle says whether a session whose last data frame moved at data is
-// idle, and when to look again. Control frames are not data: pings, ours or
-// an application's, don't keep a session from being idle.
+// checkIdle reports whether a session whose last data frame moved at data is
+// idle, and when to check again. Control frames are not data: pings, ours or an
+// application's, do not keep a session from being idle.
 func (p *policy) checkIdle(now, data time.Duration) (idle bool, again time.Duration) {
 	if p.idle == 0 {
 		return false, now + p.write
@@ -149,19 +149,19 @@ func (p *policy) checkIdle(now, data time.Duration) (idle bool, again time.Durat
 	return now-data >= p.idle, data + p.idle
 }
 
-// never is when what doesn't happen is due.
+// never is the due time of an event that does not happen.
 const never time.Duration = math.MaxInt64
 
-// A pace is the part of ping intervals and of the maximum age that counts for
-// one session: nine tenths or more, at random, so that sessions that began
-// together neither ping in step nor end all at once.
+// A pace is the fraction of the ping intervals and of the maximum age that applies
+// to one session: nine tenths or more, at random, so that sessions that began
+// together neither ping in step nor all end at once.
 type pace float64
 
 func newPace() pace { return pace(1 - rand.Float64()/10) }
 
 func (f pace) of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(f)) }
 
-// pinging is what [WithPingTo] sets for a side.
+// pinging is the setting of [WithPingTo] for a side.
 type pinging struct {
 	interval, timeout time.Duration
 }

@@ -239,10 +239,10 @@ func WithInsecureAnyOrigin() Option {
 // If a proxy in front of this one terminates TLS, name it here and have it send
 // X-Forwarded-Proto; otherwise pages loaded over https do not count as the same
 // origin. If it changes Host, it must send the client's Host in
-// X-Forwarded-Host, and the port in X-Forwarded-Port if that host has none. It
+// X-Forwarded-Host, and the port in X-Forwarded-Port if that host has none. If
+// one of these fields is a list, the first element is used. The proxy in front
 // must set these fields itself or remove those that clients send: whatever it
-// forwards is trusted, too. If a field is a list, the first element is the one
-// that the client used.
+// forwards is trusted, too.
 //
 // The address of a request is that of its connection. For servers whose
 // middleware replaces RemoteAddr, see [ConnContext]; for peers without an

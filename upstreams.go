@@ -56,12 +56,12 @@ type member struct {
 	share    float64 // the weight
 	max      int
 	sessions int     // handshakes under way included
-	due      float64 // by u.round, of roundRobin
+	due      float64 // compared with u.round; see roundRobin
 	health
-	gone       bool // from the set
+	gone       bool // removed from the set
 	stopChecks context.CancelFunc
 
-	name    string // as in MemberState, by which it is told apart
+	name    string // as in MemberState; it identifies the member
 	origin  string // as in Session.Upstream
 	url     atomic.Pointer[url.URL]
 	address string
@@ -72,22 +72,22 @@ type member struct {
 type upstreams struct {
 	members  []*member
 	draws    []draw             // theirs, in the same order
-	heaviest int                // weight of a member's
+	heaviest int                // the largest weight of a member
 	byToken  map[string]*member // of WithSticky
-	known    map[string]*member // by name: these, and those that are gone but have sessions
-	turn     int                // which member an even choice begins with
-	round    float64            // how many there have been, of roundRobin
-	began    time.Time          // what the members' times count from
-	retries  float64            // how many there may be now; see mayRetryLocked
+	known    map[string]*member // by name: the members, and removed ones that still have sessions
+	turn     int                // the member at which a choice between equals begins
+	round    float64            // number of rounds of roundRobin so far
+	began    time.Time          // the origin of the members' times
+	retries  float64            // how many retries are allowed now; see mayRetryLocked
 }
 
-// A draw is what rendezvous needs of each member, side by side in memory.
+// A draw is what rendezvous needs of each member, contiguous in memory.
 type draw struct {
 	hash  uint64
 	share float64
 }
 
-// use makes these the members.
+// use sets the members.
 func (u *upstreams) use(members []*member) {
 	u.members, u.draws, u.heaviest = members, make([]draw, len(members)), 0
 	for i, m := range members {
@@ -96,10 +96,10 @@ func (u *upstreams) use(members []*member) {
 	}
 }
 
-// mostWeight is that of an SRV record.
+// mostWeight is the largest weight of an SRV record.
 const mostWeight = 1<<16 - 1
 
-// newMember checks a Member.
+// newMember validates a Member.
 func (c *config) newMember(m Member) (*member, error) {
 	u, err := parseTarget(m.Target)
 	switch {
@@ -134,7 +134,7 @@ func (c *config) newMember(m Member) (*member, error) {
 	return n, nil
 }
 
-// newMembers checks members, and returns all mistakes at once.
+// newMembers validates members and returns all mistakes at once.
 func (c *config) newMembers(members []Member) (list []*member, mistakes []error) {
 	mistake := func(m Member, reason string) {
 		value := redactTarget(m.Target)
