@@ -32,8 +32,9 @@ const (
 	maxControlSize    = 2 + 4 + maxControlPayload
 )
 
-// A violation is a way to break RFC 6455, or a limit of ours, that a frame's
-// header, or a Close frame's body, shows. Its text goes to logs, never to a peer.
+// A violation is a way in which a frame's header, or the body of a Close frame,
+// breaks RFC 6455 or exceeds one of our limits. Its text is for logs, never for
+// a peer.
 type violation string
 
 func (v violation) Error() string { return string(v) }
@@ -66,18 +67,18 @@ func (h *header) opcode() byte  { return h.first & 0x0F }
 func (h *header) fin() bool     { return h.first&finBit != 0 }
 func (h *header) control() bool { return h.first&0x08 != 0 }
 
-// A scanner reads the frame headers of one direction and knows which header
-// may follow which. It never sees payloads.
+// A scanner parses the frame headers of one direction and checks their order.
+// It never sees payloads.
 type scanner struct {
 	masked     bool // frames must be masked: they come from a client (RFC 6455, 5.1)
 	rsvMessage byte // the RSV bits that a message's first frame may carry
 	rsvAny     byte // the RSV bits that any frame may carry
-	inMessage  bool // a fragmented message is under way
+	inMessage  bool // within a fragmented message
 }
 
-// next reads the header that p starts with. While p holds only part of it,
-// the header's size is 0; what is there has been checked all the same, so
-// that a bad frame is found at its first bad byte.
+// next parses the header at the start of p. If p holds only part of it, the
+// header's size is 0; the available bytes are checked nevertheless, so that an
+// invalid frame is detected at its first invalid byte.
 func (s *scanner) next(p []byte) (h header, err error) {
 	h.first = p[0]
 	if v := s.checkFirst(h.first); v != "" {
@@ -132,7 +133,7 @@ func (s *scanner) next(p []byte) (h header, err error) {
 	return h, nil
 }
 
-// checkFirst says what is wrong with a frame's first byte, if anything.
+// checkFirst returns the violation in a frame's first byte, if any.
 func (s *scanner) checkFirst(b byte) violation {
 	allowed := s.rsvAny
 	switch b & 0x0F {
@@ -158,8 +159,8 @@ func (s *scanner) checkFirst(b byte) violation {
 	return ""
 }
 
-// closeCode reads a Close frame's body, unmasked, and returns its code:
-// websocket.StatusNoStatusRcvd where there is none (RFC 6455, 5.5.1).
+// closeCode returns the code in the unmasked body of a Close frame, or
+// websocket.StatusNoStatusRcvd if there is none (RFC 6455, 5.5.1).
 func closeCode(body []byte) (websocket.StatusCode, error) {
 	switch len(body) {
 	case 0:
@@ -177,8 +178,8 @@ func closeCode(body []byte) (websocket.StatusCode, error) {
 	return code, nil
 }
 
-// sendableCloseCode says whether a Close frame may carry the code: RFC 6455,
-// 7.4, and the codes 1012-1014 that IANA has registered since.
+// sendableCloseCode reports whether a Close frame may contain the code: by RFC
+// 6455, 7.4, and the codes 1012-1014, which IANA has registered since.
 func sendableCloseCode(c websocket.StatusCode) bool {
 	switch c {
 	case 1004, websocket.StatusNoStatusRcvd, websocket.StatusAbnormalClosure:
@@ -187,15 +188,15 @@ func sendableCloseCode(c websocket.StatusCode) bool {
 	return 1000 <= c && c <= 1014 || 3000 <= c && c <= 4999
 }
 
-// unmask copies the masked bytes of src to dst in the clear. It is for the
-// few bytes of a control frame; payloads are never unmasked.
+// unmask copies the masked bytes of src to dst and unmasks them. It is for the
+// few bytes of a control frame; other payloads are never unmasked.
 func unmask(dst, src []byte, key uint32) {
 	for i, b := range src {
 		dst[i] = b ^ byte(key>>(i&3*8))
 	}
 }
 
-// appendControl appends a whole control frame to b. A masked one, for the
+// appendControl appends a complete control frame to b. A masked frame, for the
 // upstream, gets a fresh unpredictable key (RFC 6455, 5.3).
 func appendControl(b []byte, op byte, masked bool, body []byte) []byte {
 	b = append(b, finBit|op, byte(len(body)))
@@ -212,8 +213,8 @@ func appendControl(b []byte, op byte, masked bool, body []byte) []byte {
 	return b
 }
 
-// appendClose appends a Close frame with the code and the reason; one with
-// no body for websocket.StatusNoStatusRcvd.
+// appendClose appends a Close frame with the code and the reason, or one
+// without a body for websocket.StatusNoStatusRcvd.
 func appendClose(b []byte, masked bool, code websocket.StatusCode, reason string) []byte {
 	if code == websocket.StatusNoStatusRcvd {
 		return appendControl(b, opClose, masked, nil)

@@ -6,77 +6,77 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file is the relay's mind. It decides what happens to the bytes that a
-// peer sent and how a session comes to its end, and it does nothing: no I/O,
-// no clock, no goroutine. What moves the bytes is in pump.go and leg.go.
+// This file contains the decisions of the relay: what happens to the bytes that a
+// peer sent, and how a session ends. It has no I/O, clock or goroutines; pump.go
+// and leg.go move the bytes.
 
-// other returns the side across.
+// other returns the opposite side.
 func (s Side) other() Side { return s ^ 1 }
 
-// A direction follows the frames that come from one side. It is owned by
-// whoever reads that side.
+// A direction tracks the frames that arrive from one side. It is owned by the
+// reader of that side.
 type direction struct {
 	scan  scanner
-	tag   [8]byte // how the Pongs to our own Pings to this side begin; set when made
-	open  bool    // a frame is under way
+	tag   [8]byte // the start of the Pongs to our Pings to this side; set when made
+	open  bool    // within a frame
 	data  bool    // it is a data frame
 	last  bool    // it is the last one of a message
-	ended bool    // a Close or a violation was found: the rest counts for nothing
-	left  uint64  // bytes of the frame under way that are still to come
+	ended bool    // a Close or a violation was found: the rest is ignored
+	left  uint64  // remaining bytes of the current frame
 
 	limits  *limits // set when made; nil: none
 	quota   quota   // of one chunk
-	message uint64  // bytes of payload of the message under way, as far as its headers tell
+	message uint64  // payload bytes of the current message, according to its headers so far
 	empty   uint64  // its empty fragments
 }
 
-// A quota is how much may be complete with one chunk; 0: any number.
+// A quota limits what may be completed by one chunk; 0: any number.
 type quota struct {
 	messages int32
-	frames   int32 // absorbed ones included
+	frames   int32 // including absorbed ones
 }
 
-// spent says whether nothing more may be complete with the chunk.
+// spent reports whether the chunk may complete nothing more.
 func (q *quota) spent(v *verdict) bool {
 	return q.messages > 0 && v.messages >= int(q.messages) || q.frames > 0 && v.frames+v.absorbed >= int(q.frames)
 }
 
-// A final is what a direction ended with: a valid Close frame, which stands
-// in the last chunk behind the bytes that go on, or something broken.
+// A final is what a direction ended with: a valid Close frame, which follows
+// the forwarded bytes in the last chunk, or an error.
 type final struct {
-	size   int                  // of the Close frame; 0: it was something broken
+	size   int                  // of the Close frame; 0: it was an error
 	code   websocket.StatusCode // of the Close frame
-	broken error                // what was
+	broken error                // the error
 }
 
-// A verdict is what is to be done with one chunk: its first n bytes go on.
+// A verdict is what to do with one chunk: its first n bytes are forwarded.
 type verdict struct {
-	n    int  // bytes that go on
+	n    int  // bytes to forward
 	edge int  // the last frame boundary in these; -1: none
-	hold int  // bytes at the chunk's tail to present again before the next ones
-	rest int  // bytes at the chunk's tail that weren't looked at, for the quota; there is no hold then
-	data bool // a data frame's bytes are among the n
+	hold int  // bytes at the end of the chunk to present again before the next ones
+	rest int  // bytes at the end of the chunk that were not examined, because of the quota; hold is 0 then
+	data bool // the n bytes include bytes of a data frame
 
-	frames, messages int    // that are complete with the n bytes
-	absorbed         int    // frames that don't go on: answers to our own Pings
+	frames, messages int    // completed by the n bytes
+	absorbed         int    // frames that are not forwarded: answers to our Pings
 	pings            int    // that begin in these
-	largest          uint64 // message of which a frame begins in these: bytes of payload so far
-	pong             uint32 // the number of the last of our own Pings that was answered; 0: none
+	largest          uint64 // the largest message with a frame that begins in these: its payload bytes so far
+	pong             uint32 // the number of our last Ping that was answered; 0: none
 
-	final final // what the direction ended with, if it did in this chunk
+	final final // what the direction ended with, if it ended in this chunk
 }
 
-// walk looks at the next chunk of the direction's bytes: the bytes held back
-// last time, then what was read since; v is what is to be done with it. Where
-// something in the middle is absorbed, it moves the rest of p together.
+// walk examines the next chunk of the direction: the bytes held back last time,
+// followed by what was read since. It sets v to what to do with the chunk. If
+// it absorbs a frame in the middle, it moves the rest of p down.
 //
-// Held back are an incomplete header and an incomplete Close or Pong, at
-// most maxControlSize bytes: so nothing that breaks the protocol is ever
-// passed on, and the boundary stays free for a frame of our own. All else
-// goes on as it comes.
+// It holds back an incomplete header and an incomplete Close or Pong, at most
+// maxControlSize bytes: so nothing that violates the protocol is forwarded, and
+// the frame boundary remains free for a frame of our own. Everything else is
+// forwarded unchanged.
 func (d *direction) walk(p []byte, v *verdict) {
 	*v = verdict{edge: -1, data: d.open && d.data && len(p) > 0}
-	i, n := 0, 0 // the next byte to look at; what goes on is p[:n]
+	i, n := 0, 0 // i: the next byte to examine; p[:n] is forwarded
 	for {
 		if d.left > 0 {
 			m := len(p) - i
@@ -153,14 +153,14 @@ func (d *direction) walk(p []byte, v *verdict) {
 	v.n = n
 }
 
-// complete ends the frame under way, and says whether a message ends with it.
+// complete ends the current frame and reports whether it completes a message.
 func (d *direction) complete() (message bool) {
 	d.open = false
 	return d.last
 }
 
-// control looks into a whole Close or Pong. A Close ends the direction; of a
-// Pong it says whether it answers a Ping of our own.
+// control examines a complete Close or Pong. A Close ends the direction. own
+// reports whether a Pong answers one of our Pings.
 func (d *direction) control(frame []byte, h header, v *verdict) (own bool) {
 	var scratch [maxControlPayload]byte
 	body := scratch[:h.length]
@@ -179,7 +179,8 @@ func (d *direction) control(frame []byte, h header, v *verdict) (own bool) {
 	return false
 }
 
-// keep moves p[from:from+n] down to p[to:], and returns where it ends there.
+// keep moves p[from:from+n] down to p[to:] and returns the end of the moved
+// bytes.
 func keep(p []byte, to, from, n int) int {
 	if to != from {
 		copy(p[to:], p[from:from+n])
@@ -187,8 +188,8 @@ func keep(p []byte, to, from, n int) int {
 	return to + n
 }
 
-// skip passes over n payload bytes of the frame under way that went on
-// unseen, and returns what is complete with them.
+// skip accounts for n payload bytes of the current frame that were forwarded
+// unseen, and returns what they complete.
 func (d *direction) skip(n int64) (frames, messages int) {
 	if d.left -= uint64(n); d.left > 0 {
 		return 0, 0
@@ -199,9 +200,9 @@ func (d *direction) skip(n int64) (frames, messages int) {
 	return 1, messages
 }
 
-// pingBodySize is the size of our own Pings' body: a tag that the session
-// draws for each leg and a running number. By the tag, and its length, a
-// Pong to it is told from the Pong to an application's Ping.
+// pingBodySize is the size of the body of our Pings: a tag that is random for
+// each leg of a session, and a sequence number. The tag and the length
+// distinguish a Pong to our Ping from the Pong to an application's Ping.
 const pingBodySize = 8 + 4
 
 func pingBody(tag [8]byte, number uint32) []byte {
@@ -212,20 +213,20 @@ func pingBody(tag [8]byte, number uint32) []byte {
 type cause struct {
 	name Reason
 	by   Side
-	// What each side is told, by its index, if nothing better comes up; 0:
-	// its connection is closed with no Close frame.
+	// The close code for each side, by its index, unless a better one is found;
+	// 0: its connection is closed without a Close frame.
 	owed [2]websocket.StatusCode
-	// The reason in these Close frames: short, fixed, ASCII, or the user's.
+	// The reason in these Close frames: short fixed ASCII, or given by the user.
 	reason string
 }
 
-// upstreamLost is the code that tells a client of it. 1014 (bad gateway)
-// would say it better, but clients in use reject it.
+// upstreamLost is the close code for a client whose upstream was lost. 1014
+// (bad gateway) would be more precise, but some clients reject it.
 const upstreamLost = websocket.StatusInternalError
 
 const goingAway = websocket.StatusGoingAway
 
-// Causes that one side brought about, by its index.
+// Causes for which one side is responsible, by its index.
 var (
 	causeClosed = [2]*cause{
 		{name: ReasonClosed, by: Client},
@@ -249,13 +250,13 @@ var (
 	}
 )
 
-// Ways to go over a limit.
+// Ways to exceed a limit.
 const (
 	errTooBig  violation = "message or frame over the limit"
 	errTooFast violation = "messages, frames or bytes over the rate limit"
 )
 
-// causeOf returns the cause of what a side has broken.
+// causeOf returns the cause for an error in what a side sent.
 func causeOf(side Side, broken error) *cause {
 	switch broken {
 	case errTooBig:
@@ -266,7 +267,7 @@ func causeOf(side Side, broken error) *cause {
 	return causeProtocol[side]
 }
 
-// Causes that lie with the proxy: both sides are told at once.
+// Causes for which the proxy is responsible: both sides are closed at once.
 var (
 	causeIdle      = &cause{name: ReasonIdle, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
 	causeAge       = &cause{name: ReasonAge, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "maximum age"}
@@ -277,24 +278,24 @@ var (
 	causeDown      = causeFor(ReasonDown, websocket.StatusServiceRestart, "upstream down")
 )
 
-// causeFor makes a cause that lies with the proxy and of which the client is
-// told a code of the user's.
+// causeFor returns a cause for which the proxy is responsible, with a close
+// code for the client that the user has set.
 func causeFor(name Reason, code websocket.StatusCode, reason string) *cause {
 	return &cause{name: name, by: Self, owed: [2]websocket.StatusCode{code, goingAway}, reason: reason}
 }
 
-// An ending is how a session comes to its end: what ended it, and which side
-// is to be told what. The first cause wins; whatever follows from it (a
-// reply, an EOF) changes only who still has to be told.
+// An ending tracks how a session ends: why, and which side gets which close
+// code. The first cause is kept; later events that follow from it (a reply, an
+// EOF) only change who still gets a Close frame.
 type ending struct {
 	cause *cause
-	err   error     // what made it so, where something did
-	code  uint16    // of the Close frame that came first, from a peer or from us
+	err   error     // the underlying error, if any
+	code  uint16    // of the first Close frame, from a peer or from us
 	owed  [2]uint16 // codes; see cause
 	told  [2]bool   // a Close was sent to it, or is about to be
-	ended [2]bool   // nothing that comes from it will be passed on any more
-	heard [2]bool   // its Close has come
-	over  [2]bool   // its stream can't be read any further
+	ended [2]bool   // nothing more from it will be forwarded
+	heard [2]bool   // its Close has arrived
+	over  [2]bool   // nothing more can be read from it
 }
 
 // begin names the cause, if there is none yet.
@@ -311,8 +312,7 @@ func (e *ending) begin(c *cause, err error) bool {
 	return true
 }
 
-// tell returns the code of the Close frame that is to be sent to a side now;
-// 0: none.
+// tell returns the code of the Close frame to send to a side now; 0: none.
 func (e *ending) tell(to Side) websocket.StatusCode {
 	if e.told[to] || e.owed[to] == 0 {
 		return 0
@@ -321,14 +321,14 @@ func (e *ending) tell(to Side) websocket.StatusCode {
 	return websocket.StatusCode(e.owed[to])
 }
 
-// closeFrom takes in a Close frame from a side. Either the frame goes on to
-// the other side as it is, or the other side is told a code of ours; 0: it
-// is told nothing.
+// closeFrom records a Close frame from a side. Either the frame is forwarded
+// verbatim to the other side, or the other side gets the code instead; 0: it
+// gets none.
 func (e *ending) closeFrom(from Side, code websocket.StatusCode) (verbatim bool, instead websocket.StatusCode) {
 	e.ended[from], e.heard[from] = true, true
 	to := from.other()
 	if e.begin(causeClosed[from], nil) {
-		// Its own code comes back to it should the other side not answer.
+		// It gets its own code back if the other side does not answer.
 		e.code, e.owed[from] = uint16(code), uint16(code)
 	} else if e.cause != causeClosed[to] {
 		return false, e.tell(to)
@@ -340,22 +340,22 @@ func (e *ending) closeFrom(from Side, code websocket.StatusCode) (verbatim bool,
 	return true, 0
 }
 
-// endFrom takes in that nothing more will be passed on from a side, for a
-// reason other than a Close frame. It returns what to tell the other side.
+// endFrom records that nothing more will be forwarded from a side, for a reason
+// other than a Close frame. It returns the close code for the other side.
 func (e *ending) endFrom(from Side, c *cause, err error) websocket.StatusCode {
 	e.begin(c, err)
 	e.ended[from] = true
 	return e.tell(from.other())
 }
 
-// done says whether a side's connection may be closed: nothing more will be
-// read from it that matters and nothing more is to be written to it. closed
-// says that a Close frame has been written to it in full, talks that the side
-// goes on sending behind its own.
+// done reports whether a side's connection may be closed: nothing more that
+// matters will be read from it, and nothing more will be written to it. closed
+// means that a Close frame was written to it completely, talks that the side
+// keeps sending after its own.
 //
-// The client's is closed by us first, the upstream's by the upstream
-// (RFC 6455, 7.1.1), so that the TIME_WAIT of a proxied session doesn't use
-// up our ports.
+// We close the client's connection first; the upstream closes its own first
+// (RFC 6455, 7.1.1), so that the TIME_WAIT of a proxied session does not use up
+// our ports.
 func (e *ending) done(side Side, closed, talks bool) bool {
 	if side == Client && e.heard[side] && closed && !talks {
 		return true
@@ -363,11 +363,11 @@ func (e *ending) done(side Side, closed, talks bool) bool {
 	return e.over[side] && (closed || e.ended[side.other()])
 }
 
-// fin says whether a side that isn't done is to be sent a FIN now: the last word
-// has been written to it and nothing that it sends counts any more. It has
-// broken the protocol, so that its own Close can't be made out, or talks on
-// behind that. Until its own FIN comes, what it sends is read and dropped, so
-// that the last words arrive (RFC 6455, 7.1.1).
+// fin reports whether to send a FIN now to a side that is not done: everything
+// has been written to it and nothing that it sends matters any more. Either it
+// violated the protocol, so that its own Close cannot be recognized, or it
+// keeps sending after its Close. Until its own FIN arrives, its input is read
+// and dropped, so that what was written arrives (RFC 6455, 7.1.1).
 func (e *ending) fin(side Side, closed bool) bool {
 	return closed && e.ended[side] && !e.over[side] && (side == Client || !e.heard[side])
 }
