@@ -10,12 +10,12 @@ import (
 	"github.com/coder/websocket"
 )
 
-// This file, pump.go and leg.go carry an open session. They do what is decided
-// elsewhere: what happens to the bytes by the mind in relay.go, pings and
-// giving up by the policy in keepalive.go.
+// This file, pump.go and leg.go run an open session. They carry out decisions made
+// elsewhere: relay.go decides what happens to the bytes, and the policy in
+// keepalive.go when to ping and when to give up a peer.
 
-// join joins the connections of two finished handshakes. early is what came
-// behind each; the RSV bits are those of scanner.
+// join joins the connections of two finished handshakes. early is what was
+// received after each; the RSV bits are those of scanner.
 func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
 	s.pace = newPace()
 	for side := range s.legs {
@@ -39,8 +39,8 @@ func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny by
 	}
 }
 
-// run carries the session to its end. Both connections are closed then, and
-// nothing of it still runs.
+// run runs the session until it ends. Then both connections are closed, and
+// everything it started has ended.
 func (s *Session) run() {
 	done := make(chan struct{})
 	s.start(func() { close(done) })
@@ -48,8 +48,8 @@ func (s *Session) run() {
 	<-done
 }
 
-// detach carries the session in goroutines of its own, and calls over when
-// it is.
+// detach runs the session in goroutines of its own, and calls over when it has
+// ended.
 func (s *Session) detach(over func()) {
 	s.start(over)
 	go s.pumps[Upstream].run()
@@ -77,15 +77,15 @@ func (s *Session) finish() {
 	s.mu.Unlock()
 	s.legs[Client].close()
 	s.legs[Upstream].close()
-	s.helpers.Wait() // after the closing: one may be stuck in writing
+	s.helpers.Wait() // after closing: a helper may be blocked in a write
 	s.over()
 }
 
-// now is the time that the session's clocks show: monotonic, from 0.
+// now returns the time since the start of the session, on the monotonic clock.
 func (s *Session) now() time.Duration { return time.Since(s.began) }
 
-// guard, deferred, turns a panic (a connection may be of the user's own
-// making) into the end of this one session.
+// guard turns a panic, which a custom connection may cause, into the end of
+// this session. It must be deferred.
 func (s *Session) guard() {
 	if v := recover(); v != nil {
 		s.panicked(v)
@@ -106,8 +106,8 @@ func (s *Session) blame(v any) {
 	s.mu.Unlock()
 }
 
-// hasten sets the deadline of an end that has begun, and whom to blame should
-// no better cause come up. s.mu is held.
+// hasten sets the deadline of an end that has begun, and the side to blame if
+// no better cause is found. s.mu is held.
 func (s *Session) hasten(side Side) {
 	if s.deadline != 0 {
 		return
@@ -123,8 +123,8 @@ func (s *Session) hasten(side Side) {
 	}
 }
 
-// settle closes each connection that is done with, and sends a FIN where the
-// peer's is all that is still waited for.
+// settle closes each connection that is done, and sends a FIN if only the
+// peer's FIN is missing.
 func (s *Session) settle() {
 	for side := range s.legs {
 		l := &s.legs[side]
@@ -143,9 +143,9 @@ func (s *Session) settle() {
 	}
 }
 
-// stop ends the session for a cause that lies with the proxy. It doesn't wait
-// for the Close frames to be written: a peer that takes no byte would hold up
-// the other one, or all sessions of a Shutdown.
+// stop ends the session for a cause for which the proxy is responsible. It does
+// not wait for the Close frames to be written: otherwise a peer that accepts no
+// bytes would delay the other one, or all sessions of a Shutdown.
 func (s *Session) stop(c *cause, err error) {
 	s.mu.Lock()
 	if s.finished || !s.ending.begin(c, err) {
@@ -154,7 +154,7 @@ func (s *Session) stop(c *cause, err error) {
 	}
 	s.hasten(Self)
 	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
-	s.helpers.Add(1) // under the lock: finish waits for the helpers that there are
+	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
 	s.mu.Unlock()
 	defer s.helpers.Done()
 	for side := range s.legs {
@@ -162,7 +162,7 @@ func (s *Session) stop(c *cause, err error) {
 	}
 }
 
-// cut ends the session at once, with no Close frames.
+// cut ends the session at once, without Close frames.
 func (s *Session) cut(c *cause, err error) {
 	s.mu.Lock()
 	s.ending.begin(c, err)
@@ -172,7 +172,7 @@ func (s *Session) cut(c *cause, err error) {
 	s.legs[Upstream].abort()
 }
 
-// firstTickLocked says when the session's timer is first to fire. s.mu is held.
+// firstTickLocked returns when the session's timer fires first. s.mu is held.
 func (s *Session) firstTickLocked() time.Duration {
 	first, _ := s.expiryLocked()
 	for side := range s.legs {
@@ -190,8 +190,8 @@ func (s *Session) lookInLocked(d time.Duration) {
 	s.timer.Reset(d)
 }
 
-// lateLocked returns by how much the session's timer has fired too late, if that
-// is a reason to put off what it would end. s.mu is held.
+// lateLocked returns how late the session's timer fired, if that is a reason to
+// postpone what it would end. s.mu is held.
 func (s *Session) lateLocked(now time.Duration) time.Duration {
 	late := now - s.due
 	if late <= lateness || s.graces >= mostGraces {
@@ -201,9 +201,9 @@ func (s *Session) lateLocked(now time.Duration) time.Duration {
 	return late
 }
 
-// tick is the session's timer: it looks at both legs, does what is due, and
-// arms the timer for when something may next be. It runs in a goroutine of
-// its own, and arms the timer first: a write that blocks holds up nothing.
+// tick is called by the session's timer. It checks both legs, does what is due,
+// and rearms the timer. It runs in a goroutine of its own, and rearms the timer
+// first, so that a write that blocks delays nothing.
 func (s *Session) tick() {
 	s.mu.Lock()
 	if s.finished {
@@ -256,7 +256,7 @@ func (s *Session) tick() {
 		return
 	}
 	if needs[Client] != needNothing && needs[Upstream] != needNothing {
-		// A write that blocks is not to hold up the other leg's.
+		// A write that blocks must not delay that of the other leg.
 		need := needs[Client]
 		s.helpers.Go(func() { s.meet(Client, need, now) })
 		needs[Client] = needNothing
@@ -295,7 +295,8 @@ var (
 	errLate   = errors.New("no end within the close timeout")
 )
 
-// lose gives a leg up. Its reader finds it closed and tells the other side.
+// lose gives up a leg. Its reader then finds it closed and informs the other
+// side.
 func (s *Session) lose(l *leg, err error) {
 	s.mu.Lock()
 	s.ending.begin(causeLost[l.side], err)
@@ -304,19 +305,19 @@ func (s *Session) lose(l *leg, err error) {
 	l.abort()
 }
 
-// firstLook is how long after the end has begun expire looks at it.
+// firstLook is the time from the beginning of the end to the first call of
+// expire.
 func (s *Session) firstLook() time.Duration { return min(s.proxy.closeTimeout/2, resetGrace) }
 
-// expire severs a session whose end has taken too long. s.mu is held, and
-// released. It is called before that as well: resets that a reader wasn't told
-// of are found then, and what a slow peer takes from the first look on shows at
-// the deadline.
+// expire severs a session whose end takes too long. s.mu is held, and released.
+// It is also called earlier, to find resets that a reader has not noticed, and
+// to start measuring what a slow peer accepts until the deadline.
 func (s *Session) expire(now time.Duration) {
 	if late := s.lateLocked(now); late > 0 {
 		s.deadline = max(s.deadline, min(s.deadline+late, now+s.proxy.closeTimeout), now+min(grace, s.proxy.closeTimeout))
 		s.latest = max(s.latest+late, s.deadline)
 		for side := range s.legs {
-			s.legs[side].lookLocked(now) // what is taken from now on shows
+			s.legs[side].lookLocked(now) // start measuring what it accepts
 		}
 	}
 	if now < s.deadline {
@@ -343,8 +344,8 @@ func (s *Session) expire(now time.Duration) {
 	s.sever()
 }
 
-// lingersLocked says whether a slow peer is still taking what was sent to it
-// before its end, and nothing more will be. s.mu is held.
+// lingersLocked reports whether a slow peer is still accepting what was sent to
+// it before its end, and nothing more will be sent. s.mu is held.
 func (s *Session) lingersLocked(side Side, now time.Duration) bool {
 	l := &s.legs[side]
 	return l.takesLocked(now) && (l.closed.Load() || s.ending.ended[side.other()])

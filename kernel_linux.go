@@ -14,8 +14,8 @@ import (
 	"unsafe"
 )
 
-// This file asks the kernel about a connection: what the peer has acknowledged,
-// what waits to be read, and whether it has left.
+// This file queries the kernel about a connection: what the peer has acknowledged,
+// whether input waits to be read, and whether the peer has left.
 
 // isTCP reports whether a connection of type [net.TCPConn] is TCP and nothing
 // else. Go's listeners accept Multipath TCP (RFC 8684): TCP_INFO of such a
@@ -29,8 +29,8 @@ func isTCP(raw syscall.RawConn) (is bool) {
 	return is
 }
 
-// reset says whether the connection has been reset, perhaps without its reader
-// having been told.
+// reset reports whether the connection has been reset, even if its reader has
+// not noticed.
 func (l *leg) reset() (reset bool) {
 	if l.raw.inq {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
@@ -46,8 +46,8 @@ func tcpState(fd uintptr) byte {
 
 const tcpClose = 7 // of linux/tcp_states.h
 
-// inqTellsFIN says whether TCP_INQ counts a FIN as something left to read:
-// where it doesn't, the end of a stream could go unnoticed.
+// inqTellsFIN reports whether TCP_INQ counts a FIN as something left to read.
+// If it does not, the end of a stream could go unnoticed.
 var inqTellsFIN = sync.OnceValue(func() bool {
 	var u syscall.Utsname
 	if syscall.Uname(&u) != nil {
@@ -60,16 +60,16 @@ var inqTellsFIN = sync.OnceValue(func() bool {
 	return kernelInqTellsFIN(string(release))
 })
 
-// kernelInqTellsFIN: Linux does since 5.1. gVisor, which calls itself 4.4 or by
-// its name, is not known to.
+// kernelInqTellsFIN reports whether the kernel release does that. Linux does
+// since 5.1. gVisor, which reports 4.4 or its own name, is not known to.
 func kernelInqTellsFIN(release string) bool {
 	var major, minor int
 	fmt.Sscanf(release, "%d.%d", &major, &minor)
 	return (major > 5 || major == 5 && minor >= 1) && !strings.Contains(strings.ToLower(release), "gvisor")
 }
 
-// socket returns the raw connection that a connection of the net package, or TLS
-// on one, is to be asked about, Multipath TCP included; nil for any other.
+// socket returns the raw connection to query for a connection of the net
+// package, or for TLS on one, including Multipath TCP; nil for any other.
 func socket(conn net.Conn) (raw syscall.RawConn) {
 	if c, ok := conn.(*tls.Conn); ok {
 		conn = c.NetConn()
@@ -83,7 +83,7 @@ func socket(conn net.Conn) (raw syscall.RawConn) {
 	return raw
 }
 
-// polled returns what of events holds for conn now, and whether it was reset or
+// polled returns which of events hold for conn now, and whether it was reset or
 // closed.
 func polled(conn net.Conn, events int16) (now int16) {
 	if raw := socket(conn); raw != nil {
@@ -100,33 +100,33 @@ func polled(conn net.Conn, events int16) (now int16) {
 	return now
 }
 
-// takesAtOnce says whether a short write to conn is sure not to wait.
+// takesAtOnce reports whether a short write to conn is certain not to wait.
 func takesAtOnce(conn net.Conn) bool { return polled(conn, pollOut) != 0 }
 
-// hungUp says whether the peer's FIN, or a reset, has come, without reading what
-// came before it.
+// hungUp reports whether the peer's FIN, or a reset, has arrived, without
+// reading the data before it.
 func hungUp(conn net.Conn) (fin, reset bool) {
 	now := polled(conn, pollRDHUP)
 	return now&pollRDHUP != 0, now&pollERR != 0
 }
 
-// inputWaits says whether bytes of the peer's wait to be read from conn.
+// inputWaits reports whether bytes from the peer wait to be read from conn.
 func inputWaits(conn net.Conn) bool {
 	n := int32(0)
 	if raw := socket(conn); raw != nil {
 		raw.Control(func(fd uintptr) {
-			// FIONREAD, which is TIOCINQ. Where it fails, n stays 0.
+			// FIONREAD is TIOCINQ. If it fails, n stays 0.
 			syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
 		})
 	}
 	return n > 0
 }
 
-// acksTell: peerAcks works on this system.
+// acksTell reports that peerAcks works on this system.
 const acksTell = true
 
-// peerAcks returns what the peer's kernel has acknowledged; not ok where conn
-// isn't TCP, or TLS on it.
+// peerAcks returns what the peer's kernel has acknowledged; ok is false if conn
+// is not TCP, or TLS on it.
 func peerAcks(conn net.Conn) (a acks, ok bool) {
 	if c, is := conn.(*tls.Conn); is {
 		conn = c.NetConn()

@@ -10,8 +10,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A leg is one side's connection, and what is needed to write whole frames
-// to it.
+// A leg is one side's connection, with the state for writing whole frames to it.
 type leg struct {
 	// Set when made.
 	s    *Session
@@ -21,7 +20,7 @@ type leg struct {
 
 	deaf    bool // guarded by lock; a write failed: nothing more is written
 	answers bool // guarded by s.mu; it has answered a Ping of ours
-	ignored bool // guarded by s.mu; there was time to answer a Ping, and no answer before that
+	ignored bool // guarded by s.mu; the timeout passed after a Ping without any answer so far
 
 	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
 
@@ -29,14 +28,14 @@ type leg struct {
 	// the frame they belong to is complete.
 	lock writeLock
 
-	acked   uint64        // guarded by s.mu; what the peer's kernel has taken in all
-	ackedAt time.Duration // guarded by s.mu; when that was looked up
-	pingEnd uint64        // guarded by s.mu; what it will have taken with our last Ping
-	proven  uint64        // guarded by s.mu; the same of the last Ping that was answered
+	acked   uint64        // guarded by s.mu; total bytes that the peer's kernel has acknowledged
+	ackedAt time.Duration // guarded by s.mu; when acked was read
+	pingEnd uint64        // guarded by s.mu; the value of acked at the end of our last Ping
+	proven  uint64        // guarded by s.mu; pingEnd of the last Ping that was answered
 
 	closed  atomic.Bool  // a Close frame was written: nothing may follow it
-	shut    atomic.Bool  // conn is to be closed, or is
-	busy    atomic.Bool  // who writes to it has much to write; see setBusy
+	shut    atomic.Bool  // conn is closed or about to be
+	busy    atomic.Bool  // its writer has much to write; see setBusy
 	reading atomic.Bool  // its reader is inside a callback of raw.conn
 	hangUp  sync.Once    // for closing conn
 	heard   atomic.Int64 // see life
@@ -44,16 +43,16 @@ type leg struct {
 	writing atomic.Int64
 
 	number    uint32        // guarded by lock; of the last Ping
-	awaited   atomic.Uint32 // the same; 0 once it was answered
-	sent      atomic.Int64  // when that was
+	awaited   atomic.Uint32 // of our last Ping; 0 once it was answered
+	sent      atomic.Int64  // when our last Ping was sent
 	roundTrip atomic.Int64  // of the last Ping that was answered
 }
 
 const pingPending = 1 << 16 // a bit above every close code
 
-// life returns what is known of the leg at now. unread says that its reader
-// waits for something else than bytes, slowed that this is the rate limit, late
-// that the proxy hasn't run for a while. s.mu is held.
+// life returns what is known about the leg at now. unread means that its reader
+// waits for something other than bytes, slowed that this is the rate limit, late
+// that the proxy was not running for a while. s.mu is held.
 func (l *leg) life(now time.Duration, unread, slowed, late bool) life {
 	f := life{
 		heard:   time.Duration(l.heard.Load()),
@@ -69,8 +68,8 @@ func (l *leg) life(now time.Duration, unread, slowed, late bool) life {
 		return f
 	}
 	if late && f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
-		// The peer may have taken all that our kernel had, and would have taken
-		// more: what it takes from now on shows.
+		// The peer may have accepted everything that our kernel had, and could have
+		// accepted more. Measure what it accepts from now on.
 		f.writing = now
 	}
 	f.input = f.pinged > f.heard && inputWaits(l.conn)
@@ -80,15 +79,14 @@ func (l *leg) life(now time.Duration, unread, slowed, late bool) life {
 		f.present = true
 		return f
 	}
-	// An acknowledgement of what came before the Ping proves as much as one of
-	// the Ping itself, which may wait for a window that the peer's kernel keeps
-	// closed.
+	// An acknowledgement of data before the Ping proves as much as one of the Ping
+	// itself, which may wait because the peer's receive window is closed.
 	f.present = a.queued == 0 || a.acked >= l.pingEnd || a.age < now-f.pinged-ackSlack
 	if a.acked >= l.pingEnd {
 		f.behind = l.pingEnd - l.proven
 	}
-	// A socket takes more only when a good part of its buffer is free, and a
-	// slow peer may need minutes for that; a Ping waits behind all of it.
+	// A socket accepts more only when a large part of its buffer is free, which may
+	// take minutes with a slow peer; a Ping waits behind all of it.
 	since := f.heard
 	if f.writing >= 0 {
 		since = f.writing
@@ -103,15 +101,15 @@ func (l *leg) life(now time.Duration, unread, slowed, late bool) life {
 	return f
 }
 
-// answered takes in a Pong to our Ping of that number, and says whether it is
-// the first one.
+// answered records a Pong to our Ping of that number, and reports whether it is
+// the first.
 func (l *leg) answered(number uint32, now time.Duration) bool {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.answers = true
 	sent := l.sent.Load()
 	if !l.awaited.CompareAndSwap(number, 0) {
-		return false // an older one's, or one more
+		return false // for an older Ping, or a duplicate
 	}
 	l.proven = l.pingEnd
 	d := max(now-time.Duration(sent), 1)
@@ -120,10 +118,10 @@ func (l *leg) answered(number uint32, now time.Duration) bool {
 	return true
 }
 
-// noteAnswersLocked takes in whether the peer has had the time to answer a Ping
+// noteAnswersLocked records whether the peer has had the time to answer a Ping
 // and has answered none. s.mu is held.
 func (l *leg) noteAnswersLocked(now time.Duration, p *policy) {
-	sent := l.awaited.Load() // as many as were sent, while none was answered
+	sent := l.awaited.Load() // the number of Pings sent, while none was answered
 	if l.ignored || sent == 0 || l.answers {
 		return
 	}
@@ -131,10 +129,11 @@ func (l *leg) noteAnswersLocked(now time.Duration, p *policy) {
 	l.ignored = now-first >= p.pong
 }
 
-// ignoresPingsLocked is [Session.IgnoresPings]. s.mu is held.
+// ignoresPingsLocked implements [Session.IgnoresPings]. s.mu is held.
 func (l *leg) ignoresPingsLocked() bool { return l.ignored && !l.answers }
 
-// lookBehindPing notes where the Ping that was just written ends in the stream.
+// lookBehindPing records where the Ping that was just written ends in the
+// stream.
 func (l *leg) lookBehindPing(now time.Duration) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
@@ -143,16 +142,16 @@ func (l *leg) lookBehindPing(now time.Duration) {
 	}
 }
 
-// takesLocked says whether the peer's kernel has taken more since the last
-// look, and has more to take. s.mu is held.
+// takesLocked reports whether the peer's kernel has acknowledged more since the
+// last check, and has more to acknowledge. s.mu is held.
 func (l *leg) takesLocked(now time.Duration) bool {
 	before := l.acked
 	a, ok := l.lookLocked(now)
 	return ok && a.queued > 0 && a.acked > before
 }
 
-// lookLocked asks what the peer's kernel has acknowledged; not ok where that
-// can't be told. s.mu is held.
+// lookLocked returns what the peer's kernel has acknowledged; ok is false if
+// that is unknown. s.mu is held.
 func (l *leg) lookLocked(now time.Duration) (a acks, ok bool) {
 	if a, ok = peerAcks(l.conn); ok {
 		l.acked, l.ackedAt = a.acked, now
@@ -160,21 +159,21 @@ func (l *leg) lookLocked(now time.Duration) (a acks, ok bool) {
 	return a, ok
 }
 
-// acks is what our kernel knows of a peer's.
+// acks is what our kernel knows about the acknowledgements of the peer's.
 type acks struct {
 	acked  uint64        // bytes that it has acknowledged
 	queued uint64        // bytes that are still to be acknowledged
-	age    time.Duration // since it last acknowledged anything, be it a probe
+	age    time.Duration // since it last acknowledged anything, including a probe
 }
 
-// ackSlack is more than the clock is coarse by which acks.age is measured.
+// ackSlack exceeds the resolution of the clock that measures acks.age.
 const ackSlack = 20 * time.Millisecond
 
-// mute says that nothing may be written to the leg any more. lock is held.
+// mute reports that nothing more may be written to the leg. lock is held.
 func (l *leg) mute() bool { return l.deaf || l.closed.Load() }
 
-// write writes b, or drops it where nothing may be written any more. It
-// returns how many bytes were written. lock is held.
+// write writes b, or drops it if nothing more may be written. It returns the
+// number of bytes written. lock is held.
 func (l *leg) write(b []byte, now time.Duration) int {
 	if l.mute() || len(b) == 0 {
 		return 0
@@ -188,10 +187,10 @@ func (l *leg) write(b []byte, now time.Duration) int {
 	return n
 }
 
-// fail is called when a write failed. The leg isn't closed for it: a peer
-// that has sent its last words and closed its end fails our writes, and
-// those words may still be waiting to be read. The leg's reader will find
-// out; if not, the deadline will. lock is held.
+// fail is called when a write failed. It does not close the leg: if a peer has
+// sent its last data and closed its end, our writes fail while that data may
+// still be waiting to be read. The leg's reader will notice the end, or else
+// the deadline applies. lock is held.
 func (l *leg) fail() {
 	l.deaf = true
 	l.s.mu.Lock()
@@ -200,16 +199,16 @@ func (l *leg) fail() {
 	l.wakeIfReset()
 }
 
-// release gives the lock back at a frame boundary, and lets through what
-// waits for one.
+// release releases the lock at a frame boundary, after writing the frames that
+// wait for one.
 func (l *leg) release() {
 	l.writePending()
 	l.lock.release(&l.s.mu)
 	l.flush()
 }
 
-// inject has a Ping (pingPending) or a Close (its code) written at the leg's
-// next frame boundary: now, or by whoever holds the lock.
+// inject writes a Ping (pingPending) or a Close (its code) at the leg's next
+// frame boundary: immediately, or by the holder of the lock.
 func (l *leg) inject(frame uint32) {
 	if frame != 0 {
 		l.await(frame)
@@ -217,16 +216,17 @@ func (l *leg) inject(frame uint32) {
 	}
 }
 
-// injectInPassing is inject for a caller that must not wait. A goroutine writes
-// the frame only where the write might wait: ending many sessions at once takes
-// no goroutine for each. The caller is one of the session's helpers.
+// injectInPassing is inject for a caller that must not wait. It starts a
+// goroutine only if the write might wait, so that ending many sessions at once
+// does not take a goroutine for each. The caller is one of the session's
+// helpers.
 func (l *leg) injectInPassing(frame uint32) {
 	if frame == 0 {
 		return
 	}
 	l.await(frame)
 	switch {
-	case !l.lock.tryAcquire(): // its holder will write them
+	case !l.lock.tryAcquire(): // the holder will write them
 	case takesAtOnce(l.conn):
 		l.writeAlone()
 		l.flush()
@@ -239,8 +239,8 @@ func (l *leg) injectInPassing(frame uint32) {
 }
 
 // await adds a frame to those that wait for a boundary. Of two Closes the first
-// one wins: one Close is all that a side may be sent (RFC 6455, 5.5.1), and two
-// codes in one word would make a third.
+// wins: a side may be sent only one Close (RFC 6455, 5.5.1), and two codes in
+// one word would make a third.
 func (l *leg) await(frame uint32) {
 	for {
 		waiting := l.pending.Load()
@@ -263,8 +263,8 @@ func (l *leg) flush() {
 }
 
 // writeAlone writes the frames that wait for a boundary, outside of a pump.
-// lock is held, and released. It may run in anyone's goroutine: a panic of
-// the connection's must neither reach that one nor keep the lock.
+// lock is held, and released. It may run in any goroutine: a panic of the
+// connection must neither propagate there nor keep the lock held.
 func (l *leg) writeAlone() {
 	defer l.s.guard()
 	defer l.lock.release(&l.s.mu)
@@ -281,7 +281,7 @@ func (l *leg) writePending() {
 	now := l.s.now()
 	if frames&pingPending != 0 {
 		l.pinged.Store(int64(now))
-		l.awaited.Store(0) // an answer to the one before has nothing to do with the time below
+		l.awaited.Store(0) // an answer to the previous Ping does not belong to the time below
 		l.sent.Store(int64(now))
 		l.number++
 		l.awaited.Store(l.number)
@@ -296,7 +296,7 @@ func (l *leg) writePending() {
 	}
 	l.write(b, now)
 	if frames&pingPending != 0 {
-		// It may have waited, for room or for the proxy to run.
+		// The write may have waited for room, or for the proxy to run.
 		if done := l.s.now(); done-now > lateness && l.heard.Load() < int64(now) {
 			l.pinged.CompareAndSwap(int64(now), int64(done))
 		}
@@ -308,11 +308,11 @@ func (l *leg) writePending() {
 	}
 }
 
-// lastWordTimeout is how long the Close frame of a session that is cut may
-// take.
+// lastWordTimeout limits the time for writing the Close frame of a session that
+// is cut.
 const lastWordTimeout = 100 * time.Millisecond
 
-// lastWord writes a Close before the leg is closed, if it doesn't take long.
+// lastWord writes a Close before the leg is closed, if that does not take long.
 func (l *leg) lastWord(code websocket.StatusCode) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -320,7 +320,7 @@ func (l *leg) lastWord(code websocket.StatusCode) {
 		}
 	}()
 	if l.conn.SetWriteDeadline(time.Now().Add(lastWordTimeout)) != nil {
-		return // it might take for ever
+		return // it might block forever
 	}
 	timeout := time.NewTimer(lastWordTimeout)
 	defer timeout.Stop()
@@ -333,8 +333,8 @@ func (l *leg) lastWord(code websocket.StatusCode) {
 // close closes the leg's connection.
 func (l *leg) close() { l.end(l.conn) }
 
-// abort closes the leg's connection with no goodbye of its own: a TLS alert
-// would wait for a peer that may be gone.
+// abort closes the leg's connection without a TLS close_notify, which would
+// wait for a peer that may be gone.
 func (l *leg) abort() {
 	if c, ok := l.conn.(*tls.Conn); ok {
 		l.end(c.NetConn())
@@ -344,8 +344,8 @@ func (l *leg) abort() {
 }
 
 // end closes the connection, once. Close on a connection of the net package
-// waits for callbacks of its RawConn to return, and this may run inside of
-// one: then the reader is woken, and closes it when it is out of there.
+// waits for callbacks of its RawConn to return, and this may run inside one:
+// then end wakes the reader, which closes the connection after it has returned.
 func (l *leg) end(conn net.Conn) {
 	l.shut.Store(true)
 	if l.reading.Load() {
@@ -354,7 +354,7 @@ func (l *leg) end(conn net.Conn) {
 	}
 	l.hangUp.Do(func() {
 		defer func() {
-			if v := recover(); v != nil { // see guard; there is nothing left to sever
+			if v := recover(); v != nil { // see guard; nothing is left to close
 				l.s.blame(v)
 			}
 		}()
@@ -362,21 +362,21 @@ func (l *leg) end(conn net.Conn) {
 	})
 }
 
-// cutShort ends what is written to the leg in the middle of a frame whose rest
-// won't come: no Close is possible there (RFC 6455, 5.4). The peer gets a FIN.
-// Its reader goes on until the peer's own FIN, or the deadline, for the reason
-// that closeWrite gives. lock is held, and released.
+// cutShort ends the writing to the leg in the middle of a frame whose rest will
+// not arrive: no Close is possible there (RFC 6455, 5.4). The peer gets a FIN.
+// The leg's reader continues until the peer's own FIN or the deadline, for the
+// reason given at closeWrite. lock is held, and released.
 func (l *leg) cutShort() {
 	l.deaf = true
 	l.closeWrite()
 	l.release()
 }
 
-// closeWrite sends a FIN, where the connection can; over TLS, close_notify
-// before it (RFC 8446, 6.1). What the peer sends is still read, and dropped:
-// were the connection closed with input unread, the kernel would reset it, and
-// a peer that is told of a reset loses what was written to it and hasn't arrived
-// (RFC 1122, 4.2.2.13; RFC 9112, 9.6).
+// closeWrite sends a FIN, if the connection supports it; over TLS, a
+// close_notify before it (RFC 8446, 6.1). What the peer sends is still read and
+// dropped: if the connection were closed with unread input, the kernel would
+// reset it, and a peer that receives a reset loses data that was written to it
+// and has not been read (RFC 1122, 4.2.2.13; RFC 9112, 9.6).
 func (l *leg) closeWrite() {
 	type halfCloser interface{ CloseWrite() error }
 	c, ok := l.conn.(halfCloser)
@@ -384,17 +384,17 @@ func (l *leg) closeWrite() {
 		l.close()
 		return
 	}
-	c.CloseWrite() // an error shows when reading
+	c.CloseWrite() // an error will also show when reading
 	if secure, ok := c.(*tls.Conn); ok {
-		if c, ok = secure.NetConn().(halfCloser); ok { // not every peer takes close_notify for an end
+		if c, ok = secure.NetConn().(halfCloser); ok { // not every peer treats close_notify as the end
 			c.CloseWrite()
 		}
 	}
 }
 
-// A writeLock is a lock that is held across I/O. Who waits for it can give up,
-// and counts as waiting where time is simulated (testing/synctest), which a
-// sync.Mutex gives neither; it waits on a channel, which is made just then.
+// A writeLock is a lock that is held across I/O. Unlike with a sync.Mutex, a
+// waiter can give up, and counts as blocked in a testing/synctest bubble. It
+// waits on a channel that is created only then.
 type writeLock struct {
 	held    atomic.Bool
 	waiting atomic.Int32
@@ -403,7 +403,7 @@ type writeLock struct {
 
 func (w *writeLock) tryAcquire() bool { return w.held.CompareAndSwap(false, true) }
 
-// acquire waits for the lock, until giveUp can be received from.
+// acquire waits for the lock until giveUp is ready.
 func (w *writeLock) acquire(mu *sync.Mutex, giveUp <-chan time.Time) bool {
 	w.waiting.Add(1)
 	defer w.waiting.Add(-1)
@@ -414,7 +414,7 @@ func (w *writeLock) acquire(mu *sync.Mutex, giveUp <-chan time.Time) bool {
 		}
 		freed := w.freed
 		mu.Unlock()
-		if w.tryAcquire() { // it may have been released before there was freed
+		if w.tryAcquire() { // it may have been released before freed was created
 			return true
 		}
 		select {

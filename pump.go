@@ -10,22 +10,22 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A pump carries one direction. It belongs to its goroutine.
+// A pump relays one direction. It is owned by its goroutine.
 type pump struct {
 	from, to *leg
 	mind     direction
-	held     []byte      // what the mind holds back; at first, what had come behind the handshake
-	owns     bool        // the frame under way is part-written: to's lock is held
-	talks    atomic.Bool // bytes come behind its end, to no effect
+	held     []byte      // bytes held back by the last walk; at first, what was received after the handshake
+	owns     bool        // the current frame is partly written: to's lock is held
+	talks    atomic.Bool // bytes arrive after its end, and are dropped
 	raw      rawPump
 	count    tally
 	throttle *throttle    // nil: there is no limit
-	data     atomic.Int64 // when a data frame's bytes last passed
-	waits    atomic.Bool  // for the leg across or the rate limit, rather than for bytes
-	slowed   atomic.Bool  // for the rate limit
+	data     atomic.Int64 // when bytes of a data frame last passed
+	waits    atomic.Bool  // it waits for the opposite leg or the rate limit, not for bytes
+	slowed   atomic.Bool  // it waits for the rate limit
 }
 
-// A tally is the [Counts] of a pump. Only the pump changes it.
+// A tally collects the [Counts] of a pump. Only the pump changes it.
 type tally struct {
 	frames, messages, bytes, pings, largest atomic.Uint64
 }
@@ -46,9 +46,9 @@ func (t *tally) load() Counts {
 
 // run reads the pump's side to its end.
 //
-// The goroutine's stack is most of what an idle session costs. It stays at
-// the smallest size, 2 KiB, as long as no call on the way from here to a
-// read or a write needs more: hence no frames between, and no big ones.
+// The goroutine's stack is most of the cost of an idle session. It keeps the
+// smallest size, 2 KiB, as long as no call from here to a read or a write needs
+// more: so there are few stack frames between, and no large ones.
 func (p *pump) run() {
 	defer p.stop()
 	if len(p.held) > 0 {
@@ -57,7 +57,7 @@ func (p *pump) run() {
 	p.lose(p.receive())
 }
 
-// passEarly relays what had come behind the handshake.
+// passEarly relays what was received after the handshake.
 //
 //go:noinline
 func (p *pump) passEarly() {
@@ -86,7 +86,7 @@ func (p *pump) lose(err error) {
 	p.leave(tell)
 }
 
-// stop, deferred, ends the pump. The last one to stop ends the session.
+// stop ends the pump. It must be deferred. The last pump to stop ends the session.
 func (p *pump) stop() {
 	defer func() {
 		if p.from.s.running.Add(-1) == 0 {
@@ -94,17 +94,17 @@ func (p *pump) stop() {
 		}
 	}()
 	if v := recover(); v != nil {
-		p.from.reading.Store(false) // it came out of the callback this way
+		p.from.reading.Store(false) // the panic left the callback
 		p.from.s.panicked(v)
 	}
 }
 
-// chunkSize is how much is read at once while bytes keep coming.
-// A chunk as a whole takes 32 KiB.
+// chunkSize is the size of a read while bytes keep arriving. A chunk as a whole
+// takes 32 KiB.
 const chunkSize = 32<<10 - 256
 
-// A chunk is what a pump has in hand while bytes pass: what one read fills,
-// and what is to be done with it. The verdict is here to keep stacks small.
+// A chunk is the buffer of a pump while bytes pass: what one read returned, and
+// what to do with it. The verdict is here to keep stacks small.
 type chunk struct {
 	verdict verdict
 	raw     rawChunk
@@ -113,11 +113,11 @@ type chunk struct {
 
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
-// restSize is the size of the buffer that a leg which can't report readiness
-// (TLS, or a connection of the user's own) waits in.
+// restSize is the size of the buffer in which a leg waits that cannot report
+// readiness (TLS, or a custom connection).
 const restSize = 512
 
-// receivePlain reads through the connection's own Read.
+// receivePlain reads with the connection's own Read.
 func (p *pump) receivePlain() error {
 	rest := make([]byte, restSize)
 	buf := rest
@@ -150,16 +150,16 @@ func (p *pump) receivePlain() error {
 	}
 }
 
-// pass relays one chunk's bytes: what was held back last time, then new ones.
-// b may be another buffer than c's own.
+// pass relays the bytes of one chunk: what was held back last time, then new
+// ones. b may be another buffer than c's own.
 func (p *pump) pass(c *chunk, b []byte) {
 	if n, now := p.take(c, b); n > 0 {
 		p.forward(c, b[:n], false, now)
 	}
 }
 
-// take does what pass does except for its last step: it returns how many bytes
-// are to be forwarded. A caller that forwards them itself needs less stack.
+// take does what pass does except for the last step: it returns the number of bytes
+// to forward. A caller that forwards them itself needs less stack.
 //
 //go:noinline
 func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
@@ -181,8 +181,8 @@ func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
 	return c.verdict.n, now
 }
 
-// passSlowly is pass under a rate limit: piece by piece, each as large as the
-// limit allows, with waits between.
+// passSlowly is pass under a rate limit: it forwards piece by piece, each as large
+// as the limit allows, and waits in between.
 //
 //go:noinline
 func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
@@ -216,12 +216,12 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 	}
 }
 
-// slowDown waits until the rate limit lets more through. Nothing is read in
-// the meantime, so the peer is slowed down, too. The end of the session, once
-// it has begun, isn't: unless the peer has left, or takes nothing any more, which
-// would be a way around the limit. What it has sent until then has the close
-// timeout to get through, and what it has sent before a reset is dropped. It
-// returns false if nothing more is to be passed on.
+// slowDown waits until the rate limit allows more. Nothing is read in the
+// meantime, so the peer is slowed down, too. Once the session has begun to end, it
+// is no longer slowed down, unless the peer has left or no longer accepts data,
+// which would be a way around the limit. What the peer sent until then is relayed
+// for at most the close timeout; what it sent before a reset is dropped. slowDown
+// returns false if nothing more is to be forwarded.
 //
 //go:noinline
 func (p *pump) slowDown(now time.Duration) bool {
@@ -230,7 +230,7 @@ func (p *pump) slowDown(now time.Duration) bool {
 		return true
 	}
 	s, until := p.from.s, now+wait
-	p.waits.Store(true) // not for bytes: the peer's silence is ours
+	p.waits.Store(true) // not for bytes: the proxy causes the peer's silence
 	p.slowed.Store(true)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -245,7 +245,7 @@ func (p *pump) slowDown(now time.Duration) bool {
 			p.mind.ended = true
 			s.lose(p.from, errReset)
 			continue
-		case fin, ending && s.suspect == p.from.side: // or writing to it has failed
+		case fin, ending && s.suspect == p.from.side: // or a write to it has failed
 			s.mu.Lock()
 			s.hasten(p.from.side)
 			look = min(look, s.deadline)
@@ -266,12 +266,12 @@ func (p *pump) slowDown(now time.Duration) bool {
 	}
 	p.slowed.Store(false)
 	p.waits.Store(false)
-	p.data.Store(int64(s.now())) // what was held back is no silence
+	p.data.Store(int64(s.now())) // holding data back does not count as silence
 	return !p.mind.ended
 }
 
-// look asks the mind about a chunk. It is a call of its own so that its
-// stack is free again when the chunk is written.
+// look examines a chunk with walk. It is a function of its own so that its stack is
+// free again when the chunk is written.
 //
 //go:noinline
 func (p *pump) look(c *chunk, b []byte, now time.Duration) {
@@ -285,7 +285,7 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 	}
 	frames := v.frames + v.absorbed
 	if v.pong != 0 && p.from.answered(v.pong, now) {
-		frames-- // the peer could not but send it
+		frames-- // the peer had to send it
 	}
 	if v.pings > 0 {
 		p.count.pings.Add(uint64(v.pings))
@@ -298,8 +298,8 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 	}
 }
 
-// passFinal relays the direction's last chunk: with the Close that it ended
-// with, if that is to go on.
+// passFinal relays the last chunk of the direction, with the Close that ended
+// it if that is to be forwarded.
 func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.final
 	var verbatim bool
@@ -322,8 +322,8 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	p.leave(tell)
 }
 
-// forward writes what goes on of a chunk to the leg across, under its lock.
-// closes says that a Close frame is the last of it.
+// forward writes the forwarded part of a chunk to the opposite leg, under its
+// lock. closes means that the part ends with a Close frame.
 func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 	to, v := p.to, &c.verdict
 	p.waits.Store(true)
@@ -348,8 +348,9 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 	p.waits.Store(false)
 }
 
-// interrupt writes b up to its last frame boundary, and then what waits for
-// one: in a busy stream of long frames a chunk's end seldom is one.
+// interrupt writes b up to its last frame boundary, and then the frames that
+// wait for one: in a busy stream of long frames, a chunk seldom ends at a
+// boundary.
 func (p *pump) interrupt(v *verdict, b []byte, now time.Duration) (rest []byte) {
 	to := p.to
 	p.wrote(v, b[:v.edge], to.write(b[:v.edge], now))
@@ -358,7 +359,8 @@ func (p *pump) interrupt(v *verdict, b []byte, now time.Duration) (rest []byte) 
 	return b[v.edge:]
 }
 
-// wrote counts n bytes of b as written; if they are all, its frames as well.
+// wrote counts n bytes of b as written; if that is all of b, its frames as
+// well.
 func (p *pump) wrote(v *verdict, b []byte, n int) {
 	if n == len(b) {
 		p.count.add(v.frames, v.messages, n)
@@ -367,8 +369,8 @@ func (p *pump) wrote(v *verdict, b []byte, n int) {
 	}
 }
 
-// leave is called when nothing more will be passed on: it sends the Close
-// that the leg across is owed, if any.
+// leave is called when nothing more will be forwarded. It sends the Close that
+// is owed to the opposite leg, if any.
 func (p *pump) leave(tell websocket.StatusCode) {
 	switch {
 	case p.owns:

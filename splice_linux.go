@@ -10,19 +10,19 @@ import (
 	"syscall"
 )
 
-// This file moves the rest of a long frame from socket to socket, through a pipe
-// and by no buffer of ours (splice(2)).
+// This file moves the rest of a long frame from socket to socket through a pipe,
+// without a buffer in user space (splice(2)).
 
 const (
-	spliceFrom = 16 << 10 // a frame's rest that is worth a pipe
-	spliceSize = 1 << 20  // what a pipe is asked to hold
+	spliceFrom = 16 << 10 // the minimum rest of a frame for which a pipe is used
+	spliceSize = 1 << 20  // the requested size of a pipe
 )
 
-// splice moves what the socket has of the frame under way to the leg across.
-// A pipe is held only while there are bytes in it.
+// splice moves the available bytes of the current frame from the socket to the
+// opposite leg. It holds a pipe only while there are bytes in it.
 func (p *pump) splice(fd uintptr) (again, done bool) {
 	pipe := getPipe()
-	if pipe == nil { // no descriptor to be had
+	if pipe == nil { // no descriptors left
 		return p.read(fd)
 	}
 	n, errno := splice(int(fd), pipe.w, int(min(p.mind.left, spliceSize)))
@@ -34,7 +34,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		case errno == syscall.EINTR:
 			return true, false
 		case errno == syscall.EINVAL, errno == syscall.ENOSYS, errno == syscall.EPERM:
-			p.raw.plain = true // a sandbox forbids it, say
+			p.raw.plain = true // for example, a sandbox forbids it
 			return true, false
 		case errno == 0:
 			p.raw.err = io.EOF
@@ -83,8 +83,8 @@ type pipe struct {
 	drain func(fd uintptr) bool
 }
 
-// empty moves what the pipe holds into the socket; false where that takes no
-// more for now.
+// empty moves the contents of the pipe into the socket. It returns false if the
+// socket accepts no more for now.
 func (p *pipe) empty(fd uintptr) (done bool) {
 	for p.held > 0 {
 		n, errno := splice(p.r, int(fd), p.held)
@@ -103,19 +103,20 @@ func (p *pipe) empty(fd uintptr) (done bool) {
 	return true
 }
 
-// idlePipes keeps empty pipes for the next long frames: one for each processor
-// at most, since a pump holds on to one only while its leg across is stuck.
+// idlePipes keeps empty pipes for later long frames, at most one for each
+// processor, since a pump holds on to a pipe only while its opposite leg is
+// stuck.
 var idlePipes struct {
 	sync.Mutex
 	list []*pipe
-	made int // pipes that there are, those in use included
+	made int // existing pipes, including those in use
 }
 
 var mostIdlePipes = runtime.NumCPU()
 
-// mostPipes returns how many pipes there may be: a quarter of the process's
-// descriptors. Peers that take nothing decide how many are in use, and for how
-// long; there must be descriptors for others.
+// mostPipes returns the maximum number of pipes, which take a quarter of the
+// process's descriptors. Peers that read nothing determine how many pipes are
+// in use, and for how long; descriptors must remain for others.
 func mostPipes() int {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
@@ -124,7 +125,7 @@ func mostPipes() int {
 	return int(min(limit.Cur/8, 1<<20)) // a pipe takes two
 }
 
-// getPipe returns an empty pipe; nil if there is no descriptor for one.
+// getPipe returns an empty pipe, or nil if there is no descriptor for one.
 func getPipe() *pipe {
 	idlePipes.Lock()
 	if last := len(idlePipes.list) - 1; last >= 0 {
@@ -146,13 +147,13 @@ func getPipe() *pipe {
 		lessPipes()
 		return nil
 	}
-	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // a wish
+	syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), f_SETPIPE_SZ, spliceSize) // best effort
 	p := &pipe{r: fds[0], w: fds[1]}
 	p.drain = p.empty
 	return p
 }
 
-// release gives an empty pipe back.
+// release returns an empty pipe to idlePipes, or closes it if those are enough.
 func (p *pipe) release() {
 	idlePipes.Lock()
 	keep := len(idlePipes.list) < mostIdlePipes
@@ -171,15 +172,14 @@ func (p *pipe) close() {
 	lessPipes()
 }
 
-// lessPipes notes that there is one less.
+// lessPipes records that there is one pipe less.
 func lessPipes() {
 	idlePipes.Lock()
 	idlePipes.made--
 	idlePipes.Unlock()
 }
 
-// freeDescriptors closes what is kept for later, and reports whether there was
-// anything.
+// freeDescriptors closes the idle pipes, and reports whether there were any.
 func freeDescriptors() bool {
 	idlePipes.Lock()
 	list := idlePipes.list
