@@ -15,33 +15,34 @@ import (
 )
 
 // Plain TCP and unix connections on Linux are read and written by raw system
-// calls inside the callbacks of their syscall.RawConn. The descriptors do
-// not block, so the scheduler need not be told of each call, which costs
-// more than the call; a session that waits holds no buffer; and what is left
-// of a long frame goes from socket to socket by splice(2).
+// calls inside the callbacks of their syscall.RawConn. The descriptors do not
+// block, so the calls need not notify the scheduler, which costs more than the
+// call itself; a waiting session holds no buffer; and splice(2) moves the rest of a
+// long frame from socket to socket.
 //
-// A read from a TCP connection tells by TCP_INQ whether anything is left to
-// read, a FIN included: that saves the read that finds nothing. It doesn't tell
-// of a reset. One that came along with the last bytes, in one edge, is found
-// by the session's timer; see leg.reset.
+// With TCP_INQ, a read from a TCP connection reports whether anything is left to
+// read, including a FIN. That saves a read that would find nothing. It does not
+// report a reset. If one arrived in the same poller edge as the last bytes, the
+// session's timer finds it; see leg.reset.
 
-// rawLeg is what a leg has for that.
+// rawLeg is a leg's state for that.
 type rawLeg struct {
 	conn syscall.RawConn // nil: the leg is read and written as a net.Conn
-	inq  bool            // reads tell what is left to read
+	inq  bool            // reads report what is left to read
 }
 
-// rawPump is what a pump has for that.
+// rawPump is a pump's state for that.
 type rawPump struct {
-	err   error // that reading ended with
-	plain bool  // no splicing: the kernel won't
-	toEnd bool  // the connection is known to be reset: TCP_INQ counts for nothing
+	err   error // the error that ended reading
+	plain bool  // no splicing: the kernel refuses it
+	toEnd bool  // the connection is known to be reset: TCP_INQ is ignored
 	busy  bool  // see setBusy
 	flow  uint8 // reads since the last pause, up to readsPerTurn+1
 }
 
-// rawConn returns the raw connection below one of the net package's own; nil
-// for any other: one that wraps such a connection may read ahead, or count.
+// rawConn returns the raw connection of a connection of the net package, or nil
+// for any other type: a type that wraps such a connection may read ahead or
+// count.
 func rawConn(conn net.Conn) (raw syscall.RawConn) {
 	var err error
 	switch c := conn.(type) {
@@ -66,26 +67,27 @@ func (l *leg) initRaw() {
 	if !inqTellsFIN() {
 		return
 	}
-	l.raw.conn.Control(func(fd uintptr) { // a unix socket doesn't know it
+	l.raw.conn.Control(func(fd uintptr) { // fails for a unix socket
 		l.raw.inq = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
 	})
 }
 
-// wakeIfReset has the leg's reader read to the end of a connection that has been
-// reset. Without, it might wait for an edge that has been.
+// wakeIfReset makes the leg's reader read to the end of a connection that has
+// been reset. Otherwise the reader might wait for a poller edge that has
+// already occurred.
 func (l *leg) wakeIfReset() {
 	if l.reset() {
 		l.conn.SetReadDeadline(longAgo)
 	}
 }
 
-// writeConn writes b to a connection that is no leg yet.
+// writeConn writes b to a connection that does not belong to a leg yet.
 func writeConn(conn net.Conn, b []byte) (int, error) {
 	return send(nil, conn, rawLeg{conn: rawConn(conn)}, b)
 }
 
-// writeNow writes what a connection takes without waiting: nothing, if it isn't
-// raw.
+// writeNow writes what a connection accepts without waiting: nothing, if it is
+// not raw.
 func writeNow(conn net.Conn, b []byte) (n int, err error) {
 	raw := rawConn(conn)
 	if raw == nil {
@@ -102,8 +104,8 @@ func writeNow(conn net.Conn, b []byte) (n int, err error) {
 	return n, err
 }
 
-// send writes b to conn, all of it unless there is an error. to, if not nil,
-// is told of its progress.
+// send writes b to conn, all of it unless there is an error. It records the
+// progress in to, if that is not nil.
 func send(to *leg, conn net.Conn, raw rawLeg, b []byte) (n int, err error) {
 	if raw.conn == nil {
 		return conn.Write(b)
@@ -119,12 +121,12 @@ func send(to *leg, conn net.Conn, raw rawLeg, b []byte) (n int, err error) {
 	return n, err
 }
 
-// A rawWrite is a write under way.
+// A rawWrite is a write in progress.
 type rawWrite struct {
 	to       *leg   // nil: a handshake
 	out      []byte // what is left
 	err      error
-	once     bool // it doesn't wait
+	once     bool // do not wait
 	writable func(fd uintptr) bool
 }
 
@@ -134,8 +136,8 @@ var rawWrites = sync.Pool{New: func() any {
 	return w
 }}
 
-// write writes what is left to the socket; false where it takes no more for
-// now.
+// write writes what is left to the socket. It returns false if the socket
+// accepts no more for now.
 func (w *rawWrite) write(fd uintptr) (done bool) {
 	for {
 		var n uintptr
@@ -164,10 +166,10 @@ func (w *rawWrite) write(fd uintptr) (done bool) {
 	}
 }
 
-// progress notes that the write under way moves.
+// progress records that the current write makes progress.
 func (l *leg) progress() { l.writing.Store(int64(l.s.now())) }
 
-// receive reads the pump's side to its end and passes on what comes.
+// receive reads the pump's side to its end and forwards what arrives.
 func (p *pump) receive() error {
 	if p.from.raw.conn == nil {
 		return p.receivePlain()
@@ -190,7 +192,7 @@ func (p *pump) receive() error {
 	return err
 }
 
-// receiveRest reads on after wakeIfReset.
+// receiveRest continues to read after wakeIfReset.
 //
 //go:noinline
 func (p *pump) receiveRest(err error) error {
@@ -199,20 +201,21 @@ func (p *pump) receiveRest(err error) error {
 	}
 	p.raw.toEnd = true
 	p.from.conn.SetReadDeadline(time.Time{})
-	return p.from.raw.conn.Read(p.readable) // which looks at shut again
+	return p.from.raw.conn.Read(p.readable) // it checks shut again
 }
 
-// readable reads until the socket has no more for now (false) or the
-// stream's end (true). It is called again when the socket is readable.
+// readable reads until the socket has no more for now (false) or until the end
+// of the stream (true). It is called again when the socket is readable.
 //
-// All reading happens in one call of RawConn.Read: the poller's edge could
-// come between two. A sender that never pauses would keep it from returning.
+// All reading happens in one call of RawConn.Read, because the poller's edge
+// could occur between two calls. A sender that never pauses would keep it from
+// returning.
 func (p *pump) readable(fd uintptr) (done bool) {
 	again := true
 	for turn := 1; again && !p.from.shut.Load(); turn++ {
 		if turn > readsPerTurn {
-			// On several processors this would only keep their queue full, and
-			// then the scheduler polls for others' sockets every 10 ms only.
+			// With several processors this would only keep their queues full, and
+			// then the scheduler polls other sockets only every 10 ms.
 			if runtime.GOMAXPROCS(0) == 1 {
 				runtime.Gosched()
 			}
@@ -220,7 +223,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 		}
 		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
 			again, done = p.splice(fd)
-			turn = 0 // the kernel has the work of it
+			turn = 0 // the kernel does the work
 		} else {
 			p.setBusy(p.from.s.now())
 			again, done = p.read(fd)
@@ -229,9 +232,10 @@ func (p *pump) readable(fd uintptr) (done bool) {
 	return done || again
 }
 
-// setBusy notes whether the pump reads without a pause worth mentioning. Then
-// its system calls tell the scheduler: others, and the poller, get its processor
-// meanwhile. It costs a hand-off, which is nothing to who has that much to do.
+// setBusy records whether the pump reads without significant pauses. If so, its
+// system calls notify the scheduler, so that other goroutines and the poller
+// get the processor meanwhile. That costs a hand-off, which is negligible for a
+// pump with that much traffic.
 func (p *pump) setBusy(now time.Duration) {
 	if now-time.Duration(p.from.heard.Load()) > pause {
 		p.raw.flow = 0
@@ -248,13 +252,13 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
 	held := copy(c.b[:], p.held)
 	talked := p.talks.Load()
-	if p.mind.ended { // before the bytes are gone from the socket: see settle
+	if p.mind.ended { // before the bytes are removed from the socket: see settle
 		p.talks.Store(true)
 	}
 	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq && !p.raw.toEnd, p.raw.busy)
 	if p.mind.ended && (errno != 0 || n == 0) {
 		p.talks.Store(talked)
-		p.from.s.settle() // who looked meanwhile was told that it talks
+		p.from.s.settle() // concurrent calls of settle may have seen talks set
 	}
 	if errno == 0 && n > 0 {
 		p.held = p.held[:0]
@@ -289,9 +293,9 @@ type rawChunk struct {
 	}
 }
 
-// recv reads into b. more says that there may be more to read; it is sure only
-// with inq. Without, there is no room for control messages: a unix socket's
-// peer could send descriptors in them.
+// recv reads into b. more reports that there may be more to read; it is exact
+// only with inq. Without inq there is no room for control messages, because the
+// peer of a unix socket could send descriptors in them.
 func (c *rawChunk) recv(fd uintptr, b []byte, inq, busy bool) (n int, more bool, errno syscall.Errno) {
 	c.iov.Base, c.iov.Len = unsafe.SliceData(b), uint64(len(b))
 	c.msg.Iov, c.msg.Iovlen = &c.iov, 1
@@ -311,13 +315,14 @@ func (c *rawChunk) recv(fd uintptr, b []byte, inq, busy bool) (n int, more bool,
 	return int(m), more, errno
 }
 
-// readsPerTurn is how many reads in a row a pump makes before others run.
+// readsPerTurn is the number of reads in a row that a pump makes before others
+// run.
 const readsPerTurn = 4
 
-// pause is how long a sender is silent that is no flood.
+// pause is the minimum silence of a sender that is not flooding.
 const pause = 500 * time.Microsecond
 
 const (
-	tcpInq    = 36 // as an option, and as the control message that it brings
+	tcpInq    = 36 // the option, and the control message that it enables
 	sendFlags = syscall.MSG_NOSIGNAL | syscall.MSG_DONTWAIT
 )

@@ -4,14 +4,14 @@ package wsproxy
 
 import "net"
 
-// Elsewhere every leg is read and written as a net.Conn.
+// On other systems every leg is read and written as a net.Conn.
 
 type rawLeg struct{}
 type rawPump struct{}
 type rawChunk struct{}
 
 func (l *leg) initRaw()     {}
-func (l *leg) reset() bool  { return false } // its reader is always told
+func (l *leg) reset() bool  { return false } // its reader always notices
 func (l *leg) wakeIfReset() {}
 
 func writeConn(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
@@ -22,19 +22,19 @@ func send(_ *leg, conn net.Conn, _ rawLeg, b []byte) (int, error) { return conn.
 
 func (p *pump) receive() error { return p.receivePlain() }
 
-// takesAtOnce: whether a write waits can't be told.
+// takesAtOnce returns false: whether a write waits is unknown.
 func takesAtOnce(net.Conn) bool { return false }
 
-// freeDescriptors: none are kept.
+// freeDescriptors returns false: no descriptors are kept.
 func freeDescriptors() bool { return false }
 
-// hungUp: it can't be told.
+// hungUp returns false: whether the peer has left is unknown.
 func hungUp(net.Conn) (fin, reset bool) { return false, false }
 
-// inputWaits: what waits can't be told.
+// inputWaits returns false: whether input waits is unknown.
 func inputWaits(net.Conn) bool { return false }
 
-// acksTell: what a peer has acknowledged can't be told.
+// acksTell is false: what a peer has acknowledged is unknown.
 const acksTell = false
 
 func peerAcks(net.Conn) (acks, bool) { return acks{}, false }
