@@ -161,7 +161,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 		} else {
 			attrs = append(attrs, slog.String("kind", string(KindRefusal)), errorAttr(up.refusal.err(nil)))
 		}
-		p.logMember(slog.LevelWarn, "wsproxy: member left alone", m, attrs...)
+		p.logMember(slog.LevelWarn, "wsproxy: member backed off", m, attrs...)
 	case after < before:
 		p.logMember(slog.LevelInfo, "wsproxy: member is back", m)
 	}

@@ -158,7 +158,7 @@ func TestNextMember(t *testing.T) {
 		{"F2 no answer to SYN", hanging, nil, "ab", 403},
 		{"F1 all refused", failing(syscall.ECONNREFUSED), failing(syscall.ECONNREFUSED), "ab", 502},
 		{"F1 F2 the last one says it", failing(syscall.ECONNREFUSED), hanging, "ab", 504},
-		{"F16 out of descriptors", failing(syscall.EMFILE), nil, "ab", 403},
+		{"F16 out of buffers", failing(syscall.ENOBUFS), nil, "ab", 403},
 		{"F17 out of ports", failing(syscall.EADDRNOTAVAIL), nil, "ab", 403},
 		{"F17 out of ports for all", failing(syscall.EADDRNOTAVAIL), failing(syscall.EADDRNOTAVAIL), "ab", 503},
 		{"F4 closed with no answer", answering(""), nil, "a", 502},
@@ -620,7 +620,7 @@ func TestGoneIsNotJudged(t *testing.T) {
 		}
 		close(gone)
 		receive(t, done)
-		if text := logs.String(); strings.Contains(text, "left alone") {
+		if text := logs.String(); strings.Contains(text, "backed off") {
 			t.Errorf("logged %s", text)
 		}
 	})
@@ -903,7 +903,7 @@ func TestOneClientOverTCP(t *testing.T) {
 				t.Fatalf("after %s: the room moved from member %s to %s", path, home, got)
 			}
 		}
-		if text := r.logs.String(); strings.Contains(text, "left alone") {
+		if text := r.logs.String(); strings.Contains(text, "backed off") {
 			t.Errorf("%s: logged %s", path, text)
 		}
 	}

@@ -160,7 +160,7 @@ func stopWithMembers(t *testing.T, settings string) {
 	for {
 		select {
 		case line := <-lines:
-			if strings.Contains(line, "member down") || strings.Contains(line, "left alone") {
+			if strings.Contains(line, "member down") || strings.Contains(line, "backed off") {
 				t.Error(line)
 			}
 			continue

@@ -37,7 +37,7 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 	failed := counter("wsproxy.handshake.failed", "{handshake}", "Handshakes that came to nothing, by what was the matter.")
 	retries := counter("wsproxy.handshake.retries", "{retry}", "Handshakes tried again with another member.")
 	memberSessions := gauge("wsproxy.member.session.count", "{session}", "Sessions that a member has, handshakes under way included.")
-	memberUp := gauge("wsproxy.member.up", "{member}", "Whether a member may get new sessions: 1, or 0 while it is down or left alone.")
+	memberUp := gauge("wsproxy.member.up", "{member}", "Whether a member may get new sessions: 1, or 0 while it is down or backed off.")
 	io := counter("wsproxy.io", "By", "Bytes relayed from a side, on the wire.")
 	messages := counter("wsproxy.messages", "{message}", "Messages relayed from a side.")
 	frames := counter("wsproxy.frames", "{frame}", "Frames relayed from a side.")

@@ -107,7 +107,7 @@ func newCollector(stats func() wsproxy.Stats, labels prometheus.Labels) *collect
 	c.failed = desc("handshakes_failed_total", "Handshakes that came to nothing, by what was the matter.", "kind")
 	c.retries = desc("retries_total", "Handshakes tried again with another member.")
 	c.memberSessions = desc("member_sessions", "Sessions that a member has, handshakes under way included.", "member")
-	c.memberUp = desc("member_up", "Whether a member may get new sessions: 1, or 0 while it is down or left alone.", "member")
+	c.memberUp = desc("member_up", "Whether a member may get new sessions: 1, or 0 while it is down or backed off.", "member")
 	c.duration = desc("session_duration_seconds", "How long the sessions lasted that ended.")
 	c.bytes = desc("received_bytes_total", "Bytes relayed from a side, on the wire.", "from")
 	c.messages = desc("received_messages_total", "Messages relayed from a side.", "from")

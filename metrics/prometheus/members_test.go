@@ -73,7 +73,7 @@ func TestMembersComeAndGo(t *testing.T) {
 wsproxy_sessions 1
 # HELP wsproxy_member_sessions Sessions that a member has, handshakes under way included.
 # TYPE wsproxy_member_sessions gauge
-# HELP wsproxy_member_up Whether a member may get new sessions: 1, or 0 while it is down or left alone.
+# HELP wsproxy_member_up Whether a member may get new sessions: 1, or 0 while it is down or backed off.
 # TYPE wsproxy_member_up gauge
 `+series, "wsproxy_sessions", "wsproxy_member_sessions", "wsproxy_member_up")
 	}

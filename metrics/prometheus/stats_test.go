@@ -79,7 +79,7 @@ wsproxy_member_sessions{member="\"unix:///run/\\xfe.sock\"",proxy="chat"} 29
 wsproxy_member_sessions{member="\"unix:///run/\\xff.sock\"",proxy="chat"} 28
 wsproxy_member_sessions{member="http://a.test/chat",proxy="chat"} 26
 wsproxy_member_sessions{member="http://b.test#192.0.2.1:80",proxy="chat"} 27
-# HELP wsproxy_member_up Whether a member may get new sessions: 1, or 0 while it is down or left alone.
+# HELP wsproxy_member_up Whether a member may get new sessions: 1, or 0 while it is down or backed off.
 # TYPE wsproxy_member_up gauge
 wsproxy_member_up{member="\"unix:///run/\\xfe.sock\"",proxy="chat"} 0
 wsproxy_member_up{member="\"unix:///run/\\xff.sock\"",proxy="chat"} 1

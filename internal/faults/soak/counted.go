@@ -149,8 +149,8 @@ func (c *counted) check(name string, open int) {
 	if open == 0 && (st.FromClients.Bytes != bytes[wsproxy.Client] || st.FromUpstreams.Bytes != bytes[wsproxy.Upstream]) {
 		bad("bytes of all sessions", [2]uint64{st.FromClients.Bytes, st.FromUpstreams.Bytes}, bytes)
 	}
-	if n := c.logged["wsproxy: member left alone"]; n > 0 {
-		bad("members left alone", n, 0)
+	if n := c.logged["wsproxy: member backed off"]; n > 0 {
+		bad("members backed off", n, 0)
 	}
 	var durations uint64
 	for _, n := range st.Durations.Counts {
