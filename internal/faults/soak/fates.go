@@ -206,7 +206,7 @@ func upstreamFIN(s *session) error {
 // cutOff has an end go in the middle of a frame.
 func (s *session) cutOff(e *wire.End) error {
 	frame := wire.AppendFrame(nil, wire.Fin|wire.Binary, maskOf(e), make([]byte, 1+s.rng.IntN(40<<10)))
-	if err := e.Raw(frame[:1+s.rng.IntN(len(frame)-1)]); err != nil {
+	if err := e.CutOff(frame[:1+s.rng.IntN(len(frame)-1)]); err != nil {
 		return err
 	}
 	if s.rng.IntN(2) == 0 {

@@ -66,7 +66,7 @@ type End struct {
 	op     byte   // of the message under way
 
 	mu        sync.Mutex // held while a frame is written
-	sentClose bool       // guarded by mu
+	sentClose bool       // guarded by mu; nothing more may be written
 
 	// Valid when Done.
 	Code    int    // of the Close that came; 0: none
@@ -204,6 +204,19 @@ func (e *End) Raw(b []byte) error {
 	if e.sentClose {
 		return errors.New("Close was sent")
 	}
+	_, err := e.Conn.Write(b)
+	return err
+}
+
+// CutOff writes the beginning of a frame, and nothing behind it: an answer of the
+// reader's would be taken for the rest.
+func (e *End) CutOff(b []byte) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.sentClose {
+		return errors.New("Close was sent")
+	}
+	e.sentClose = true
 	_, err := e.Conn.Write(b)
 	return err
 }
