@@ -326,7 +326,7 @@ func TestDocumentedDefaults(t *testing.T) {
 		return f
 	}
 	var text []byte
-	for _, name := range []string{"options.go", "limit_options.go", "balance_options.go", "probe.go"} {
+	for _, name := range []string{"options.go", "options_limit.go", "options_balance.go", "probe.go"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
