@@ -32,7 +32,7 @@ func isTCP(raw syscall.RawConn) (is bool) {
 // reset reports whether the connection has been reset, even if its reader has
 // not noticed.
 func (l *leg) reset() (reset bool) {
-	if l.raw.inq {
+	if l.inq {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
 	}
 	return reset

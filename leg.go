@@ -38,6 +38,7 @@ type leg struct {
 	busy    atomic.Bool  // its writer has much to write; see setBusy
 	reading atomic.Bool  // its reader is inside a callback of raw.conn
 	hangUp  sync.Once    // for closing conn
+	inq     bool         // set when made; raw reads report what is left to read
 	heard   atomic.Int64 // see life
 	pinged  atomic.Int64
 	writing atomic.Int64

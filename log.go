@@ -33,9 +33,7 @@ func logTo(logger *slog.Logger, ctx context.Context, level slog.Level, message s
 // report counts and logs a failed handshake.
 func (p *Proxy) report(r *http.Request, e *Error) {
 	kind := e.Kind()
-	p.mu.Lock()
-	p.stats.failed[kind]++
-	p.mu.Unlock()
+	p.stats.fail(kind)
 	attrs := make([]slog.Attr, 0, 9)
 	if e.id != 0 {
 		attrs = append(attrs, slog.Uint64("id", e.id))

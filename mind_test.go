@@ -348,8 +348,8 @@ func TestNoKeysLeft(t *testing.T) {
 		}
 		p.leave(s)
 	}
-	if len(p.perClient) > 0 || len(p.sessions) > 0 {
-		t.Errorf("%d clients and %d sessions are left", len(p.perClient), len(p.sessions))
+	if g := &p.registry; len(g.perClient) > 0 || g.count > 0 || g.oldest != nil || g.newest != nil {
+		t.Errorf("%d clients and %d sessions are left", len(g.perClient), g.count)
 	}
 }
 

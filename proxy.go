@@ -127,18 +127,12 @@ type Proxy struct {
 	life    context.Context // ends with Shutdown or Close
 	endLife context.CancelFunc
 
+	registry registry
+	stats    stats
+
 	mu        sync.Mutex
-	sessions  map[*Session]struct{} // guarded by mu; including handshakes under way
-	perClient map[string]int        // guarded by mu; number of them by client
-	opened    int                   // guarded by mu; number of them that are listed
-	leaving   int                   // guarded by mu; sessions that are over except for their log records and hooks
-	lastID    uint64                // guarded by mu
-	draining  bool                  // guarded by mu
-	closed    bool                  // guarded by mu
-	upstreams upstreams             // guarded by mu
-	empty     chan struct{}         // closed when draining, sessions is empty and nobody is leaving
-	memories  *memories             // set when made; the source's earlier answers
-	stats     stats
+	upstreams upstreams // guarded by mu
+	memories  *memories // set when made; the source's earlier answers
 }
 
 // New returns a proxy for the upstream at target: an http, https, ws or wss
@@ -163,9 +157,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 	p := &Proxy{
 		config:    c,
 		drained:   causeFor(ReasonDrained, c.drainCode, "shutting down"),
-		sessions:  make(map[*Session]struct{}),
-		perClient: make(map[string]int),
-		empty:     make(chan struct{}),
+		registry:  newRegistry(c),
 		upstreams: upstreams{known: make(map[string]*member), began: time.Now(), retries: mostRetries},
 		memories:  &memories{sources: make(map[*byte]map[memberKey]memory)},
 		stats:     newStats(),

@@ -18,30 +18,24 @@ type pump struct {
 	owns     bool        // the current frame is partly written: to's lock is held
 	talks    atomic.Bool // bytes arrive after its end, and are dropped
 	raw      rawPump
-	count    tally
+	count    tally        // only the pump changes it
 	throttle *throttle    // nil: there is no limit
 	data     atomic.Int64 // when bytes of a data frame last passed
 	waits    atomic.Bool  // it waits for the opposite leg or the rate limit, not for bytes
 	slowed   atomic.Bool  // it waits for the rate limit
 }
 
-// A tally collects the [Counts] of a pump. Only the pump changes it.
-type tally struct {
-	frames, messages, bytes, pings, largest atomic.Uint64
+// add counts what was written to the opposite leg. The totals come first:
+// whoever sees a session's count finds it in them.
+func (p *pump) add(frames, messages, bytes int) {
+	p.total().add(frames, messages, bytes)
+	p.count.add(frames, messages, bytes)
 }
 
-func (t *tally) add(frames, messages, bytes int) {
-	if frames > 0 {
-		t.frames.Add(uint64(frames))
-	}
-	if messages > 0 {
-		t.messages.Add(uint64(messages))
-	}
-	t.bytes.Add(uint64(bytes))
-}
-
-func (t *tally) load() Counts {
-	return Counts{t.frames.Load(), t.messages.Load(), t.bytes.Load(), t.pings.Load(), t.largest.Load()}
+// total returns the tally of all sessions that the pump adds to.
+func (p *pump) total() *tally {
+	s := p.from.s
+	return &s.proxy.stats.cells[s.id%cells][p.from.side].tally
 }
 
 // run reads the pump's side to its end.
@@ -288,9 +282,11 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 		frames-- // the peer had to send it
 	}
 	if v.pings > 0 {
+		p.total().pings.Add(uint64(v.pings))
 		p.count.pings.Add(uint64(v.pings))
 	}
 	if v.largest > p.count.largest.Load() {
+		p.total().announce(v.largest)
 		p.count.largest.Store(v.largest)
 	}
 	if p.throttle != nil && !p.throttle.take(now, v.messages, frames, len(b)-v.hold-v.rest) {
@@ -363,9 +359,9 @@ func (p *pump) interrupt(v *verdict, b []byte, now time.Duration) (rest []byte) 
 // well.
 func (p *pump) wrote(v *verdict, b []byte, n int) {
 	if n == len(b) {
-		p.count.add(v.frames, v.messages, n)
+		p.add(v.frames, v.messages, n)
 	} else {
-		p.count.add(0, 0, n)
+		p.add(0, 0, n)
 	}
 }
 

@@ -28,7 +28,6 @@ import (
 // rawLeg is a leg's state for that.
 type rawLeg struct {
 	conn syscall.RawConn // nil: the leg is read and written as a net.Conn
-	inq  bool            // reads report what is left to read
 }
 
 // rawPump is a pump's state for that.
@@ -68,7 +67,7 @@ func (l *leg) initRaw() {
 		return
 	}
 	l.raw.conn.Control(func(fd uintptr) { // fails for a unix socket
-		l.raw.inq = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
+		l.inq = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
 	})
 }
 
@@ -255,7 +254,7 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	if p.mind.ended { // before the bytes are removed from the socket: see settle
 		p.talks.Store(true)
 	}
-	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.raw.inq && !p.raw.toEnd, p.raw.busy)
+	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.inq && !p.raw.toEnd, p.raw.busy)
 	if p.mind.ended && (errno != 0 || n == 0) {
 		p.talks.Store(talked)
 		p.from.s.settle() // concurrent calls of settle may have seen talks set

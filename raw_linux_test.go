@@ -333,7 +333,7 @@ func TestResetBehindBytes(t *testing.T) {
 		far.Close()
 		l := leg{conn: near}
 		l.initRaw()
-		if !l.raw.inq {
+		if !l.inq {
 			t.Fatal("no TCP_INQ")
 		}
 		await(t, "the reset is there", l.reset)

@@ -23,38 +23,40 @@ type Session struct {
 	client string
 	path   string
 
-	cancel   context.CancelCauseFunc // guarded by proxy.mu; ends the handshake; see begin
-	open     bool                    // guarded by proxy.mu; the 101 was sent
-	letIn    bool                    // owned by ServeHTTP; it was passed to the WithOnOpen hooks
-	graces   uint8                   // guarded by mu; how often in a row the end was postponed
-	closing  *cause                  // guarded by proxy.mu; why it was ended before the 101
-	upstream string                  // set with open
-	member   *member                 // guarded by proxy.mu; where it is placed; nil: nowhere
+	neighbors         // the registry's own
+	member    *member // guarded by proxy.mu; where it is placed; nil: nowhere
+
+	letIn   bool // owned by ServeHTTP; it was passed to the WithOnOpen hooks
+	removed bool // owned by ServeHTTP; it is no longer registered
 
 	// After the 101 a session has two goroutines, one for each direction, and one
 	// timer. Each direction writes to the opposite leg. Pings and the proxy's own
 	// Close frames are injected by the goroutine that decides to send them.
-	began time.Time // set with open
-	pace  pace      // set with open
-	over  func()    // set with open; called at the end
+	pace  pace   // set by join
+	over  func() // set by start; called at the end
 	legs  [2]leg
 	pumps [2]pump // by the side they read from
 
 	running atomic.Int32 // pumps
 
 	mu       sync.Mutex
-	suspect  Side           // guarded by mu; the side to blame if the deadline passes without a cause
-	finished bool           // guarded by mu
-	decided  bool           // guarded by mu; the result is final
-	ending   ending         // guarded by mu
-	deadline time.Duration  // guarded by mu; when everything is cut; 0 before the end begins
-	latest   time.Duration  // guarded by mu; how far the deadline may be extended
-	timer    *time.Timer    // guarded by mu
-	due      time.Duration  // guarded by mu; when it is to fire
-	helpers  sync.WaitGroup // ticks, and injections that may have to wait
-	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
-	extra    *sessionExtra  // guarded by mu; state that few sessions need
-	failed   *Error         // guarded by mu; why its handshake failed
+	open     bool                    // guarded by mu; the 101 was sent
+	told     bool                    // guarded by mu; a drain has counted it as told to end
+	graces   uint8                   // guarded by mu; how often in a row the end was postponed
+	suspect  Side                    // guarded by mu; the side to blame if the deadline passes without a cause
+	finished bool                    // guarded by mu
+	decided  bool                    // guarded by mu; the result is final
+	cancel   context.CancelCauseFunc // guarded by mu; ends the handshake; see begin
+	began    time.Time               // guarded by mu until the 101 is sent, and then immutable; zero: not listed yet
+	upstream string                  // the same
+	ending   ending                  // guarded by mu
+	deadline time.Duration           // guarded by mu; when everything is cut; 0 before the end begins
+	latest   time.Duration           // guarded by mu; how far the deadline may be extended
+	timer    *time.Timer             // guarded by mu
+	due      time.Duration           // guarded by mu; when it is to fire
+	helpers  sync.WaitGroup          // ticks, and injections that may have to wait
+	hastened chan struct{}           // nil: nothing waits for it; closed when the end begins
+	extra    *sessionExtra           // guarded by mu; state that few sessions need
 }
 
 // sessionExtra is the state that a session has only if it is used.
@@ -65,6 +67,8 @@ type sessionExtra struct {
 	expires     time.Time
 	expiry      *cause
 	done        chan struct{}
+	closing     *cause // why it was ended before the 101
+	failed      *Error // why its handshake failed
 }
 
 // extraLocked returns the session's extra. s.mu is held.
@@ -133,8 +137,8 @@ func (s *Session) Path() string { return s.path }
 // Upstream returns the scheme and host that was dialled, followed by # and the
 // member's Address if it has one. It is empty before the 101.
 func (s *Session) Upstream() string {
-	s.proxy.mu.Lock()
-	defer s.proxy.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.upstream
 }
 
@@ -153,8 +157,8 @@ func (s *Session) Subprotocol() string {
 // Start returns the time at which the upstream accepted the session, or the
 // zero time before that.
 func (s *Session) Start() time.Time {
-	s.proxy.mu.Lock()
-	defer s.proxy.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.began
 }
 
@@ -266,19 +270,27 @@ func checkClose(code websocket.StatusCode, reason string) error {
 
 // close ends the session for a cause of the proxy's own.
 func (s *Session) close(c *cause) {
-	p := s.proxy
-	p.mu.Lock()
-	open := s.open
-	if !open && s.closing == nil {
-		s.closing = c
-		if s.cancel != nil {
-			s.cancel(errEnded)
+	s.mu.Lock()
+	open, cancel := s.open, s.cancel
+	if !open {
+		if x := s.extraLocked(); x.closing == nil {
+			x.closing = c
 		}
 	}
-	p.mu.Unlock()
-	if open {
+	s.mu.Unlock()
+	switch {
+	case open:
 		s.stop(c, nil)
+	case cancel != nil:
+		cancel(errEnded)
 	}
+}
+
+// progress returns whether the session is open, and what ends its handshake.
+func (s *Session) progress() (open bool, cancel context.CancelCauseFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open, s.cancel
 }
 
 // errEnded: a session was ended by [Session.Close] before it was open.
@@ -344,8 +356,8 @@ func (s *Session) Err() error {
 	switch {
 	case !s.decided:
 		return nil
-	case s.failed != nil:
-		return s.failed
+	case s.extra != nil && s.extra.failed != nil:
+		return s.extra.failed
 	case e.cause == nil: // a panic before the 101, for example in a custom ResponseWriter
 		return &SessionError{By: Self, Reason: ReasonPanic}
 	}
@@ -360,7 +372,10 @@ func (s *Session) decide(failed *Error) {
 	if s.decided {
 		return
 	}
-	s.decided, s.failed = true, failed
+	s.decided = true
+	if failed != nil {
+		s.extraLocked().failed = failed
+	}
 	if s.extra != nil && s.extra.done != nil {
 		close(s.extra.done)
 	}

@@ -57,12 +57,12 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 		p.tell(ctx, sessions)
 	}
 	select {
-	case <-p.empty:
+	case <-p.registry.empty:
 		return nil
 	default:
 	}
 	select {
-	case <-p.empty:
+	case <-p.registry.empty:
 		return nil
 	case <-ctx.Done():
 	}
@@ -70,19 +70,18 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 		late := time.NewTimer(grace)
 		defer late.Stop()
 		select {
-		case <-p.empty:
+		case <-p.registry.empty:
 			return nil
 		case <-late.C:
 		}
 	}
 	text := fmt.Sprintf("%d sessions cut", p.cutAll())
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n := len(p.sessions) - p.opened; n > 0 { // all have been told to end: user code blocks them
-		text += fmt.Sprintf(", %d still in a handshake", n)
+	left := p.registry.load()
+	if left.handshakes > 0 { // all have been told to end: user code blocks them
+		text += fmt.Sprintf(", %d still in a handshake", left.handshakes)
 	}
-	if p.leaving > 0 && len(p.onClose) > 0 { // without hooks they leave immediately
-		text += fmt.Sprintf(", %d still in a hook of WithOnClose", p.leaving)
+	if left.leaving > 0 && len(p.onClose) > 0 { // without hooks they leave immediately
+		text += fmt.Sprintf(", %d still in a hook of WithOnClose", left.leaving)
 	}
 	return fmt.Errorf("wsproxy: %s: %w", text, ctx.Err())
 }
@@ -102,9 +101,7 @@ func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 	}
 	p.spread(ctx, sessions, max(window, 0), func(s *Session) {
 		s.stop(p.drained, nil)
-		p.mu.Lock()
-		p.stats.drain.Told++
-		p.mu.Unlock()
+		p.told(s)
 	})
 }
 
@@ -125,7 +122,7 @@ const longestMove = 30 * time.Second
 // in the background.
 func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
 	stays := func(s *Session) bool { return s.member == nil || !leave(s.member) }
-	sessions := p.listed()
+	sessions := slices.Collect(p.Sessions())
 	p.mu.Lock()
 	sessions = slices.DeleteFunc(sessions, stays)
 	p.mu.Unlock()
@@ -135,9 +132,9 @@ func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
 	}
 	go p.spread(p.life, sessions, window, func(s *Session) {
 		p.mu.Lock()
-		changed := !s.open || stays(s) // or the member is back
+		stays := stays(s) // the member is back
 		p.mu.Unlock()
-		if !changed {
+		if open, _ := s.progress(); open && !stays {
 			s.stop(c, nil)
 		}
 	})
@@ -165,7 +162,7 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 			timer.Reset(wait)
 			select {
 			case <-timer.C:
-			case <-p.empty:
+			case <-p.registry.empty:
 			case <-ctx.Done():
 				if !overslept(ctx) {
 					return
@@ -196,35 +193,49 @@ func (p *Proxy) cutAll() int {
 	for _, s := range sessions {
 		s.cut(causeCut, ErrShutdown)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stats.drain.Cut += len(sessions)
+	p.registry.mu.Lock()
+	defer p.registry.mu.Unlock()
+	p.registry.drain.Cut += len(sessions)
 	return len(sessions)
 }
 
 // drain stops admitting sessions, ends the handshakes under way, and returns
-// the open sessions. first reports whether this is the first call.
+// the open sessions. first reports whether this is the first call. A session
+// whose handshake ends at the same time is returned, or [Proxy.begin] ends it,
+// or both.
 func (p *Proxy) drain(closing bool) (open []*Session, first bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed && closing {
+	first, before := p.registry.shut(closing)
+	if before {
 		return nil, false
 	}
-	p.closed = p.closed || closing
-	if first = !p.draining; first {
-		p.draining = true
+	if first {
 		p.endLife()
-		p.stats.drain = DrainStats{Began: time.Now(), Total: p.opened}
-		p.emptyLocked()
 	}
-	for s := range p.sessions {
-		if s.open {
+	for s := range p.registry.all() {
+		if isOpen, cancel := s.progress(); isOpen {
 			open = append(open, s)
-		} else if s.cancel != nil {
-			s.cancel(ErrShutdown)
+		} else if cancel != nil {
+			cancel(ErrShutdown)
 		}
 	}
 	return open, first
+}
+
+// shut begins a drain; closing is whether [Proxy.Close] ends it. first reports
+// whether it has begun, before whether it was closed before.
+func (g *registry) shut(closing bool) (first, before bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed && closing {
+		return false, true
+	}
+	g.closed = g.closed || closing
+	if first = !g.draining; first {
+		g.draining = true
+		g.drain = DrainStats{Began: time.Now(), Total: g.listed}
+		g.emptyLocked()
+	}
+	return first, false
 }
 
 // serverShare is the divisor for the time that [ShutdownServer] reserves for

@@ -61,7 +61,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		to.fail()
 		frames, messages = 0, 0
 	}
-	p.count.add(frames, messages, int(n)-pipe.held)
+	p.add(frames, messages, int(n)-pipe.held)
 	if pipe.to = nil; pipe.held == 0 {
 		pipe.release()
 	} else {

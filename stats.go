@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // Stats is a snapshot of a proxy's counters and current state. Counters start
@@ -73,16 +75,55 @@ var (
 
 // stats holds a Proxy's counters for Stats.
 type stats struct {
-	opened  uint64             // guarded by Proxy.mu
-	ended   map[Outcome]uint64 // guarded by Proxy.mu
-	failed  map[Kind]uint64    // guarded by Proxy.mu
-	passed  [2]Counts          // guarded by Proxy.mu; of sessions that ended
-	ignored [2]uint64          // guarded by Proxy.mu; IgnoredPings
-	drain   DrainStats         // guarded by Proxy.mu
-	retries uint64             // guarded by Proxy.mu
-
+	cells      []cell // what has passed in all sessions, spread over cells
+	retries    atomic.Uint64
 	durations  histogram
 	roundTrips [2]histogram
+
+	mu      sync.Mutex
+	opened  uint64             // guarded by mu
+	ended   map[Outcome]uint64 // guarded by mu
+	failed  map[Kind]uint64    // guarded by mu
+	ignored [2]uint64          // guarded by mu; IgnoredPings
+}
+
+// A cell holds what has passed in a part of the sessions. The sum of all cells
+// costs the same however many sessions there are. There are several cells, on
+// cache lines of their own, so that processors seldom wait for each other.
+type cell [2]struct {
+	tally
+	_ [64 - unsafe.Sizeof(tally{})]byte
+}
+
+const cells = 16
+
+// A tally collects [Counts].
+type tally struct {
+	frames, messages, bytes, pings, largest atomic.Uint64
+}
+
+func (t *tally) add(frames, messages, bytes int) {
+	if frames > 0 {
+		t.frames.Add(uint64(frames))
+	}
+	if messages > 0 {
+		t.messages.Add(uint64(messages))
+	}
+	t.bytes.Add(uint64(bytes))
+}
+
+// announce records the size of a message.
+func (t *tally) announce(size uint64) {
+	for {
+		largest := t.largest.Load()
+		if size <= largest || t.largest.CompareAndSwap(largest, size) {
+			return
+		}
+	}
+}
+
+func (t *tally) load() Counts {
+	return Counts{t.frames.Load(), t.messages.Load(), t.bytes.Load(), t.pings.Load(), t.largest.Load()}
 }
 
 func newStats() stats {
@@ -100,6 +141,7 @@ func newStats() stats {
 		failed[kind] = 0
 	}
 	return stats{
+		cells:      make([]cell, cells),
 		ended:      ended,
 		failed:     failed,
 		durations:  newHistogram(durationBounds),
@@ -107,21 +149,43 @@ func newStats() stats {
 	}
 }
 
-// end counts a session that is over. Proxy.mu is held.
+// open counts a session whose 101 was sent.
+func (t *stats) open() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.opened++
+}
+
+// fail counts a failed handshake.
+func (t *stats) fail(kind Kind) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed[kind]++
+}
+
+// end counts a session that is over.
 func (t *stats) end(s *Session) {
-	e := &s.ending // it no longer changes
-	if e.cause != nil {
-		t.ended[Outcome{e.cause.by, e.cause.name}]++
-	} else {
-		t.ended[Outcome{Self, ReasonPanic}]++
+	outcome := Outcome{Self, ReasonPanic}
+	if c := s.ending.cause; c != nil { // it no longer changes
+		outcome = Outcome{c.by, c.name}
 	}
-	for side := range t.passed {
-		t.passed[side].add(s.Counts(Side(side)))
+	t.durations.observe(s.now())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended[outcome]++
+	for side := range t.ignored {
 		if s.legs[side].ignoresPingsLocked() { // the same
 			t.ignored[side]++
 		}
 	}
-	t.durations.observe(s.now())
+}
+
+// passed returns what has come from a side in all sessions.
+func (t *stats) passed(from Side) (sum Counts) {
+	for i := range t.cells {
+		sum.add(t.cells[i][from].load())
+	}
+	return sum
 }
 
 func (c *Counts) add(d Counts) {
@@ -132,37 +196,37 @@ func (c *Counts) add(d Counts) {
 	c.LargestMessage = max(c.LargestMessage, d.LargestMessage)
 }
 
-// Stats returns a snapshot. It takes about 100 ns for each open session. During
-// this time new handshakes wait; relaying does not.
+// Stats returns a snapshot. Its cost does not depend on the number of sessions.
 func (p *Proxy) Stats() Stats {
+	now := p.registry.load()
+	st := Stats{
+		Open:          now.open,
+		Handshakes:    now.handshakes,
+		Drain:         now.drain,
+		FromClients:   p.stats.passed(Client),
+		FromUpstreams: p.stats.passed(Upstream),
+		Durations:     p.stats.durations.load(),
+		RoundTrips:    [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
+		Members:       p.memberStates(),
+		Retries:       p.stats.retries.Load(),
+	}
+	p.stats.mu.Lock()
+	defer p.stats.mu.Unlock()
+	st.Opened, st.IgnoredPings = p.stats.opened, p.stats.ignored
+	st.Ended, st.Failed = maps.Clone(p.stats.ended), maps.Clone(p.stats.failed)
+	return st
+}
+
+// memberStates returns snapshots of the members.
+func (p *Proxy) memberStates() []MemberState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := Stats{
-		Open:       p.opened,
-		Handshakes: len(p.sessions) - p.opened,
-		Opened:     p.stats.opened,
-		Ended:      maps.Clone(p.stats.ended),
-		Failed:     maps.Clone(p.stats.failed),
-		Durations:  p.stats.durations.load(),
-		RoundTrips: [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
-		Members:    make([]MemberState, len(p.upstreams.members)),
-		Retries:    p.stats.retries,
-		Drain:      p.stats.drain,
-
-		IgnoredPings: p.stats.ignored,
-	}
 	now := time.Since(p.upstreams.began)
+	states := make([]MemberState, len(p.upstreams.members))
 	for i, m := range p.upstreams.members {
-		st.Members[i] = m.state(now)
+		states[i] = m.state(now)
 	}
-	passed := p.stats.passed
-	for s := range p.sessions {
-		for side := range passed {
-			passed[side].add(s.Counts(Side(side)))
-		}
-	}
-	st.FromClients, st.FromUpstreams = passed[Client], passed[Upstream]
-	return st
+	return states
 }
 
 // A histogram collects the data of a [Histogram].

@@ -303,7 +303,7 @@ func (p *Proxy) place(s *Session, at *placement) (m *member, others bool, e *Err
 	m.tried = now
 	s.member = m
 	if retry {
-		p.stats.retries++
+		p.stats.retries.Add(1)
 		if !at.free {
 			u.retries--
 		}

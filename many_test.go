@@ -1,0 +1,196 @@
+package wsproxy
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// crowd registers sessions of a new proxy, and lists those for which open
+// returns true.
+func crowd(t testing.TB, n int, open func(i int) bool) (*Proxy, []*Session) {
+	p, err := New("http://upstream.test", WithMaxSessions(2*n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "/room", nil)
+	all := make([]*Session, n)
+	for i := range all {
+		all[i] = admitted(t, p, r)
+		if open(i) {
+			p.list(all[i], "http://upstream.test", "")
+		}
+	}
+	return p, all
+}
+
+func admitted(t testing.TB, p *Proxy, r *http.Request) *Session {
+	_, s, err := p.admit(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A listing yields what was open when it began, oldest first, and nothing
+// twice, whoever comes and goes meanwhile and whoever else lists or stops.
+func TestListing(t *testing.T) {
+	const n = 3*listedAtOnce + 7
+	odd := func(i int) bool { return i%2 == 1 }
+	p, all := crowd(t, n, odd)
+	r := httptest.NewRequest("GET", "/", nil)
+	for _, row := range []struct {
+		name    string
+		removed func(i, at int) bool // when the session at has been yielded
+		want    func(i int) bool
+	}{
+		{"nobody leaves", func(i, at int) bool { return false }, odd},
+		{"who was yielded leaves", func(i, at int) bool { return i == at }, odd},
+		{"the end leaves", func(i, at int) bool { return at == 1 && i >= 2*listedAtOnce }, func(i int) bool { return odd(i) && i < 2*listedAtOnce }},
+		{"the place of the cursor leaves", func(i, at int) bool { return at == 1 && i >= listedAtOnce && i < n-9 },
+			func(i int) bool { return odd(i) && (i < listedAtOnce || i >= n-9) }},
+		{"all leave", func(i, at int) bool { return at == 1 }, func(i int) bool { return odd(i) && i < listedAtOnce }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p, all = crowd(t, n, odd)
+			var got, want []int
+			gone := make(map[int]bool)
+			for s := range p.Sessions() {
+				at := slices.Index(all, s)
+				got = append(got, at)
+				for i, s := range all {
+					if row.removed(i, at) && !gone[i] {
+						gone[i] = true
+						p.leave(s)
+					}
+				}
+				p.list(admitted(t, p, r), "", "") // came later
+				for range p.Sessions() {
+					break
+				}
+				if len(got) > n {
+					t.Fatal("the listing does not end")
+				}
+			}
+			for i := range all {
+				if row.want(i) {
+					want = append(want, i)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("got %d: %v, want %d: %v", len(got), got, len(want), want)
+			}
+			if len(p.registry.cursors) != 0 {
+				t.Errorf("%d cursors are left", len(p.registry.cursors))
+			}
+			if st := p.Stats(); st.Open+st.Handshakes != p.registry.count || st.Open < len(got)-len(gone) {
+				t.Errorf("got %+v of %d sessions", st, p.registry.count)
+			}
+		})
+	}
+}
+
+// A drain counts each session once, whether Shutdown finds it open, its 101 is
+// on the way, or it is leaving: Total is Told when all are over.
+func TestDrainCounts(t *testing.T) {
+	for round := range 50 {
+		const n = 40
+		p, all := crowd(t, n, func(int) bool { return true })
+		var ends sync.WaitGroup
+		for i, s := range all {
+			s.legs[Client].conn, s.legs[Upstream].conn = deadConn{}, deadConn{}
+			s.legs[Client].s, s.legs[Upstream].s = s, s
+			if i%4 > 0 {
+				p.begin(s)
+			}
+		}
+		for i, s := range all {
+			ends.Go(func() {
+				if i%4 == 0 {
+					p.begin(s)
+				}
+				if i%4 < 2 {
+					p.leave(s)
+				}
+			})
+		}
+		ends.Go(func() {
+			open, _ := p.drain(false)
+			for _, s := range open {
+				p.told(s)
+			}
+			for i, s := range all {
+				if i%4 >= 2 {
+					p.leave(s)
+				}
+			}
+		})
+		ends.Wait()
+		if d := p.Stats().Drain; d.Told != d.Total || d.Total < n/2 || d.Total > n {
+			t.Fatalf("round %d: got %+v of %d sessions", round, d, n)
+		}
+		select {
+		case <-p.registry.empty:
+		default:
+			t.Fatalf("round %d: not empty: %+v", round, p.registry.load())
+		}
+	}
+}
+
+// With the number of sessions nothing grows but what a listing yields: not the
+// cost of Stats, not that of a handshake, not even beside a listing.
+func BenchmarkCrowd(b *testing.B) {
+	for _, n := range []int{10, 100_000} {
+		p, _ := crowd(b, n, func(int) bool { return true })
+		r := httptest.NewRequest("GET", "/room", nil)
+		b.Run(fmt.Sprintf("Stats/%d", n), func(b *testing.B) {
+			for b.Loop() {
+				p.Stats()
+			}
+		})
+		b.Run(fmt.Sprintf("Sessions/%d", n), func(b *testing.B) {
+			listed := 0
+			for b.Loop() {
+				for range p.Sessions() {
+					listed++
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(listed), "ns/session")
+		})
+		handshake := func(b *testing.B) {
+			for b.Loop() {
+				s := admitted(b, p, r)
+				p.list(s, "http://upstream.test", "")
+				p.leave(s)
+			}
+		}
+		b.Run(fmt.Sprintf("Handshake/%d", n), handshake)
+		b.Run(fmt.Sprintf("HandshakeBesideListing/%d", n), func(b *testing.B) {
+			var over atomic.Bool
+			var listing sync.WaitGroup
+			listing.Go(func() {
+				for !over.Load() {
+					for range p.Sessions() {
+					}
+				}
+			})
+			handshake(b)
+			over.Store(true)
+			listing.Wait()
+		})
+	}
+}
+
+// deadConn is a connection that was closed.
+type deadConn struct{ net.Conn }
+
+func (deadConn) Read([]byte) (int, error)         { return 0, net.ErrClosed }
+func (deadConn) Write([]byte) (int, error)        { return 0, net.ErrClosed }
+func (deadConn) Close() error                     { return nil }
+func (deadConn) SetWriteDeadline(time.Time) error { return nil }
