@@ -14,7 +14,10 @@ import (
 
 // Every Go snippet in README.md and docs compiles. Those that need another module
 // than this one are compiled there.
-func TestSnippets(t *testing.T) { snippets.Test(t, ".", 20) }
+func TestSnippets(t *testing.T) {
+	t.Parallel() // it waits for the compiler
+	snippets.Test(t, ".", map[string]int{snippets.Own: 20})
+}
 
 // documents returns the project's documents, by name.
 func documents(t *testing.T) map[string]string {

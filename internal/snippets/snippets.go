@@ -65,11 +65,14 @@ var given = map[string]string{
 // declared are the variables that snippets may declare without using them.
 var declared = []string{"conn", "err", "proxy"}
 
-// Test compiles the snippets in README.md and docs of the repository at root:
-// those that use one of the foreign packages named, or, if none is named, those
-// that use no foreign package. The test's own module must have the packages. It
-// fails if there are fewer than least snippets.
-func Test(t *testing.T, root string, least int, packages ...string) {
+// Own is the key for snippets that use no foreign package.
+const Own = ""
+
+// Test compiles the snippets in README.md and docs of the repository at root that
+// use one of the foreign packages that least names; Own names the snippets that
+// use none. It fails if it finds fewer than least says for a name. The test's own
+// module must have the packages.
+func Test(t *testing.T, root string, least map[string]int) {
 	documents, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	if err != nil || len(documents) == 0 {
 		t.Fatalf("no documents: %v", err)
@@ -81,7 +84,7 @@ func Test(t *testing.T, root string, least int, packages ...string) {
 	temp := t.TempDir()
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	args := []string{"build", "-o", os.DevNull, "-overlay", filepath.Join(temp, "overlay.json")}
-	n := 0
+	n, found := 0, make(map[string]int)
 	for _, document := range append(documents, filepath.Join(root, "README.md")) {
 		text, err := os.ReadFile(document)
 		if err != nil {
@@ -90,8 +93,14 @@ func Test(t *testing.T, root string, least int, packages ...string) {
 		for _, at := range regexp.MustCompile("(?ms)^( *)```go\n(.*?)^ *```").FindAllSubmatchIndex(text, -1) {
 			snippet := string(text[at[4]:at[5]])
 			line := 1 + strings.Count(string(text[:at[4]]), "\n")
-			uses := foreignUses(snippet)
-			if !slices.ContainsFunc(packages, func(name string) bool { _, ok := uses[name]; return ok }) && len(packages)+len(uses) > 0 {
+			wanted := false
+			for _, name := range foreignNames(snippet) {
+				if _, ok := least[name]; ok {
+					found[name]++
+					wanted = true
+				}
+			}
+			if !wanted {
 				continue
 			}
 			if indent := string(text[at[2]:at[3]]); indent != "" {
@@ -116,8 +125,10 @@ func Test(t *testing.T, root string, least int, packages ...string) {
 			n++
 		}
 	}
-	if n < least {
-		t.Fatalf("found %d snippets, want at least %d", n, least)
+	for name, want := range least {
+		if found[name] < want {
+			t.Errorf("found %d snippets that use %q, want at least %d", found[name], name, want)
+		}
 	}
 	b, err := json.Marshal(overlay)
 	if err != nil {
@@ -180,6 +191,15 @@ func foreignUses(snippet string) map[string]string {
 	}
 	before, _ := around(snippet)
 	return used(before+snippet, foreign)
+}
+
+// foreignNames returns the names of the foreign packages that a snippet needs, or
+// Own.
+func foreignNames(snippet string) []string {
+	if uses := foreignUses(snippet); len(uses) > 0 {
+		return slices.Collect(maps.Keys(uses))
+	}
+	return []string{Own}
 }
 
 // declares says whether the snippet declares the variable at its top level.

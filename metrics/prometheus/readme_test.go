@@ -7,4 +7,4 @@ import (
 )
 
 // The snippets in README.md and docs that need this module compile.
-func TestSnippets(t *testing.T) { snippets.Test(t, "../..", 1, "wsprometheus") }
+func TestSnippets(t *testing.T) { snippets.Test(t, "../..", map[string]int{"wsprometheus": 1}) }
