@@ -14,6 +14,8 @@ import (
 	"sync"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // This file reads the upstream's answer to the handshake: a valid 101, or a refusal,
@@ -194,9 +196,9 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 			return nil, errors.New("extension that was not offered")
 		}
 		if e.name == "permessage-deflate" {
-			up.rsvMessage |= rsv1Bit // RFC 7692, 6
+			up.rsvMessage |= frame.RSV1Bit // RFC 7692, 6
 		} else {
-			up.rsvAny = rsvBits // it may have defined any of them
+			up.rsvAny = frame.RSVBits // it may have defined any of them
 		}
 	}
 	up.extensions = joinExtensions(chosen.extensions)

@@ -165,7 +165,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		tls:              new(tls.Config),
 		logger:           slog.Default(),
 		errorHandler:     writeError,
-		drainCode:        goingAway,
+		drainCode:        websocket.StatusGoingAway,
 		via:              randomName(),
 	}
 	for _, o := range options {

@@ -28,7 +28,7 @@ type upstreamConn struct {
 	header      http.Header // of the 101, for the client
 	subprotocol string      // for the client
 	extensions  string
-	rsvMessage  byte // the RSV bits that the extensions define; see scanner
+	rsvMessage  byte // the RSV bits that the extensions define; see frame.Scanner
 	rsvAny      byte
 	refusal     *upstreamRefusal // if set, the upstream has refused, and the other fields are not set
 }

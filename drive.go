@@ -7,7 +7,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // This file, pump.go and leg.go run an open session. They carry out decisions made
@@ -15,18 +15,18 @@ import (
 // keepalive.go when to ping and when to give up a peer.
 
 // join joins the connections of two finished handshakes. early is what was
-// received after each; the RSV bits are those of scanner.
+// received after each; the RSV bits are those of frame.Scanner.
 func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
 	s.pace = newPace()
 	for side := range s.legs {
 		l := &s.legs[side]
-		l.s, l.side, l.conn = s, Side(side), conns[side]
+		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
 		l.writing.Store(-1)
 		l.initRaw()
 
 		p, limit := &s.pumps[side], &s.proxy.limits[side]
 		p.from, p.to = l, &s.legs[side^1]
-		p.mind = direction{scan: scanner{masked: Side(side) == Client, rsvMessage: rsvMessage, rsvAny: rsvAny}}
+		p.mind = direction{scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
 		if limit.frame > 0 || limit.message > 0 {
 			p.mind.limits = limit
 		}
@@ -44,7 +44,7 @@ func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny by
 func (s *Session) run() {
 	done := make(chan struct{})
 	s.start(func() { close(done) })
-	s.pumps[Upstream].run()
+	s.pumps[frame.Upstream].run()
 	<-done
 }
 
@@ -52,7 +52,7 @@ func (s *Session) run() {
 // ended.
 func (s *Session) detach(over func()) {
 	s.start(over)
-	go s.pumps[Upstream].run()
+	go s.pumps[frame.Upstream].run()
 }
 
 func (s *Session) start(over func()) {
@@ -66,7 +66,7 @@ func (s *Session) start(over func()) {
 	s.due = s.now() + first
 	s.timer = time.AfterFunc(first, s.tick)
 	s.mu.Unlock()
-	go s.pumps[Client].run()
+	go s.pumps[frame.Client].run()
 }
 
 // finish is called when both pumps have stopped.
@@ -75,8 +75,8 @@ func (s *Session) finish() {
 	s.finished = true
 	s.timer.Stop()
 	s.mu.Unlock()
-	s.legs[Client].close()
-	s.legs[Upstream].close()
+	s.legs[frame.Client].close()
+	s.legs[frame.Upstream].close()
 	s.helpers.Wait() // after closing: a helper may be blocked in a write
 	s.over()
 }
@@ -95,7 +95,7 @@ func (s *Session) guard() {
 func (s *Session) panicked(v any) {
 	s.blame(v)
 	s.mu.Lock()
-	s.hasten(Self)
+	s.hasten(frame.Self)
 	s.sever()
 }
 
@@ -108,7 +108,7 @@ func (s *Session) blame(v any) {
 
 // hasten sets the deadline of an end that has begun, and the side to blame if
 // no better cause is found. s.mu is held.
-func (s *Session) hasten(side Side) {
+func (s *Session) hasten(side frame.Side) {
 	if s.deadline != 0 {
 		return
 	}
@@ -129,7 +129,7 @@ func (s *Session) settle() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		closed := l.closed.Load()
-		talks := closed && l.side == Client && (s.pumps[side].talks.Load() || inputWaits(l.conn))
+		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || inputWaits(l.conn))
 		s.mu.Lock()
 		e := &s.ending
 		done, fin := e.done(l.side, closed, talks), e.fin(l.side, closed)
@@ -152,8 +152,8 @@ func (s *Session) stop(c *cause, err error) {
 		s.mu.Unlock()
 		return
 	}
-	s.hasten(Self)
-	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
+	s.hasten(frame.Self)
+	tell := [2]frame.Code{s.ending.tell(frame.Client), s.ending.tell(frame.Upstream)}
 	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
 	s.mu.Unlock()
 	defer s.helpers.Done()
@@ -166,17 +166,17 @@ func (s *Session) stop(c *cause, err error) {
 func (s *Session) cut(c *cause, err error) {
 	s.mu.Lock()
 	s.ending.begin(c, err)
-	s.hasten(Self)
+	s.hasten(frame.Self)
 	s.mu.Unlock()
-	s.legs[Client].abort()
-	s.legs[Upstream].abort()
+	s.legs[frame.Client].abort()
+	s.legs[frame.Upstream].abort()
 }
 
 // firstTickLocked returns when the session's timer fires first. s.mu is held.
 func (s *Session) firstTickLocked() time.Duration {
 	first, _ := s.expiryLocked()
 	for side := range s.legs {
-		pol := s.policy(Side(side))
+		pol := s.policy(frame.Side(side))
 		_, again := pol.check(0, life{writing: -1})
 		_, idle := pol.checkIdle(0, 0)
 		first = min(first, again, idle)
@@ -218,8 +218,8 @@ func (s *Session) tick() {
 		s.expire(now)
 		return
 	}
-	data := max(s.lastData(), time.Duration(s.legs[Client].writing.Load()), time.Duration(s.legs[Upstream].writing.Load()))
-	if s.pumps[Client].slowed.Load() || s.pumps[Upstream].slowed.Load() {
+	data := max(s.lastData(), time.Duration(s.legs[frame.Client].writing.Load()), time.Duration(s.legs[frame.Upstream].writing.Load()))
+	if s.pumps[frame.Client].slowed.Load() || s.pumps[frame.Upstream].slowed.Load() {
 		data = now
 	}
 	late := s.lateLocked(now) > 0
@@ -229,7 +229,7 @@ func (s *Session) tick() {
 		s.graces = 0
 	case idle && late:
 		idle, again = false, now+grace
-	case idle && s.graces < mostGraces && (inputWaits(s.legs[Client].conn) || inputWaits(s.legs[Upstream].conn)):
+	case idle && s.graces < mostGraces && (inputWaits(s.legs[frame.Client].conn) || inputWaits(s.legs[frame.Upstream].conn)):
 		s.graces++
 		idle, again = false, now+lateness
 	}
@@ -239,7 +239,7 @@ func (s *Session) tick() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		var at time.Duration
-		pol := s.policy(Side(side))
+		pol := s.policy(frame.Side(side))
 		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load(), late))
 		again = min(again, at)
 		l.noteAnswersLocked(now, &pol)
@@ -255,19 +255,19 @@ func (s *Session) tick() {
 		s.stop(causeIdle, nil)
 		return
 	}
-	if needs[Client] != needNothing && needs[Upstream] != needNothing {
+	if needs[frame.Client] != needNothing && needs[frame.Upstream] != needNothing {
 		// A write that blocks must not delay that of the other leg.
-		need := needs[Client]
-		s.helpers.Go(func() { s.meet(Client, need, now) })
-		needs[Client] = needNothing
+		need := needs[frame.Client]
+		s.helpers.Go(func() { s.meet(frame.Client, need, now) })
+		needs[frame.Client] = needNothing
 	}
 	for side, need := range needs {
-		s.meet(Side(side), need, now)
+		s.meet(frame.Side(side), need, now)
 	}
 }
 
 // meet does what a leg needs.
-func (s *Session) meet(side Side, need need, now time.Duration) {
+func (s *Session) meet(side frame.Side, need need, now time.Duration) {
 	defer s.guard()
 	l := &s.legs[side]
 	switch need {
@@ -332,13 +332,13 @@ func (s *Session) expire(now time.Duration) {
 		s.mu.Unlock()
 		return
 	}
-	if now < s.latest && (s.lingersLocked(Client, now) || s.lingersLocked(Upstream, now)) {
+	if now < s.latest && (s.lingersLocked(frame.Client, now) || s.lingersLocked(frame.Upstream, now)) {
 		s.deadline = min(now+s.proxy.closeTimeout, s.latest)
 		s.lookInLocked(s.deadline - now)
 		s.mu.Unlock()
 		return
 	}
-	if s.suspect != Self {
+	if s.suspect != frame.Self {
 		s.ending.begin(causeLost[s.suspect], errLate)
 	}
 	s.sever()
@@ -346,15 +346,15 @@ func (s *Session) expire(now time.Duration) {
 
 // lingersLocked reports whether a slow peer is still accepting what was sent to
 // it before its end, and nothing more will be sent. s.mu is held.
-func (s *Session) lingersLocked(side Side, now time.Duration) bool {
+func (s *Session) lingersLocked(side frame.Side, now time.Duration) bool {
 	l := &s.legs[side]
-	return l.takesLocked(now) && (l.closed.Load() || s.ending.ended[side.other()])
+	return l.takesLocked(now) && (l.closed.Load() || s.ending.ended[side.Other()])
 }
 
 // sever closes both connections, each with a last Close frame if one is still
 // owed and can be written without waiting. s.mu is held, and released.
 func (s *Session) sever() {
-	tell := [2]websocket.StatusCode{s.ending.tell(Client), s.ending.tell(Upstream)}
+	tell := [2]frame.Code{s.ending.tell(frame.Client), s.ending.tell(frame.Upstream)}
 	s.mu.Unlock()
 	for side := range s.legs {
 		l := &s.legs[side]

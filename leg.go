@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // A leg is one side's connection, with the state for writing whole frames to it.
@@ -16,7 +16,7 @@ type leg struct {
 	s    *Session
 	conn net.Conn
 	raw  rawLeg
-	side Side
+	side frame.Side
 
 	deaf    bool // guarded by lock; a write failed: nothing more is written
 	answers bool // guarded by s.mu; it has answered a Ping of ours
@@ -286,14 +286,14 @@ func (l *leg) writePending() {
 		l.sent.Store(int64(now))
 		l.number++
 		l.awaited.Store(l.number)
-		b = appendControl(b, opPing, l.side == Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number))
+		b = frame.AppendControl(b, frame.OpPing, l.side == frame.Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number))
 	}
-	code := websocket.StatusCode(frames &^ pingPending)
+	code := frame.Code(frames &^ pingPending)
 	if code != 0 {
 		l.s.mu.Lock()
 		reason := l.s.ending.cause.reason
 		l.s.mu.Unlock()
-		b = appendClose(b, l.side == Upstream, code, reason)
+		b = frame.AppendClose(b, l.side == frame.Upstream, code, reason)
 	}
 	l.write(b, now)
 	if frames&pingPending != 0 {
@@ -314,7 +314,7 @@ func (l *leg) writePending() {
 const lastWordTimeout = 100 * time.Millisecond
 
 // lastWord writes a Close before the leg is closed, if that does not take long.
-func (l *leg) lastWord(code websocket.StatusCode) {
+func (l *leg) lastWord(code frame.Code) {
 	defer func() {
 		if v := recover(); v != nil {
 			l.s.blame(v)

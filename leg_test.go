@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // A Close that waits for a frame's end isn't mixed with another one: the first
@@ -19,7 +21,7 @@ func TestPendingClose(t *testing.T) {
 	s.ending.begin(causeIdle, nil)
 	for side := range s.legs {
 		l := &s.legs[side]
-		l.s, l.side, l.conn = s, Side(side), near
+		l.s, l.side, l.conn = s, frame.Side(side), near
 	}
 	l := &s.legs[Client]
 	l.lock.tryAcquire() // as if a frame were part-written

@@ -121,7 +121,7 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 		slog.String("upstream", s.upstream),
 		slog.String("path", s.path),
 		slog.Duration("duration", s.now().Round(time.Millisecond)),
-		slog.String("by", e.cause.by.String()),
+		slog.String("by", Side(e.cause.by).String()),
 		slog.String("reason", string(e.cause.name)),
 		slog.Int("code", int(e.code)),
 		countsAttr("from_client", s.Counts(Client)),

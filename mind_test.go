@@ -2,12 +2,15 @@ package wsproxy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/http/httptest"
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // drive feeds a stream to a direction in chunks, as a driver does, and
@@ -23,7 +26,7 @@ func drive(t testing.TB, d *direction, stream []byte, cut func() int) (out []byt
 		var last verdict
 		d.walk(chunk, &last)
 		switch {
-		case last.n < 0, last.n+last.hold > len(chunk), last.edge > last.n, last.hold > maxControlSize:
+		case last.n < 0, last.n+last.hold > len(chunk), last.edge > last.n, last.hold > frame.MaxControlSize:
 			t.Fatalf("impossible verdict %+v on a chunk of %d", last, len(chunk))
 		case last.hold > 0 && d.left > 0:
 			t.Fatalf("verdict %+v holds bytes back inside a frame", last)
@@ -47,7 +50,7 @@ func TestWalkEverySplit(t *testing.T) {
 		masked := r.IntN(2) == 0
 		stream := randomFrames(r, 20, masked, 70_000)
 		for _, most := range []int{1, 2, 3, 7, 100, 40_000} {
-			d := direction{scan: scanner{masked: masked}}
+			d := direction{scan: frame.Scanner{Masked: masked}}
 			out, count, end := drive(t, &d, stream, func() int { return 1 + r.IntN(most) })
 			if d.ended || !bytes.Equal(out, stream) {
 				t.Fatalf("chunks up to %d: got %d of %d bytes, %v", most, len(out), len(stream), end.broken)
@@ -63,13 +66,13 @@ func TestWalkEverySplit(t *testing.T) {
 func TestWalkAbsorbs(t *testing.T) {
 	t.Attr("case", "F35")
 	tag := [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
-	own := func() []byte { return appendControl(nil, opPong, true, pingBody(tag, 9)) }
+	own := func() []byte { return frame.AppendControl(nil, frame.OpPong, true, pingBody(tag, 9)) }
 	keep := [][]byte{
-		appendFrame(nil, finBit|opText, true, 5),
-		appendControl(nil, opPong, true, []byte("theirs")),
-		appendControl(nil, opPong, true, pingBody([8]byte{8}, 9)),
-		appendControl(nil, opPing, true, pingBody(tag, 9)),
-		appendFrame(nil, finBit|opText, true, 300),
+		appendFrame(nil, frame.FinBit|frame.OpText, true, 5),
+		frame.AppendControl(nil, frame.OpPong, true, []byte("theirs")),
+		frame.AppendControl(nil, frame.OpPong, true, pingBody([8]byte{8}, 9)),
+		frame.AppendControl(nil, frame.OpPing, true, pingBody(tag, 9)),
+		appendFrame(nil, frame.FinBit|frame.OpText, true, 300),
 	}
 	var stream, want []byte
 	for _, f := range keep {
@@ -78,7 +81,7 @@ func TestWalkAbsorbs(t *testing.T) {
 	}
 	stream = append(stream, own()...)
 	for size := 1; size <= len(stream); size++ {
-		d := direction{tag: tag, scan: scanner{masked: true}}
+		d := direction{tag: tag, scan: frame.Scanner{Masked: true}}
 		out, count, _ := drive(t, &d, stream, func() int { return size })
 		if !bytes.Equal(out, want) {
 			t.Fatalf("chunks of %d: got %x, want %x", size, out, want)
@@ -92,8 +95,8 @@ func TestWalkAbsorbs(t *testing.T) {
 // The verdict names the last boundary, so that somebody who waits for one
 // gets it in a stream of frames that never end with a chunk.
 func TestWalkEdge(t *testing.T) {
-	a := appendFrame(nil, finBit|opBinary, false, 10)
-	long := appendFrame(nil, finBit|opBinary, false, 1000)
+	a := appendFrame(nil, frame.FinBit|frame.OpBinary, false, 10)
+	long := appendFrame(nil, frame.FinBit|frame.OpBinary, false, 1000)
 	var d direction
 	var v verdict
 	if d.walk(append(bytes.Clone(a), long[:500]...), &v); v.edge != len(a) || v.n != len(a)+500 || !v.data {
@@ -105,7 +108,7 @@ func TestWalkEdge(t *testing.T) {
 	if d.walk(append(bytes.Clone(long[600:]), a[:1]...), &v); v.edge != v.n || v.hold != 1 || !v.data {
 		t.Errorf("got %+v, want the edge at the end and one byte held", v)
 	}
-	if d.walk(appendControl(bytes.Clone(a[:1]), opPing, false, nil)[:1], &v); v.n != 0 || v.data {
+	if d.walk(frame.AppendControl(bytes.Clone(a[:1]), frame.OpPing, false, nil)[:1], &v); v.n != 0 || v.data {
 		t.Errorf("got %+v, want nothing yet", v)
 	}
 }
@@ -117,15 +120,15 @@ func FuzzRelayStream(f *testing.F) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 5 {
 		f.Add(randomFrames(r, 5, true, 300), true, byte(0), uint64(7))
-		f.Add(randomFrames(r, 5, false, 300), false, byte(rsv1Bit), uint64(8))
+		f.Add(randomFrames(r, 5, false, 300), false, byte(frame.RSV1Bit), uint64(8))
 	}
-	f.Add(appendClose(nil, true, 1000, "bye"), true, byte(0), uint64(1))
-	f.Add(appendControl(nil, opPong, true, pingBody([8]byte{1}, 2)), true, byte(0), uint64(1))
+	f.Add(frame.AppendClose(nil, true, 1000, "bye"), true, byte(0), uint64(1))
+	f.Add(frame.AppendControl(nil, frame.OpPong, true, pingBody([8]byte{1}, 2)), true, byte(0), uint64(1))
 	f.Fuzz(func(t *testing.T, stream []byte, masked bool, rsv byte, seed uint64) {
 		if len(stream) > 2000 {
 			return // nothing more to find in it, and slow
 		}
-		made := direction{tag: [8]byte{1}, scan: scanner{masked: masked, rsvMessage: rsv & rsvBits}}
+		made := direction{tag: [8]byte{1}, scan: frame.Scanner{Masked: masked, RSVMessage: rsv & frame.RSVBits}}
 		whole, cut := made, made
 		want, count, end := drive(t, &whole, stream, func() int { return len(stream) })
 		r := rand.New(rand.NewPCG(seed, 0))
@@ -146,11 +149,11 @@ func FuzzRelayStream(f *testing.F) {
 // the whole relay.
 func TestWalkAllocs(t *testing.T) {
 	stream := randomFrames(rand.New(rand.NewPCG(5, 6)), 30, true, 70_000)
-	stream = append(stream, appendFrame(nil, finBit|opContinuation, true, 3)...)
-	d := direction{scan: scanner{masked: true}}
+	stream = append(stream, appendFrame(nil, frame.FinBit|frame.OpContinuation, true, 3)...)
+	d := direction{scan: frame.Scanner{Masked: true}}
 	var v verdict
 	if n := testing.AllocsPerRun(100, func() {
-		d.scan.inMessage = false
+		d.scan.InMessage = false
 		if d.walk(stream, &v); v.n == 0 {
 			t.Fatal(v.final.broken)
 		}
@@ -165,9 +168,9 @@ func BenchmarkWalk(b *testing.B) {
 		b.Run("frames="+name, func(b *testing.B) {
 			var stream []byte
 			for range frames {
-				stream = appendFrame(stream, finBit|opBinary, true, 128)
+				stream = appendFrame(stream, frame.FinBit|frame.OpBinary, true, 128)
 			}
-			d := direction{scan: scanner{masked: true}}
+			d := direction{scan: frame.Scanner{Masked: true}}
 			var v verdict
 			b.SetBytes(int64(len(stream)))
 			b.ReportAllocs()
@@ -278,25 +281,25 @@ func TestSessionSize(t *testing.T) {
 
 // Every pair of events of a session's end: who is told what.
 func TestEnding(t *testing.T) {
-	const C, U = Client, Upstream
+	const C, U = frame.Client, frame.Upstream
 	begin := func(c *cause) func(*ending) { return func(e *ending) { e.begin(c, nil); e.tell(C); e.tell(U) } }
 	var told [2]int // what each side was told; -1: the other's Close verbatim
-	closeFrom := func(s Side, code int) func(*ending) {
+	closeFrom := func(s frame.Side, code int) func(*ending) {
 		return func(e *ending) {
 			verbatim, instead := e.closeFrom(s, 4000)
 			if verbatim {
-				told[s.other()] = -1
+				told[s.Other()] = -1
 			} else if instead != 0 {
-				told[s.other()] = int(instead)
+				told[s.Other()] = int(instead)
 			}
 		}
 	}
-	endFrom := func(s Side, c [2]*cause) func(*ending) {
+	endFrom := func(s frame.Side, c [2]*cause) func(*ending) {
 		return func(e *ending) {
 			e.over[s] = true
 			if !e.ended[s] {
 				if code := e.endFrom(s, c[s], nil); code != 0 {
-					told[s.other()] = int(code)
+					told[s.Other()] = int(code)
 				}
 			}
 		}
@@ -364,4 +367,57 @@ func TestResetWhileSlowed(t *testing.T) {
 	if need, _ := p.check(10*time.Second+resetGrace, l); need != needEndReset {
 		t.Errorf("after the grace: got need %d, want the end", need)
 	}
+}
+
+// randomFrames returns a legal stream of n frames, most of them short, none
+// with a payload over most bytes.
+func randomFrames(r *rand.Rand, n int, masked bool, most int) []byte {
+	var b []byte
+	InMessage := false
+	for range n {
+		first := []byte{frame.OpText, frame.OpBinary}[r.IntN(2)]
+		if InMessage {
+			first = frame.OpContinuation
+		}
+		control := r.IntN(4) == 0
+		if control {
+			first = frame.FinBit | []byte{frame.OpPing, frame.OpPong}[r.IntN(2)]
+		} else if r.IntN(2) == 0 {
+			first |= frame.FinBit
+			InMessage = false
+		} else {
+			InMessage = true
+		}
+		size := r.IntN(20)
+		if !control && r.IntN(10) == 0 {
+			size = r.IntN(most)
+		}
+		b = appendFrame(b, first, masked, size)
+	}
+	return b
+}
+
+// appendFrame appends a frame with a payload of that many bytes.
+func appendFrame(b []byte, first byte, masked bool, size int) []byte {
+	mask := byte(0)
+	if masked {
+		mask = frame.MaskBit
+	}
+	switch {
+	case size < 126:
+		b = append(b, first, mask|byte(size))
+	case size <= 0xFFFF:
+		b = append(b, first, mask|126)
+		b = binary.BigEndian.AppendUint16(b, uint16(size))
+	default:
+		b = append(b, first, mask|127)
+		b = binary.BigEndian.AppendUint64(b, uint64(size))
+	}
+	if masked {
+		b = append(b, 1, 2, 3, 4)
+	}
+	for i := range size {
+		b = append(b, byte(i))
+	}
+	return b
 }

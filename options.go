@@ -427,11 +427,11 @@ func WithOnClose(f func(s *Session)) Option {
 // the two.
 func WithDrain(window time.Duration, code websocket.StatusCode) Option {
 	return func(c *config) {
-		c.drainWindow, c.drainCode = window, cmp.Or(code, goingAway)
+		c.drainWindow, c.drainCode = window, cmp.Or(code, websocket.StatusGoingAway)
 		if window < 0 {
 			c.mistake("WithDrain", window, "negative")
 		}
-		if !sendableCloseCode(c.drainCode) {
+		if !sendable(c.drainCode) {
 			c.mistake("WithDrain", int(code), "a close code that may not be sent")
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -153,63 +153,63 @@ func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
 		return ErrRefused
 	}
 	const body = "health check"
-	if _, err := writeConn(conn, appendControl(nil, opPing, true, []byte(body))); err != nil {
+	if _, err := writeConn(conn, frame.AppendControl(nil, frame.OpPing, true, []byte(body))); err != nil {
 		return err
 	}
 	br := bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(up.early), conn), mostGreeting))
-	scan := scanner{rsvMessage: up.rsvMessage, rsvAny: up.rsvAny}
-	if err := awaitControl(br, &scan, opPong, body); err != nil {
+	scan := frame.Scanner{RSVMessage: up.rsvMessage, RSVAny: up.rsvAny}
+	if err := awaitControl(br, &scan, frame.OpPong, body); err != nil {
 		return err
 	}
 	// The result of the closing handshake does not matter.
 	bye, cancel := context.WithTimeout(ctx, checkGoodbye)
 	defer cancel()
 	defer closeAt(bye, conn)()
-	if _, err := writeConn(conn, appendClose(nil, true, websocket.StatusNormalClosure, "")); err == nil {
-		_ = awaitControl(br, &scan, opClose, "")
+	if _, err := writeConn(conn, frame.AppendClose(nil, true, frame.NormalClosure, "")); err == nil {
+		_ = awaitControl(br, &scan, frame.OpClose, "")
 	}
 	return nil
 }
 
 // awaitControl reads frames until one has the opcode and a payload that begins
 // with body.
-func awaitControl(br *bufio.Reader, scan *scanner, op byte, body string) error {
+func awaitControl(br *bufio.Reader, scan *frame.Scanner, op byte, body string) error {
 	for {
 		h, err := nextHeader(br, scan)
 		if err != nil {
 			return err
 		}
-		if h.opcode() == op && h.length >= uint64(len(body)) {
+		if h.Opcode() == op && h.Length >= uint64(len(body)) {
 			payload, err := br.Peek(len(body))
 			if err != nil {
 				return err
 			}
 			if string(payload) == body {
-				_, err = br.Discard(int(h.length)) // small: a control frame
+				_, err = br.Discard(int(h.Length)) // small: a control frame
 				return err
 			}
 		}
-		if h.opcode() == opClose {
+		if h.Opcode() == frame.OpClose {
 			return io.EOF
 		}
-		if _, err := io.CopyN(io.Discard, br, int64(h.length)); err != nil {
+		if _, err := io.CopyN(io.Discard, br, int64(h.Length)); err != nil {
 			return err
 		}
 	}
 }
 
 // nextHeader reads a frame's header.
-func nextHeader(br *bufio.Reader, scan *scanner) (h header, err error) {
-	for n := 2; h.size == 0; n++ {
+func nextHeader(br *bufio.Reader, scan *frame.Scanner) (h frame.Header, err error) {
+	for n := 2; h.Size == 0; n++ {
 		p, err := br.Peek(n)
 		if err != nil {
 			return h, err
 		}
-		if h, err = scan.next(p); err != nil {
+		if h, err = scan.Next(p); err != nil {
 			return h, fmt.Errorf("%w: %w", ErrBadAnswer, err)
 		}
 	}
-	_, err = br.Discard(h.size)
+	_, err = br.Discard(h.Size)
 	return h, err
 }
 

@@ -112,6 +112,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // A Proxy relays WebSockets to an upstream. It is an [http.Handler]. Create one
@@ -156,7 +158,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 	}
 	p := &Proxy{
 		config:    c,
-		drained:   causeFor(ReasonDrained, c.drainCode, "shutting down"),
+		drained:   causeFor(ReasonDrained, frame.Code(c.drainCode), "shutting down"),
 		registry:  newRegistry(c),
 		upstreams: upstreams{known: make(map[string]*member), began: time.Now(), retries: mostRetries},
 		memories:  &memories{sources: make(map[*byte]map[memberKey]memory)},

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // A pump relays one direction. It is owned by its goroutine.
@@ -67,7 +67,7 @@ func (p *pump) lose(err error) {
 	s, side := p.from.s, p.from.side
 	s.mu.Lock()
 	s.ending.over[side] = true
-	var tell websocket.StatusCode
+	var tell frame.Code
 	if !s.ending.ended[side] {
 		p.mind.ended = true
 		tell = s.ending.endFrom(side, causeLost[side], err)
@@ -299,7 +299,7 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.final
 	var verbatim bool
-	var tell websocket.StatusCode
+	var tell frame.Code
 	s.mu.Lock()
 	if final.broken == nil {
 		verbatim, tell = s.ending.closeFrom(side, final.code)
@@ -367,7 +367,7 @@ func (p *pump) wrote(v *verdict, b []byte, n int) {
 
 // leave is called when nothing more will be forwarded. It sends the Close that
 // is owed to the opposite leg, if any.
-func (p *pump) leave(tell websocket.StatusCode) {
+func (p *pump) leave(tell frame.Code) {
 	switch {
 	case p.owns:
 		p.owns = false

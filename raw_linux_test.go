@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // A write of which it is said that it won't wait doesn't, over TCP, TLS and unix
@@ -156,7 +158,7 @@ func TestLate(t *testing.T) {
 		}, nil, ReasonLost},
 		{"idle", policy{write: time.Hour, idle: time.Second}, pinging{}, func(*Session, time.Duration) {}, nil, ReasonIdle},
 		{"ending", policy{write: time.Second}, pinging{}, func(s *Session, now time.Duration) {
-			s.deadline, s.latest, s.suspect = now-time.Minute, now-time.Minute, Client
+			s.deadline, s.latest, s.suspect = now-time.Minute, now-time.Minute, frame.Client
 		}, nil, ReasonLost},
 	}
 	for _, rule := range rules {

@@ -3,20 +3,17 @@ package wsproxy
 import (
 	"encoding/binary"
 
-	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // This file contains the decisions of the relay: what happens to the bytes that a
 // peer sent, and how a session ends. It has no I/O, clock or goroutines; pump.go
 // and leg.go move the bytes.
 
-// other returns the opposite side.
-func (s Side) other() Side { return s ^ 1 }
-
 // A direction tracks the frames that arrive from one side. It is owned by the
 // reader of that side.
 type direction struct {
-	scan  scanner
+	scan  frame.Scanner
 	tag   [8]byte // the start of the Pongs to our Pings to this side; set when made
 	open  bool    // within a frame
 	data  bool    // it is a data frame
@@ -44,9 +41,9 @@ func (q *quota) spent(v *verdict) bool {
 // A final is what a direction ended with: a valid Close frame, which follows
 // the forwarded bytes in the last chunk, or an error.
 type final struct {
-	size   int                  // of the Close frame; 0: it was an error
-	code   websocket.StatusCode // of the Close frame
-	broken error                // the error
+	size   int        // of the Close frame; 0: it was an error
+	code   frame.Code // of the Close frame
+	broken error      // the error
 }
 
 // A verdict is what to do with one chunk: its first n bytes are forwarded.
@@ -71,7 +68,7 @@ type verdict struct {
 // it absorbs a frame in the middle, it moves the rest of p down.
 //
 // It holds back an incomplete header and an incomplete Close or Pong, at most
-// maxControlSize bytes: so nothing that violates the protocol is forwarded, and
+// frame.MaxControlSize bytes: so nothing that violates the protocol is forwarded, and
 // the frame boundary remains free for a frame of our own. Everything else is
 // forwarded unchanged.
 func (d *direction) walk(p []byte, v *verdict) {
@@ -103,18 +100,18 @@ func (d *direction) walk(p []byte, v *verdict) {
 			v.rest = len(p) - i
 			break
 		}
-		h, err := d.scan.next(p[i:])
+		h, err := d.scan.Next(p[i:])
 		if err != nil {
 			d.ended, v.final.broken = true, err
 			break
 		}
-		if h.size == 0 {
+		if h.Size == 0 {
 			v.hold = len(p) - i
 			break
 		}
-		if h.control() {
-			if h.opcode() == opClose || h.opcode() == opPong && h.length == pingBodySize {
-				size := h.size + int(h.length)
+		if h.Control() {
+			if h.Opcode() == frame.OpClose || h.Opcode() == frame.OpPong && h.Length == pingBodySize {
+				size := h.Size + int(h.Length)
 				if len(p)-i < size {
 					v.hold = len(p) - i
 					break
@@ -127,28 +124,28 @@ func (d *direction) walk(p []byte, v *verdict) {
 					i += size
 					continue
 				}
-			} else if h.opcode() == opPing {
+			} else if h.Opcode() == frame.OpPing {
 				v.pings++
 			}
 			d.data, d.last = false, false
 		} else {
-			if h.opcode() != opContinuation {
+			if h.Opcode() != frame.OpContinuation {
 				d.message, d.empty = 0, 0
 			}
-			d.message += h.length
-			if h.length == 0 {
+			d.message += h.Length
+			if h.Length == 0 {
 				d.empty++
 			}
-			if d.limits != nil && d.limits.exceeded(h.length, max(d.message, d.empty)) {
+			if d.limits != nil && d.limits.exceeded(h.Length, max(d.message, d.empty)) {
 				d.ended, v.final.broken = true, errTooBig
 				break
 			}
 			v.largest = max(v.largest, d.message)
-			d.data, d.last, v.data = true, h.fin(), true
+			d.data, d.last, v.data = true, h.Fin(), true
 		}
-		d.open, d.left = true, h.length
-		n = keep(p, n, i, h.size)
-		i += h.size
+		d.open, d.left = true, h.Length
+		n = keep(p, n, i, h.Size)
+		i += h.Size
 	}
 	v.n = n
 }
@@ -161,11 +158,11 @@ func (d *direction) complete() (message bool) {
 
 // control examines a complete Close or Pong. A Close ends the direction. own
 // reports whether a Pong answers one of our Pings.
-func (d *direction) control(frame []byte, h header, v *verdict) (own bool) {
-	var scratch [maxControlPayload]byte
-	body := scratch[:h.length]
-	unmask(body, frame[h.size:], h.key)
-	if h.opcode() == opPong {
+func (d *direction) control(whole []byte, h frame.Header, v *verdict) (own bool) {
+	var scratch [frame.MaxControlPayload]byte
+	body := scratch[:h.Length]
+	frame.Unmask(body, whole[h.Size:], h.Key)
+	if h.Opcode() == frame.OpPong {
 		if own = [8]byte(body) == d.tag; own {
 			v.pong = binary.BigEndian.Uint32(body[8:])
 		}
@@ -173,8 +170,8 @@ func (d *direction) control(frame []byte, h header, v *verdict) (own bool) {
 	}
 	d.ended = true
 	f := &v.final
-	if f.code, f.broken = closeCode(body); f.broken == nil {
-		f.size = len(frame)
+	if f.code, f.broken = frame.CloseCode(body); f.broken == nil {
+		f.size = len(whole)
 	}
 	return false
 }
@@ -212,52 +209,52 @@ func pingBody(tag [8]byte, number uint32) []byte {
 // A cause is why a session ended, and by whom.
 type cause struct {
 	name Reason
-	by   Side
+	by   frame.Side
 	// The close code for each side, by its index, unless a better one is found;
 	// 0: its connection is closed without a Close frame.
-	owed [2]websocket.StatusCode
+	owed [2]frame.Code
 	// The reason in these Close frames: short fixed ASCII, or given by the user.
 	reason string
 }
 
 // upstreamLost is the close code for a client whose upstream was lost. 1014
 // (bad gateway) would be more precise, but some clients reject it.
-const upstreamLost = websocket.StatusInternalError
+const upstreamLost = frame.InternalError
 
-const goingAway = websocket.StatusGoingAway
+const goingAway = frame.GoingAway
 
 // Causes for which one side is responsible, by its index.
 var (
 	causeClosed = [2]*cause{
-		{name: ReasonClosed, by: Client},
-		{name: ReasonClosed, by: Upstream},
+		{name: ReasonClosed, by: frame.Client},
+		{name: ReasonClosed, by: frame.Upstream},
 	}
 	causeLost = [2]*cause{
-		{name: ReasonLost, by: Client, owed: [2]websocket.StatusCode{Upstream: goingAway}, reason: "client lost"},
-		{name: ReasonLost, by: Upstream, owed: [2]websocket.StatusCode{Client: upstreamLost}, reason: "upstream lost"},
+		{name: ReasonLost, by: frame.Client, owed: [2]frame.Code{frame.Upstream: goingAway}, reason: "client lost"},
+		{name: ReasonLost, by: frame.Upstream, owed: [2]frame.Code{frame.Client: upstreamLost}, reason: "upstream lost"},
 	}
 	causeProtocol = [2]*cause{
-		{name: ReasonProtocolError, by: Client, owed: [2]websocket.StatusCode{websocket.StatusProtocolError, goingAway}, reason: "protocol error by the client"},
-		{name: ReasonProtocolError, by: Upstream, owed: [2]websocket.StatusCode{upstreamLost, websocket.StatusProtocolError}, reason: "protocol error by the upstream"},
+		{name: ReasonProtocolError, by: frame.Client, owed: [2]frame.Code{frame.ProtocolError, goingAway}, reason: "protocol error by the client"},
+		{name: ReasonProtocolError, by: frame.Upstream, owed: [2]frame.Code{upstreamLost, frame.ProtocolError}, reason: "protocol error by the upstream"},
 	}
 	causeTooBig = [2]*cause{
-		{name: ReasonLimit, by: Client, owed: [2]websocket.StatusCode{websocket.StatusMessageTooBig, goingAway}, reason: "message too big"},
-		{name: ReasonLimit, by: Upstream, owed: [2]websocket.StatusCode{goingAway, websocket.StatusMessageTooBig}, reason: "message too big"},
+		{name: ReasonLimit, by: frame.Client, owed: [2]frame.Code{frame.MessageTooBig, goingAway}, reason: "message too big"},
+		{name: ReasonLimit, by: frame.Upstream, owed: [2]frame.Code{goingAway, frame.MessageTooBig}, reason: "message too big"},
 	}
 	causeTooFast = [2]*cause{
-		{name: ReasonLimit, by: Client, owed: [2]websocket.StatusCode{websocket.StatusPolicyViolation, goingAway}, reason: "too many messages"},
-		{name: ReasonLimit, by: Upstream, owed: [2]websocket.StatusCode{goingAway, websocket.StatusPolicyViolation}, reason: "too many messages"},
+		{name: ReasonLimit, by: frame.Client, owed: [2]frame.Code{frame.PolicyViolation, goingAway}, reason: "too many messages"},
+		{name: ReasonLimit, by: frame.Upstream, owed: [2]frame.Code{goingAway, frame.PolicyViolation}, reason: "too many messages"},
 	}
 )
 
 // Ways to exceed a limit.
 const (
-	errTooBig  violation = "message or frame over the limit"
-	errTooFast violation = "messages, frames or bytes over the rate limit"
+	errTooBig  frame.Violation = "message or frame over the limit"
+	errTooFast frame.Violation = "messages, frames or bytes over the rate limit"
 )
 
 // causeOf returns the cause for an error in what a side sent.
-func causeOf(side Side, broken error) *cause {
+func causeOf(side frame.Side, broken error) *cause {
 	switch broken {
 	case errTooBig:
 		return causeTooBig[side]
@@ -269,19 +266,19 @@ func causeOf(side Side, broken error) *cause {
 
 // Causes for which the proxy is responsible: both sides are closed at once.
 var (
-	causeIdle      = &cause{name: ReasonIdle, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "idle timeout"}
-	causeAge       = &cause{name: ReasonAge, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "maximum age"}
-	causeCancelled = &cause{name: ReasonCancelled, by: Self, owed: [2]websocket.StatusCode{goingAway, goingAway}, reason: "going away"}
-	causePanic     = &cause{name: ReasonPanic, by: Self, owed: [2]websocket.StatusCode{upstreamLost, goingAway}, reason: "internal error"}
-	causeCut       = &cause{name: ReasonCut, by: Self}
-	causeRemoved   = causeFor(ReasonRemoved, websocket.StatusServiceRestart, "upstream removed")
-	causeDown      = causeFor(ReasonDown, websocket.StatusServiceRestart, "upstream down")
+	causeIdle      = &cause{name: ReasonIdle, by: frame.Self, owed: [2]frame.Code{goingAway, goingAway}, reason: "idle timeout"}
+	causeAge       = &cause{name: ReasonAge, by: frame.Self, owed: [2]frame.Code{goingAway, goingAway}, reason: "maximum age"}
+	causeCancelled = &cause{name: ReasonCancelled, by: frame.Self, owed: [2]frame.Code{goingAway, goingAway}, reason: "going away"}
+	causePanic     = &cause{name: ReasonPanic, by: frame.Self, owed: [2]frame.Code{upstreamLost, goingAway}, reason: "internal error"}
+	causeCut       = &cause{name: ReasonCut, by: frame.Self}
+	causeRemoved   = causeFor(ReasonRemoved, frame.ServiceRestart, "upstream removed")
+	causeDown      = causeFor(ReasonDown, frame.ServiceRestart, "upstream down")
 )
 
 // causeFor returns a cause for which the proxy is responsible, with a close
 // code for the client that the user has set.
-func causeFor(name Reason, code websocket.StatusCode, reason string) *cause {
-	return &cause{name: name, by: Self, owed: [2]websocket.StatusCode{code, goingAway}, reason: reason}
+func causeFor(name Reason, code frame.Code, reason string) *cause {
+	return &cause{name: name, by: frame.Self, owed: [2]frame.Code{code, goingAway}, reason: reason}
 }
 
 // An ending tracks how a session ends: why, and which side gets which close
@@ -289,13 +286,13 @@ func causeFor(name Reason, code websocket.StatusCode, reason string) *cause {
 // EOF) only change who still gets a Close frame.
 type ending struct {
 	cause *cause
-	err   error     // the underlying error, if any
-	code  uint16    // of the first Close frame, from a peer or from us
-	owed  [2]uint16 // codes; see cause
-	told  [2]bool   // a Close was sent to it, or is about to be
-	ended [2]bool   // nothing more from it will be forwarded
-	heard [2]bool   // its Close has arrived
-	over  [2]bool   // nothing more can be read from it
+	err   error         // the underlying error, if any
+	code  frame.Code    // of the first Close frame, from a peer or from us
+	owed  [2]frame.Code // codes; see cause
+	told  [2]bool       // a Close was sent to it, or is about to be
+	ended [2]bool       // nothing more from it will be forwarded
+	heard [2]bool       // its Close has arrived
+	over  [2]bool       // nothing more can be read from it
 }
 
 // begin names the cause, if there is none yet.
@@ -304,32 +301,32 @@ func (e *ending) begin(c *cause, err error) bool {
 		return false
 	}
 	e.cause, e.err = c, err
-	e.owed = [2]uint16{uint16(c.owed[Client]), uint16(c.owed[Upstream])}
-	e.code = max(e.owed[Client], e.owed[Upstream])
-	if c.by == Self {
-		e.code = e.owed[Client]
+	e.owed = c.owed
+	e.code = max(e.owed[frame.Client], e.owed[frame.Upstream])
+	if c.by == frame.Self {
+		e.code = e.owed[frame.Client]
 	}
 	return true
 }
 
 // tell returns the code of the Close frame to send to a side now; 0: none.
-func (e *ending) tell(to Side) websocket.StatusCode {
+func (e *ending) tell(to frame.Side) frame.Code {
 	if e.told[to] || e.owed[to] == 0 {
 		return 0
 	}
 	e.told[to] = true
-	return websocket.StatusCode(e.owed[to])
+	return e.owed[to]
 }
 
 // closeFrom records a Close frame from a side. Either the frame is forwarded
 // verbatim to the other side, or the other side gets the code instead; 0: it
 // gets none.
-func (e *ending) closeFrom(from Side, code websocket.StatusCode) (verbatim bool, instead websocket.StatusCode) {
+func (e *ending) closeFrom(from frame.Side, code frame.Code) (verbatim bool, instead frame.Code) {
 	e.ended[from], e.heard[from] = true, true
-	to := from.other()
+	to := from.Other()
 	if e.begin(causeClosed[from], nil) {
 		// It gets its own code back if the other side does not answer.
-		e.code, e.owed[from] = uint16(code), uint16(code)
+		e.code, e.owed[from] = code, code
 	} else if e.cause != causeClosed[to] {
 		return false, e.tell(to)
 	}
@@ -342,10 +339,10 @@ func (e *ending) closeFrom(from Side, code websocket.StatusCode) (verbatim bool,
 
 // endFrom records that nothing more will be forwarded from a side, for a reason
 // other than a Close frame. It returns the close code for the other side.
-func (e *ending) endFrom(from Side, c *cause, err error) websocket.StatusCode {
+func (e *ending) endFrom(from frame.Side, c *cause, err error) frame.Code {
 	e.begin(c, err)
 	e.ended[from] = true
-	return e.tell(from.other())
+	return e.tell(from.Other())
 }
 
 // done reports whether a side's connection may be closed: nothing more that
@@ -356,11 +353,11 @@ func (e *ending) endFrom(from Side, c *cause, err error) websocket.StatusCode {
 // We close the client's connection first; the upstream closes its own first
 // (RFC 6455, 7.1.1), so that the TIME_WAIT of a proxied session does not use up
 // our ports.
-func (e *ending) done(side Side, closed, talks bool) bool {
-	if side == Client && e.heard[side] && closed && !talks {
+func (e *ending) done(side frame.Side, closed, talks bool) bool {
+	if side == frame.Client && e.heard[side] && closed && !talks {
 		return true
 	}
-	return e.over[side] && (closed || e.ended[side.other()])
+	return e.over[side] && (closed || e.ended[side.Other()])
 }
 
 // fin reports whether to send a FIN now to a side that is not done: everything
@@ -368,6 +365,6 @@ func (e *ending) done(side Side, closed, talks bool) bool {
 // violated the protocol, so that its own Close cannot be recognized, or it
 // keeps sending after its Close. Until its own FIN arrives, its input is read
 // and dropped, so that what was written arrives (RFC 6455, 7.1.1).
-func (e *ending) fin(side Side, closed bool) bool {
-	return closed && e.ended[side] && !e.over[side] && (side == Client || !e.heard[side])
+func (e *ending) fin(side frame.Side, closed bool) bool {
+	return closed && e.ended[side] && !e.over[side] && (side == frame.Client || !e.heard[side])
 }

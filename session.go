@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // A Session is one client's WebSocket, from the time its handshake is admitted
@@ -43,7 +45,7 @@ type Session struct {
 	open     bool                    // guarded by mu; the 101 was sent
 	told     bool                    // guarded by mu; a drain has counted it as told to end
 	graces   uint8                   // guarded by mu; how often in a row the end was postponed
-	suspect  Side                    // guarded by mu; the side to blame if the deadline passes without a cause
+	suspect  frame.Side              // guarded by mu; the side to blame if the deadline passes without a cause
 	finished bool                    // guarded by mu
 	decided  bool                    // guarded by mu; the result is final
 	cancel   context.CancelCauseFunc // guarded by mu; ends the handshake; see begin
@@ -252,20 +254,25 @@ func (s *Session) Close(code websocket.StatusCode, reason string) error {
 	if err := checkClose(code, reason); err != nil {
 		return err
 	}
-	s.close(causeFor(ReasonClosedByProxy, code, reason))
+	s.close(causeFor(ReasonClosedByProxy, frame.Code(code), reason))
 	return nil
 }
 
 func checkClose(code websocket.StatusCode, reason string) error {
 	switch {
-	case !sendableCloseCode(code):
+	case !sendable(code):
 		return fmt.Errorf("wsproxy: close code %d may not be sent", code)
-	case len(reason) > maxControlPayload-2:
+	case len(reason) > frame.MaxControlPayload-2:
 		return errors.New("wsproxy: close reason over 123 bytes")
 	case !utf8.ValidString(reason):
 		return errors.New("wsproxy: close reason is not UTF-8")
 	}
 	return nil
+}
+
+// sendable reports whether a Close frame may contain the code.
+func sendable(code websocket.StatusCode) bool {
+	return 0 <= code && code <= math.MaxUint16 && frame.Code(code).Sendable()
 }
 
 // close ends the session for a cause of the proxy's own.
@@ -310,7 +317,7 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.extraLocked()
-	x.expires, x.expiry = t, causeFor(ReasonExpired, code, reason)
+	x.expires, x.expiry = t, causeFor(ReasonExpired, frame.Code(code), reason)
 	if s.timer != nil && s.deadline == 0 && !s.finished {
 		s.lookInLocked(0) // it will compute the next deadline
 	}
@@ -361,7 +368,7 @@ func (s *Session) Err() error {
 	case e.cause == nil: // a panic before the 101, for example in a custom ResponseWriter
 		return &SessionError{By: Self, Reason: ReasonPanic}
 	}
-	return &SessionError{By: e.cause.by, Reason: e.cause.name, Code: websocket.StatusCode(e.code), Err: e.err}
+	return &SessionError{By: Side(e.cause.by), Reason: e.cause.name, Code: websocket.StatusCode(e.code), Err: e.err}
 }
 
 // decide records that the session is over, and why: failed is set if its
@@ -382,7 +389,7 @@ func (s *Session) decide(failed *Error) {
 }
 
 // policy returns the session's policy for a side.
-func (s *Session) policy(side Side) policy {
+func (s *Session) policy(side frame.Side) policy {
 	p := s.proxy.policy
 	p.ping, p.pong = s.pace.of(s.proxy.pings[side].interval), s.proxy.pings[side].timeout
 	return p

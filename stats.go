@@ -167,7 +167,7 @@ func (t *stats) fail(kind Kind) {
 func (t *stats) end(s *Session) {
 	outcome := Outcome{Self, ReasonPanic}
 	if c := s.ending.cause; c != nil { // it no longer changes
-		outcome = Outcome{c.by, c.name}
+		outcome = Outcome{Side(c.by), c.name}
 	}
 	t.durations.observe(s.now())
 	t.mu.Lock()
