@@ -141,23 +141,6 @@ func clientPath(r *http.Request) string {
 	return path
 }
 
-// asksForPath reports whether the request target on the wire was a path, alone
-// or in a URL (RFC 9112, 3.2.1 and 3.2.2).
-func asksForPath(r *http.Request) bool {
-	target := r.RequestURI
-	if target == "" { // the request was not parsed from a connection
-		return r.URL.Path != "*" && r.URL.Opaque == "" && (r.URL.Scheme == "" || r.URL.Host != "")
-	}
-	if strings.HasPrefix(target, "/") {
-		return true
-	}
-	_, authority, ok := strings.Cut(target, "://")
-	if i := strings.IndexAny(authority, "/?"); i >= 0 {
-		authority = authority[:i]
-	}
-	return ok && authority[strings.LastIndexByte(authority, '@')+1:] != ""
-}
-
 // publicOrigin returns the scheme and host that the client sent its request to,
 // as far as this proxy or a trusted one in front can tell. A proxy in front may
 // have removed the port from the host and sent it in a field of its own.

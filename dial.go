@@ -5,9 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -167,52 +165,6 @@ func dialAddress(u *url.URL) (network, address string) {
 	return "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPort(u.Scheme)))
 }
 
-// dialError returns the error for a failure on the way to the upstream, with
-// the client's answer.
-func dialError(ctx, limit context.Context, op string, err error) *Error {
-	e := &Error{Op: op, Side: Upstream, Status: http.StatusBadGateway, Err: err}
-	var timeout net.Error
-	switch {
-	case errors.Is(err, errPanic):
-		e.Side, e.Status = Self, http.StatusInternalServerError
-	case errors.Is(context.Cause(ctx), ErrShutdown):
-		e.Side, e.Status, e.Err = Self, http.StatusServiceUnavailable, ErrShutdown
-	case errors.Is(context.Cause(ctx), errEnded):
-		e.Side, e.Status, e.Err = Self, http.StatusForbidden, errEnded
-	case passed(ctx): // the deadline of middleware, which an upstream timeout only signals
-		e.Side, e.Status, e.Err = Self, http.StatusGatewayTimeout, context.DeadlineExceeded
-	case ctx.Err() != nil: // usually the client has left
-		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
-	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
-		e.Status = http.StatusGatewayTimeout
-	case localFault(err):
-		e.Status = http.StatusServiceUnavailable
-	}
-	if e.Side == Upstream && overslept(limit) {
-		e.Err = fmt.Errorf("%w, and %w", e.Err, errOverslept)
-	}
-	return e
-}
-
-// errOverslept means that a handshake or a check failed so long after its
-// deadline that the process cannot have been running when it was due. That says
-// nothing about the upstream, whose answer may have arrived in time.
-var errOverslept = errors.New("the proxy itself did not run in time")
-
-// overslept reports whether ctx's deadline passed so long ago that the process
-// cannot have been running when it was due.
-func overslept(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && time.Since(deadline) > lateness
-}
-
-// passed reports whether ctx's deadline has passed. A dialer may notice that
-// before ctx is done.
-func passed(ctx context.Context) bool {
-	deadline, ok := ctx.Deadline()
-	return ok && !time.Now().Before(deadline) || errors.Is(ctx.Err(), context.DeadlineExceeded)
-}
-
 // handshake sends the request and reads the answer, except for the body of a
 // refusal. sent is the offer of the request, and asked that of the client.
 func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamConn, error) {
@@ -268,11 +220,3 @@ func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamC
 
 // headers holds buffers for writing handshakes.
 var headers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-// newKey returns a fresh Sec-WebSocket-Key. With the client's key, the client
-// would know the correct answer in advance.
-func newKey() string {
-	var key [16]byte
-	rand.Read(key[:])
-	return base64.StdEncoding.EncodeToString(key[:])
-}

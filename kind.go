@@ -1,15 +1,21 @@
 package wsproxy
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"slices"
 	"syscall"
+	"time"
 )
+
+// This file classifies failures: their kind, whose fault they are, and the status
+// that the client gets.
 
 // A Kind classifies why a handshake failed. There is a small set of kinds,
 // which logs and dashboards can group by. Later versions may add kinds.
@@ -141,6 +147,52 @@ func (e *Error) Kind() Kind {
 		return KindClosed
 	}
 	return KindOther
+}
+
+// dialError returns the error for a failure on the way to the upstream, with
+// the client's answer.
+func dialError(ctx, limit context.Context, op string, err error) *Error {
+	e := &Error{Op: op, Side: Upstream, Status: http.StatusBadGateway, Err: err}
+	var timeout net.Error
+	switch {
+	case errors.Is(err, errPanic):
+		e.Side, e.Status = Self, http.StatusInternalServerError
+	case errors.Is(context.Cause(ctx), ErrShutdown):
+		e.Side, e.Status, e.Err = Self, http.StatusServiceUnavailable, ErrShutdown
+	case errors.Is(context.Cause(ctx), errEnded):
+		e.Side, e.Status, e.Err = Self, http.StatusForbidden, errEnded
+	case passed(ctx): // the deadline of middleware, which an upstream timeout only signals
+		e.Side, e.Status, e.Err = Self, http.StatusGatewayTimeout, context.DeadlineExceeded
+	case ctx.Err() != nil: // usually the client has left
+		e.Side, e.Status, e.Err = Client, statusClientLeft, context.Cause(ctx)
+	case limit.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
+		e.Status = http.StatusGatewayTimeout
+	case localFault(err):
+		e.Status = http.StatusServiceUnavailable
+	}
+	if e.Side == Upstream && overslept(limit) {
+		e.Err = fmt.Errorf("%w, and %w", e.Err, errOverslept)
+	}
+	return e
+}
+
+// errOverslept means that a handshake or a check failed so long after its
+// deadline that the process cannot have been running when it was due. That says
+// nothing about the upstream, whose answer may have arrived in time.
+var errOverslept = errors.New("the proxy itself did not run in time")
+
+// overslept reports whether ctx's deadline passed so long ago that the process
+// cannot have been running when it was due.
+func overslept(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && time.Since(deadline) > lateness
+}
+
+// passed reports whether ctx's deadline has passed. A dialer may notice that
+// before ctx is done.
+func passed(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline) || errors.Is(ctx.Err(), context.DeadlineExceeded)
 }
 
 // localFault reports whether this machine is out of descriptors, ports or

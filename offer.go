@@ -1,6 +1,9 @@
 package wsproxy
 
 import (
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/base64"
 	"errors"
 	"iter"
 	"net/http"
@@ -10,14 +13,22 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// This file parses what a handshake offers and what its answer selects: the lists of
-// subprotocols and extensions. The proxy forwards normalized lists: each element
-// once, separated by a comma and a space.
+// This file handles the fields that both sides' handshakes have: the key, what the
+// request offers, and what the answer selects. The proxy forwards normalized lists
+// of subprotocols and extensions: each element once, separated by a comma and a
+// space.
 
 // maxListed limits the elements of a list in a handshake: subprotocols, or
 // extensions together with their parameters. Each costs more memory and time
 // than its bytes do.
 const maxListed = 256
+
+// Limits for the header of both sides' handshakes. A line of a few bytes takes over
+// a hundred bytes of memory, so limiting the bytes alone is not enough.
+const (
+	maxHandshakeHeader = 64 << 10 // bytes
+	maxFields          = 256      // lines
+)
 
 var (
 	errMalformed = errors.New("malformed")
@@ -222,4 +233,38 @@ func (o *offer) write(h http.Header) {
 	if len(o.extensions) > 0 {
 		h["Sec-WebSocket-Extensions"] = []string{joinExtensions(o.extensions)}
 	}
+}
+
+// headerSize returns the number of lines and bytes of a header.
+func headerSize(h http.Header) (fields, size int) {
+	for name, values := range h {
+		fields += len(values)
+		for _, v := range values {
+			size += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	return fields, size
+}
+
+// validKey reports whether key is valid. RFC 6455, 4.2.1, 5.: "a base64-encoded
+// value that, when decoded, is 16 bytes in length". The last four bits of the
+// 22nd digit are ignored: many clients choose the digits at random, and RFC
+// 6455's own example has them set.
+func validKey(key string) bool {
+	b, err := base64.StdEncoding.DecodeString(key)
+	return err == nil && len(b) == 16 && len(key) == 24
+}
+
+// acceptKey returns the Sec-WebSocket-Accept for a key (RFC 6455, 4.2.2).
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// newKey returns a fresh Sec-WebSocket-Key. With the client's key, the client
+// would know the correct answer in advance.
+func newKey() string {
+	var key [16]byte
+	rand.Read(key[:])
+	return base64.StdEncoding.EncodeToString(key[:])
 }

@@ -187,6 +187,22 @@ func WithTargetPath() Option {
 	return func(c *config) { c.targetPath = true }
 }
 
+// WithVia sets the name that the proxy adds to the Via field of its requests to
+// the upstream (RFC 9110, 7.6.3). A request that carries the name has passed
+// this proxy before: it is answered 508, and nothing is dialled for it. The
+// default is a random name, which stays the same for the life of the Proxy.
+//
+// The name must be a token. If several proxies have the same name, a request
+// can pass only one of them. If the name is empty, the proxy adds none and does
+// not detect loops: then limit its sessions ([WithMaxSessions]).
+func WithVia(name string) Option {
+	return func(c *config) {
+		if c.via = name; name != "" && !httpguts.ValidHeaderFieldName(name) { // a token
+			c.mistake("WithVia", name, "not a token")
+		}
+	}
+}
+
 // WithOrigins allows browser pages of further origins to open a WebSocket. By
 // default only pages of the same origin may: same scheme, host and port as the
 // request was sent to. Requests without an Origin header, which browsers always
@@ -371,6 +387,32 @@ func WithErrorHandler(f func(w http.ResponseWriter, r *http.Request, e *Error)) 
 	return func(c *config) {
 		if c.errorHandler = f; f == nil {
 			c.mistake("WithErrorHandler", nil, "nil function")
+		}
+	}
+}
+
+// WithFallback passes requests that do not ask for a WebSocket to h, so that
+// one route can serve both: Socket.IO's polling, SignalR's negotiation, SockJS,
+// the pages of a development server. h is often an [httputil.ReverseProxy] to
+// the same upstream. By default such a request is refused: 426, or 405 if its
+// method is not GET.
+//
+// A request asks for a WebSocket if its Upgrade field names websocket, or if it
+// is an extended CONNECT for websocket (RFC 8441). If such a request is
+// malformed, the proxy refuses it as it does without this option. Every other
+// request goes to h, whatever its method and HTTP version. The proxy does not
+// log, count or limit it, does not check its origin and does not show it to
+// hooks. h is also called after [Proxy.Shutdown]: the [http.Server] is
+// responsible for stopping ordinary HTTP.
+//
+// The proxy removes the Upgrade field from requests that it passes to h; a
+// server may ignore that field (RFC 9110, 7.8). A reverse proxy would forward
+// it and let the client choose the protocol that is spoken with the upstream. h
+// must be safe for concurrent use.
+func WithFallback(h http.Handler) Option {
+	return func(c *config) {
+		if c.fallback = h; h == nil {
+			c.mistake("WithFallback", nil, "nil handler")
 		}
 	}
 }

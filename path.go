@@ -1,9 +1,7 @@
 package wsproxy
 
 import (
-	"bytes"
 	"cmp"
-	"net/http"
 	"net/url"
 	"strings"
 )
@@ -67,28 +65,6 @@ func validTarget(target string) bool {
 		}
 	}
 	return target != ""
-}
-
-// writeRequest writes a request without a body. It writes RequestURI unchanged,
-// where [http.Request.Write] would re-encode the URL. All of it must be valid.
-func writeRequest(b *bytes.Buffer, r *http.Request) {
-	b.WriteString("GET ")
-	b.WriteString(r.RequestURI)
-	b.WriteString(" HTTP/1.1\r\nHost: ")
-	b.WriteString(withoutZone(r.Host))
-	b.WriteString("\r\n")
-	r.Header.Write(b) // a bytes.Buffer returns no error
-	b.WriteString("\r\n")
-}
-
-// withoutZone removes the zone from an IPv6 address: it has a meaning on this
-// machine only (RFC 6874, 4).
-func withoutZone(host string) string {
-	zone, end := strings.IndexByte(host, '%'), strings.IndexByte(host, ']')
-	if zone < 0 || end < zone || host[0] != '[' {
-		return host
-	}
-	return host[:zone] + host[end:]
 }
 
 // rawPath returns the bytes that u's path was parsed from: RawPath, if it is an

@@ -3,10 +3,9 @@ package wsproxy
 import (
 	"bytes"
 	"context"
-	"crypto/sha1"
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -16,17 +15,32 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Limits for the header of both sides' handshakes. A line of a few bytes takes over
-// a hundred bytes of memory, so limiting the bytes alone is not enough.
-const (
-	maxHandshakeHeader = 64 << 10 // bytes
-	maxFields          = 256      // lines
-)
+// This file handles the client's handshake over HTTP/1.1: whether a request asks for
+// a WebSocket, whether it is valid, and the 101.
 
 // refusal returns the error for an invalid handshake of the client. Its text is
 // fixed, because it is also sent to the client.
 func refusal(status int, text string) *Error {
 	return &Error{Op: "handshake", Side: Client, Status: status, Err: fmt.Errorf("%w: %s", ErrBadHandshake, text)}
+}
+
+// asksForWebSocket reports whether a request asks for a WebSocket at all.
+func asksForWebSocket(r *http.Request) bool {
+	if r.Method == http.MethodConnect && r.ProtoMajor > 1 {
+		return httpguts.HeaderValuesContainsToken(r.Header[":protocol"], "websocket")
+	}
+	return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket")
+}
+
+// withoutUpgrade returns r without its Upgrade field.
+func withoutUpgrade(r *http.Request) *http.Request {
+	if len(r.Header["Upgrade"]) == 0 {
+		return r
+	}
+	plain := *r
+	plain.Header = maps.Clone(r.Header)
+	delete(plain.Header, "Upgrade")
+	return &plain
 }
 
 // checkHandshake returns what the client asks for, or what is wrong with its
@@ -113,17 +127,6 @@ func (e hijackError) Error() string { return fmt.Sprintf("%T: neither Hijacker n
 
 func (e hijackError) Unwrap() error { return http.ErrNotSupported }
 
-// headerSize returns the number of lines and bytes of a header.
-func headerSize(h http.Header) (fields, size int) {
-	for name, values := range h {
-		fields += len(values)
-		for _, v := range values {
-			size += len(name) + len(v) + len(": \r\n")
-		}
-	}
-	return fields, size
-}
-
 // saysVersion13 reports whether the version is 13 (RFC 6455, 4.1). An
 // intermediary may have combined repeated lines into a list (RFC 9110, 5.3).
 func saysVersion13(values []string) (said bool) {
@@ -136,19 +139,21 @@ func saysVersion13(values []string) (said bool) {
 	return said
 }
 
-// validKey reports whether key is valid. RFC 6455, 4.2.1, 5.: "a base64-encoded
-// value that, when decoded, is 16 bytes in length". The last four bits of the
-// 22nd digit are ignored: many clients choose the digits at random, and RFC
-// 6455's own example has them set.
-func validKey(key string) bool {
-	b, err := base64.StdEncoding.DecodeString(key)
-	return err == nil && len(b) == 16 && len(key) == 24
-}
-
-// acceptKey returns the Sec-WebSocket-Accept for a key (RFC 6455, 4.2.2).
-func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
+// asksForPath reports whether the request target on the wire was a path, alone
+// or in a URL (RFC 9112, 3.2.1 and 3.2.2).
+func asksForPath(r *http.Request) bool {
+	target := r.RequestURI
+	if target == "" { // the request was not parsed from a connection
+		return r.URL.Path != "*" && r.URL.Opaque == "" && (r.URL.Scheme == "" || r.URL.Host != "")
+	}
+	if strings.HasPrefix(target, "/") {
+		return true
+	}
+	_, authority, ok := strings.Cut(target, "://")
+	if i := strings.IndexAny(authority, "/?"); i >= 0 {
+		authority = authority[:i]
+	}
+	return ok && authority[strings.LastIndexByte(authority, '@')+1:] != ""
 }
 
 // accept hijacks the client's connection and writes the 101. After that nothing

@@ -7,28 +7,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/net/http/httpguts"
 )
 
 // This file adds the proxy's name to requests, and detects requests that already
 // carry it. Such a request would loop until the descriptors run out.
-
-// WithVia sets the name that the proxy adds to the Via field of its requests to
-// the upstream (RFC 9110, 7.6.3). A request that carries the name has passed
-// this proxy before: it is answered 508, and nothing is dialled for it. The
-// default is a random name, which stays the same for the life of the Proxy.
-//
-// The name must be a token. If several proxies have the same name, a request
-// can pass only one of them. If the name is empty, the proxy adds none and does
-// not detect loops: then limit its sessions ([WithMaxSessions]).
-func WithVia(name string) Option {
-	return func(c *config) {
-		if c.via = name; name != "" && !httpguts.ValidHeaderFieldName(name) { // a token
-			c.mistake("WithVia", name, "not a token")
-		}
-	}
-}
 
 // randomName returns the default of WithVia.
 func randomName() string { return "wsproxy-" + strings.ToLower(rand.Text()[:10]) }
