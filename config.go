@@ -18,6 +18,7 @@ import (
 // config is the validated configuration of a Proxy. It does not change after
 // [New].
 type config struct {
+	settings                   // of all sessions
 	members          []Member  // of WithUpstreams
 	first            []*member // the members when New returns
 	balance          Balance
@@ -31,10 +32,7 @@ type config struct {
 	source           Source
 	sourceInterval   time.Duration
 	sourceAddresses  []netip.Addr
-	policy           policy
-	pings            [2]pinging // by the side that is pinged
 	handshakeTimeout time.Duration
-	closeTimeout     time.Duration
 	detach           bool
 	host             string // "": the client's
 	targetsHost      bool   // use the target's host instead
@@ -59,7 +57,6 @@ type config struct {
 	maxHandshakes    int
 	maxPerClient     int
 	clientKeyOf      func(*http.Request) string
-	limits           [2]limits // by the side that is limited
 
 	mistakes []error
 }
@@ -155,13 +152,15 @@ func newConfig(target string, options []Option) (*config, error) {
 		balance:      LeastSessions(),
 		retryShare:   defaultRetryShare,
 		doubtsNeeded: defaultDoubts,
-		policy:       policy{write: defaultWriteTimeout},
-		pings: [2]pinging{
-			{defaultPingInterval, defaultPongTimeout},
-			{defaultPingInterval, defaultPongTimeout},
+		settings: settings{
+			policy: policy{write: defaultWriteTimeout},
+			pings: [2]pinging{
+				{defaultPingInterval, defaultPongTimeout},
+				{defaultPingInterval, defaultPongTimeout},
+			},
+			closeTimeout: defaultCloseTimeout,
 		},
 		handshakeTimeout: defaultHandshakeTimeout,
-		closeTimeout:     defaultCloseTimeout,
 		tls:              new(tls.Config),
 		logger:           slog.Default(),
 		errorHandler:     writeError,

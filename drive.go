@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
@@ -14,17 +16,87 @@ import (
 // elsewhere: relay.go decides what happens to the bytes, and the policy in
 // keepalive.go when to ping and when to give up a peer.
 
+// settings is what all sessions of a proxy share.
+type settings struct {
+	policy       policy
+	pings        [2]pinging // by the side that is pinged
+	limits       [2]limits  // by the side that is limited
+	closeTimeout time.Duration
+	totals       []cell // sessions add to one of them
+}
+
+// A relayHost is told of rare events of a session: never of one per frame.
+type relayHost interface {
+	RoundTrip(side frame.Side, d time.Duration) // a Ping was answered
+	Panicked(v any) error                       // a connection panicked; it returns the error that the session ends with. Called where v is recovered
+	Over()                                      // both connections are closed, and everything that the session started has ended
+}
+
+// A relaySession is two connections, joined until both are closed.
+//
+// It has two goroutines, one for each direction, and one timer. Each direction
+// writes to the opposite leg. Pings and the proxy's own Close frames are injected
+// by the goroutine that decides to send them.
+type relaySession struct {
+	// Set when joined.
+	*settings
+	host  relayHost
+	began time.Time // set by begin, and guarded by mu until then
+	legs  [2]leg
+	pumps [2]pump // by the side they read from
+	pace  pace
+	cell  uint8 // of the totals
+
+	graces   uint8      // guarded by mu; how often in a row the end was postponed
+	suspect  frame.Side // guarded by mu; the side to blame if the deadline passes without a cause
+	finished bool       // guarded by mu
+
+	running atomic.Int32 // pumps
+
+	mu       sync.Mutex
+	ending   ending         // guarded by mu
+	deadline time.Duration  // guarded by mu; when everything is cut; 0 before the end begins
+	latest   time.Duration  // guarded by mu; how far the deadline may be extended
+	timer    *time.Timer    // guarded by mu
+	due      time.Duration  // guarded by mu; when it is to fire
+	helpers  sync.WaitGroup // ticks, and injections that may have to wait
+	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
+	expiry   *expiry        // guarded by mu; nil: none was set
+}
+
+// An expiry is when and why a session expires.
+type expiry struct {
+	at    time.Time // zero: never
+	cause *cause
+}
+
+// begin sets the start of the session. Its connections are joined later.
+func (s *relaySession) begin(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.began = now
+}
+
+// start returns the start of the session, or the zero time.
+func (s *relaySession) start() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.began
+}
+
 // join joins the connections of two finished handshakes. early is what was
-// received after each; the RSV bits are those of frame.Scanner.
-func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
-	s.pace = newPace()
+// received after each; the RSV bits are those of frame.Scanner. id tells sessions
+// apart.
+func (s *relaySession) join(shared *settings, h relayHost, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
+	s.settings, s.host = shared, h
+	s.pace, s.cell = newPace(), uint8(id%cells)
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
 		l.writing.Store(-1)
 		l.initRaw()
 
-		p, limit := &s.pumps[side], &s.proxy.limits[side]
+		p, limit := &s.pumps[side], &s.limits[side]
 		p.from, p.to = l, &s.legs[side^1]
 		p.mind = direction{scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
 		if limit.frame > 0 || limit.message > 0 {
@@ -39,24 +111,20 @@ func (s *Session) join(conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny by
 	}
 }
 
-// run runs the session until it ends. Then both connections are closed, and
-// everything it started has ended.
-func (s *Session) run() {
-	done := make(chan struct{})
-	s.start(func() { close(done) })
+// run runs the upstream's direction in the caller's goroutine, and the rest in
+// others. It may return before the session is over.
+func (s *relaySession) run() {
+	s.launch()
 	s.pumps[frame.Upstream].run()
-	<-done
 }
 
-// detach runs the session in goroutines of its own, and calls over when it has
-// ended.
-func (s *Session) detach(over func()) {
-	s.start(over)
+// detach runs the session in goroutines of its own.
+func (s *relaySession) detach() {
+	s.launch()
 	go s.pumps[frame.Upstream].run()
 }
 
-func (s *Session) start(over func()) {
-	s.over = over
+func (s *relaySession) launch() {
 	s.running.Store(2)
 	s.mu.Lock()
 	first := s.firstTickLocked()
@@ -70,7 +138,7 @@ func (s *Session) start(over func()) {
 }
 
 // finish is called when both pumps have stopped.
-func (s *Session) finish() {
+func (s *relaySession) finish() {
 	s.mu.Lock()
 	s.finished = true
 	s.timer.Stop()
@@ -78,21 +146,21 @@ func (s *Session) finish() {
 	s.legs[frame.Client].close()
 	s.legs[frame.Upstream].close()
 	s.helpers.Wait() // after closing: a helper may be blocked in a write
-	s.over()
+	s.host.Over()
 }
 
 // now returns the time since the start of the session, on the monotonic clock.
-func (s *Session) now() time.Duration { return time.Since(s.began) }
+func (s *relaySession) now() time.Duration { return time.Since(s.began) }
 
 // guard turns a panic, which a custom connection may cause, into the end of
 // this session. It must be deferred.
-func (s *Session) guard() {
+func (s *relaySession) guard() {
 	if v := recover(); v != nil {
 		s.panicked(v)
 	}
 }
 
-func (s *Session) panicked(v any) {
+func (s *relaySession) panicked(v any) {
 	s.blame(v)
 	s.mu.Lock()
 	s.hasten(frame.Self)
@@ -100,21 +168,22 @@ func (s *Session) panicked(v any) {
 }
 
 // blame makes a panic the cause of the session's end, if there is none yet.
-func (s *Session) blame(v any) {
+func (s *relaySession) blame(v any) {
+	err := s.host.Panicked(v)
 	s.mu.Lock()
-	s.ending.begin(causePanic, newPanic("connection", v))
+	s.ending.begin(causePanic, err)
 	s.mu.Unlock()
 }
 
 // hasten sets the deadline of an end that has begun, and the side to blame if
 // no better cause is found. s.mu is held.
-func (s *Session) hasten(side frame.Side) {
+func (s *relaySession) hasten(side frame.Side) {
 	if s.deadline != 0 {
 		return
 	}
 	s.suspect = side
-	s.deadline = s.now() + s.proxy.closeTimeout
-	s.latest = s.deadline + s.proxy.policy.write
+	s.deadline = s.now() + s.closeTimeout
+	s.latest = s.deadline + s.policy.write
 	if s.timer != nil {
 		s.lookInLocked(s.firstLook())
 	}
@@ -125,7 +194,7 @@ func (s *Session) hasten(side frame.Side) {
 
 // settle closes each connection that is done, and sends a FIN if only the
 // peer's FIN is missing.
-func (s *Session) settle() {
+func (s *relaySession) settle() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		closed := l.closed.Load()
@@ -146,7 +215,7 @@ func (s *Session) settle() {
 // stop ends the session for a cause for which the proxy is responsible. It does
 // not wait for the Close frames to be written: otherwise a peer that accepts no
 // bytes would delay the other one, or all sessions of a Shutdown.
-func (s *Session) stop(c *cause, err error) {
+func (s *relaySession) stop(c *cause, err error) {
 	s.mu.Lock()
 	if s.finished || !s.ending.begin(c, err) {
 		s.mu.Unlock()
@@ -163,7 +232,7 @@ func (s *Session) stop(c *cause, err error) {
 }
 
 // cut ends the session at once, without Close frames.
-func (s *Session) cut(c *cause, err error) {
+func (s *relaySession) cut(c *cause, err error) {
 	s.mu.Lock()
 	s.ending.begin(c, err)
 	s.hasten(frame.Self)
@@ -173,10 +242,10 @@ func (s *Session) cut(c *cause, err error) {
 }
 
 // firstTickLocked returns when the session's timer fires first. s.mu is held.
-func (s *Session) firstTickLocked() time.Duration {
+func (s *relaySession) firstTickLocked() time.Duration {
 	first, _ := s.expiryLocked()
 	for side := range s.legs {
-		pol := s.policy(frame.Side(side))
+		pol := s.policyFor(frame.Side(side))
 		_, again := pol.check(0, life{writing: -1})
 		_, idle := pol.checkIdle(0, 0)
 		first = min(first, again, idle)
@@ -185,14 +254,14 @@ func (s *Session) firstTickLocked() time.Duration {
 }
 
 // lookInLocked arms the session's timer. s.mu is held.
-func (s *Session) lookInLocked(d time.Duration) {
+func (s *relaySession) lookInLocked(d time.Duration) {
 	s.due = s.now() + d
 	s.timer.Reset(d)
 }
 
 // lateLocked returns how late the session's timer fired, if that is a reason to
 // postpone what it would end. s.mu is held.
-func (s *Session) lateLocked(now time.Duration) time.Duration {
+func (s *relaySession) lateLocked(now time.Duration) time.Duration {
 	late := now - s.due
 	if late <= lateness || s.graces >= mostGraces {
 		return 0
@@ -204,7 +273,7 @@ func (s *Session) lateLocked(now time.Duration) time.Duration {
 // tick is called by the session's timer. It checks both legs, does what is due,
 // and rearms the timer. It runs in a goroutine of its own, and rearms the timer
 // first, so that a write that blocks delays nothing.
-func (s *Session) tick() {
+func (s *relaySession) tick() {
 	s.mu.Lock()
 	if s.finished {
 		s.mu.Unlock()
@@ -223,7 +292,7 @@ func (s *Session) tick() {
 		data = now
 	}
 	late := s.lateLocked(now) > 0
-	idle, again := s.proxy.policy.checkIdle(now, data)
+	idle, again := s.policy.checkIdle(now, data)
 	switch {
 	case !idle && !late:
 		s.graces = 0
@@ -239,7 +308,7 @@ func (s *Session) tick() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		var at time.Duration
-		pol := s.policy(frame.Side(side))
+		pol := s.policyFor(frame.Side(side))
 		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load(), late))
 		again = min(again, at)
 		l.noteAnswersLocked(now, &pol)
@@ -267,7 +336,7 @@ func (s *Session) tick() {
 }
 
 // meet does what a leg needs.
-func (s *Session) meet(side frame.Side, need need, now time.Duration) {
+func (s *relaySession) meet(side frame.Side, need need, now time.Duration) {
 	defer s.guard()
 	l := &s.legs[side]
 	switch need {
@@ -297,7 +366,7 @@ var (
 
 // lose gives up a leg. Its reader then finds it closed and informs the other
 // side.
-func (s *Session) lose(l *leg, err error) {
+func (s *relaySession) lose(l *leg, err error) {
 	s.mu.Lock()
 	s.ending.begin(causeLost[l.side], err)
 	s.hasten(l.side)
@@ -307,14 +376,14 @@ func (s *Session) lose(l *leg, err error) {
 
 // firstLook is the time from the beginning of the end to the first call of
 // expire.
-func (s *Session) firstLook() time.Duration { return min(s.proxy.closeTimeout/2, resetGrace) }
+func (s *relaySession) firstLook() time.Duration { return min(s.closeTimeout/2, resetGrace) }
 
 // expire severs a session whose end takes too long. s.mu is held, and released.
 // It is also called earlier, to find resets that a reader has not noticed, and
 // to start measuring what a slow peer accepts until the deadline.
-func (s *Session) expire(now time.Duration) {
+func (s *relaySession) expire(now time.Duration) {
 	if late := s.lateLocked(now); late > 0 {
-		s.deadline = max(s.deadline, min(s.deadline+late, now+s.proxy.closeTimeout), now+min(grace, s.proxy.closeTimeout))
+		s.deadline = max(s.deadline, min(s.deadline+late, now+s.closeTimeout), now+min(grace, s.closeTimeout))
 		s.latest = max(s.latest+late, s.deadline)
 		for side := range s.legs {
 			s.legs[side].lookLocked(now) // start measuring what it accepts
@@ -323,7 +392,7 @@ func (s *Session) expire(now time.Duration) {
 	if now < s.deadline {
 		for side := range s.legs {
 			l := &s.legs[side]
-			if l.ackedAt < s.deadline-s.proxy.closeTimeout {
+			if l.ackedAt < s.deadline-s.closeTimeout {
 				l.lookLocked(now)
 			}
 			l.wakeIfReset()
@@ -333,7 +402,7 @@ func (s *Session) expire(now time.Duration) {
 		return
 	}
 	if now < s.latest && (s.lingersLocked(frame.Client, now) || s.lingersLocked(frame.Upstream, now)) {
-		s.deadline = min(now+s.proxy.closeTimeout, s.latest)
+		s.deadline = min(now+s.closeTimeout, s.latest)
 		s.lookInLocked(s.deadline - now)
 		s.mu.Unlock()
 		return
@@ -346,14 +415,14 @@ func (s *Session) expire(now time.Duration) {
 
 // lingersLocked reports whether a slow peer is still accepting what was sent to
 // it before its end, and nothing more will be sent. s.mu is held.
-func (s *Session) lingersLocked(side frame.Side, now time.Duration) bool {
+func (s *relaySession) lingersLocked(side frame.Side, now time.Duration) bool {
 	l := &s.legs[side]
 	return l.takesLocked(now) && (l.closed.Load() || s.ending.ended[side.Other()])
 }
 
 // sever closes both connections, each with a last Close frame if one is still
 // owed and can be written without waiting. s.mu is held, and released.
-func (s *Session) sever() {
+func (s *relaySession) sever() {
 	tell := [2]frame.Code{s.ending.tell(frame.Client), s.ending.tell(frame.Upstream)}
 	s.mu.Unlock()
 	for side := range s.legs {
@@ -363,4 +432,64 @@ func (s *Session) sever() {
 		}
 		l.abort()
 	}
+}
+
+// setExpiry sets when and why the session expires, unless it ends before.
+func (s *relaySession) setExpiry(at time.Time, c *cause) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expiry = &expiry{at, c}
+	if s.timer != nil && s.deadline == 0 && !s.finished {
+		s.lookInLocked(0) // it will compute the next deadline
+	}
+}
+
+// expiryLocked returns when the session expires, and why. s.mu is held.
+func (s *relaySession) expiryLocked() (at time.Duration, c *cause) {
+	at, c = never, causeAge
+	if age := s.settings.policy.age; age > 0 {
+		at = s.pace.of(age)
+	}
+	if x := s.expiry; x != nil && !x.at.IsZero() {
+		if t := x.at.Sub(s.began); t < at {
+			return t, x.cause
+		}
+	}
+	return at, c
+}
+
+// policyFor returns the session's policy for a side.
+func (s *relaySession) policyFor(side frame.Side) policy {
+	p := s.policy
+	p.ping, p.pong = s.pace.of(s.pings[side].interval), s.pings[side].timeout
+	return p
+}
+
+// lastData returns when bytes of a data frame last passed in either direction.
+func (s *relaySession) lastData() time.Duration {
+	return time.Duration(max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load()))
+}
+
+// counts returns what has come from a side.
+func (s *relaySession) counts(from frame.Side) Counts { return s.pumps[from].count.load() }
+
+// roundTrip returns the time that the side took to answer the last Ping.
+func (s *relaySession) roundTrip(side frame.Side) time.Duration {
+	return time.Duration(s.legs[side].roundTrip.Load())
+}
+
+// ignoresPings reports whether the side has had the time to answer a Ping, and
+// has answered none.
+func (s *relaySession) ignoresPings(side frame.Side) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.legs[side].ignoresPingsLocked()
+}
+
+// result returns why the session ends, nil if it does not, the code of the
+// first Close frame, and the underlying error.
+func (s *relaySession) result() (c *cause, code frame.Code, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending.cause, s.ending.code, s.ending.err
 }

@@ -67,7 +67,7 @@ func calledBack() bool {
 	for {
 		f, more := frames.Next()
 		switch f.Function {
-		case own + "(*Proxy).serve", own + "(*pump).run", own + "(*Session).tick":
+		case own + "(*Proxy).serve", own + "(*pump).run", own + "(*relaySession).tick":
 			return true
 		}
 		if !more {

@@ -155,9 +155,9 @@ const never time.Duration = math.MaxInt64
 // A pace is the fraction of the ping intervals and of the maximum age that applies
 // to one session: nine tenths or more, at random, so that sessions that began
 // together neither ping in step nor all end at once.
-type pace float64
+type pace float32
 
-func newPace() pace { return pace(1 - rand.Float64()/10) }
+func newPace() pace { return pace(1 - rand.Float32()/10) }
 
 func (f pace) of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(f)) }
 

@@ -13,7 +13,7 @@ import (
 // A leg is one side's connection, with the state for writing whole frames to it.
 type leg struct {
 	// Set when made.
-	s    *Session
+	s    *relaySession
 	conn net.Conn
 	raw  rawLeg
 	side frame.Side
@@ -106,17 +106,19 @@ func (l *leg) life(now time.Duration, unread, slowed, late bool) life {
 // the first.
 func (l *leg) answered(number uint32, now time.Duration) bool {
 	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
 	l.answers = true
 	sent := l.sent.Load()
-	if !l.awaited.CompareAndSwap(number, 0) {
-		return false // for an older Ping, or a duplicate
+	first := l.awaited.CompareAndSwap(number, 0) // otherwise it is for an older Ping, or a duplicate
+	if first {
+		l.proven = l.pingEnd
 	}
-	l.proven = l.pingEnd
-	d := max(now-time.Duration(sent), 1)
-	l.roundTrip.Store(int64(d))
-	l.s.proxy.stats.roundTrips[l.side].observe(d)
-	return true
+	l.s.mu.Unlock()
+	if first {
+		d := max(now-time.Duration(sent), 1)
+		l.roundTrip.Store(int64(d))
+		l.s.host.RoundTrip(l.side, d)
+	}
+	return first
 }
 
 // noteAnswersLocked records whether the peer has had the time to answer a Ping

@@ -17,7 +17,7 @@ import (
 func TestPendingClose(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
-	s := &Session{began: time.Now(), proxy: &Proxy{config: &config{closeTimeout: time.Minute, policy: policy{write: time.Minute}}}}
+	s := &relaySession{began: time.Now(), settings: &settings{closeTimeout: time.Minute, policy: policy{write: time.Minute}}}
 	s.ending.begin(causeIdle, nil)
 	for side := range s.legs {
 		l := &s.legs[side]

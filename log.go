@@ -114,16 +114,16 @@ func (p *Proxy) logOpened(ctx context.Context, s *Session) {
 
 // logEnded logs a session that is over.
 func (p *Proxy) logEnded(ctx context.Context, s *Session) {
-	e := &s.ending
+	c, code, err := s.relay.result()
 	attrs := []slog.Attr{
 		slog.Uint64("id", s.id),
 		slog.String("client", s.client),
 		slog.String("upstream", s.upstream),
 		slog.String("path", s.path),
-		slog.Duration("duration", s.now().Round(time.Millisecond)),
-		slog.String("by", Side(e.cause.by).String()),
-		slog.String("reason", string(e.cause.name)),
-		slog.Int("code", int(e.code)),
+		slog.Duration("duration", time.Since(s.Start()).Round(time.Millisecond)),
+		slog.String("by", Side(c.by).String()),
+		slog.String("reason", string(c.name)),
+		slog.Int("code", int(code)),
 		countsAttr("from_client", s.Counts(Client)),
 		countsAttr("from_upstream", s.Counts(Upstream)),
 	}
@@ -132,11 +132,11 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 			attrs = append(attrs, slog.Bool(side.String()+"_ignores_pings", true))
 		}
 	}
-	if e.err != nil {
-		attrs = append(attrs, slog.String("error", e.err.Error()))
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	p.log(ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
-	p.logPanic(s.id, e.err)
+	p.logPanic(s.id, err)
 }
 
 func countsAttr(key string, c Counts) slog.Attr {

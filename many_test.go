@@ -104,8 +104,9 @@ func TestDrainCounts(t *testing.T) {
 		p, all := crowd(t, n, func(int) bool { return true })
 		var ends sync.WaitGroup
 		for i, s := range all {
-			s.legs[Client].conn, s.legs[Upstream].conn = deadConn{}, deadConn{}
-			s.legs[Client].s, s.legs[Upstream].s = s, s
+			r := &s.relay
+			r.settings, r.legs[Client].conn, r.legs[Upstream].conn = &p.settings, deadConn{}, deadConn{}
+			r.legs[Client].s, r.legs[Upstream].s = r, r
 			if i%4 > 0 {
 				p.begin(s)
 			}

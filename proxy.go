@@ -164,6 +164,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 		memories:  &memories{sources: make(map[*byte]map[memberKey]memory)},
 		stats:     newStats(),
 	}
+	p.totals = p.stats.cells
 	p.life, p.endLife = context.WithCancel(context.Background())
 	if len(c.first) > 0 {
 		p.setMembers(c.first)
@@ -278,19 +279,26 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		fail(err)
 		return
 	}
-	s.join([2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
+	var host relayHost = (*sessionHost)(s)
+	var over chan struct{}
+	if !p.detach {
+		over = make(chan struct{})
+		host = waitingHost{(*sessionHost)(s), over}
+	}
+	s.relay.join(&p.settings, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
 	p.begin(s)
 	// net/http retains the client's request; the copy for the hooks is released here.
 	requested := r.Context()
 	p.logOpened(requested, s)
 	if p.detach {
 		detached = true
-		s.detach(func() { p.endDetached(s) })
+		s.relay.detach()
 		return
 	}
-	cancelled := context.AfterFunc(requested, func() { s.stop(causeCancelled, context.Cause(requested)) })
+	cancelled := context.AfterFunc(requested, func() { s.relay.stop(causeCancelled, context.Cause(requested)) })
 	defer cancelled()
-	s.run()
+	s.relay.run()
+	<-over
 	p.end(requested, s)
 }
 

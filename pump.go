@@ -14,10 +14,11 @@ import (
 type pump struct {
 	from, to *leg
 	mind     direction
-	held     []byte      // bytes held back by the last walk; at first, what was received after the handshake
-	owns     bool        // the current frame is partly written: to's lock is held
-	talks    atomic.Bool // bytes arrive after its end, and are dropped
+	held     []byte // bytes held back by the last walk; at first, what was received after the handshake
 	raw      rawPump
+	owns     bool         // the current frame is partly written: to's lock is held
+	talks    atomic.Bool  // bytes arrive after its end, and are dropped
+	rawErr   error        // the error that ended raw reading
 	count    tally        // only the pump changes it
 	throttle *throttle    // nil: there is no limit
 	data     atomic.Int64 // when bytes of a data frame last passed
@@ -35,7 +36,7 @@ func (p *pump) add(frames, messages, bytes int) {
 // total returns the tally of all sessions that the pump adds to.
 func (p *pump) total() *tally {
 	s := p.from.s
-	return &s.proxy.stats.cells[s.id%cells][p.from.side].tally
+	return &s.totals[s.cell][p.from.side].tally
 }
 
 // run reads the pump's side to its end.

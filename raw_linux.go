@@ -32,10 +32,8 @@ type rawLeg struct {
 
 // rawPump is a pump's state for that.
 type rawPump struct {
-	err   error // the error that ended reading
 	plain bool  // no splicing: the kernel refuses it
 	toEnd bool  // the connection is known to be reset: TCP_INQ is ignored
-	busy  bool  // see setBusy
 	flow  uint8 // reads since the last pause, up to readsPerTurn+1
 }
 
@@ -178,15 +176,15 @@ func (p *pump) receive() error {
 	if !p.from.shut.Load() {
 		err = p.from.raw.conn.Read(p.readable)
 	}
-	if p.raw.err == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+	if p.rawErr == nil && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = p.receiveRest(err)
 	}
 	p.from.reading.Store(false)
 	if p.from.shut.Load() {
 		p.from.close()
 	}
-	if p.raw.err != nil {
-		err = p.raw.err
+	if p.rawErr != nil {
+		err = p.rawErr
 	}
 	return err
 }
@@ -236,16 +234,19 @@ func (p *pump) readable(fd uintptr) (done bool) {
 // get the processor meanwhile. That costs a hand-off, which is negligible for a
 // pump with that much traffic.
 func (p *pump) setBusy(now time.Duration) {
+	was := p.raw.busy()
 	if now-time.Duration(p.from.heard.Load()) > pause {
 		p.raw.flow = 0
 	} else {
 		p.raw.flow = min(p.raw.flow+1, readsPerTurn+1)
 	}
-	if busy := p.raw.flow > readsPerTurn; p.raw.busy != busy {
-		p.raw.busy = busy
+	if busy := p.raw.busy(); busy != was {
 		p.to.busy.Store(busy)
 	}
 }
+
+// busy reports what setBusy has recorded.
+func (p *rawPump) busy() bool { return p.flow > readsPerTurn }
 
 func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
@@ -254,7 +255,7 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	if p.mind.ended { // before the bytes are removed from the socket: see settle
 		p.talks.Store(true)
 	}
-	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.inq && !p.raw.toEnd, p.raw.busy)
+	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.inq && !p.raw.toEnd, p.raw.busy())
 	if p.mind.ended && (errno != 0 || n == 0) {
 		p.talks.Store(talked)
 		p.from.s.settle() // concurrent calls of settle may have seen talks set
@@ -270,14 +271,14 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	case errno == 0 && n > 0:
 		return more || p.mind.ended, false
 	case errno == 0:
-		p.raw.err = io.EOF
+		p.rawErr = io.EOF
 		return false, true
 	case errno == syscall.EAGAIN:
 		return false, false
 	case errno == syscall.EINTR:
 		return true, false
 	}
-	p.raw.err = os.NewSyscallError("recvmsg", errno)
+	p.rawErr = os.NewSyscallError("recvmsg", errno)
 	return false, true
 }
 

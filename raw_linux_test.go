@@ -143,21 +143,21 @@ func TestLate(t *testing.T) {
 		name   string
 		pol    policy
 		ping   pinging
-		begin  func(s *Session, now time.Duration)
-		again  func(s *Session) // makes it due again
+		begin  func(s *relaySession, now time.Duration)
+		again  func(s *relaySession) // makes it due again
 		reason Reason
 	}{
-		{"silent", policy{write: time.Hour}, pinging{time.Hour, time.Second}, func(s *Session, now time.Duration) {
+		{"silent", policy{write: time.Hour}, pinging{time.Hour, time.Second}, func(s *relaySession, now time.Duration) {
 			l := &s.legs[Client]
 			l.answers = true
 			l.pinged.Store(int64(now - time.Minute))
 			l.heard.Store(int64(now - 2*time.Minute))
 		}, nil, ReasonLost},
-		{"stuck", policy{write: time.Second}, pinging{}, func(s *Session, now time.Duration) {
+		{"stuck", policy{write: time.Second}, pinging{}, func(s *relaySession, now time.Duration) {
 			s.legs[Client].writing.Store(int64(now - time.Minute))
 		}, nil, ReasonLost},
-		{"idle", policy{write: time.Hour, idle: time.Second}, pinging{}, func(*Session, time.Duration) {}, nil, ReasonIdle},
-		{"ending", policy{write: time.Second}, pinging{}, func(s *Session, now time.Duration) {
+		{"idle", policy{write: time.Hour, idle: time.Second}, pinging{}, func(*relaySession, time.Duration) {}, nil, ReasonIdle},
+		{"ending", policy{write: time.Second}, pinging{}, func(s *relaySession, now time.Duration) {
 			s.deadline, s.latest, s.suspect = now-time.Minute, now-time.Minute, frame.Client
 		}, nil, ReasonLost},
 	}
@@ -166,7 +166,7 @@ func TestLate(t *testing.T) {
 		upstream, other := tcpPair(t)
 		_, _ = far, other
 		s := newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.proxy.pings = [2]pinging{rule.ping, {}}
+		s.pings = [2]pinging{rule.ping, {}}
 		s.began = time.Now().Add(-time.Hour)
 		s.timer = time.AfterFunc(time.Hour, func() {})
 		defer s.timer.Stop()
@@ -189,7 +189,7 @@ func TestLate(t *testing.T) {
 		}
 
 		s = newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.proxy.pings = [2]pinging{rule.ping, {}}
+		s.pings = [2]pinging{rule.ping, {}}
 		s.began = time.Now().Add(-time.Hour)
 		s.timer = time.AfterFunc(time.Hour, func() {})
 		defer s.timer.Stop()
@@ -217,7 +217,7 @@ func TestInputWaits(t *testing.T) {
 		t.Error("input waits in a pipe")
 	}
 	s := newSession([2]net.Conn{near, upstream}, policy{write: time.Hour, idle: time.Second}, time.Second)
-	s.proxy.pings = [2]pinging{{time.Hour, time.Second}, {}}
+	s.pings = [2]pinging{{time.Hour, time.Second}, {}}
 	s.began = time.Now().Add(-time.Hour)
 	s.timer = time.AfterFunc(time.Hour, func() {})
 	defer s.timer.Stop()
@@ -347,7 +347,8 @@ func TestResetBehindBytes(t *testing.T) {
 
 		s := newSession([2]net.Conn{client, near}, policy{write: 2 * time.Second}, time.Minute)
 		over := make(chan struct{})
-		s.detach(func() { close(over) })
+		s.host = silentHost{over}
+		s.detach()
 		peer.SetReadDeadline(time.Now().Add(20 * time.Second))
 		got, err := io.ReadAll(io.LimitReader(peer, int64(len(frame))))
 		if string(got) != frame {
@@ -378,7 +379,8 @@ func TestResetBehindBytesAtTheEnd(t *testing.T) {
 	gone := make(chan struct{})
 	l.raw.conn = edgeless{l.raw.conn, gone, new(atomic.Bool)}
 	over := make(chan struct{})
-	s.detach(func() { close(over) })
+	s.host = silentHost{over}
+	s.detach()
 
 	far.Write([]byte("\x88\x02\x03\xe8"))
 	peer.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -485,8 +487,16 @@ func await(t *testing.T, what string, done func() bool) {
 }
 
 // newSession joins two connections without a handshake.
-func newSession(conns [2]net.Conn, pol policy, closeTimeout time.Duration) *Session {
-	s := &Session{proxy: &Proxy{config: &config{policy: pol, closeTimeout: closeTimeout}, stats: newStats()}, began: time.Now()}
-	s.join(conns, [2][]byte{}, 0, 0)
+// silentHost takes note of the end only.
+type silentHost struct{ over chan struct{} }
+
+func (silentHost) RoundTrip(frame.Side, time.Duration) {}
+func (silentHost) Panicked(v any) error                { return newPanic("connection", v) }
+func (h silentHost) Over()                             { close(h.over) }
+
+func newSession(conns [2]net.Conn, pol policy, closeTimeout time.Duration) *relaySession {
+	s := new(relaySession)
+	s.begin(time.Now())
+	s.join(&settings{policy: pol, closeTimeout: closeTimeout, totals: make([]cell, cells)}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, 0, 0)
 	return s
 }

@@ -181,8 +181,9 @@ func (g *registry) fullLocked(key string) *Error {
 // list adds the session to the list that users see, before its 101 is sent:
 // whoever receives the 101 can look it up.
 func (p *Proxy) list(s *Session, upstream, subprotocol string) {
+	s.relay.begin(time.Now())
 	s.mu.Lock()
-	s.began, s.upstream = time.Now(), upstream
+	s.upstream = upstream
 	if subprotocol != "" {
 		s.extraLocked().subprotocol = subprotocol
 	}
@@ -224,13 +225,13 @@ func (p *Proxy) begin(s *Session) {
 	p.mu.Unlock()
 	switch { // Close or Shutdown was called while the 101 was being sent
 	case closed:
-		s.cut(causeCut, ErrShutdown)
+		s.relay.cut(causeCut, ErrShutdown)
 	case closing != nil:
-		s.stop(closing, nil)
+		s.relay.stop(closing, nil)
 	case draining:
-		s.stop(p.drained, nil)
+		s.relay.stop(p.drained, nil)
 	case removed:
-		s.stop(causeRemoved, nil)
+		s.relay.stop(causeRemoved, nil)
 	}
 }
 
@@ -305,7 +306,7 @@ func (p *Proxy) remove(s *Session) {
 	s.removed = true
 	key := ""
 	s.mu.Lock()
-	cancel, open, listed, cut := s.cancel, s.open, !s.began.IsZero(), s.ending.cause == causeCut
+	cancel, open := s.cancel, s.open
 	if s.extra != nil {
 		key = s.extra.key
 	}
@@ -319,7 +320,9 @@ func (p *Proxy) remove(s *Session) {
 	if open { // first, so that Stats never misses it
 		p.stats.end(s)
 	}
-	p.registry.remove(s, key, listed, listed && !cut && s.toldNow())
+	listed := !s.Start().IsZero()
+	c, _, _ := s.relay.result()
+	p.registry.remove(s, key, listed, listed && c != causeCut && s.toldNow())
 }
 
 // remove removes a session from the list. told is whether a drain counts it as

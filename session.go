@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -30,35 +29,16 @@ type Session struct {
 
 	letIn   bool // owned by ServeHTTP; it was passed to the WithOnOpen hooks
 	removed bool // owned by ServeHTTP; it is no longer registered
-
-	// After the 101 a session has two goroutines, one for each direction, and one
-	// timer. Each direction writes to the opposite leg. Pings and the proxy's own
-	// Close frames are injected by the goroutine that decides to send them.
-	pace  pace   // set by join
-	over  func() // set by start; called at the end
-	legs  [2]leg
-	pumps [2]pump // by the side they read from
-
-	running atomic.Int32 // pumps
+	decided bool // guarded by mu; the result is final
+	open    bool // guarded by mu; the 101 was sent
+	told    bool // guarded by mu; a drain has counted it as told to end
 
 	mu       sync.Mutex
-	open     bool                    // guarded by mu; the 101 was sent
-	told     bool                    // guarded by mu; a drain has counted it as told to end
-	graces   uint8                   // guarded by mu; how often in a row the end was postponed
-	suspect  frame.Side              // guarded by mu; the side to blame if the deadline passes without a cause
-	finished bool                    // guarded by mu
-	decided  bool                    // guarded by mu; the result is final
 	cancel   context.CancelCauseFunc // guarded by mu; ends the handshake; see begin
-	began    time.Time               // guarded by mu until the 101 is sent, and then immutable; zero: not listed yet
-	upstream string                  // the same
-	ending   ending                  // guarded by mu
-	deadline time.Duration           // guarded by mu; when everything is cut; 0 before the end begins
-	latest   time.Duration           // guarded by mu; how far the deadline may be extended
-	timer    *time.Timer             // guarded by mu
-	due      time.Duration           // guarded by mu; when it is to fire
-	helpers  sync.WaitGroup          // ticks, and injections that may have to wait
-	hastened chan struct{}           // nil: nothing waits for it; closed when the end begins
+	upstream string                  // guarded by mu until the 101 is sent, and then immutable
 	extra    *sessionExtra           // guarded by mu; state that few sessions need
+
+	relay relaySession
 }
 
 // sessionExtra is the state that a session has only if it is used.
@@ -66,8 +46,6 @@ type sessionExtra struct {
 	key         string // of WithMaxSessionsPerClient; "": not counted. Set when made
 	subprotocol string
 	values      map[any]any
-	expires     time.Time
-	expiry      *cause
 	done        chan struct{}
 	closing     *cause // why it was ended before the 101
 	failed      *Error // why its handshake failed
@@ -159,9 +137,7 @@ func (s *Session) Subprotocol() string {
 // Start returns the time at which the upstream accepted the session, or the
 // zero time before that.
 func (s *Session) Start() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.began
+	return s.relay.start()
 }
 
 // Set associates a value with the session, for example a user's name. The key
@@ -203,7 +179,7 @@ func (s *Session) Counts(from Side) Counts {
 	if from >= Self {
 		return Counts{}
 	}
-	return s.pumps[from].count.load()
+	return s.relay.counts(frame.Side(from))
 }
 
 // LastActivity returns the time at which bytes of a data frame last passed in
@@ -214,11 +190,7 @@ func (s *Session) LastActivity() time.Time {
 	if began.IsZero() {
 		return began
 	}
-	return began.Add(s.lastData())
-}
-
-func (s *Session) lastData() time.Duration {
-	return time.Duration(max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load()))
+	return began.Add(s.relay.lastData())
 }
 
 // RoundTrip returns the time that the side, [Client] or [Upstream], took to
@@ -228,7 +200,7 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 	if side >= Self {
 		return 0
 	}
-	return time.Duration(s.legs[side].roundTrip.Load())
+	return s.relay.roundTrip(frame.Side(side))
 }
 
 // IgnoresPings reports whether the side, [Client] or [Upstream], has let the
@@ -238,9 +210,7 @@ func (s *Session) IgnoresPings(side Side) bool {
 	if side != Client && side != Upstream {
 		return false
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.legs[side].ignoresPingsLocked()
+	return s.relay.ignoresPings(frame.Side(side))
 }
 
 // Close ends the session. At a frame boundary, the client is sent a Close frame
@@ -287,7 +257,7 @@ func (s *Session) close(c *cause) {
 	s.mu.Unlock()
 	switch {
 	case open:
-		s.stop(c, nil)
+		s.relay.stop(c, nil)
 	case cancel != nil:
 		cancel(errEnded)
 	}
@@ -314,28 +284,8 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 		}
 		t = time.Now().Add(time.Until(t)) // by the monotonic clock from here on
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	x := s.extraLocked()
-	x.expires, x.expiry = t, causeFor(ReasonExpired, frame.Code(code), reason)
-	if s.timer != nil && s.deadline == 0 && !s.finished {
-		s.lookInLocked(0) // it will compute the next deadline
-	}
+	s.relay.setExpiry(t, causeFor(ReasonExpired, frame.Code(code), reason))
 	return nil
-}
-
-// expiryLocked returns when the session expires, and why. s.mu is held.
-func (s *Session) expiryLocked() (at time.Duration, c *cause) {
-	at, c = never, causeAge
-	if age := s.proxy.policy.age; age > 0 {
-		at = s.pace.of(age)
-	}
-	if x := s.extra; x != nil && !x.expires.IsZero() {
-		if t := x.expires.Sub(s.began); t < at {
-			return t, x.expiry
-		}
-	}
-	return at, c
 }
 
 // Done returns a channel that is closed when the session is over: before the
@@ -359,17 +309,38 @@ func (s *Session) Done() <-chan struct{} {
 func (s *Session) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := &s.ending
-	switch {
-	case !s.decided:
+	if !s.decided {
 		return nil
-	case s.extra != nil && s.extra.failed != nil:
+	}
+	if s.extra != nil && s.extra.failed != nil {
 		return s.extra.failed
-	case e.cause == nil: // a panic before the 101, for example in a custom ResponseWriter
+	}
+	c, closeCode, err := s.relay.result()
+	if c == nil { // a panic before the 101, for example in a custom ResponseWriter
 		return &SessionError{By: Self, Reason: ReasonPanic}
 	}
-	return &SessionError{By: Side(e.cause.by), Reason: e.cause.name, Code: websocket.StatusCode(e.code), Err: e.err}
+	return &SessionError{By: Side(c.by), Reason: c.name, Code: websocket.StatusCode(closeCode), Err: err}
 }
+
+// A sessionHost is a session as its relay knows it.
+type sessionHost Session
+
+func (h *sessionHost) RoundTrip(side frame.Side, d time.Duration) {
+	h.proxy.stats.roundTrips[side].observe(d)
+}
+
+func (h *sessionHost) Panicked(v any) error { return newPanic("connection", v) }
+
+// Over is for a detached session.
+func (h *sessionHost) Over() { h.proxy.endDetached((*Session)(h)) }
+
+// A waitingHost is the host of a session that ServeHTTP waits for.
+type waitingHost struct {
+	*sessionHost
+	over chan struct{}
+}
+
+func (h waitingHost) Over() { close(h.over) }
 
 // decide records that the session is over, and why: failed is set if its
 // handshake failed.
@@ -386,11 +357,4 @@ func (s *Session) decide(failed *Error) {
 	if s.extra != nil && s.extra.done != nil {
 		close(s.extra.done)
 	}
-}
-
-// policy returns the session's policy for a side.
-func (s *Session) policy(side frame.Side) policy {
-	p := s.proxy.policy
-	p.ping, p.pong = s.pace.of(s.proxy.pings[side].interval), s.proxy.pings[side].timeout
-	return p
 }

@@ -100,7 +100,7 @@ func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 		window = 0
 	}
 	p.spread(ctx, sessions, max(window, 0), func(s *Session) {
-		s.stop(p.drained, nil)
+		s.relay.stop(p.drained, nil)
 		p.told(s)
 	})
 }
@@ -135,7 +135,7 @@ func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
 		stays := stays(s) // the member is back
 		p.mu.Unlock()
 		if open, _ := s.progress(); open && !stays {
-			s.stop(c, nil)
+			s.relay.stop(c, nil)
 		}
 	})
 }
@@ -191,7 +191,7 @@ func (p *Proxy) Close() error {
 func (p *Proxy) cutAll() int {
 	sessions, _ := p.drain(true)
 	for _, s := range sessions {
-		s.cut(causeCut, ErrShutdown)
+		s.relay.cut(causeCut, ErrShutdown)
 	}
 	p.registry.mu.Lock()
 	defer p.registry.mu.Unlock()

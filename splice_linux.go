@@ -37,9 +37,9 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 			p.raw.plain = true // for example, a sandbox forbids it
 			return true, false
 		case errno == 0:
-			p.raw.err = io.EOF
+			p.rawErr = io.EOF
 		default:
-			p.raw.err = os.NewSyscallError("splice", errno)
+			p.rawErr = os.NewSyscallError("splice", errno)
 		}
 		return false, true
 	}

@@ -166,15 +166,16 @@ func (t *stats) fail(kind Kind) {
 // end counts a session that is over.
 func (t *stats) end(s *Session) {
 	outcome := Outcome{Self, ReasonPanic}
-	if c := s.ending.cause; c != nil { // it no longer changes
+	if c, _, _ := s.relay.result(); c != nil {
 		outcome = Outcome{Side(c.by), c.name}
 	}
-	t.durations.observe(s.now())
+	ignores := [2]bool{s.IgnoresPings(Client), s.IgnoresPings(Upstream)}
+	t.durations.observe(time.Since(s.Start()))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended[outcome]++
-	for side := range t.ignored {
-		if s.legs[side].ignoresPingsLocked() { // the same
+	for side, ignores := range ignores {
+		if ignores {
 			t.ignored[side]++
 		}
 	}
