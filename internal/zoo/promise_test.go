@@ -1,0 +1,36 @@
+//go:build linux
+
+package zoo
+
+import "strings"
+
+// promises are the differences from nginx that the proxy promises. Each is
+// named in the table by its mark.
+var promises = []struct {
+	mark, text string
+	holds      func(what, nginx, ours string) bool
+}{
+	{"silence", "nginx cuts what has been silent for 60 s; the proxy's Pings keep it",
+		func(what, nginx, ours string) bool {
+			return what == "silence" && strings.HasPrefix(nginx, "cut: ") && ours == "outlived"
+		}},
+	{"lost", "when the server drops the connection without a Close frame, or dies, the client is told so, with 1011",
+		func(what, nginx, ours string) bool {
+			return strings.HasPrefix(nginx, "the connection ") && ours == "Close 1011 upstream lost"
+		}},
+	{"drained", "the proxy can be drained: the client is told to come again, with 1001",
+		func(what, nginx, ours string) bool {
+			return what == "drained" && nginx == "" && strings.HasPrefix(ours, "Close 1001")
+		}},
+}
+
+// promised returns the mark of the promise that explains a difference; "":
+// there is none.
+func promised(what, nginx, ours string) string {
+	for _, p := range promises {
+		if p.holds(what, nginx, ours) {
+			return p.mark
+		}
+	}
+	return ""
+}

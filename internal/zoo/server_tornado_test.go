@@ -1,0 +1,30 @@
+//go:build linux
+
+package zoo
+
+import "testing"
+
+// Tornado is what Jupyter and many a dashboard are built on. Debian's
+// python3-tornado, with Pings every second and compression.
+var tornado = server{
+	name:         "Tornado",
+	source:       debian("python3-tornado"),
+	start:        python("tornado_server.py"),
+	path:         "/echo",
+	subprotocols: []string{"zoo.v1", "zoo.v2"},
+	nginx:        ownHost,
+	why:          "it compares the page's origin with Host",
+	leave:        askToLeave,
+	private:      &offer{path: "/private"},
+}
+
+// ownHost has nginx pass on what the client asked for, which the proxy does
+// unasked. Without it the server takes the page for one of another origin.
+const ownHost = "proxy_set_header Host $http_host;"
+
+// python starts a server in Debian's Python.
+func python(script string, args ...string) func(t *testing.T) *process {
+	return func(t *testing.T) *process {
+		return command{args: append([]string{"/usr/bin/python3", testdata("python/" + script), "PORT"}, args...)}.start(t)
+	}
+}

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Installs the animals that are not Go modules: Debian's packages in one go, and
+# one npm project. Needs root only where a Debian package is missing. What is
+# installed here doesn't run as a service, neither now nor after a reboot: the
+# tests run each program by themselves.
+set -eu
+cd "$(dirname "$0")"
+
+# What carries and what everything is built with.
+packages="nginx-light haproxy nodejs python3 gcc libc6-dev curl"
+# Servers and clients in Python.
+packages="$packages python3-websockets python3-tornado python3-aiohttp
+	python3-uvicorn python3-hypercorn python3-starlette python3-wsproto
+	python3-daphne python3-autobahn python3-trio-websocket python3-websocket
+	python3-flask-socketio gunicorn python3-gevent-websocket python3-eventlet
+	python3-cherrypy3 python3-ws4py python3-paho-mqtt
+	jupyter-server python3-ipykernel websockify"
+# In Ruby and Perl.
+packages="$packages ruby-actioncable puma ruby-faye ruby-em-websocket thin
+	libmojolicious-perl"
+# In C and C++, to be compiled.
+packages="$packages libvncserver-dev libcivetweb-dev libwslay-dev"
+# Whole programs.
+packages="$packages mosquitto mosquitto-clients libwebsockets-test-server
+	prosody websocketd libnginx-mod-nchan janus"
+# In Java and Erlang.
+packages="$packages tomcat10 rabbitmq-server ejabberd"
+
+missing=
+for p in $packages; do
+	case $(dpkg-query -W -f '${Status}' "$p" 2>/dev/null) in
+	*' installed') ;;
+	*)
+		# A program that came by another way than Debian's will do.
+		case $p in nodejs) ! command -v node >/dev/null || continue ;; esac
+		missing="$missing $p"
+		;;
+	esac
+done
+if [ -n "$missing" ]; then
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update
+	before=$(ls /etc/init.d 2>/dev/null || true)
+	(
+		policy=/usr/sbin/policy-rc.d # whether packages may start services
+		if ! [ -e $policy ]; then
+			trap 'rm -f $policy' EXIT
+			trap 'exit 1' HUP INT TERM
+			printf '#!/bin/sh\nexit 101\n' >$policy
+			chmod 755 $policy
+		fi
+		# shellcheck disable=SC2086 # a list of names
+		apt-get install -y --no-install-recommends $missing
+	)
+	for s in $(ls /etc/init.d); do
+		echo "$before" | grep -qxF "$s" || update-rc.d "$s" disable || true
+	done
+fi
+
+cd testdata/npm
+npm ci --ignore-scripts --no-audit --no-fund --prefer-offline
