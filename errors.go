@@ -72,8 +72,19 @@ type Error struct {
 	// [Session.Upstream], or "" if none was.
 	Upstream string
 
-	id uint64 // of the session; 0: it was not admitted
+	id      uint64 // of the session; 0: it was not admitted
+	relayed relayed
 }
+
+// relayed says whether the client's answer is an upstream's refusal, which was
+// relayed.
+type relayed uint8
+
+const (
+	relayedNot relayed = iota
+	relayedAll
+	relayedPart // the rest of its body is missing
+)
 
 // Error returns a text such as "wsproxy: upstream dial: connection refused".
 func (e *Error) Error() string { return fmt.Sprintf("wsproxy: %v %s: %v", e.Side, e.Op, e.Err) }

@@ -212,7 +212,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.serve(w, r)
 }
 
-// serve is ServeHTTP for a request that is to become a session.
+// serve is ServeHTTP for a request that is to become a session: it admits the
+// session, opens it, relays it, and reports how it ended.
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, s, err := p.admit(r)
 	if err != nil {
@@ -225,69 +226,13 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 			p.leave(s)
 		}
 	}()
-	fail := func(err *Error) {
+	over, err := p.open(ctx, s, w, r)
+	if err != nil {
 		err.id = s.id
 		s.decide(err)
 		p.fail(w, r, err)
-	}
-	asked, err := checkHandshake(w, r)
-	if err != nil {
-		fail(err)
 		return
 	}
-	if err := p.checkLoop(r); err != nil {
-		fail(err)
-		return
-	}
-	if err := p.checkOrigin(r); err != nil {
-		fail(err)
-		return
-	}
-	stop := func() bool { return true }
-	if len(p.onOpen) > 0 { // hooks may retain the session and wait for its end
-		stop = context.AfterFunc(ctx, func() { s.decide(handshakeEnded(ctx)) })
-		defer stop()
-	}
-	shown, err := p.callOnOpen(ctx, s, r)
-	if err != nil {
-		fail(err)
-		return
-	}
-	up, to, err := p.reach(ctx, s, shown, asked)
-	if err != nil {
-		fail(err)
-		return
-	}
-	if up.refusal != nil {
-		err, cut := p.relayRefusal(ctx, w, up.refusal)
-		err.id, err.Upstream = s.id, to
-		s.decide(err)
-		p.report(r, err)
-		if cut {
-			panic(http.ErrAbortHandler)
-		}
-		return
-	}
-	if !stop() {
-		up.conn.Close()
-		fail(handshakeEnded(ctx))
-		return
-	}
-	p.list(s, to, up.subprotocol)
-	client, early, err := p.accept(ctx, w, asked.key, up)
-	if err != nil {
-		fail(err)
-		return
-	}
-	var host relayHost = (*sessionHost)(s)
-	var over chan struct{}
-	if !p.detach {
-		over = make(chan struct{})
-		host = waitingHost{(*sessionHost)(s), over}
-	}
-	s.relay.join(&p.settings, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
-	p.begin(s)
-	// net/http retains the client's request; the copy for the hooks is released here.
 	requested := r.Context()
 	p.logOpened(requested, s)
 	if p.detach {
@@ -300,6 +245,56 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	s.relay.run()
 	<-over
 	p.end(requested, s)
+}
+
+// open performs the handshake: it checks the client's request, dials a member,
+// and accepts the client. over is closed when the session is over; nil: detached.
+func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *http.Request) (over chan struct{}, e *Error) {
+	asked, err := checkHandshake(w, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.checkLoop(r); err != nil {
+		return nil, err
+	}
+	if err := p.checkOrigin(r); err != nil {
+		return nil, err
+	}
+	stop := func() bool { return true }
+	if len(p.onOpen) > 0 { // hooks may retain the session and wait for its end
+		stop = context.AfterFunc(ctx, func() { s.decide(handshakeEnded(ctx)) })
+		defer stop()
+	}
+	shown, err := p.callOnOpen(ctx, s, r)
+	if err != nil {
+		return nil, err
+	}
+	up, to, err := p.reach(ctx, s, shown, asked)
+	if err != nil {
+		return nil, err
+	}
+	if up.refusal != nil {
+		err := p.relayRefusal(ctx, w, up.refusal)
+		err.Upstream = to
+		return nil, err
+	}
+	if !stop() {
+		up.conn.Close()
+		return nil, handshakeEnded(ctx)
+	}
+	p.list(s, to, up.subprotocol)
+	client, early, err := p.accept(ctx, w, asked.key, up)
+	if err != nil {
+		return nil, err
+	}
+	var host relayHost = (*sessionHost)(s)
+	if !p.detach {
+		over = make(chan struct{})
+		host = waitingHost{(*sessionHost)(s), over}
+	}
+	s.relay.join(&p.settings, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
+	p.begin(s)
+	return over, nil
 }
 
 // end records that a session is over. The log record and the hooks come after
@@ -316,8 +311,14 @@ func (p *Proxy) endDetached(s *Session) {
 	p.end(context.Background(), s) // the request's context would retain half a kilobyte
 }
 
-// fail reports a failed handshake and answers the client.
+// fail reports a failed handshake and answers the client, unless the upstream's
+// refusal was its answer.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, e *Error) {
 	p.report(r, e)
-	p.refuse(w, r, e)
+	switch e.relayed {
+	case relayedNot:
+		p.refuse(w, r, e)
+	case relayedPart: // abort the connection, so that the client notices
+		panic(http.ErrAbortHandler)
+	}
 }

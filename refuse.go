@@ -120,7 +120,7 @@ type upstreamRefusal struct {
 // err returns the refusal as an error. cut is the reason if part of its body is
 // missing.
 func (f *upstreamRefusal) err(cut error) *Error {
-	return &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: refusedError{f.resp.StatusCode, f.request, f.wantsTLS, cut}}
+	return &Error{Op: "answer", Side: Upstream, Status: f.resp.StatusCode, Err: refusedError{f.resp.StatusCode, f.request, f.wantsTLS, cut}, relayed: relayedAll}
 }
 
 // A refusedError is an [ErrRefused] with the request and the answer.
@@ -193,12 +193,9 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 
 // relayRefusal answers the client with an upstream's refusal: the head at once,
 // and the body as it arrives, within limits. Redirects are left to the client.
-// It returns the error to report. If cut is true, part of the answer is
-// missing, and the caller must abort the connection, so that the client
-// notices.
-func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *upstreamRefusal) (e *Error, cut bool) {
+// It returns the error to report.
+func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *upstreamRefusal) *Error {
 	defer f.conn.Close()
-	e = f.err(nil)
 	c.limitAnswer(w)
 	h := w.Header()
 	stripFraming(h)
@@ -217,18 +214,20 @@ func (c *config) relayRefusal(ctx context.Context, w http.ResponseWriter, f *ups
 		h["Content-Length"] = []string{strconv.FormatInt(f.length, 10)}
 	}
 	w.WriteHeader(f.resp.StatusCode)
-	if err := f.relayBody(ctx, w); err != nil {
-		e = f.err(err)
-		if ctx.Err() != nil {
-			if ended := dialError(ctx, ctx, "answer", err); ended.Status == statusClientLeft {
-				e = ended
-			} else {
-				e = f.err(ended.Err)
-			}
-		}
-		return e, true
+	err := f.relayBody(ctx, w)
+	if err == nil {
+		return f.err(nil)
 	}
-	return e, false
+	e := f.err(err)
+	if ctx.Err() != nil {
+		if ended := dialError(ctx, ctx, "answer", err); ended.Status == statusClientLeft {
+			e = ended
+		} else {
+			e = f.err(ended.Err)
+		}
+	}
+	e.relayed = relayedPart
+	return e
 }
 
 // relayBody copies the body as it arrives, up to the limit. It returns an error
