@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What a frame and a handshake cost in this process alone; bench/ compares
@@ -21,7 +22,7 @@ import (
 // BenchmarkRelay sends messages through a session and waits for each at its
 // other end; the time includes the ends' own.
 func BenchmarkRelay(b *testing.B) {
-	for _, k := range []kind{memory, tcp, tlsTCP} {
+	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP, wstest.TLS} {
 		for _, size := range []struct {
 			name string
 			n    int
@@ -29,12 +30,12 @@ func BenchmarkRelay(b *testing.B) {
 			b.Run(string(k)+"/"+size.name, func(b *testing.B) {
 				r := newRig(b, k)
 				client, upstream := r.open("", "")
-				message := []byte(client.frame(data, strings.Repeat("x", size.n)))
+				message := []byte(client.Frame(wstest.Binary, strings.Repeat("x", size.n)))
 				done := make(chan error)
 				got := make([]byte, len(message))
 				go func() {
 					for range done {
-						_, err := io.ReadFull(upstream.br, got)
+						_, err := io.ReadFull(upstream.In, got)
 						done <- err
 					}
 				}()
@@ -62,7 +63,7 @@ func BenchmarkHandshake(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	request, err := http.ReadRequest(bufio.NewReader(strings.NewReader(handshakeRequest("/chat?room=5",
+	request, err := http.ReadRequest(bufio.NewReader(strings.NewReader(wstest.Request("/chat?room=5",
 		"Origin: http://front.test\r\nUser-Agent: Mozilla/5.0\r\nAccept-Language: en\r\nAccept-Encoding: gzip\r\nCookie: session=0123456789\r\n"+
 			"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"))))
 	if err != nil {
@@ -89,8 +90,8 @@ func (c *stubConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 func (c *stubConn) Close() error                     { return nil }
-func (c *stubConn) LocalAddr() net.Addr              { return memAddr{} }
-func (c *stubConn) RemoteAddr() net.Addr             { return memAddr{} }
+func (c *stubConn) LocalAddr() net.Addr              { return wstest.MemAddr{} }
+func (c *stubConn) RemoteAddr() net.Addr             { return wstest.MemAddr{} }
 func (c *stubConn) SetDeadline(time.Time) error      { return nil }
 func (c *stubConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *stubConn) SetWriteDeadline(time.Time) error { return nil }
@@ -104,7 +105,7 @@ type stubUpstream struct {
 func (c *stubUpstream) Write(p []byte) (int, error) {
 	if _, rest, ok := strings.Cut(string(p), "Sec-WebSocket-Key: "); ok {
 		key, _, _ := strings.Cut(rest, "\r\n")
-		c.answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + acceptFor(key) + "\r\n\r\n"
+		c.answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + wstest.AcceptKey(key) + "\r\n\r\n"
 	}
 	return len(p), nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // hooking is a log handler that calls a function.
@@ -34,11 +35,11 @@ func (r *rig) answerAll() {
 				return
 			}
 			go func() {
-				w := newWire(r.t, c, false)
+				w := wstest.NewWire(r.t, c, false)
 				defer c.Close()
-				if req, err := http.ReadRequest(w.br); err == nil {
-					io.WriteString(c, goodAnswer(req, ""))
-					w.readFrame()
+				if req, err := http.ReadRequest(w.In); err == nil {
+					io.WriteString(c, wstest.AnswerTo(req, ""))
+					w.ReadFrame()
 				}
 			}()
 		}
@@ -79,7 +80,7 @@ func TestCallsBack(t *testing.T) {
 		{"WithDialContext", "", func(r **rig, f fire) wsproxy.Option {
 			return wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 				f()
-				return dialListener(ctx, (*r).back)
+				return wstest.Dial(ctx, (*r).back)
 			})
 		}},
 		{"WithLogger", "", func(_ **rig, f fire) wsproxy.Option { return wsproxy.WithLogger(slog.New(hooking{f})) }},
@@ -154,17 +155,17 @@ func TestCallsBack(t *testing.T) {
 						return []wsproxy.Member{{Target: "http://upstream.test"}}, nil
 					}))
 				}
-				r = newRigTo(t, tcp, target, options...)
+				r = newRigTo(t, wstest.TCP, target, options...)
 				close(ready)
 				r.answerAll()
 				c := r.client()
 				if hook.request != "" {
-					c.send(hook.request)
+					c.Send(hook.request)
 				} else {
-					c.send(handshakeRequest("/", ""))
+					c.Send(wstest.Request("/", ""))
 				}
-				if resp, err := http.ReadResponse(c.br, nil); err == nil && resp.StatusCode == 101 {
-					io.WriteString(c, c.frame(closing, closeBody(1000, "")))
+				if resp, err := http.ReadResponse(c.In, nil); err == nil && resp.StatusCode == 101 {
+					io.WriteString(c, c.Frame(wstest.Close, wstest.CloseBody(1000, "")))
 				}
 				select {
 				case err := <-told:
@@ -172,11 +173,11 @@ func TestCallsBack(t *testing.T) {
 					if waits != (err != nil) {
 						t.Errorf("got %v", err)
 					}
-				case <-time.After(wireTimeout):
+				case <-time.After(wstest.Timeout):
 					t.Fatal("the call doesn't return")
 				}
 				c.Close()
-				ctx, cancel := context.WithTimeout(t.Context(), wireTimeout)
+				ctx, cancel := context.WithTimeout(t.Context(), wstest.Timeout)
 				defer cancel()
 				if err := r.proxy.Shutdown(ctx); err != nil {
 					t.Errorf("Shutdown: %v", err)
@@ -212,19 +213,19 @@ func TestHookContextEnds(t *testing.T) {
 		},
 	}
 	ends := map[string]struct {
-		end    func(r *rig, client *wire, s *wsproxy.Session)
+		end    func(r *rig, client *wstest.Wire, s *wsproxy.Session)
 		status int
 	}{
-		"Shutdown": {func(r *rig, _ *wire, _ *wsproxy.Session) {
-			ctx, cancel := context.WithTimeout(context.Background(), wireTimeout)
+		"Shutdown": {func(r *rig, _ *wstest.Wire, _ *wsproxy.Session) {
+			ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 			defer cancel()
 			if err := r.proxy.Shutdown(ctx); err != nil {
 				r.t.Errorf("Shutdown: %v", err)
 			}
 		}, 503},
-		"Close":         {func(r *rig, _ *wire, _ *wsproxy.Session) { r.proxy.Close() }, 503},
-		"Session.Close": {func(_ *rig, _ *wire, s *wsproxy.Session) { s.Close(4000, "") }, 403},
-		"client leaves": {func(_ *rig, client *wire, _ *wsproxy.Session) { client.Close() }, 0},
+		"Close":         {func(r *rig, _ *wstest.Wire, _ *wsproxy.Session) { r.proxy.Close() }, 503},
+		"Session.Close": {func(_ *rig, _ *wstest.Wire, s *wsproxy.Session) { s.Close(4000, "") }, 403},
+		"client leaves": {func(_ *rig, client *wstest.Wire, _ *wsproxy.Session) { client.Close() }, 0},
 	}
 	for hook, option := range hooks {
 		for name, end := range ends {
@@ -243,25 +244,25 @@ func TestHookContextEnds(t *testing.T) {
 					if watched {
 						options = append(options, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error { session.Store(s); return nil }))
 					}
-					r := newRig(t, tcp, append(options, option(func(ctx context.Context) {
+					r := newRig(t, wstest.TCP, append(options, option(func(ctx context.Context) {
 						called <- ctx
 						select {
 						case <-ctx.Done():
 							close(waited)
-						case <-time.After(wireTimeout):
+						case <-time.After(wstest.Timeout):
 						}
 					}))...)
 					c := r.client()
-					c.send(handshakeRequest("/", ""))
+					c.Send(wstest.Request("/", ""))
 					<-called
 					end.end(r, c, session.Load())
 					select {
 					case <-waited:
-					case <-time.After(wireTimeout):
+					case <-time.After(wstest.Timeout):
 						t.Fatal("the context doesn't end")
 					}
 					if end.status != 0 {
-						if got := c.readResponse().StatusCode; got != end.status {
+						if got := c.ReadResponse().StatusCode; got != end.status {
 							t.Errorf("answered %d, want %d", got, end.status)
 						}
 					}
@@ -275,10 +276,10 @@ func TestHookContextEnds(t *testing.T) {
 // The context of a hook's request is the session's: it goes on behind the 101.
 func TestHookContextGoesOn(t *testing.T) {
 	var shown atomic.Pointer[http.Request]
-	r := newRig(t, tcp, wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { shown.Store(r); return nil }))
+	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { shown.Store(r); return nil }))
 	client, upstream := r.open("", "")
-	client.sendText("x")
-	upstream.want(text, "x")
+	client.SendText("x")
+	upstream.Want(wstest.Text, "x")
 	if err := shown.Load().Context().Err(); err != nil {
 		t.Errorf("the context has ended in an open session: %v", err)
 	}
@@ -308,13 +309,13 @@ func TestShutdownNamesHooks(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				release := make(chan struct{})
-				r := newRig(t, memory, row.option(func() { <-release }))
+				r := newRig(t, wstest.Memory, row.option(func() { <-release }))
 				if row.open {
 					client, upstream := r.open("", "")
 					client.Close()
 					upstream.Close()
 				} else {
-					r.client().send(handshakeRequest("/", ""))
+					r.client().Send(wstest.Request("/", ""))
 				}
 				synctest.Wait()
 				if n := len(r.proxy.Stats().Members); n != 1 || r.proxy.Stats().Open != 0 {

@@ -20,6 +20,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Active checks: both kinds, over plain TCP, TLS and a unix socket, tell a
@@ -58,7 +59,7 @@ func TestHealthChecks(t *testing.T) {
 				target := ""
 				switch transport {
 				case "tls":
-					s.TLS = &tls.Config{Certificates: []tls.Certificate{testCA().cert}}
+					s.TLS = &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}}
 					s.StartTLS()
 					target = "https://upstream.test/app?q"
 				case "unix":
@@ -82,18 +83,18 @@ func TestHealthChecks(t *testing.T) {
 				check := test.check
 				check.Interval, check.Rise, check.Fall = 10*time.Millisecond, 2, 2
 				check.Header = http.Header{"X-Check": {"yes"}, "Host": {"checked.test"}}
-				logs := new(logs)
+				logs := new(wstest.Logs)
 				p, err := wsproxy.New("", wsproxy.WithUpstreams(m), wsproxy.WithHealthCheck(check), wsproxy.WithLogger(slog.New(logs)),
-					wsproxy.WithTLSConfig(&tls.Config{RootCAs: testCA().pool}))
+					wsproxy.WithTLSConfig(&tls.Config{RootCAs: wstest.CA().Pool()}))
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer p.Close()
 				down := func(want bool) {
 					t.Helper()
-					await(t, func() bool { return p.Stats().Members[0].Down == want }, func() string { return fmt.Sprintf("down = %v: %s", !want, logs.String()) })
+					wstest.Await(t, func() bool { return p.Stats().Members[0].Down == want }, func() string { return fmt.Sprintf("down = %v: %s", !want, logs.String()) })
 				}
-				await(t, func() bool { return saw.Load() != nil }, func() string { return "no check comes" })
+				wstest.Await(t, func() bool { return saw.Load() != nil }, func() string { return "no check comes" })
 				for range 2 {
 					well.Store(false)
 					down(true)
@@ -113,7 +114,7 @@ func TestHealthChecks(t *testing.T) {
 				if got, want := saw.Load(), fmt.Sprintln("GET", "checked.test", path, "yes", upgrade); got != want {
 					t.Errorf("the member saw %q, want %q", got, want)
 				}
-				await(t, func() bool {
+				wstest.Await(t, func() bool {
 					text := logs.String()
 					return strings.Count(text, "kind:refusal level:WARN") == 2 && strings.Count(text, "wsproxy: member down") == 2 && strings.Count(text, "wsproxy: member up") == 2
 				}, func() string { return "logged " + logs.String() })
@@ -130,7 +131,7 @@ func TestHealthCheckWantsPong(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		brw.WriteString(goodAnswer(r, ""))
+		brw.WriteString(wstest.AnswerTo(r, ""))
 		brw.Flush()
 		conn.Read(make([]byte, 100)) // the Ping
 		conn.Read(make([]byte, 100))
@@ -142,7 +143,7 @@ func TestHealthCheckWantsPong(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	await(t, func() bool { return p.Stats().Members[0].Down }, func() string { return "it is not down" })
+	wstest.Await(t, func() bool { return p.Stats().Members[0].Down }, func() string { return "it is not down" })
 }
 
 // A member that greets, and doesn't answer a Close, is well all the same; and
@@ -156,34 +157,34 @@ func TestHealthCheckOfTalkers(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		brw.WriteString(goodAnswer(r, "") + rawFrame(text, false, "hello") + rawFrame(text, false, strings.Repeat("x", 60_000)))
+		brw.WriteString(wstest.AnswerTo(r, "") + wstest.RawFrame(wstest.Text, false, "hello") + wstest.RawFrame(wstest.Text, false, strings.Repeat("x", 60_000)))
 		brw.Flush()
-		u := &wire{Conn: conn, t: t, br: brw.Reader}
+		u := &wstest.Wire{Conn: conn, T: t, In: brw.Reader}
 		for {
-			f, err := u.readFrame()
+			f, err := u.ReadFrame()
 			switch {
 			case err != nil:
 				return
-			case f.first == ping:
-				brw.WriteString(rawFrame(pong, false, f.payload))
+			case f.First == wstest.Ping:
+				brw.WriteString(wstest.RawFrame(wstest.Pong, false, f.Payload))
 				brw.Flush()
-			case f.first == closing:
-				if f.payload != closeBody(1000, "") {
-					t.Errorf("closed with %q", f.payload)
+			case f.First == wstest.Close:
+				if f.Payload != wstest.CloseBody(1000, "") {
+					t.Errorf("closed with %q", f.Payload)
 				}
 				return
 			}
 		}
 	}))
 	defer s.Close()
-	logs := new(logs)
+	logs := new(wstest.Logs)
 	p, err := wsproxy.New(s.URL, wsproxy.WithLogger(slog.New(logs)),
 		wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: time.Millisecond, Fall: 1}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	await(t, func() bool { return asked.Load() >= 3 }, func() string { return fmt.Sprint("asked ", asked.Load(), " times: ", logs.String()) })
+	wstest.Await(t, func() bool { return asked.Load() >= 3 }, func() string { return fmt.Sprint("asked ", asked.Load(), " times: ", logs.String()) })
 	if p.Stats().Members[0].Down {
 		t.Errorf("it is down: %s", logs.String())
 	}
@@ -197,7 +198,7 @@ func TestHealthCheckLocalFault(t *testing.T) {
 			func(context.Context) (net.Conn, error) { panic("x") }} {
 			s := newScene(t, 2, wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/", Close: true}),
 				wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return fault(ctx) }))
-			elapse(time.Minute)
+			wstest.Elapse(time.Minute)
 			synctest.Wait()
 			for _, m := range s.proxy.Stats().Members {
 				if m.Down {
@@ -240,7 +241,7 @@ func TestHealthCheckEnds(t *testing.T) {
 						if err != nil {
 							t.Fatal(err)
 						}
-						elapse(time.Minute)
+						wstest.Elapse(time.Minute)
 						p.Close()
 						synctest.Wait()
 						if open.Load() != 0 || most.Load() != 1 || checks.Load() < 15 {
@@ -272,22 +273,22 @@ func TestHealthCheckGoodbye(t *testing.T) {
 			p, err := wsproxy.New("http://a.test", wsproxy.WithLogger(discard),
 				wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: time.Minute}),
 				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
-					near, far := newMemPair(1 << 16)
+					near, far := wstest.MemPair(1 << 16)
 					go func() {
-						u := newWire(t, far, false)
-						u.answer("")
-						f, err := u.readFrame()
-						if err != nil || f.first != ping {
-							t.Errorf("got %#x, %v, want a Ping", f.first, err)
+						u := wstest.NewWire(t, far, false)
+						u.Answer("")
+						f, err := u.ReadFrame()
+						if err != nil || f.First != wstest.Ping {
+							t.Errorf("got %#x, %v, want a Ping", f.First, err)
 						}
-						u.send(u.frame(text, "a greeting") + u.frame(pong, f.payload))
-						u.wantClose(1000)
+						u.Send(u.Frame(wstest.Text, "a greeting") + u.Frame(wstest.Pong, f.Payload))
+						u.WantClose(1000)
 						began := time.Now()
-						elapse(min(wait, 900*time.Millisecond))
+						wstest.Elapse(min(wait, 900*time.Millisecond))
 						if wait < time.Second {
-							u.sendClose(1000, "")
+							u.SendClose(1000, "")
 						}
-						_, err = u.readFrame()
+						_, err = u.ReadFrame()
 						if d := time.Since(began); err == nil || d != min(wait, time.Second) {
 							t.Errorf("%v, %v after its Close, want an end after %v", err, d, min(wait, time.Second))
 						}
@@ -299,7 +300,7 @@ func TestHealthCheckGoodbye(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			elapse(time.Minute + 10*time.Second)
+			wstest.Elapse(time.Minute + 10*time.Second)
 			p.Close()
 			synctest.Wait()
 			if checks.Load() == 0 {
@@ -321,14 +322,14 @@ func (c onClose) Close() error { c.f(); return c.Conn.Close() }
 func TestHealthCheckPanics(t *testing.T) {
 	for _, path := range []string{"/", ""} {
 		synctest.Test(t, func(t *testing.T) {
-			logs := new(logs)
+			logs := new(wstest.Logs)
 			p, err := wsproxy.New("http://a.test", wsproxy.WithLogger(slog.New(logs)),
 				wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: path}),
 				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return panickingConn{}, nil }))
 			if err != nil {
 				t.Fatal(err)
 			}
-			elapse(time.Minute)
+			wstest.Elapse(time.Minute)
 			p.Close()
 			if text := logs.String(); strings.Count(text, "wsproxy: member not checked") != 1 || !strings.Contains(text, "kind:panic") || p.Stats().Members[0].Down {
 				t.Errorf("logged %s", text)
@@ -340,15 +341,15 @@ func TestHealthCheckPanics(t *testing.T) {
 // A WebSocket's check tells what is wrong with what comes behind the 101.
 func TestHealthCheckFrames(t *testing.T) {
 	for _, test := range []struct{ name, frames, kind string }{
-		{"another Pong", rawFrame(pong, false, "health") + rawFrame(pong, false, "something else"), "closed"},
-		{"Close", rawFrame(closing, false, closeBody(1001, "")) + rawFrame(pong, false, "health check"), "closed"},
+		{"another Pong", wstest.RawFrame(wstest.Pong, false, "health") + wstest.RawFrame(wstest.Pong, false, "something else"), "closed"},
+		{"Close", wstest.RawFrame(wstest.Close, false, wstest.CloseBody(1001, "")) + wstest.RawFrame(wstest.Pong, false, "health check"), "closed"},
 		{"half a frame", "\x81", "closed"},
-		{"masked", rawFrame(pong, true, "health check"), "bad answer"},
-		{"Pong behind a message in pieces", rawFrame(text&^0x80, false, "a") + rawFrame(ping, false, "b") + rawFrame(pong, false, "health check"), ""},
+		{"masked", wstest.RawFrame(wstest.Pong, true, "health check"), "bad answer"},
+		{"Pong behind a message in pieces", wstest.RawFrame(wstest.Text&^0x80, false, "a") + wstest.RawFrame(wstest.Ping, false, "b") + wstest.RawFrame(wstest.Pong, false, "health check"), ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				logs := new(logs)
+				logs := new(wstest.Logs)
 				p, err := wsproxy.New("http://a.test", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithHealthCheck(wsproxy.HealthCheck{}),
 					wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
 						return scripted(func(request string) string {
@@ -357,13 +358,13 @@ func TestHealthCheckFrames(t *testing.T) {
 								t.Error(err)
 								return ""
 							}
-							return goodAnswer(r, "") + test.frames
+							return wstest.AnswerTo(r, "") + test.frames
 						}), nil
 					}))
 				if err != nil {
 					t.Fatal(err)
 				}
-				elapse(time.Minute)
+				wstest.Elapse(time.Minute)
 				p.Close()
 				if text := logs.String(); p.Stats().Members[0].Down != (test.kind != "") || !strings.Contains(text, "kind:"+test.kind) && test.kind != "" {
 					t.Errorf("logged %s", text)
@@ -427,7 +428,7 @@ func TestHealthCheckTimes(t *testing.T) {
 		}
 		next := func() {
 			for before := checks(); checks() == before; {
-				elapse(100 * time.Millisecond)
+				wstest.Elapse(100 * time.Millisecond)
 			}
 		}
 		down := func() bool { return p.Stats().Members[0].Down }
@@ -475,7 +476,7 @@ func TestHealthCheckTimes(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := checks()
-		elapse(time.Minute)
+		wstest.Elapse(time.Minute)
 		if checks() != before {
 			t.Error("a member that is gone is checked")
 		}
@@ -485,7 +486,7 @@ func TestHealthCheckTimes(t *testing.T) {
 		next()
 		p.Close()
 		before = checks()
-		elapse(time.Minute)
+		wstest.Elapse(time.Minute)
 		if checks() != before {
 			t.Error("members are checked after Close")
 		}
@@ -516,7 +517,7 @@ func TestDownMembersSessions(t *testing.T) {
 		}
 		c.wantSessions(2, 2)
 		sick.Store(true)
-		await(t, func() bool { return c.proxy.Stats().Members[0].Down }, func() string { return "it is not down" })
+		wstest.Await(t, func() bool { return c.proxy.Stats().Members[0].Down }, func() string { return "it is not down" })
 		if closing {
 			codes := make(chan websocket.StatusCode, len(conns))
 			for _, conn := range conns {
@@ -526,13 +527,13 @@ func TestDownMembersSessions(t *testing.T) {
 				}()
 			}
 			for range 2 {
-				if code := receive(t, codes); code != websocket.StatusServiceRestart {
+				if code := wstest.Receive(t, codes); code != websocket.StatusServiceRestart {
 					t.Errorf("closed with %v", code)
 				}
 			}
 			c.wantSessions(0, 2)
 			outcome := wsproxy.Outcome{By: wsproxy.Self, Reason: wsproxy.ReasonDown}
-			await(t, func() bool { return c.proxy.Stats().Ended[outcome] == 2 }, func() string { return fmt.Sprint(c.proxy.Stats().Ended) })
+			wstest.Await(t, func() bool { return c.proxy.Stats().Ended[outcome] == 2 }, func() string { return fmt.Sprint(c.proxy.Stats().Ended) })
 		} else {
 			for _, conn := range conns {
 				echoed(t, conn)
@@ -544,6 +545,6 @@ func TestDownMembersSessions(t *testing.T) {
 		c.dial("/", nil)
 		c.wantSessions(before[0], before[1]+2)
 		sick.Store(false)
-		await(t, func() bool { return !c.proxy.Stats().Members[0].Down }, func() string { return "it is still down" })
+		wstest.Await(t, func() bool { return !c.proxy.Stats().Members[0].Down }, func() string { return "it is still down" })
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Middleware of the kind that many programs have.
@@ -87,7 +88,7 @@ func TestMiddleware(t *testing.T) {
 			[]string{"GET /a%2Fb?x HTTP/1.1"}, map[string]string{"path": "/app/a/b"}},
 		{"StripPrefix, all of it", prefix, false, nil, "/app", "", 101,
 			[]string{"GET / HTTP/1.1"}, map[string]string{"path": "/app"}},
-		{"StripPrefix, absolute form", prefix, false, nil, "http://user:" + planted + "@front.test/app/x?" + planted, "", 101,
+		{"StripPrefix, absolute form", prefix, false, nil, "http://user:" + wstest.Secret + "@front.test/app/x?" + wstest.Secret, "", 101,
 			[]string{"GET /x?"}, map[string]string{"path": "/app/x"}},
 		{"absolute form without a path", nil, false, nil, "http://front.test?x", "", 101, []string{"GET /?x HTTP/1.1"}, map[string]string{"path": ""}},
 		{"StripPrefix, refused", prefix, false, nil, "/app/x", "Origin: http://evil.test\r\n", 403, nil, map[string]string{"path": "/app/x"}},
@@ -125,19 +126,19 @@ func TestMiddleware(t *testing.T) {
 			if row.option != nil {
 				options = append(options, row.option)
 			}
-			r := newRigTo(t, tcp, "http://upstream.test", options...)
+			r := newRigTo(t, wstest.TCP, "http://upstream.test", options...)
 			if row.keep {
 				r.connContext = wsproxy.ConnContext
 			}
 			r.mount(row.middleware)
-			r.try(0, handshakeRequest(row.target, row.lines), row.status, row.sent, row.logged)
+			r.try(0, wstest.Request(row.target, row.lines), row.status, row.sent, row.logged)
 		})
 	}
 }
 
 // mount serves the proxy anew, behind middleware if it isn't nil.
 func (r *rig) mount(m middleware) {
-	r.front = listen(r.t, r.kind)
+	r.front = wstest.Listen(r.t, r.kind)
 	if m == nil {
 		m = func(next http.Handler) http.Handler { return next }
 	}
@@ -151,27 +152,27 @@ func (r *rig) try(nth int, request string, status int, sent []string, logged map
 	t := r.t
 	t.Helper()
 	c := r.client()
-	c.send(request)
+	c.Send(request)
 	if status != 101 {
-		c.wantRefusal(status)
+		c.WantRefusal(status)
 	} else {
 		u := r.upstream()
-		head := u.readHead()
+		head := u.ReadHead()
 		for _, line := range sent {
 			if !strings.Contains(head, line) {
 				t.Errorf("upstream: got\n%s\nwant the line %q", head, line)
 			}
 		}
-		u.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " +
-			acceptFor(strings.TrimSuffix(strings.TrimPrefix(keyLine.FindString(head), "Sec-WebSocket-Key: "), "\r")) + "\r\n\r\n")
-		if resp := c.readResponse(); resp.StatusCode != 101 {
+		u.Send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " +
+			wstest.AcceptKey(strings.TrimSuffix(strings.TrimPrefix(keyLine.FindString(head), "Sec-WebSocket-Key: "), "\r")) + "\r\n\r\n")
+		if resp := c.ReadResponse(); resp.StatusCode != 101 {
 			t.Fatalf("client: got %d, want 101", resp.StatusCode)
 		}
 		u.Close()
 		c.Close()
 	}
 	r.wantReturned()
-	m := r.logs.wait(t, nth)
+	m := r.logs.Wait(t, nth)
 	for key, want := range logged {
 		if m[key] != want {
 			t.Errorf("logged %s %q, want %q", key, m[key], want)
@@ -198,18 +199,18 @@ func TestTrustedUnixSockets(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name       string
-		kind       kind
+		kind       wstest.Kind
 		trusted    bool
 		middleware middleware
 		status     int
 	}{
-		{"trusted", unix, true, nil, 101},
-		{"trusted, no name at all", unix, true, at(""), 101},
-		{"trusted, RemoteAddr replaced", unix, true, at("203.0.113.7"), 101},
-		{"not trusted", unix, false, nil, 403},
-		{"TCP", tcp, true, nil, 403},
-		{"TCP, as if it were none", tcp, true, at("@"), 403},
-		{"TCP, no address", tcp, true, at(""), 403},
+		{"trusted", wstest.Unix, true, nil, 101},
+		{"trusted, no name at all", wstest.Unix, true, at(""), 101},
+		{"trusted, RemoteAddr replaced", wstest.Unix, true, at("203.0.113.7"), 101},
+		{"not trusted", wstest.Unix, false, nil, 403},
+		{"TCP", wstest.TCP, true, nil, 403},
+		{"TCP, as if it were none", wstest.TCP, true, at("@"), 403},
+		{"TCP, no address", wstest.TCP, true, at(""), 403},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			options := []wsproxy.Option{inner, wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { return nil })}
@@ -222,9 +223,9 @@ func TestTrustedUnixSockets(t *testing.T) {
 			}
 			r := newRigTo(t, row.kind, "http://upstream.test", options...)
 			r.mount(row.middleware)
-			r.try(0, handshakeRequest("/", lines), row.status, sent, logged)
+			r.try(0, wstest.Request("/", lines), row.status, sent, logged)
 			if row.status == 101 { // nothing is made up
-				r.try(1, handshakeRequest("/", ""), 101, []string{"X-Forwarded-Host: front.test\r\nX-Forwarded-Proto: http\r\n"}, nil)
+				r.try(1, wstest.Request("/", ""), 101, []string{"X-Forwarded-Host: front.test\r\nX-Forwarded-Proto: http\r\n"}, nil)
 			}
 		})
 	}
@@ -235,14 +236,14 @@ func TestTrustedUnixSockets(t *testing.T) {
 func TestUnixSocketAddress(t *testing.T) {
 	t.Attr("case", "A28")
 	for _, keep := range []bool{true, false} {
-		r := newRigTo(t, unix, "http://upstream.test", wsproxy.WithInsecureAnyOrigin())
+		r := newRigTo(t, wstest.Unix, "http://upstream.test", wsproxy.WithInsecureAnyOrigin())
 		if keep {
 			r.connContext = wsproxy.ConnContext
 		}
 		r.mount(realIP)
 		c := r.client()
-		c.send(handshakeRequest("/", "X-Real-Ip: 203.0.113.7\r\n"))
-		head := r.upstream().readHead()
+		c.Send(wstest.Request("/", "X-Real-Ip: 203.0.113.7\r\n"))
+		head := r.upstream().ReadHead()
 		if told := strings.Contains(head, "X-Forwarded-For: 203.0.113.7\r\n"); told == keep {
 			t.Errorf("kept %v: the upstream was sent\n%s", keep, head)
 		}
@@ -258,7 +259,7 @@ func TestUnixSocketClients(t *testing.T) {
 		if trusted {
 			options = append(options, wsproxy.WithTrustedUnixSockets())
 		}
-		r := newRigTo(t, unix, "http://upstream.test", options...)
+		r := newRigTo(t, wstest.Unix, "http://upstream.test", options...)
 		r.open("X-Forwarded-For: 203.0.113.7\r\n", "")
 		for _, lines := range []string{"X-Forwarded-For: 203.0.113.7\r\n", "X-Forwarded-For: 203.0.113.8\r\n"} {
 			if trusted && strings.Contains(lines, ".8") {
@@ -266,8 +267,8 @@ func TestUnixSocketClients(t *testing.T) {
 				continue
 			}
 			c := r.client()
-			c.send(handshakeRequest("/", lines))
-			if resp := c.readResponse(); resp.StatusCode != 429 {
+			c.Send(wstest.Request("/", lines))
+			if resp := c.ReadResponse(); resp.StatusCode != 429 {
 				t.Errorf("trusted %v, %q: got %d, want 429", trusted, lines, resp.StatusCode)
 			}
 		}
@@ -291,7 +292,7 @@ type slowAddress struct {
 	asked chan struct{}
 }
 
-func (c slowAddress) RemoteAddr() net.Addr { close(c.asked); return memAddr{} }
+func (c slowAddress) RemoteAddr() net.Addr { close(c.asked); return wstest.MemAddr{} }
 
 // New tells the same mistakes in the same order, each time.
 func TestOrderOfMistakes(t *testing.T) {

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // The upstream's handshake: the request on the wire, connecting, TLS, and what
@@ -35,22 +36,22 @@ var discard = slog.New(slog.DiscardHandler)
 // C6, C7: the whole of a request, byte for byte, over every kind of leg.
 func TestOutgoingBytes(t *testing.T) {
 	t.Attr("case", "C5 C6 C7")
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k, wsproxy.WithVia("edge"))
 		client := r.client()
-		client.send("GET /a%2fb;p/%7Ec?x=%zz;y&&token=a%20b HTTP/1.1\r\n" +
+		client.Send("GET /a%2fb;p/%7Ec?x=%zz;y&&token=a%20b HTTP/1.1\r\n" +
 			"Host: Front.test:8080\r\nX-Custom: 1\r\nUpgrade: WebSocket\r\nConnection: keep-alive, upgrade\r\nKeep-Alive: 5\r\n" +
-			"sec-websocket-version: 13\r\nsec-websocket-key: " + testKey + "\r\n" +
+			"sec-websocket-version: 13\r\nsec-websocket-key: " + wstest.Key + "\r\n" +
 			"sec-websocket-protocol: chat ,superchat\r\nsec-websocket-extensions: permessage-deflate; client_max_window_bits\r\n" +
 			"Origin: http://front.test:8080\r\nCookie: a=1; b=2\r\nAuthorization: Bearer x\r\nX-Custom: 2\r\n\r\n")
 		upstream := r.upstream()
-		head := upstream.readHead()
+		head := upstream.ReadHead()
 		wantCleanHead(t, head)
 		scheme, peer := "http", "X-Forwarded-For: 127.0.0.1\r\n"
-		if k == tlsTCP {
+		if k == wstest.TLS {
 			scheme = "https"
 		}
-		if k == unix { // A28: a unix socket's peer has no address
+		if k == wstest.Unix { // A28: a unix socket's peer has no address
 			peer = ""
 		}
 		want := "GET /a%2fb;p/%7Ec?x=%zz;y&&token=a%20b HTTP/1.1\r\n" +
@@ -277,9 +278,9 @@ func TestClientAddress(t *testing.T) {
 		{"zone of a stranger", "X-Forwarded-For: 2001:db8::1%a b", trusted, "2001:db8::1"},
 	} {
 		t.Run("A25 "+row.name, func(t *testing.T) {
-			l := new(logs)
+			l := new(wstest.Logs)
 			direct(t, "http://upstream.test", withLines(row.lines), nil, row.option, wsproxy.WithLogger(slog.New(l)))
-			if got := l.wait(t, 0)["client"]; got != row.want {
+			if got := l.Wait(t, 0)["client"]; got != row.want {
 				t.Errorf("logged client %v, want %v", got, row.want)
 			}
 		})
@@ -367,22 +368,22 @@ func TestRewriteFails(t *testing.T) {
 		})
 	}
 	t.Run("F14 others live", func(t *testing.T) {
-		r := newRig(t, tcp, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+		r := newRig(t, wstest.TCP, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 			if pr.In.URL.Path == "/panic" {
 				panic("hook")
 			}
 		}))
 		client, upstream := r.open("", "")
 		bad := r.client()
-		bad.send(handshakeRequest("/panic", "") + secondRequest)
-		if _, body := bad.wantRefusal(500); body != "Internal Server Error\n" {
+		bad.Send(wstest.Request("/panic", "") + secondRequest)
+		if _, body := bad.WantRefusal(500); body != "Internal Server Error\n" {
 			t.Errorf("got body %q, want the fixed phrase", body)
 		}
-		if m := r.logs.wait(t, 0); m["op"] != "rewrite" || m["side"] != "proxy" || !strings.HasPrefix(m["error"].(string), "panic: hook") {
+		if m := r.logs.Wait(t, 0); m["op"] != "rewrite" || m["side"] != "proxy" || !strings.HasPrefix(m["error"].(string), "panic: hook") {
 			t.Errorf("logged %v, want the hook's panic", m)
 		}
-		client.sendText("still here")
-		upstream.want(text, "still here")
+		client.SendText("still here")
+		upstream.Want(wstest.Text, "still here")
 	})
 }
 
@@ -390,15 +391,15 @@ func TestRewriteFails(t *testing.T) {
 func TestDialFails(t *testing.T) {
 	t.Attr("case", "F1 F16 F17 F14")
 	t.Run("F1 refused", func(t *testing.T) {
-		for _, k := range []kind{tcp, unix, tlsTCP} {
+		for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
 			r := newRig(t, k)
 			r.back.Close()
 			c := r.client()
-			c.send(handshakeRequest("/", "") + secondRequest)
-			if _, body := c.wantRefusal(502); body != "Bad Gateway\n" {
+			c.Send(wstest.Request("/", "") + secondRequest)
+			if _, body := c.WantRefusal(502); body != "Bad Gateway\n" {
 				t.Errorf("got body %q, want the fixed phrase", body)
 			}
-			if m := r.logs.wait(t, 0); m["op"] != "dial" || m["side"] != "upstream" {
+			if m := r.logs.Wait(t, 0); m["op"] != "dial" || m["side"] != "upstream" {
 				t.Errorf("logged %v, want a dial error", m)
 			}
 		}
@@ -422,10 +423,10 @@ func TestDialFails(t *testing.T) {
 		{"F14 no connection", failing(nil), 502},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			r := newRig(t, tcp, wsproxy.WithDialContext(row.f))
+			r := newRig(t, wstest.TCP, wsproxy.WithDialContext(row.f))
 			c := r.client()
-			c.send(handshakeRequest("/", "") + secondRequest)
-			if _, body := c.wantRefusal(row.status); body != http.StatusText(row.status)+"\n" {
+			c.Send(wstest.Request("/", "") + secondRequest)
+			if _, body := c.WantRefusal(row.status); body != http.StatusText(row.status)+"\n" {
 				t.Errorf("got body %q, want the fixed phrase", body)
 			}
 		})
@@ -449,7 +450,7 @@ func TestBadAnswers(t *testing.T) {
 	rows := []struct{ id, name, answer string }{
 		{"A5", "101 and nothing else", status + "\r\n"},
 		{"A6", "no accept", status + up + conn + "\r\n"},
-		{"A6", "wrong accept", status + up + conn + "Sec-WebSocket-Accept: " + testAccept + "\r\n\r\n"},
+		{"A6", "wrong accept", status + up + conn + "Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\n\r\n"},
 		{"A6", "two accepts", good + accept + "\r\n"},
 		{"A6", "right and wrong accept", good + "Sec-WebSocket-Accept: x\r\n\r\n"},
 		{"A6", "accept list", status + up + conn + "Sec-WebSocket-Accept: ACCEPT, ACCEPT\r\n\r\n"},
@@ -506,28 +507,28 @@ func TestBadAnswers(t *testing.T) {
 		{"F4", "half a status line", "HTTP/1.1 1"},
 		{"F4", "half a header", good},
 	}
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		for i, row := range rows {
 			t.Run(row.id+" "+row.name, func(t *testing.T) {
 				r := r.on(t)
 				client := r.client()
-				client.send(handshakeRequest("/", "Sec-WebSocket-Protocol: chat, v2\r\nSec-WebSocket-Extensions: x-a, "+letters+"\r\n") + rawFrame(text, true, "early"))
+				client.Send(wstest.Request("/", "Sec-WebSocket-Protocol: chat, v2\r\nSec-WebSocket-Extensions: x-a, "+letters+"\r\n") + wstest.RawFrame(wstest.Text, true, "early"))
 				upstream := r.upstream()
-				head := upstream.readHead()
+				head := upstream.ReadHead()
 				key := keyLine.FindStringSubmatch(head)[1]
 				go func() { // more than the proxy reads may be refused with a reset
-					io.WriteString(upstream, strings.NewReplacer("ACCEPT", acceptFor(key), "CASE", strings.ToLower(acceptFor(key))).Replace(row.answer))
+					io.WriteString(upstream, strings.NewReplacer("ACCEPT", wstest.AcceptKey(key), "CASE", strings.ToLower(wstest.AcceptKey(key))).Replace(row.answer))
 					if c, ok := upstream.Conn.(interface{ CloseWrite() error }); ok && row.id == "F4" || row.id == "F9" {
 						c.CloseWrite()
 					}
 				}()
-				if _, body := client.wantRefusal(502); body != "Bad Gateway\n" {
+				if _, body := client.WantRefusal(502); body != "Bad Gateway\n" {
 					t.Errorf("client: got body %q, want the fixed phrase", body)
 				}
-				upstream.wantEnd() // A2, F10
+				upstream.WantEnd() // A2, F10
 				r.wantReturned()
-				m := r.logs.wait(t, i)
+				m := r.logs.Wait(t, i)
 				if m["status"] != int64(502) || m["op"] != "answer" || m["side"] != "upstream" {
 					t.Errorf("logged %v, want a bad answer of the upstream's", m)
 				}
@@ -540,18 +541,18 @@ func TestBadAnswers(t *testing.T) {
 // that hasn't asked for them sees none.
 func TestInformationalAnswers(t *testing.T) {
 	t.Attr("case", "A10")
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client := r.client()
-		client.send(handshakeRequest("/", ""))
+		client.Send(wstest.Request("/", ""))
 		upstream := r.upstream()
-		req := upstream.readRequest()
-		upstream.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + strings.Repeat("HTTP/1.1 102 Processing\r\nContent-Length: 5\r\n\r\n", 3) +
-			goodAnswer(req, "") + upstream.frame(text, "coalesced"))
-		if head := client.readHead(); !strings.HasPrefix(head, "HTTP/1.1 101 ") || strings.Contains(head, "Link") {
+		req := upstream.ReadRequest()
+		upstream.Send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + strings.Repeat("HTTP/1.1 102 Processing\r\nContent-Length: 5\r\n\r\n", 3) +
+			wstest.AnswerTo(req, "") + upstream.Frame(wstest.Text, "coalesced"))
+		if head := client.ReadHead(); !strings.HasPrefix(head, "HTTP/1.1 101 ") || strings.Contains(head, "Link") {
 			t.Errorf("client: got %q, want the 101 alone", head)
 		}
-		client.want(text, "coalesced")
+		client.Want(wstest.Text, "coalesced")
 	})
 }
 
@@ -559,27 +560,27 @@ func TestInformationalAnswers(t *testing.T) {
 // come along with them are kept (A11, C22).
 func TestHandshakeSplit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory)
-		inTwo := func(w *wire, s string, cut int) (last bool) {
+		r := newRig(t, wstest.Memory)
+		inTwo := func(w *wstest.Wire, s string, cut int) (last bool) {
 			cut = min(cut, len(s))
-			w.send(s[:cut])
+			w.Send(s[:cut])
 			synctest.Wait() // the proxy has read that much
-			w.send(s[cut:])
+			w.Send(s[cut:])
 			return cut == len(s)
 		}
 		for cut, last := 0, false; !last; cut++ {
 			client := r.client()
-			last = inTwo(client, handshakeRequest("/", "X-A: 1\r\n")+client.frame(text, "from client"), cut)
+			last = inTwo(client, wstest.Request("/", "X-A: 1\r\n")+client.Frame(wstest.Text, "from client"), cut)
 			upstream := r.upstream()
-			head := upstream.readHead()
+			head := upstream.ReadHead()
 			wantCleanHead(t, head)
-			last = inTwo(upstream, answerTo(head, "X-B: 1\r\n")+upstream.frame(text, "from upstream"), cut) && last
-			want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + testAccept + "\r\nX-B: 1\r\n\r\n"
-			if got := client.readHead(); got != want {
+			last = inTwo(upstream, answerTo(head, "X-B: 1\r\n")+upstream.Frame(wstest.Text, "from upstream"), cut) && last
+			want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\nX-B: 1\r\n\r\n"
+			if got := client.ReadHead(); got != want {
 				t.Fatalf("cut at %d: client got %q, want %q", cut, got, want)
 			}
-			client.want(text, "from upstream")
-			upstream.want(text, "from client")
+			client.Want(wstest.Text, "from upstream")
+			upstream.Want(wstest.Text, "from client")
 			client.Close()
 			upstream.Close()
 			r.wantReturned()
@@ -590,7 +591,7 @@ func TestHandshakeSplit(t *testing.T) {
 // A64, F2, F3, F5, F8: nothing makes the handshake wait for longer than its limit.
 func TestHandshakeTimeouts(t *testing.T) {
 	t.Attr("case", "F2 F3 F5 F8")
-	drip := func(w *wire, s string) {
+	drip := func(w *wstest.Wire, s string) {
 		go func() {
 			for _, b := range []byte(s) {
 				if _, err := w.Write([]byte{b}); err != nil {
@@ -598,7 +599,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 				}
 				select {
 				case <-time.After(time.Second):
-				case <-w.t.Context().Done():
+				case <-w.T.Context().Done():
 					return
 				}
 			}
@@ -606,56 +607,48 @@ func TestHandshakeTimeouts(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name, target string
-		upstream     func(r *rig, w *wire) // nil: nobody accepts
+		upstream     func(r *rig, w *wstest.Wire) // nil: nobody accepts
 		op           string
 		after        time.Duration
 		options      []wsproxy.Option
 	}{
 		{"F2 connection hangs", "http://upstream.test", nil, "dial", 60 * time.Second, nil},
-		{"F3 silent", "http://upstream.test", func(_ *rig, w *wire) { w.readHead() }, "answer", 60 * time.Second, nil},
-		{"F3 another limit", "http://upstream.test", func(_ *rig, w *wire) { w.readHead() }, "answer", 3 * time.Second, []wsproxy.Option{wsproxy.WithHandshakeTimeout(3 * time.Second)}},
-		{"F3 doesn't read", "http://upstream.test", func(*rig, *wire) {}, "answer", 60 * time.Second, nil},
-		{"F5 stalled TLS", "https://upstream.test", func(*rig, *wire) {}, "tls", 60 * time.Second, nil},
-		{"F5 TLS in drips", "https://upstream.test", func(_ *rig, w *wire) { drip(w, "\x16\x03\x03\x10\x00"+strings.Repeat("\x00", 100)) }, "tls", 60 * time.Second, nil},
-		{"A64 header in drips", "http://upstream.test", func(_ *rig, w *wire) { w.readHead(); drip(w, "HTTP/1.1 101 Switching Protocols\r\n") }, "answer", 60 * time.Second, nil},
-		{"A64 1xx in drips", "http://upstream.test", func(_ *rig, w *wire) {
-			w.readHead()
-			w.send("HTTP/1.1 100 Continue\r\n\r\n")
+		{"F3 silent", "http://upstream.test", func(_ *rig, w *wstest.Wire) { w.ReadHead() }, "answer", 60 * time.Second, nil},
+		{"F3 another limit", "http://upstream.test", func(_ *rig, w *wstest.Wire) { w.ReadHead() }, "answer", 3 * time.Second, []wsproxy.Option{wsproxy.WithHandshakeTimeout(3 * time.Second)}},
+		{"F3 doesn't read", "http://upstream.test", func(*rig, *wstest.Wire) {}, "answer", 60 * time.Second, nil},
+		{"F5 stalled TLS", "https://upstream.test", func(*rig, *wstest.Wire) {}, "tls", 60 * time.Second, nil},
+		{"F5 TLS in drips", "https://upstream.test", func(_ *rig, w *wstest.Wire) { drip(w, "\x16\x03\x03\x10\x00"+strings.Repeat("\x00", 100)) }, "tls", 60 * time.Second, nil},
+		{"A64 header in drips", "http://upstream.test", func(_ *rig, w *wstest.Wire) { w.ReadHead(); drip(w, "HTTP/1.1 101 Switching Protocols\r\n") }, "answer", 60 * time.Second, nil},
+		{"A64 1xx in drips", "http://upstream.test", func(_ *rig, w *wstest.Wire) {
+			w.ReadHead()
+			w.Send("HTTP/1.1 100 Continue\r\n\r\n")
 			drip(w, "HTTP/1.1 103 Early Hints\r\n\r\n")
 		}, "answer", 60 * time.Second, nil},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRigTo(t, memory, row.target, row.options...)
+				r := newRigTo(t, wstest.Memory, row.target, row.options...)
 				began := time.Now()
 				c := r.client()
-				request := handshakeRequest("/", "X-A: "+strings.Repeat("a", 60_000)+"\r\n")
-				c.send(request + secondRequest)
-				var u *wire
+				request := wstest.Request("/", "X-A: "+strings.Repeat("a", 60_000)+"\r\n")
+				c.Send(request + secondRequest)
+				var u *wstest.Wire
 				if row.upstream != nil {
 					u = r.upstream()
 					row.upstream(r, u)
 				}
-				c.wantRefusal(504)
+				c.WantRefusal(504)
 				if d := time.Since(began); d != row.after {
 					t.Errorf("answered after %v, want %v", d, row.after)
 				}
-				if m := r.logs.wait(t, 0); m["op"] != row.op || m["status"] != int64(504) || m["side"] != "upstream" {
+				if m := r.logs.Wait(t, 0); m["op"] != row.op || m["status"] != int64(504) || m["side"] != "upstream" {
 					t.Errorf("logged %v, want 504 for %s", m, row.op)
 				}
 				if u != nil {
-					u.wantGone() // F10
+					u.WantGone() // F10
 				}
 			})
 		})
-	}
-}
-
-// wantGone wants the stream to end, whatever comes before that.
-func (w *wire) wantGone() {
-	w.t.Helper()
-	if _, err := io.Copy(io.Discard, w.br); errors.Is(err, os.ErrDeadlineExceeded) {
-		w.t.Errorf("%s: connection still open, want it closed", w.who())
 	}
 }
 
@@ -664,16 +657,16 @@ func (w *wire) wantGone() {
 func TestNoDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r *rig
-		r = newRig(t, memory, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-			c, err := dialListener(ctx, r.back)
+		r = newRig(t, wstest.Memory, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := wstest.Dial(ctx, r.back)
 			return noDeadlines{c}, err
 		}))
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
+		c.Send(wstest.Request("/", ""))
 		u := r.upstream()
-		u.readHead()
-		c.wantRefusal(504)
-		u.wantEnd()
+		u.ReadHead()
+		c.WantRefusal(504)
+		u.WantEnd()
 	})
 }
 
@@ -689,20 +682,20 @@ func TestClientLeaves(t *testing.T) {
 	t.Attr("case", "F11")
 	for _, row := range []struct {
 		name, target string
-		upstream     func(w *wire)
+		upstream     func(w *wstest.Wire)
 	}{
 		{"connecting", "http://upstream.test", nil},
-		{"in the TLS handshake", "https://upstream.test", func(*wire) {}},
-		{"waiting for the answer", "http://upstream.test", func(w *wire) { w.readHead() }},
-		{"within the answer", "http://upstream.test", func(w *wire) { w.readHead(); w.send("HTTP/1.1 101 Sw") }},
-		{"within a refusal", "http://upstream.test", func(w *wire) { w.readHead(); w.send("HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\nab") }},
+		{"in the TLS handshake", "https://upstream.test", func(*wstest.Wire) {}},
+		{"waiting for the answer", "http://upstream.test", func(w *wstest.Wire) { w.ReadHead() }},
+		{"within the answer", "http://upstream.test", func(w *wstest.Wire) { w.ReadHead(); w.Send("HTTP/1.1 101 Sw") }},
+		{"within a refusal", "http://upstream.test", func(w *wstest.Wire) { w.ReadHead(); w.Send("HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\nab") }},
 	} {
 		t.Run("F11 "+row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRigTo(t, memory, row.target)
+				r := newRigTo(t, wstest.Memory, row.target)
 				c := r.client()
-				c.send(handshakeRequest("/", ""))
-				var u *wire
+				c.Send(wstest.Request("/", ""))
+				var u *wstest.Wire
 				if row.upstream != nil {
 					u = r.upstream()
 					row.upstream(u)
@@ -715,24 +708,24 @@ func TestClientLeaves(t *testing.T) {
 					t.Errorf("the handshake went on for %v, want it to end at once", d)
 				}
 				if u != nil {
-					u.wantGone()
+					u.WantGone()
 				}
-				if m := r.logs.wait(t, 0); m["status"] != int64(499) || m["side"] != "client" {
+				if m := r.logs.Wait(t, 0); m["status"] != int64(499) || m["side"] != "client" {
 					t.Errorf("logged %v, want 499 by the client", m)
 				}
 			})
 		})
 	}
 	t.Run("A65 TCP", func(t *testing.T) {
-		r := newRig(t, tcp)
+		r := newRig(t, wstest.TCP)
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
+		c.Send(wstest.Request("/", ""))
 		u := r.upstream()
-		u.readHead()
-		c.reset()
-		u.wantEnd()
+		u.ReadHead()
+		c.Reset()
+		u.WantEnd()
 		r.wantReturned()
-		if m := r.logs.wait(t, 0); m["status"] != int64(499) {
+		if m := r.logs.Wait(t, 0); m["status"] != int64(499) {
 			t.Errorf("logged %v, want 499", m)
 		}
 	})
@@ -741,14 +734,14 @@ func TestClientLeaves(t *testing.T) {
 // F4: the upstream's connection is reset before there is an answer.
 func TestUpstreamResets(t *testing.T) {
 	t.Attr("case", "F4")
-	for _, k := range []kind{tcp, tlsTCP} {
+	for _, k := range []wstest.Kind{wstest.TCP, wstest.TLS} {
 		r := newRig(t, k)
 		c := r.client()
-		c.send(handshakeRequest("/", "") + secondRequest)
+		c.Send(wstest.Request("/", "") + secondRequest)
 		u := r.upstream()
-		u.readHead()
-		u.reset()
-		c.wantRefusal(502)
+		u.ReadHead()
+		u.Reset()
+		c.WantRefusal(502)
 	}
 }
 
@@ -790,27 +783,27 @@ func TestRelayRefusal(t *testing.T) {
 		{"F7", "broken chunks", "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("ab") + "zz\r\n", 403, "", "ab", true},
 		{"F9", "status 999", "HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", 999, "", "", false},
 	}
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		var dials atomic.Int32
 		var r *rig
 		r = newRig(t, k, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			dials.Add(1)
-			return dialListener(ctx, r.back)
+			return wstest.Dial(ctx, r.back)
 		}))
 		for i, row := range rows {
 			t.Run(row.id+" "+row.name, func(t *testing.T) {
 				r := r.on(t)
 				c := r.client()
-				c.send(handshakeRequest("/", "") + secondRequest)
+				c.Send(wstest.Request("/", "") + secondRequest)
 				u := r.upstream()
-				req := u.readRequest()
+				req := u.ReadRequest()
 				go func() {
-					io.WriteString(u, strings.ReplaceAll(row.answer, "ACCEPT", acceptFor(req.Header.Get("Sec-WebSocket-Key"))))
+					io.WriteString(u, strings.ReplaceAll(row.answer, "ACCEPT", wstest.AcceptKey(req.Header.Get("Sec-WebSocket-Key"))))
 					if c, ok := u.Conn.(interface{ CloseWrite() error }); ok {
 						c.CloseWrite()
 					}
 				}()
-				head := c.readHead()
+				head := c.ReadHead()
 				if !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", row.status)) {
 					t.Errorf("client: got %q, want %d", head, row.status)
 				}
@@ -825,7 +818,7 @@ func TestRelayRefusal(t *testing.T) {
 				if m := hopPattern.FindString(head); m != "" && row.status != 426 {
 					t.Errorf("client: got %q, which is about the upstream's connection", m)
 				}
-				resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader(head), c.br)), nil)
+				resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader(head), c.In)), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -836,10 +829,10 @@ func TestRelayRefusal(t *testing.T) {
 				if row.cut != errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Errorf("client: body ended with %v, want it visibly cut: %v", err, row.cut)
 				}
-				c.wantEnd()
-				u.wantEnd()
+				c.WantEnd()
+				u.WantEnd()
 				r.wantReturned()
-				m := r.logs.wait(t, i)
+				m := r.logs.Wait(t, i)
 				cut := strings.Contains(m["error"].(string), "cut short")
 				if m["status"] != int64(row.status) || m["kind"] != "refusal" || cut != row.cut {
 					t.Errorf("logged %v", m)
@@ -867,15 +860,15 @@ func TestEndlessRefusal(t *testing.T) {
 		for _, late := range []time.Duration{0, 9 * time.Second} {
 			t.Run(fmt.Sprintf("F8 %s after %v", name, late), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					r := newRig(t, memory)
+					r := newRig(t, wstest.Memory)
 					c := r.client()
-					c.send(handshakeRequest("/", "") + secondRequest)
+					c.Send(wstest.Request("/", "") + secondRequest)
 					u := r.upstream()
-					u.readHead()
-					elapse(late)
+					u.ReadHead()
+					wstest.Elapse(late)
 					began := time.Now()
-					u.send(answer)
-					resp := c.readResponse()
+					u.Send(answer)
+					resp := c.ReadResponse()
 					body, err := io.ReadAll(resp.Body)
 					if resp.StatusCode != 401 || string(body) != "some" || !errors.Is(err, io.ErrUnexpectedEOF) {
 						t.Errorf("client: got %d %q %v, want 401 and a body that is cut", resp.StatusCode, body, err)
@@ -883,8 +876,8 @@ func TestEndlessRefusal(t *testing.T) {
 					if d := time.Since(began); d != 10*time.Second {
 						t.Errorf("cut after %v, want 10 s", d)
 					}
-					c.wantEnd()
-					u.wantEnd()
+					c.WantEnd()
+					u.WantEnd()
 				})
 			})
 		}
@@ -968,7 +961,7 @@ func FuzzUpstreamResponse(f *testing.F) {
 	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithDialContext(
 		func(context.Context, string, string) (net.Conn, error) {
 			return scripted(func(head string) string {
-				accept = acceptFor(keyLine.FindStringSubmatch(head)[1])
+				accept = wstest.AcceptKey(keyLine.FindStringSubmatch(head)[1])
 				raw = strings.ReplaceAll(raw, "ACCEPT", accept)
 				return raw
 			}), nil
@@ -982,7 +975,7 @@ func FuzzUpstreamResponse(f *testing.F) {
 			t.Fatal(err)
 		}
 		raw = string(answer)
-		client, front := newMemPair(1 << 20)
+		client, front := wstest.MemPair(1 << 20)
 		w := &response{hijack: func() (net.Conn, *bufio.ReadWriter, error) {
 			client.CloseWrite()
 			return front, bufio.NewReadWriter(bufio.NewReader(front), bufio.NewWriter(front)), nil

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // opened opens n sessions whose ends answer what they are told. when holds
 // the time at which each client was told, since the bubble began.
-func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*wire) {
+func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*wstest.Wire) {
 	began := time.Now()
 	var mu sync.Mutex
 	told := make([]time.Duration, n)
@@ -27,27 +28,27 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 		clients, upstreams = append(clients, client), append(upstreams, upstream)
 		go func() {
 			for {
-				f, err := client.readFrame()
+				f, err := client.ReadFrame()
 				if err != nil {
 					return
 				}
-				if f.first == closing {
+				if f.First == wstest.Close {
 					mu.Lock()
 					told[i] = time.Since(began)
 					mu.Unlock()
-					io.WriteString(client, client.frame(closing, f.payload)) // it may have closed first
+					io.WriteString(client, client.Frame(wstest.Close, f.Payload)) // it may have closed first
 				}
 			}
 		}()
 		go func() {
 			for {
-				f, err := upstream.readFrame()
+				f, err := upstream.ReadFrame()
 				if err != nil {
 					upstream.Close()
 					return
 				}
-				if f.first == closing {
-					upstream.send(upstream.frame(closing, f.payload))
+				if f.First == wstest.Close {
+					upstream.Send(upstream.Frame(wstest.Close, f.Payload))
 					upstream.Close()
 					return
 				}
@@ -83,7 +84,7 @@ func TestDrainSpread(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, memory, append([]wsproxy.Option{wsproxy.WithPing(0, 0)}, row.options...)...)
+				r := newRig(t, wstest.Memory, append([]wsproxy.Option{wsproxy.WithPing(0, 0)}, row.options...)...)
 				when, _, _ := r.opened(row.sessions)
 				ctx := t.Context()
 				if row.limit > 0 {
@@ -121,15 +122,15 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("whether a write waits can't be told here")
 	}
-	for _, k := range []kind{tcp, unix, tlsTCP} {
+	for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
 		t.Run(string(k), func(t *testing.T) {
 			r := newRig(t, k, wsproxy.WithCloseTimeout(time.Minute))
-			var clients, upstreams []*wire
+			var clients, upstreams []*wstest.Wire
 			for range 50 {
 				client, upstream := r.open("", "")
 				clients, upstreams = append(clients, client), append(upstreams, upstream)
 			}
-			await(t, func() bool { return r.proxy.Stats().Handshakes == 0 }, func() string { return "handshakes don't end" })
+			wstest.Await(t, func() bool { return r.proxy.Stats().Handshakes == 0 }, func() string { return "handshakes don't end" })
 			sessions := slices.Collect(r.proxy.Sessions())
 			before := runtime.NumGoroutine()
 			most := 0
@@ -141,8 +142,8 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 				t.Errorf("%d goroutines with %d sessions open, and up to %d when they were ended", before, len(sessions), most)
 			}
 			for i := range clients {
-				clients[i].wantClose(4000)
-				upstreams[i].wantClose(1001)
+				clients[i].WantClose(4000)
+				upstreams[i].WantClose(1001)
 			}
 		})
 	}
@@ -151,11 +152,11 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 // Those that have been idle for longest go first.
 func TestDrainOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
 		when, clients, _ := r.opened(5)
 		for _, i := range []int{3, 0, 4, 2, 1} { // 1 spoke last
-			elapse(time.Second)
-			clients[i].sendText("x")
+			wstest.Elapse(time.Second)
+			clients[i].SendText("x")
 		}
 		synctest.Wait()
 		if err := r.proxy.Shutdown(t.Context()); err != nil {
@@ -178,7 +179,7 @@ func TestDrainOrder(t *testing.T) {
 // What the context's end cuts is told to the caller, and counted.
 func TestDrainCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Minute, 1001))
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Minute, 1001))
 		r.opened(60)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
@@ -191,7 +192,7 @@ func TestDrainCut(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "wsproxy: 30 sessions cut: context deadline exceeded" {
 			t.Errorf("Shutdown: %v", err)
 		}
-		if err := receive(t, others); err != nil {
+		if err := wstest.Receive(t, others); err != nil {
 			t.Errorf("the other Shutdown: %v", err)
 		}
 		if d := r.proxy.Stats().Drain; d.Cut != 30 || d.Total != 60 {
@@ -203,16 +204,16 @@ func TestDrainCut(t *testing.T) {
 // A drain of sessions that end by themselves meanwhile is over when they are.
 func TestDrainEndsEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Hour, 1001))
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Hour, 1001))
 		_, clients, _ := r.opened(10)
 		began := time.Now()
 		done := make(chan error)
 		go func() { done <- r.proxy.Shutdown(t.Context()) }()
-		elapse(time.Minute)
+		wstest.Elapse(time.Minute)
 		for _, c := range clients {
-			io.WriteString(c, c.frame(closing, closeBody(1000, ""))) // one may have been told already
+			io.WriteString(c, c.Frame(wstest.Close, wstest.CloseBody(1000, ""))) // one may have been told already
 		}
-		if err := receive(t, done); err != nil {
+		if err := wstest.Receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
 		wantAt(t, began, time.Minute)
@@ -227,9 +228,9 @@ func TestShutdownServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, kind: tcp, proxy: p, logs: new(logs), front: listen(t, tcp), back: listen(t, tcp), returned: make(chan struct{}, 10)}
+	r := &rig{t: t, kind: wstest.TCP, proxy: p, logs: new(wstest.Logs), front: wstest.Listen(t, wstest.TCP), back: wstest.Listen(t, wstest.TCP), returned: make(chan struct{}, 10)}
 	r.proxy, err = wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dialListener(ctx, r.back)
+		return wstest.Dial(ctx, r.back)
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -242,33 +243,33 @@ func TestShutdownServer(t *testing.T) {
 	served := make(chan error)
 	go func() { served <- server.Serve(r.front) }()
 	client := r.client()
-	client.send(handshakeRequest("/ws", ""))
+	client.Send(wstest.Request("/ws", ""))
 	upstream := r.upstream()
-	upstream.answer("")
-	client.readResponse()
+	upstream.Answer("")
+	client.ReadResponse()
 	done := make(chan error)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), wireTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 		defer cancel()
 		done <- wsproxy.ShutdownServer(ctx, server, p, r.proxy)
 	}()
-	client.wantClose(1001)
+	client.WantClose(1001)
 	c := r.client()
-	c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
-	if body, _ := io.ReadAll(c.readResponse().Body); string(body) != message {
+	c.Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	if body, _ := io.ReadAll(c.ReadResponse().Body); string(body) != message {
 		t.Errorf("while the proxy drains, the server answers %q", body)
 	}
 	late := r.client()
-	late.send(handshakeRequest("/ws", ""))
-	late.wantRefusal(503)
-	client.sendClose(1001, "")
-	upstream.wantClose(1001)
-	upstream.sendClose(1001, "")
+	late.Send(wstest.Request("/ws", ""))
+	late.WantRefusal(503)
+	client.SendClose(1001, "")
+	upstream.WantClose(1001)
+	upstream.SendClose(1001, "")
 	upstream.Close()
-	if err := receive(t, done); err != nil {
+	if err := wstest.Receive(t, done); err != nil {
 		t.Errorf("ShutdownServer: %v", err)
 	}
-	if err := receive(t, served); err != http.ErrServerClosed {
+	if err := wstest.Receive(t, served); err != http.ErrServerClosed {
 		t.Errorf("Serve: %v", err)
 	}
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Ordinary HTTP on the proxy's route.
@@ -20,7 +21,7 @@ import (
 // and nothing is logged or counted; one that asks for one never does.
 func TestFallback(t *testing.T) {
 	const h = " HTTP/1.1\r\nHost: front.test\r\n"
-	const sec = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + testKey + "\r\n"
+	const sec = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wstest.Key + "\r\n"
 	for _, row := range []struct {
 		name, request string
 		want          int // 200: by the fallback
@@ -40,7 +41,7 @@ func TestFallback(t *testing.T) {
 		{"many fields", "GET /" + h + strings.Repeat("a:\r\n", 480) + "\r\n", 200},
 		{"our own name", "GET /" + h + "Via: 1.1 edge\r\n\r\n", 200},
 
-		{"another origin's WebSocket", handshakeRequest("/", "Origin: http://elsewhere.test\r\n"), 403},
+		{"another origin's WebSocket", wstest.Request("/", "Origin: http://elsewhere.test\r\n"), 403},
 		{"no Connection", "GET /" + h + "Upgrade: websocket\r\n" + sec + "\r\n", 426},
 		{"among others", "GET /" + h + "Upgrade: h2c, WebSocket\r\n\r\n", 426},
 		{"in two fields", "GET /" + h + "Upgrade: h2c\r\nUpgrade: websocket\r\n\r\n", 426},
@@ -48,11 +49,11 @@ func TestFallback(t *testing.T) {
 		{"HTTP/1.0 for a WebSocket", "GET / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + sec + "\r\n", 400},
 		{"no key", "GET /" + h + "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n", 400},
 		{"body", "GET /" + h + "Connection: Upgrade\r\nUpgrade: websocket\r\n" + sec + "Content-Length: 2\r\n\r\nhi", 400},
-		{"loop", handshakeRequest("/", "Via: 1.1 edge\r\n"), 508},
+		{"loop", wstest.Request("/", "Via: 1.1 edge\r\n"), 508},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			var got *http.Request
-			r := newRigTo(t, tcp, "http://upstream.test", wsproxy.WithVia("edge"), wsproxy.WithMaxHandshakes(1),
+			r := newRigTo(t, wstest.TCP, "http://upstream.test", wsproxy.WithVia("edge"), wsproxy.WithMaxHandshakes(1),
 				wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error {
 					t.Error("a hook was shown the request")
 					return nil
@@ -65,14 +66,14 @@ func TestFallback(t *testing.T) {
 					}
 				})))
 			c := r.client()
-			c.send(row.request)
-			resp := c.readResponse()
+			c.Send(row.request)
+			resp := c.ReadResponse()
 			r.wantReturned()
 			if resp.StatusCode != row.want || (got != nil) != (row.want == 200) {
 				t.Fatalf("answered %d, by the fallback: %v; want %d", resp.StatusCode, got != nil, row.want)
 			}
 			if got == nil {
-				r.logs.wait(t, 0)
+				r.logs.Wait(t, 0)
 				return
 			}
 			if v, ok := got.Header["Upgrade"]; ok {
@@ -138,14 +139,14 @@ func TestFallbackAlways(t *testing.T) {
 // A panic of the fallback's is net/http's: a ReverseProxy ends an answer so that
 // it can't complete.
 func TestFallbackPanics(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	r := newRig(t, wstest.TCP, wsproxy.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "some")
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	})))
 	c := r.client()
-	c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
-	if b, err := io.ReadAll(c.readResponse().Body); string(b) != "some" || err == nil {
+	c.Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	if b, err := io.ReadAll(c.ReadResponse().Body); string(b) != "some" || err == nil {
 		t.Errorf("client: got %q, %v, want the body cut short", b, err)
 	}
 }
@@ -157,48 +158,48 @@ func TestFallbackReverseProxy(t *testing.T) {
 	var r *rig
 	target := &url.URL{Scheme: "http", Host: "upstream.test"}
 	through := &httputil.ReverseProxy{Rewrite: func(pr *httputil.ProxyRequest) { pr.SetURL(target) }}
-	r = newRig(t, tcp, wsproxy.WithFallback(through))
-	through.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialListener(ctx, r.back) }}
+	r = newRig(t, wstest.TCP, wsproxy.WithFallback(through))
+	through.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return wstest.Dial(ctx, r.back) }}
 
 	c := r.client()
-	c.send("POST /poll HTTP/1.1\r\nHost: front.test\r\nContent-Length: 2\r\n\r\n40")
+	c.Send("POST /poll HTTP/1.1\r\nHost: front.test\r\nContent-Length: 2\r\n\r\n40")
 	u := r.upstream()
-	if head := u.readHead(); !strings.HasPrefix(head, "POST /poll HTTP/1.1\r\n") {
+	if head := u.ReadHead(); !strings.HasPrefix(head, "POST /poll HTTP/1.1\r\n") {
 		t.Errorf("upstream: got %q", head)
 	}
-	u.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-	if b, err := io.ReadAll(c.readResponse().Body); string(b) != "ok" || err != nil {
+	u.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	if b, err := io.ReadAll(c.ReadResponse().Body); string(b) != "ok" || err != nil {
 		t.Fatalf("client: got %q, %v", b, err)
 	}
-	c.send(handshakeRequest("/", ""))
+	c.Send(wstest.Request("/", ""))
 	u2 := r.upstream()
-	u2.answer("")
-	if resp := c.readResponse(); resp.StatusCode != 101 {
+	u2.Answer("")
+	if resp := c.ReadResponse(); resp.StatusCode != 101 {
 		t.Fatalf("client was answered %d, want 101", resp.StatusCode)
 	}
-	c.sendText("over")
-	u2.want(text, "over")
+	c.SendText("over")
+	u2.Want(wstest.Text, "over")
 
 	for _, protocol := range []string{"h2c", "websocket/13", "WebSockets", `"websocket"`, "x"} {
 		c := r.client()
-		c.send("GET /x HTTP/1.1\r\nHost: front.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + "\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n" +
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + testKey + "\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n")
-		head := u.readHead() // on the connection that is there
+		c.Send("GET /x HTTP/1.1\r\nHost: front.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + "\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n" +
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wstest.Key + "\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n")
+		head := u.ReadHead() // on the connection that is there
 		for line := range strings.SplitSeq(strings.ToLower(head), "\r\n") {
 			if strings.HasPrefix(line, "upgrade:") || strings.HasPrefix(line, "connection:") || strings.HasPrefix(line, "http2-settings:") {
 				t.Errorf("Upgrade: %s: upstream got %q", protocol, line)
 			}
 		}
-		u.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-		if resp := c.readResponse(); resp.StatusCode != 200 {
+		u.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		if resp := c.ReadResponse(); resp.StatusCode != 200 {
 			t.Errorf("Upgrade: %s: answered %d, want 200", protocol, resp.StatusCode)
 		}
 		// What came behind it is an ordinary request, and no bytes of a tunnel.
-		if head := u.readHead(); !strings.HasPrefix(head, "GET /admin HTTP/1.1\r\n") {
+		if head := u.ReadHead(); !strings.HasPrefix(head, "GET /admin HTTP/1.1\r\n") {
 			t.Errorf("Upgrade: %s: upstream got %q", protocol, head)
 		}
-		u.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-		c.readResponse()
+		u.Send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		c.ReadResponse()
 	}
 }
 
@@ -208,7 +209,7 @@ func TestShutdownInFallback(t *testing.T) {
 	t.Parallel()
 	var r *rig
 	ready := make(chan struct{})
-	r = newRig(t, tcp, wsproxy.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r = newRig(t, wstest.TCP, wsproxy.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		<-ready
 		if err := r.proxy.Shutdown(req.Context()); err != nil {
 			t.Errorf("Shutdown: %v", err)
@@ -221,14 +222,14 @@ func TestShutdownInFallback(t *testing.T) {
 	close(ready)
 	client, upstream := r.open("", "")
 	other := r.client()
-	other.send("GET /stop HTTP/1.1\r\nHost: front.test\r\n\r\n")
-	upstream.wantClose(1001)
-	upstream.sendClose(1001, "")
+	other.Send("GET /stop HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	upstream.WantClose(1001)
+	upstream.SendClose(1001, "")
 	upstream.Close()
-	client.wantClose(1001)
-	client.sendClose(1001, "")
+	client.WantClose(1001)
+	client.SendClose(1001, "")
 	client.Close()
-	if resp := other.readResponse(); resp.StatusCode != http.StatusNoContent {
+	if resp := other.ReadResponse(); resp.StatusCode != http.StatusNoContent {
 		t.Errorf("answered %d", resp.StatusCode)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A scene is a proxy whose members do as the test says: all in memory, and in
@@ -28,7 +29,7 @@ import (
 type scene struct {
 	t       *testing.T
 	proxy   *wsproxy.Proxy
-	logs    *logs
+	logs    *wstest.Logs
 	act     map[string]act // by host; absent: answer 403, as one that is well
 	clients int            // how many take turns; 0: one
 	mu      sync.Mutex
@@ -59,7 +60,7 @@ func hanging(ctx context.Context) (net.Conn, error) {
 
 // silent takes the request and says nothing.
 func silent(context.Context) (net.Conn, error) {
-	near, far := newMemPair(1 << 16)
+	near, far := wstest.MemPair(1 << 16)
 	go io.Copy(io.Discard, far)
 	return near, nil
 }
@@ -67,7 +68,7 @@ func silent(context.Context) (net.Conn, error) {
 // newScene makes a proxy for members a.test, b.test, and so on.
 func newScene(t *testing.T, n int, options ...wsproxy.Option) *scene {
 	t.Helper()
-	s := &scene{t: t, logs: new(logs), act: make(map[string]act)}
+	s := &scene{t: t, logs: new(wstest.Logs), act: make(map[string]act)}
 	members := make([]wsproxy.Member, n)
 	for i := range members {
 		members[i].Target = "http://" + string(rune('a'+i)) + ".test"
@@ -113,7 +114,7 @@ func (s *scene) dialledSince() string {
 
 func (s *scene) serve(ctx context.Context) *response {
 	r := httptest.NewRequestWithContext(ctx, "GET", "http://front.test/", nil)
-	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {wstest.Key}}
 	if s.clients > 0 {
 		s.mu.Lock()
 		s.served++
@@ -281,9 +282,9 @@ func TestPassiveHealth(t *testing.T) {
 			if st := s.proxy.Stats().Members; !st[0].Down || st[1].Down {
 				t.Errorf("failure %d: got %+v", i, st)
 			}
-			elapse(rest - time.Millisecond)
+			wstest.Elapse(rest - time.Millisecond)
 			s.want("b", 403)
-			elapse(time.Millisecond)
+			wstest.Elapse(time.Millisecond)
 		}
 		s.act["a"] = nil
 		s.want("a", 403)
@@ -291,7 +292,7 @@ func TestPassiveHealth(t *testing.T) {
 		// Forgiven: the next rest is a short one again.
 		s.act["a"] = failing(syscall.ECONNREFUSED)
 		s.want("ab", 403)
-		elapse(time.Second)
+		wstest.Elapse(time.Second)
 		s.want("ab", 403)
 	})
 }
@@ -406,7 +407,7 @@ func TestImpatientClients(t *testing.T) {
 			s.dialledSince()
 			s.want("b", 403)
 			s.act["a"] = nil
-			elapse(time.Minute)
+			wstest.Elapse(time.Minute)
 			s.want("a", 403)
 			s.act["a"] = hanging
 		}
@@ -476,7 +477,7 @@ func TestOneClientDecidesNothing(t *testing.T) {
 						s.handshake()
 						s.act[home] = nil
 						s.want(home, 403)
-						elapse(100 * time.Millisecond)
+						wstest.Elapse(100 * time.Millisecond)
 					}
 					s.act[home] = a
 					for range 3 {
@@ -504,7 +505,7 @@ func TestOneClientKeepsNobodyDown(t *testing.T) {
 					s := newScene(t, 2, append(options, inTurn())...)
 					s.act["a"] = failing(syscall.ECONNREFUSED)
 					s.want("ab", 403)
-					elapse(time.Second)
+					wstest.Elapse(time.Second)
 					// The first to come has the trial, and takes as long as it can.
 					s.act["a"] = a
 					ctx, cancel := context.WithCancel(t.Context())
@@ -538,7 +539,7 @@ func TestHookHoldsTrial(t *testing.T) {
 		}))
 		s.act["a"] = failing(syscall.ECONNREFUSED)
 		s.want("ab", 403)
-		elapse(time.Second)
+		wstest.Elapse(time.Second)
 		s.act["a"] = nil
 		blocking.Store(true)
 		done := make(chan struct{})
@@ -548,7 +549,7 @@ func TestHookHoldsTrial(t *testing.T) {
 		}()
 		synctest.Wait()
 		s.want("b", 403)
-		elapse(30 * time.Second)
+		wstest.Elapse(30 * time.Second)
 		s.want("a", 403)
 		close(release)
 		<-done
@@ -567,7 +568,7 @@ func TestRetriesKeptForConnecting(t *testing.T) {
 		for range 5 {
 			s.act["a"] = failing(syscall.ECONNREFUSED)
 			s.want("ab", 403)
-			elapse(time.Minute)
+			wstest.Elapse(time.Minute)
 			s.act["a"] = nil
 			s.want("a", 403)
 		}
@@ -581,7 +582,7 @@ func TestFullAndDown(t *testing.T) {
 			wsproxy.Member{Target: "http://a.test"}, wsproxy.Member{Target: "http://b.test", MaxSessions: 1}))
 		s.act["a"] = failing(syscall.ECONNREFUSED)
 		s.want("ab", 403)
-		elapse(time.Second)
+		wstest.Elapse(time.Second)
 		s.want("ab", 403) // and a is left alone for 2 s
 		s.act["b"] = silent
 		ctx, cancel := context.WithCancel(t.Context())
@@ -594,7 +595,7 @@ func TestFullAndDown(t *testing.T) {
 		s.dialledSince()
 		s.want("", 503)
 		cancel()
-		receive(t, done)
+		wstest.Receive(t, done)
 	})
 }
 
@@ -602,7 +603,7 @@ func TestFullAndDown(t *testing.T) {
 // business of the one that may come back under its name.
 func TestGoneIsNotJudged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		logs := new(logs)
+		logs := new(wstest.Logs)
 		s := newScene(t, 2, inTurn(), wsproxy.WithLogger(slog.New(logs)))
 		gone := make(chan struct{})
 		s.act["a"] = func(context.Context) (net.Conn, error) {
@@ -619,7 +620,7 @@ func TestGoneIsNotJudged(t *testing.T) {
 			t.Fatal(err)
 		}
 		close(gone)
-		receive(t, done)
+		wstest.Receive(t, done)
 		if text := logs.String(); strings.Contains(text, "backed off") {
 			t.Errorf("logged %s", text)
 		}
@@ -654,7 +655,7 @@ func TestSingleProbe(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = failing(syscall.ECONNREFUSED)
 		s.want("ab", 403)
-		elapse(time.Second)
+		wstest.Elapse(time.Second)
 		s.act["a"] = hanging
 		done := make(chan struct{})
 		go func() {
@@ -665,7 +666,7 @@ func TestSingleProbe(t *testing.T) {
 		for range 3 {
 			s.want("b", 403)
 		}
-		receive(t, done)
+		wstest.Receive(t, done)
 	})
 }
 
@@ -746,7 +747,7 @@ func TestProbeIsGivenBack(t *testing.T) {
 				s := newScene(t, 2, inTurn(), probe.option)
 				s.act["a"] = failing(syscall.ECONNREFUSED)
 				s.want("ab", 403)
-				elapse(time.Second)
+				wstest.Elapse(time.Second)
 				s.act["a"] = probe.a
 				func() {
 					defer func() { _ = recover() }()
@@ -755,7 +756,7 @@ func TestProbeIsGivenBack(t *testing.T) {
 					s.serve(ctx)
 				}()
 				s.act["a"] = nil
-				elapse(time.Hour + time.Second)
+				wstest.Elapse(time.Hour + time.Second)
 				s.want("a", 403)
 			})
 		})
@@ -783,7 +784,7 @@ func TestAllDownInTurn(t *testing.T) {
 		}
 		for range 500 { // the rests grow to 30 s
 			s.handshake()
-			elapse(200 * time.Millisecond)
+			wstest.Elapse(200 * time.Millisecond)
 		}
 		delete(s.act, "b")
 		for i := range 4 {
@@ -792,7 +793,7 @@ func TestAllDownInTurn(t *testing.T) {
 			} else if i == 3 {
 				t.Errorf("b is not found; last dialled %s", dialled)
 			}
-			elapse(time.Millisecond)
+			wstest.Elapse(time.Millisecond)
 		}
 	})
 }
@@ -826,7 +827,7 @@ func TestLeastShare(t *testing.T) {
 			s.act[string(rune('a'+i))] = hanging
 		}
 		s.act["d"] = func(ctx context.Context) (net.Conn, error) {
-			elapse(900 * time.Millisecond)
+			wstest.Elapse(900 * time.Millisecond)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
@@ -886,13 +887,13 @@ func TestOneClientOverTCP(t *testing.T) {
 			defer s.Close()
 			members = append(members, wsproxy.Member{Target: s.URL})
 		}
-		r := newRigTo(t, tcp, "", wsproxy.WithUpstreams(members...), wsproxy.WithDialContext(new(net.Dialer).DialContext),
+		r := newRigTo(t, wstest.TCP, "", wsproxy.WithUpstreams(members...), wsproxy.WithDialContext(new(net.Dialer).DialContext),
 			wsproxy.WithBalance(wsproxy.Rendezvous(func(*http.Request) string { return "room" })))
 		ask := func(path string) *http.Response {
 			c := r.client()
 			defer c.Close()
-			c.send(handshakeRequest(path, ""))
-			return c.readResponse()
+			c.Send(wstest.Request(path, ""))
+			return c.ReadResponse()
 		}
 		home := ask("/").Header.Get("X-Member")
 		for range 13 {

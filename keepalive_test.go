@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What is about time runs on simulated time: hours cost nothing, and an
@@ -28,22 +29,22 @@ func eachWayInTime(t *testing.T, f func(t *testing.T, w way)) {
 // A watch keeps what comes to a wire, and when. It answers Pings, and Closes
 // as a well-behaved peer does.
 type watch struct {
-	frames []frame
+	frames []wstest.Frame
 	times  []time.Duration // of the frames
 	end    time.Duration   // when the stream ended; 0: it hasn't
 }
 
 // watched starts a watch. Its fields may be read behind a synctest.Wait.
-func watched(w *wire) *watch { return startWatch(w, true) }
+func watched(w *wstest.Wire) *watch { return startWatch(w, true) }
 
 // heardBy is watched for a side that says nothing, not even Pongs.
-func heardBy(w *wire) *watch { return startWatch(w, false) }
+func heardBy(w *wstest.Wire) *watch { return startWatch(w, false) }
 
-func startWatch(w *wire, answer bool) *watch {
+func startWatch(w *wstest.Wire, answer bool) *watch {
 	began, k := time.Now(), new(watch)
 	go func() {
 		for {
-			f, err := w.readFrame()
+			f, err := w.ReadFrame()
 			if err != nil {
 				k.end = time.Since(began)
 				w.Close()
@@ -52,11 +53,11 @@ func startWatch(w *wire, answer bool) *watch {
 			k.frames, k.times = append(k.frames, f), append(k.times, time.Since(began))
 			switch {
 			case !answer:
-			case f.first == ping:
-				io.WriteString(w, w.frame(pong, f.payload))
-			case f.first == closing:
-				io.WriteString(w, w.frame(closing, f.payload))
-				if !w.mask { // RFC 6455, 7.1.1: an upstream closes first
+			case f.First == wstest.Ping:
+				io.WriteString(w, w.Frame(wstest.Pong, f.Payload))
+			case f.First == wstest.Close:
+				io.WriteString(w, w.Frame(wstest.Close, f.Payload))
+				if !w.Client { // RFC 6455, 7.1.1: an upstream closes first
 					w.Close()
 				}
 			}
@@ -68,8 +69,8 @@ func startWatch(w *wire, answer bool) *watch {
 // only is the frames that begin with first, and when they came.
 func (k *watch) only(first byte) (payloads []string, times []time.Duration) {
 	for i, f := range k.frames {
-		if f.first == first {
-			payloads, times = append(payloads, f.payload), append(times, k.times[i])
+		if f.First == first {
+			payloads, times = append(payloads, f.Payload), append(times, k.times[i])
 		}
 	}
 	return payloads, times
@@ -81,7 +82,7 @@ func (k *watch) wantClosed(t *testing.T, code int, at time.Duration) {
 	t.Helper()
 	synctest.Wait()
 	got := 0
-	if bodies, _ := k.only(closing); len(bodies) == 1 {
+	if bodies, _ := k.only(wstest.Close); len(bodies) == 1 {
 		got = int(bodies[0][0])<<8 | int(bodies[0][1])
 	}
 	if got != code || k.end != at {
@@ -108,14 +109,14 @@ const pongTime = 35 * time.Second
 
 // answerOnce has each wire of a session answer the first Ping, and so be held to
 // the next ones.
-func answerOnce(t *testing.T, wires ...*wire) {
+func answerOnce(t *testing.T, wires ...*wstest.Wire) {
 	t.Helper()
 	for _, w := range wires {
-		f, err := w.readFrame()
-		if err != nil || f.first != ping || len(f.payload) > 125 {
-			t.Fatalf("%s: got %v %v, want a Ping", w.who(), f, err)
+		f, err := w.ReadFrame()
+		if err != nil || f.First != wstest.Ping || len(f.Payload) > 125 {
+			t.Fatalf("%s: got %v %v, want a Ping", w.Who(), f, err)
 		}
-		w.send(w.frame(pong, f.payload))
+		w.Send(w.Frame(wstest.Pong, f.Payload))
 	}
 	synctest.Wait()
 }
@@ -125,24 +126,24 @@ func answerOnce(t *testing.T, wires ...*wire) {
 func TestPingSilentLegOnly(t *testing.T) {
 	t.Attr("case", "C27 F36")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		busy, silent := w.open(r, "", "")
 		toBusy, toSilent := watched(busy), watched(silent)
 		for range 60 {
-			elapse(10 * time.Second)
-			busy.sendText("x")
+			wstest.Elapse(10 * time.Second)
+			busy.SendText("x")
 		}
 		synctest.Wait()
 		if len(toBusy.frames) > 0 {
 			t.Errorf("the busy side got %v, want nothing", toBusy.frames)
 		}
-		if _, pongs := toSilent.only(pong); pongs != nil {
+		if _, pongs := toSilent.only(wstest.Pong); pongs != nil {
 			t.Errorf("got Pongs at %v", pongs)
 		}
-		if texts, _ := toSilent.only(text); len(texts) != 60 {
+		if texts, _ := toSilent.only(wstest.Text); len(texts) != 60 {
 			t.Errorf("got %d messages, want 60", len(texts))
 		}
-		_, pings := toSilent.only(ping)
+		_, pings := toSilent.only(wstest.Ping)
 		if len(pings) < 24 || len(pings) > 26 {
 			t.Fatalf("got %d Pings in 600 s", len(pings))
 		}
@@ -159,18 +160,18 @@ func TestPingSilentLegOnly(t *testing.T) {
 func TestPingJitter(t *testing.T) {
 	t.Attr("case", "C27")
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		var legs []*watch
 		for range 30 {
 			client, upstream := r.open("", "")
 			legs = append(legs, watched(client), watched(upstream))
 		}
-		elapse(40 * time.Second)
+		wstest.Elapse(40 * time.Second)
 		synctest.Wait()
 		times, bodies := make(map[time.Duration]int), make(map[string]bool)
 		least, most := time.Hour, time.Duration(0)
 		for _, k := range legs {
-			body, at := k.only(ping)
+			body, at := k.only(wstest.Ping)
 			if len(at) != 1 || at[0] < pingLeast || at[0] > pingMost {
 				t.Fatalf("Pings at %v", at)
 			}
@@ -190,13 +191,13 @@ func TestPingJitter(t *testing.T) {
 // A timeout longer than the interval doesn't stretch the interval.
 func TestPingLongTimeout(t *testing.T) {
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory, wsproxy.WithPing(20*time.Second, time.Minute))
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(20*time.Second, time.Minute))
 		from, to := w.open(r, "", "")
 		k := watched(from)
 		heardBy(to)
-		elapse(58 * time.Second)
+		wstest.Elapse(58 * time.Second)
 		synctest.Wait()
-		_, pings := k.only(ping)
+		_, pings := k.only(wstest.Ping)
 		if len(pings) < 2 {
 			t.Fatalf("Pings at %v, want one every 18 s to 20 s", pings)
 		}
@@ -214,16 +215,16 @@ func TestPingLongTimeout(t *testing.T) {
 func TestVanished(t *testing.T) {
 	t.Attr("case", "F26 F27")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
 		answerOnce(t, from, to)
 		began := time.Now()
 		k := watched(to)
-		if f, err := from.readFrame(); err != nil || f.first != ping || len(f.payload) > 125 {
+		if f, err := from.ReadFrame(); err != nil || f.First != wstest.Ping || len(f.Payload) > 125 {
 			t.Fatalf("got %v %v, want a Ping", f, err)
 		}
 		pinged := time.Since(began)
-		from.wantEnd()
+		from.WantEnd()
 		wantAt(t, began, pinged+pongTime)
 		k.wantClosed(t, w.toldOther, pinged+pongTime)
 		m := r.wantEnded(w.name, "lost")
@@ -245,22 +246,22 @@ func TestNeverAnswers(t *testing.T) {
 		if w.name == "upstream" {
 			side = wsproxy.Upstream
 		}
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
 		s := r.the()
 		watched(to)
 		k := heardBy(from)
-		elapse(pingMost)
+		wstest.Elapse(pingMost)
 		synctest.Wait()
 		if s.IgnoresPings(side) {
 			t.Error("said to ignore Pings before there was the time to answer one")
 		}
-		elapse(6 * time.Hour)
+		wstest.Elapse(6 * time.Hour)
 		synctest.Wait()
 		if k.end != 0 {
 			t.Fatalf("given up after %v", k.end)
 		}
-		_, pings := k.only(ping)
+		_, pings := k.only(wstest.Ping)
 		for i, at := range pings[1:] {
 			if gap := at - pings[i]; gap < pingLeast || gap > pingMost {
 				t.Fatalf("Ping %v after the one before", gap)
@@ -269,9 +270,9 @@ func TestNeverAnswers(t *testing.T) {
 		if !s.IgnoresPings(side) || s.IgnoresPings(side^1) || s.IgnoresPings(wsproxy.Self) {
 			t.Error("want just the silent side to ignore Pings")
 		}
-		to.sendClose(1000, "")
+		to.SendClose(1000, "")
 		<-r.returned
-		m := r.logs.wait(t, 0)
+		m := r.logs.Wait(t, 0)
 		if _, other := m[(side^1).String()+"_ignores_pings"]; m[w.name+"_ignores_pings"] != true || other {
 			t.Errorf("logged %v", m)
 		}
@@ -283,11 +284,11 @@ func TestNeverAnswers(t *testing.T) {
 		s = r.the()
 		watched(to)
 		began := time.Now()
-		var last frame
+		var last wstest.Frame
 		for time.Since(began) < time.Hour {
-			last, _ = from.readFrame()
+			last, _ = from.ReadFrame()
 		}
-		from.send(from.frame(pong, last.payload))
+		from.Send(from.Frame(wstest.Pong, last.Payload))
 		synctest.Wait()
 		if s.IgnoresPings(side) {
 			t.Error("said to ignore Pings after it has answered one")
@@ -305,15 +306,15 @@ func TestNeverAnswers(t *testing.T) {
 // A side that talks and answers no Ping ignores them, too.
 func TestIgnoresPingsAndTalks(t *testing.T) {
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
 		s := r.the()
 		watched(to)
 		heardBy(from)
 		for range 3 {
-			elapse(pingMost)
+			wstest.Elapse(pingMost)
 			synctest.Wait()
-			from.sendText("x")
+			from.SendText("x")
 		}
 		side := wsproxy.Client
 		if w.name == "upstream" {
@@ -346,15 +347,15 @@ func TestPingTo(t *testing.T) {
 				if w.name == "upstream" {
 					side = wsproxy.Upstream
 				}
-				r := newRig(t, memory, test.options(side)...)
+				r := newRig(t, wstest.Memory, test.options(side)...)
 				from, to := w.open(r, "", "")
 				k, l := heardBy(from), watched(to)
-				elapse(time.Hour)
+				wstest.Elapse(time.Hour)
 				synctest.Wait()
 				if len(k.frames) > 0 || k.end != 0 {
 					t.Errorf("got %v and an end at %v, want nothing", k.frames, k.end)
 				}
-				_, pings := l.only(ping)
+				_, pings := l.only(wstest.Ping)
 				if least := int(time.Hour / test.other); len(pings) < least || len(pings) > least*10/9+1 {
 					t.Errorf("the other side got %d Pings in an hour", len(pings))
 				}
@@ -367,37 +368,43 @@ func TestPingTo(t *testing.T) {
 // complete, and so is a Pong with a wrong body, an old one, a late one.
 func TestSignsOfLife(t *testing.T) {
 	t.Attr("case", "F28")
-	signs := map[string]func(w *wire, n int, ping string) string{
-		"drip in a header":   func(w *wire, n int, _ string) string { return w.frame(data, strings.Repeat("x", 70_000))[n%8:][:1] },
-		"drip in a Close":    func(w *wire, n int, _ string) string { return w.frame(closing, closeBody(1000, "reason"))[n:][:1] },
-		"drip in a payload":  func(w *wire, n int, _ string) string { return w.frame(data, strings.Repeat("x", 70_000))[8*n:][:8] },
-		"wrong Pong":         func(w *wire, _ int, _ string) string { return w.frame(pong, "wrong") },
-		"wrong Pong of 12":   func(w *wire, _ int, _ string) string { return w.frame(pong, "twelve bytes") },
-		"Pong to the first":  func(w *wire, _ int, first string) string { return w.frame(pong, first) },
-		"Ping of its own":    func(w *wire, _ int, _ string) string { return w.frame(ping, "") },
-		"start of a message": func(w *wire, n int, _ string) string { return w.frame(byte(min(n, 1)^1), "x") },
+	signs := map[string]func(w *wstest.Wire, n int, ping string) string{
+		"drip in a header": func(w *wstest.Wire, n int, _ string) string {
+			return w.Frame(wstest.Binary, strings.Repeat("x", 70_000))[n%8:][:1]
+		},
+		"drip in a Close": func(w *wstest.Wire, n int, _ string) string {
+			return w.Frame(wstest.Close, wstest.CloseBody(1000, "reason"))[n:][:1]
+		},
+		"drip in a payload": func(w *wstest.Wire, n int, _ string) string {
+			return w.Frame(wstest.Binary, strings.Repeat("x", 70_000))[8*n:][:8]
+		},
+		"wrong Pong":         func(w *wstest.Wire, _ int, _ string) string { return w.Frame(wstest.Pong, "wrong") },
+		"wrong Pong of 12":   func(w *wstest.Wire, _ int, _ string) string { return w.Frame(wstest.Pong, "twelve bytes") },
+		"Pong to the first":  func(w *wstest.Wire, _ int, first string) string { return w.Frame(wstest.Pong, first) },
+		"Ping of its own":    func(w *wstest.Wire, _ int, _ string) string { return w.Frame(wstest.Ping, "") },
+		"start of a message": func(w *wstest.Wire, n int, _ string) string { return w.Frame(byte(min(n, 1)^1), "x") },
 	}
 	for name, sign := range signs {
 		t.Run(name, func(t *testing.T) {
 			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, memory)
+				r := newRig(t, wstest.Memory)
 				from, to := w.open(r, "", "")
 				answerOnce(t, from, to)
 				watched(to)
 				k := heardBy(from)
 				for n := range 8 {
-					elapse(57 * time.Second) // past the Ping, short of its timeout
+					wstest.Elapse(57 * time.Second) // past the Ping, short of its timeout
 					synctest.Wait()
-					pings, _ := k.only(ping)
+					pings, _ := k.only(wstest.Ping)
 					if len(pings) != n+1 {
 						t.Fatalf("got %d Pings by sign %d", len(pings), n)
 					}
-					from.send(sign(from, n, pings[0]))
+					from.Send(sign(from, n, pings[0]))
 				}
 				// With no further sign it is lost, after one Ping more.
-				elapse(61 * time.Second)
+				wstest.Elapse(61 * time.Second)
 				synctest.Wait()
-				if pings, _ := k.only(ping); len(pings) != 9 || k.end == 0 {
+				if pings, _ := k.only(wstest.Ping); len(pings) != 9 || k.end == 0 {
 					t.Errorf("got %d Pings and an end at %v, want 9 and one", len(pings), k.end)
 				}
 				r.wantEnded(w.name, "lost")
@@ -412,28 +419,28 @@ func TestSignsOfLife(t *testing.T) {
 func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
 		answerOnce(t, from, to)
-		part := from.frame(data, strings.Repeat("x", 1000))[:500]
-		from.send(part)
+		part := from.Frame(wstest.Binary, strings.Repeat("x", 1000))[:500]
+		from.Send(part)
 		began := time.Now()
 		k := heardBy(from) // its Pongs would be payload
 		var ticking sync.WaitGroup
 		defer ticking.Wait()
 		ticking.Go(func() {
 			for range 6 {
-				elapse(5 * time.Second)
-				to.sendText("tick")
+				wstest.Elapse(5 * time.Second)
+				to.SendText("tick")
 			}
 		})
-		to.wantBytes(part)
-		to.wantEnd()
+		to.WantBytes(part)
+		to.WantEnd()
 		if d := time.Since(began); d < pingLeast+pongTime || d > pingMost+pongTime {
 			t.Errorf("ended after %v", d)
 		}
 		k.wantClosed(t, 0, time.Since(began))
-		if ticks, _ := k.only(text); len(ticks) != 6 {
+		if ticks, _ := k.only(wstest.Text); len(ticks) != 6 {
 			t.Errorf("the other direction carried %d messages", len(ticks))
 		}
 		r.wantEnded(w.name, "lost")
@@ -446,14 +453,14 @@ func TestStallMidHeader(t *testing.T) {
 	t.Attr("case", "F31")
 	for _, n := range []int{1, 2, 3} {
 		eachWayInTime(t, func(t *testing.T, w way) {
-			r := newRig(t, memory)
+			r := newRig(t, wstest.Memory)
 			from, to := w.open(r, "", "")
 			answerOnce(t, from, to)
 			began := time.Now()
 			if n == 3 {
-				from.send(from.frame(closing, closeBody(1000, "x"))[:5-1])
+				from.Send(from.Frame(wstest.Close, wstest.CloseBody(1000, "x"))[:5-1])
 			} else {
-				from.send(from.frame(data, strings.Repeat("x", 1000))[:n])
+				from.Send(from.Frame(wstest.Binary, strings.Repeat("x", 1000))[:n])
 			}
 			k, stalled := watched(to), heardBy(from)
 			r.wantReturned()
@@ -464,7 +471,7 @@ func TestStallMidHeader(t *testing.T) {
 			}
 			k.wantClosed(t, w.toldOther, at)
 			stalled.wantClosed(t, 0, at)
-			if _, pings := k.only(ping); len(pings) != 2 || len(k.frames) != 3 {
+			if _, pings := k.only(wstest.Ping); len(pings) != 2 || len(k.frames) != 3 {
 				t.Errorf("got %v, want two Pings and a Close", k.frames)
 			}
 		})
@@ -473,9 +480,9 @@ func TestStallMidHeader(t *testing.T) {
 
 // flood has the wire write messages, n bytes in all, for as long as they are
 // taken.
-func flood(w *wire, n int) {
+func flood(w *wstest.Wire, n int) {
 	go func() {
-		message := w.frame(data, strings.Repeat("x", 4000))
+		message := w.Frame(wstest.Binary, strings.Repeat("x", 4000))
 		for ; n > 0; n -= len(message) {
 			if _, err := io.WriteString(w, message); err != nil {
 				return
@@ -492,15 +499,15 @@ func TestSlowReader(t *testing.T) {
 	t.Attr("case", "F32 F28")
 	for _, timeout := range []time.Duration{60 * time.Second, 3 * time.Minute} {
 		eachWayInTime(t, func(t *testing.T, w way) {
-			r := newRig(t, memory, wsproxy.WithWriteTimeout(timeout))
+			r := newRig(t, wstest.Memory, wsproxy.WithWriteTimeout(timeout))
 			from, to := w.open(r, "", "")
 			began := time.Now()
-			flood(to, 10*memBuffer)
+			flood(to, 10*wstest.MemBuffer)
 			k := watched(to)
 			n := int(timeout/(9*time.Second)) - 1
 			for range n {
-				elapse(9 * time.Second)
-				from.sendText("other way")
+				wstest.Elapse(9 * time.Second)
+				from.SendText("other way")
 			}
 			r.wantReturned()
 			wantAt(t, began, timeout)
@@ -508,7 +515,7 @@ func TestSlowReader(t *testing.T) {
 				t.Errorf("logged error %v", m["error"])
 			}
 			k.wantClosed(t, w.toldOther, timeout)
-			if texts, _ := k.only(text); len(texts) != n {
+			if texts, _ := k.only(wstest.Text); len(texts) != n {
 				t.Errorf("the other direction carried %d messages, want %d", len(texts), n)
 			}
 		})
@@ -522,31 +529,31 @@ func TestStuckPing(t *testing.T) {
 	t.Attr("case", "F32")
 	for _, recovers := range []bool{false, true} {
 		eachWayInTime(t, func(t *testing.T, w way) {
-			r := newRig(t, memory)
+			r := newRig(t, wstest.Memory)
 			from, to := w.open(r, "", "")
 			began := time.Now()
-			full := to.frame(data, strings.Repeat("x", memBuffer-len(to.frame(data, strings.Repeat("x", 1000)))+1000))
-			to.send(full)
+			full := to.Frame(wstest.Binary, strings.Repeat("x", wstest.MemBuffer-len(to.Frame(wstest.Binary, strings.Repeat("x", 1000)))+1000))
+			to.Send(full)
 			k := watched(to)
-			elapse(40 * time.Second)
-			from.sendText("other way")
+			wstest.Elapse(40 * time.Second)
+			from.SendText("other way")
 			if recovers {
-				to.sendText("after")
-				from.wantBytes(full)
-				if f, err := from.readFrame(); err != nil || f.first != ping {
+				to.SendText("after")
+				from.WantBytes(full)
+				if f, err := from.ReadFrame(); err != nil || f.First != wstest.Ping {
 					t.Fatalf("got %v %v, want a Ping", f, err)
 				}
-				from.want(text, "after")
-				from.sendClose(1000, "")
+				from.Want(wstest.Text, "after")
+				from.SendClose(1000, "")
 				if w.masked() {
-					from.want(closing, closeBody(1000, ""))
+					from.Want(wstest.Close, wstest.CloseBody(1000, ""))
 				} else {
 					from.Close()
 				}
 			}
 			r.wantReturned()
 			synctest.Wait()
-			if texts, _ := k.only(text); len(texts) != 1 {
+			if texts, _ := k.only(wstest.Text); len(texts) != 1 {
 				t.Errorf("the other side got %v, want a message", k.frames)
 			}
 			if recovers {
@@ -559,7 +566,7 @@ func TestStuckPing(t *testing.T) {
 				t.Errorf("ended after %v, want the write timeout after the Ping", at)
 			}
 			k.wantClosed(t, w.toldOther, at)
-			if _, pings := k.only(ping); len(pings) != 3 {
+			if _, pings := k.only(wstest.Ping); len(pings) != 3 {
 				t.Errorf("the other side got Pings at %v, want 3", pings)
 			}
 		})
@@ -570,18 +577,18 @@ func TestStuckPing(t *testing.T) {
 func TestBothFull(t *testing.T) {
 	t.Attr("case", "F33")
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		client, upstream := r.open("", "")
 		began := time.Now()
-		flood(client, 10*memBuffer)
-		flood(upstream, 10*memBuffer)
+		flood(client, 10*wstest.MemBuffer)
+		flood(upstream, 10*wstest.MemBuffer)
 		r.wantReturned()
 		wantAt(t, began, 60*time.Second)
-		if m := r.logs.wait(t, 0); m["reason"] != "lost" || m["error"] != "no progress in writing" {
+		if m := r.logs.Wait(t, 0); m["reason"] != "lost" || m["error"] != "no progress in writing" {
 			t.Errorf("logged %v", m)
 		}
-		for _, w := range []*wire{client, upstream} {
-			if _, err := io.Copy(io.Discard, w.br); err != nil {
+		for _, w := range []*wstest.Wire{client, upstream} {
+			if _, err := io.Copy(io.Discard, w.In); err != nil {
 				t.Error(err)
 			}
 		}
@@ -593,29 +600,29 @@ func TestBothFull(t *testing.T) {
 func TestLongFrame(t *testing.T) {
 	t.Attr("case", "F34")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
 		began := time.Now()
 		k := watched(from)
-		long := from.frame(data, strings.Repeat("x", 2<<20))
+		long := from.Frame(wstest.Binary, strings.Repeat("x", 2<<20))
 		go func() {
 			for b := long; len(b) > 0; b = b[min(len(b), 4000):] {
-				elapse(20 * time.Second)
-				from.send(b[:min(len(b), 4000)])
+				wstest.Elapse(20 * time.Second)
+				from.Send(b[:min(len(b), 4000)])
 			}
 		}()
-		to.wantBytes(long)
+		to.WantBytes(long)
 		if time.Since(began) < time.Hour {
 			t.Fatal("that was no long frame")
 		}
-		f, err := to.readFrame()
-		if err != nil || f.first != ping {
+		f, err := to.ReadFrame()
+		if err != nil || f.First != wstest.Ping {
 			t.Fatalf("got %v %v, want a Ping", f, err)
 		}
-		to.send(to.frame(pong, f.payload))
-		to.sendText("thanks")
+		to.Send(to.Frame(wstest.Pong, f.Payload))
+		to.SendText("thanks")
 		synctest.Wait()
-		if len(k.frames) != 1 || k.frames[0] != (frame{text, "thanks"}) {
+		if len(k.frames) != 1 || k.frames[0] != (wstest.Frame{First: wstest.Text, Payload: "thanks"}) {
 			t.Errorf("the sender got %v", k.frames)
 		}
 	})
@@ -628,27 +635,27 @@ func TestIdle(t *testing.T) {
 	t.Attr("case", "C28 F37")
 	for _, test := range []struct {
 		name string
-		say  func(w *wire) string // at 50 s
+		say  func(w *wstest.Wire) string // at 50 s
 		end  time.Duration
 	}{
-		{"nothing", func(*wire) string { return "" }, 60 * time.Second},
-		{"a Ping", func(w *wire) string { return w.frame(ping, "app") }, 60 * time.Second},
-		{"a Pong", func(w *wire) string { return w.frame(pong, "app") }, 60 * time.Second},
-		{"half a header", func(w *wire) string { return w.frame(text, "x")[:1] }, 60 * time.Second},
-		{"an empty message", func(w *wire) string { return w.frame(text, "") }, 110 * time.Second},
-		{"a fragment", func(w *wire) string { return w.frame(0x01, "x") }, 110 * time.Second},
+		{"nothing", func(*wstest.Wire) string { return "" }, 60 * time.Second},
+		{"a Ping", func(w *wstest.Wire) string { return w.Frame(wstest.Ping, "app") }, 60 * time.Second},
+		{"a Pong", func(w *wstest.Wire) string { return w.Frame(wstest.Pong, "app") }, 60 * time.Second},
+		{"half a header", func(w *wstest.Wire) string { return w.Frame(wstest.Text, "x")[:1] }, 60 * time.Second},
+		{"an empty message", func(w *wstest.Wire) string { return w.Frame(wstest.Text, "") }, 110 * time.Second},
+		{"a fragment", func(w *wstest.Wire) string { return w.Frame(0x01, "x") }, 110 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, memory, wsproxy.WithIdleTimeout(60*time.Second))
+				r := newRig(t, wstest.Memory, wsproxy.WithIdleTimeout(60*time.Second))
 				from, to := w.open(r, "", "")
 				k, l := watched(from), watched(to)
-				elapse(50 * time.Second)
-				from.send(test.say(from))
+				wstest.Elapse(50 * time.Second)
+				from.Send(test.say(from))
 				r.wantReturned()
 				k.wantClosed(t, 1001, test.end)
 				l.wantClosed(t, 1001, test.end)
-				if _, pings := l.only(ping); len(pings) < 2 {
+				if _, pings := l.only(wstest.Ping); len(pings) < 2 {
 					t.Errorf("Pings at %v: want the keepalive's as well", pings)
 				}
 				if m := r.wantEnded("proxy", "idle"); m["code"] != int64(1001) {
@@ -668,7 +675,7 @@ func TestEndMidFrame(t *testing.T) {
 		option wsproxy.Option
 		begin  func(t *testing.T, r *rig)
 	}{
-		"idle": {wsproxy.WithIdleTimeout(10 * time.Second), func(*testing.T, *rig) { elapse(10 * time.Second) }},
+		"idle": {wsproxy.WithIdleTimeout(10 * time.Second), func(*testing.T, *rig) { wstest.Elapse(10 * time.Second) }},
 		"drained": {wsproxy.WithIdleTimeout(0), func(t *testing.T, r *rig) {
 			go func() {
 				if err := r.proxy.Shutdown(t.Context()); err != nil {
@@ -680,26 +687,26 @@ func TestEndMidFrame(t *testing.T) {
 	for reason, end := range ends {
 		for _, finishes := range []bool{true, false} {
 			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, memory, end.option)
+				r := newRig(t, wstest.Memory, end.option)
 				from, to := w.open(r, "", "")
-				whole := from.frame(data, strings.Repeat("x", 1000))
-				from.send(whole[:500])
-				to.wantBytes(whole[:500])
+				whole := from.Frame(wstest.Binary, strings.Repeat("x", 1000))
+				from.Send(whole[:500])
+				to.WantBytes(whole[:500])
 				end.begin(t, r)
-				from.wantClose(1001)
+				from.WantClose(1001)
 				began := time.Now()
-				elapse(4 * time.Second)
+				wstest.Elapse(4 * time.Second)
 				if finishes {
-					from.send(whole[500:] + from.frame(text, "too late") + from.frame(closing, closeBody(1001, "")))
-					to.wantBytes(whole[500:])
-					to.wantClose(1001)
+					from.Send(whole[500:] + from.Frame(wstest.Text, "too late") + from.Frame(wstest.Close, wstest.CloseBody(1001, "")))
+					to.WantBytes(whole[500:])
+					to.WantClose(1001)
 					wantAt(t, began, 4*time.Second)
-					to.sendClose(1001, "")
+					to.SendClose(1001, "")
 					from.Close()
 					to.Close()
 				}
-				to.wantEnd()
-				from.wantEnd()
+				to.WantEnd()
+				from.WantEnd()
 				r.wantReturned()
 				if !finishes {
 					wantAt(t, began, 5*time.Second)
@@ -717,25 +724,25 @@ func TestCloseUnanswered(t *testing.T) {
 	for _, code := range []int{0, 1000, 4401} {
 		for _, leaves := range []bool{false, true} {
 			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, memory)
+				r := newRig(t, wstest.Memory)
 				from, to := w.open(r, "", "")
 				began := time.Now()
-				from.sendClose(code, "")
-				to.wantClose(code)
+				from.SendClose(code, "")
+				to.WantClose(code)
 				want := 5 * time.Second
 				if leaves {
 					want = 0
 					to.Close()
 				}
-				from.wantClose(code)
+				from.WantClose(code)
 				wantAt(t, began, want)
 				if !leaves || w.masked() {
-					from.wantEnd()
+					from.WantEnd()
 				}
 				from.Close()
 				r.wantReturned()
 				wantAt(t, began, want)
-				to.wantEnd()
+				to.WantEnd()
 				r.wantEnded(w.name, "closed")
 			})
 		}
@@ -748,20 +755,20 @@ func TestCloseUnanswered(t *testing.T) {
 func TestWhoClosesFirst(t *testing.T) {
 	t.Attr("case", "F23")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
 		began := time.Now()
-		from.sendClose(1000, "")
-		to.wantClose(1000)
-		to.sendClose(1000, "")
-		from.wantClose(1000)
+		from.SendClose(1000, "")
+		to.WantClose(1000)
+		to.SendClose(1000, "")
+		from.WantClose(1000)
 		client, upstream := from, to
 		if !w.masked() {
 			client, upstream = to, from
 		}
-		client.wantEnd()
+		client.WantEnd()
 		wantAt(t, began, 0)
-		upstream.wantEnd()
+		upstream.WantEnd()
 		wantAt(t, began, 5*time.Second)
 		r.wantReturned()
 		r.wantEnded(w.name, "closed")
@@ -773,26 +780,26 @@ func TestWhoClosesFirst(t *testing.T) {
 func TestEndsUnanswered(t *testing.T) {
 	t.Attr("case", "F42")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory, wsproxy.WithCloseTimeout(7*time.Second))
+		r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(7*time.Second))
 		for n, test := range []struct {
-			do      func(from *wire)
+			do      func(from *wstest.Wire)
 			reason  string
 			toldBad int
 		}{
-			{func(from *wire) { from.send("ÿÿ") }, "protocol error", w.toldBad},
-			{func(from *wire) { from.closeWrite() }, "lost", 0},
-			{func(from *wire) { from.Close() }, "lost", 0},
+			{func(from *wstest.Wire) { from.Send("ÿÿ") }, "protocol error", w.toldBad},
+			{func(from *wstest.Wire) { from.CloseWrite() }, "lost", 0},
+			{func(from *wstest.Wire) { from.Close() }, "lost", 0},
 		} {
 			from, to := w.open(r, "", "")
 			began := time.Now()
 			test.do(from)
-			to.wantClose(w.toldOther)
+			to.WantClose(w.toldOther)
 			wantAt(t, began, 0)
 			if test.toldBad != 0 {
-				from.wantClose(test.toldBad) // last, for to might have had words for it
+				from.WantClose(test.toldBad) // last, for to might have had words for it
 			}
-			from.wantEnd()
-			to.wantEnd()
+			from.WantEnd()
+			to.WantEnd()
 			r.wantReturned()
 			wantAt(t, began, 7*time.Second)
 			r.wantRecord(n, w.name, test.reason)
@@ -804,11 +811,11 @@ func TestEndsUnanswered(t *testing.T) {
 // keep the session.
 func TestFloodAfterEnd(t *testing.T) {
 	eachWayInTime(t, func(t *testing.T, w way) {
-		for _, last := range []string{closeBody(1000, ""), "\x00"} {
-			r := newRig(t, memory)
+		for _, last := range []string{wstest.CloseBody(1000, ""), "\x00"} {
+			r := newRig(t, wstest.Memory)
 			from, to := w.open(r, "", "")
 			began := time.Now()
-			from.send(from.frame(closing, last))
+			from.Send(from.Frame(wstest.Close, last))
 			var flooding sync.WaitGroup
 			defer flooding.Wait()
 			flooding.Go(func() {
@@ -816,12 +823,12 @@ func TestFloodAfterEnd(t *testing.T) {
 					if _, err := io.WriteString(from, strings.Repeat("x", 1000)); err != nil {
 						return
 					}
-					elapse(time.Millisecond)
+					wstest.Elapse(time.Millisecond)
 				}
 			})
 			r.wantReturned()
 			wantAt(t, began, 5*time.Second)
-			if _, err := io.Copy(io.Discard, to.br); err != nil {
+			if _, err := io.Copy(io.Discard, to.In); err != nil {
 				t.Error(err)
 			}
 		}
@@ -833,18 +840,18 @@ func TestFloodAfterEnd(t *testing.T) {
 func TestServerTimeouts(t *testing.T) {
 	t.Attr("case", "F43")
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory)
-		r.front = listen(t, memory)
+		r := newRig(t, wstest.Memory)
+		r.front = wstest.Listen(t, wstest.Memory)
 		s := &http.Server{Handler: r.proxy, ReadTimeout: time.Second, WriteTimeout: time.Second, IdleTimeout: time.Second}
 		go s.Serve(r.front)
 		defer s.Close()
 		client, upstream := r.open("", "")
 		for range 5 {
-			elapse(2 * time.Second)
-			client.sendText("up")
-			upstream.want(text, "up")
-			upstream.sendText("down")
-			client.want(text, "down")
+			wstest.Elapse(2 * time.Second)
+			client.SendText("up")
+			upstream.Want(wstest.Text, "up")
+			upstream.SendText("down")
+			client.Want(wstest.Text, "down")
 		}
 	})
 }

@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A58: a message or frame over its limit ends the session as soon as a header
 // shows it; up to the limit everything passes, and control frames always do.
 func TestMaxMessageSize(t *testing.T) {
 	t.Attr("case", "A58")
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		side := wsproxy.Upstream
 		if w.masked() {
 			side = wsproxy.Client
@@ -25,39 +26,39 @@ func TestMaxMessageSize(t *testing.T) {
 		for _, row := range []struct {
 			name   string
 			option wsproxy.Option
-			fine   []frame
-			bad    frame
+			fine   []wstest.Frame
+			bad    wstest.Frame
 		}{
-			{"message", wsproxy.WithMaxMessageSize(side, 1000), []frame{{text, strings.Repeat("a", 1000)}, {text, ""}}, frame{text, strings.Repeat("a", 1001)}},
-			{"fragments", wsproxy.WithMaxMessageSize(side, 1000), []frame{
-				{0x01, strings.Repeat("a", 600)}, {ping, strings.Repeat("p", 125)}, {0x00, ""}, {0x80, strings.Repeat("a", 400)},
-				{0x02, strings.Repeat("a", 999)}, {0x00, "a"}, {ping, "p"},
-			}, frame{0x80, "b"}},
-			{"frame", wsproxy.WithMaxFrameSize(side, 100), []frame{
-				{0x01, strings.Repeat("a", 100)}, {0x00, strings.Repeat("a", 100)}, {ping, strings.Repeat("p", 125)}, {0x80, strings.Repeat("a", 100)},
-			}, frame{data, strings.Repeat("a", 101)}},
-			{"tiny", wsproxy.WithMaxMessageSize(side, 1), []frame{{text, "a"}, {text, ""}}, frame{text, "aa"}},
+			{"message", wsproxy.WithMaxMessageSize(side, 1000), []wstest.Frame{{First: wstest.Text, Payload: strings.Repeat("a", 1000)}, {First: wstest.Text, Payload: ""}}, wstest.Frame{First: wstest.Text, Payload: strings.Repeat("a", 1001)}},
+			{"fragments", wsproxy.WithMaxMessageSize(side, 1000), []wstest.Frame{
+				{First: 0x01, Payload: strings.Repeat("a", 600)}, {First: wstest.Ping, Payload: strings.Repeat("p", 125)}, {First: 0x00, Payload: ""}, {First: 0x80, Payload: strings.Repeat("a", 400)},
+				{First: 0x02, Payload: strings.Repeat("a", 999)}, {First: 0x00, Payload: "a"}, {First: wstest.Ping, Payload: "p"},
+			}, wstest.Frame{First: 0x80, Payload: "b"}},
+			{"frame", wsproxy.WithMaxFrameSize(side, 100), []wstest.Frame{
+				{First: 0x01, Payload: strings.Repeat("a", 100)}, {First: 0x00, Payload: strings.Repeat("a", 100)}, {First: wstest.Ping, Payload: strings.Repeat("p", 125)}, {First: 0x80, Payload: strings.Repeat("a", 100)},
+			}, wstest.Frame{First: wstest.Binary, Payload: strings.Repeat("a", 101)}},
+			{"tiny", wsproxy.WithMaxMessageSize(side, 1), []wstest.Frame{{First: wstest.Text, Payload: "a"}, {First: wstest.Text, Payload: ""}}, wstest.Frame{First: wstest.Text, Payload: "aa"}},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				r := newRig(t, k, row.option)
 				from, to := w.open(r, "", "")
 				for _, f := range row.fine {
-					from.send(from.frame(f.first, f.payload))
-					to.want(f.first, f.payload)
+					from.Send(from.Frame(f.First, f.Payload))
+					to.Want(f.First, f.Payload)
 				}
 				// The other direction has no limit.
 				long := strings.Repeat("l", 5000)
-				to.sendText(long)
-				from.want(text, long)
+				to.SendText(long)
+				from.Want(wstest.Text, long)
 
-				raw := from.frame(row.bad.first, row.bad.payload)
+				raw := from.Frame(row.bad.First, row.bad.Payload)
 				if row.name == "message" { // just the header
 					raw = raw[:10]
 				}
-				from.send(raw)
-				to.want(closing, closeBody(1001, "message too big"))
-				to.sendClose(1001, "")
-				from.want(closing, closeBody(1009, "message too big"))
+				from.Send(raw)
+				to.Want(wstest.Close, wstest.CloseBody(1001, "message too big"))
+				to.SendClose(1001, "")
+				from.Want(wstest.Close, wstest.CloseBody(1009, "message too big"))
 				from.Close()
 				to.Close()
 				m := r.wantEnded(side.String(), "limit")
@@ -73,7 +74,7 @@ func TestMaxMessageSize(t *testing.T) {
 // streamed up to the limit, not gathered.
 func TestMaxMessageHuge(t *testing.T) {
 	t.Attr("case", "A46 A58")
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k, wsproxy.WithMaxMessageSize(wsproxy.Client, 1<<20), wsproxy.WithMaxMessageSize(wsproxy.Upstream, 1<<20))
 		from, to := w.open(r, "", "")
 		mask := ""
@@ -81,10 +82,10 @@ func TestMaxMessageHuge(t *testing.T) {
 		if w.masked() {
 			mask, length = "\x01\x02\x03\x04", "\xff"
 		}
-		from.send("\x82" + length + "\x7f\xff\xff\xff\xff\xff\xff\xff" + mask + "some of it")
-		to.wantClose(1001)
-		to.sendClose(1001, "")
-		from.wantClose(1009)
+		from.Send("\x82" + length + "\x7f\xff\xff\xff\xff\xff\xff\xff" + mask + "some of it")
+		to.WantClose(1001)
+		to.SendClose(1001, "")
+		from.WantClose(1009)
 	})
 }
 
@@ -108,23 +109,23 @@ func TestRateSlowsDown(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
+				r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
 				from, to := w.open(r, "", "")
 				began := time.Now()
-				from.sendLater(strings.Repeat(from.frame(text, strings.Repeat("m", row.size)), row.messages))
+				from.SendLater(strings.Repeat(from.Frame(wstest.Text, strings.Repeat("m", row.size)), row.messages))
 				for range row.messages {
-					to.want(text, strings.Repeat("m", row.size))
+					to.Want(wstest.Text, strings.Repeat("m", row.size))
 				}
 				if d := time.Since(began); d < row.atLeast || d > row.atMost {
 					t.Errorf("took %v, want %v to %v", d, row.atLeast, row.atMost)
 				}
 				// It is over when it is over, however long the wait would be.
 				began = time.Now()
-				to.sendClose(1000, "")
-				from.wantClose(1000)
-				from.sendClose(1000, "")
+				to.SendClose(1000, "")
+				from.WantClose(1000)
+				from.SendClose(1000, "")
 				to.Close()
-				from.wantEnd()
+				from.WantEnd()
 				r.wantReturned()
 				if d := time.Since(began); d > 5*time.Second {
 					t.Errorf("the end took %v", d)
@@ -138,25 +139,25 @@ func TestRateSlowsDown(t *testing.T) {
 // its place, for as long as the limit would hold up what it has sent.
 func TestLeavesWhileSlowed(t *testing.T) {
 	t.Attr("case", "A83")
-	for name, leave := range map[string]func(c *wire){
-		"Close and FIN": func(c *wire) { c.sendClose(1000, "bye"); c.fin() },
-		"FIN":           func(c *wire) { c.fin() },
-		"reset":         func(c *wire) { c.reset() },
+	for name, leave := range map[string]func(c *wstest.Wire){
+		"Close and FIN": func(c *wstest.Wire) { c.SendClose(1000, "bye"); c.FIN() },
+		"FIN":           func(c *wstest.Wire) { c.FIN() },
+		"reset":         func(c *wstest.Wire) { c.Reset() },
 		// Its FIN is behind what fills its buffer, and ours. Its machine resets
 		// the connection when it is pinged.
-		"killed": func(c *wire) {
+		"killed": func(c *wstest.Wire) {
 			c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
-			for b := []byte(strings.Repeat(c.frame(text, strings.Repeat("m", 1000)), 100)); ; {
+			for b := []byte(strings.Repeat(c.Frame(wstest.Text, strings.Repeat("m", 1000)), 100)); ; {
 				if _, err := c.Write(b); err != nil {
 					break
 				}
 			}
-			c.below().Close()
+			c.Below().Close()
 		},
 	} {
-		for _, k := range []kind{tcp, unix, tlsTCP} {
+		for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
 			t.Run(name+"/"+string(k), func(t *testing.T) {
-				if k == unix && name == "reset" {
+				if k == wstest.Unix && name == "reset" {
 					t.Skip("a unix socket knows no reset")
 				}
 				t.Parallel()
@@ -164,8 +165,8 @@ func TestLeavesWhileSlowed(t *testing.T) {
 					wsproxy.WithMaxSessionsPerClient(1, func(*http.Request) string { return "one" }),
 					wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 				client, upstream := r.open("", "")
-				client.send(strings.Repeat(client.frame(text, "m"), 200))
-				upstream.want(text, "m")
+				client.Send(strings.Repeat(client.Frame(wstest.Text, "m"), 200))
+				upstream.Want(wstest.Text, "m")
 				watched(upstream)
 				leave(client)
 				began := time.Now()
@@ -193,18 +194,18 @@ func TestLeavesUnseen(t *testing.T) {
 	multipath.SetMultipathTCP(true)
 	for _, row := range []struct {
 		name  string
-		kind  kind
+		kind  wstest.Kind
 		front func(net.Listener) net.Listener
 		dial  *net.Dialer
-		leave func(c *wire)
+		leave func(c *wstest.Wire)
 		linux bool
 	}{
-		{"Multipath TCP, FIN", tcp, plain, multipath, (*wire).fin, true},
-		{"Multipath TCP, closed", tcp, plain, multipath, func(c *wire) { c.Close() }, true},
-		{"Multipath TCP, reset", tcp, plain, multipath, (*wire).reset, true},
-		{"wrapped, closed", tcp, wrap, new(net.Dialer), func(c *wire) { c.Close() }, false},
-		{"wrapped, reset", tcp, wrap, new(net.Dialer), (*wire).reset, false},
-		{"takes nothing any more", unix, plain, new(net.Dialer), func(c *wire) { c.Conn.(*net.UnixConn).CloseRead() }, true},
+		{"Multipath TCP, FIN", wstest.TCP, plain, multipath, (*wstest.Wire).FIN, true},
+		{"Multipath TCP, closed", wstest.TCP, plain, multipath, func(c *wstest.Wire) { c.Close() }, true},
+		{"Multipath TCP, reset", wstest.TCP, plain, multipath, (*wstest.Wire).Reset, true},
+		{"wrapped, closed", wstest.TCP, wrap, new(net.Dialer), func(c *wstest.Wire) { c.Close() }, false},
+		{"wrapped, reset", wstest.TCP, wrap, new(net.Dialer), (*wstest.Wire).Reset, false},
+		{"takes nothing any more", wstest.Unix, plain, new(net.Dialer), func(c *wstest.Wire) { c.Conn.(*net.UnixConn).CloseRead() }, true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			if row.linux && runtime.GOOS != "linux" {
@@ -213,22 +214,22 @@ func TestLeavesUnseen(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, row.kind, wsproxy.WithPing(200*time.Millisecond, 10*time.Second), wsproxy.WithCloseTimeout(time.Second),
 				wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
-			front := listen(t, row.kind)
+			front := wstest.Listen(t, row.kind)
 			r.front = row.front(front)
 			r.serve(r.proxy)
 			c, err := row.dial.Dial(front.Addr().Network(), front.Addr().String())
 			if err != nil {
 				t.Fatal(err)
 			}
-			client := newWire(t, c, true)
-			client.send(handshakeRequest("/", ""))
+			client := wstest.NewWire(t, c, true)
+			client.Send(wstest.Request("/", ""))
 			upstream := r.upstream()
-			upstream.answer("")
-			if resp := client.readResponse(); resp.StatusCode != 101 {
+			upstream.Answer("")
+			if resp := client.ReadResponse(); resp.StatusCode != 101 {
 				t.Fatalf("answered %d, want 101", resp.StatusCode)
 			}
-			client.send(strings.Repeat(client.frame(text, "m"), 200))
-			upstream.want(text, "m")
+			client.Send(strings.Repeat(client.Frame(wstest.Text, "m"), 200))
+			upstream.Want(wstest.Text, "m")
 			watched(upstream)
 			row.leave(client)
 			began := time.Now()
@@ -266,24 +267,24 @@ func TestRateOfFrames(t *testing.T) {
 		frames        int
 		atLeast, most time.Duration
 	}{
-		{"Pings", ping, "p", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
-		{"Pongs", pong, "p", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
+		{"Pings", wstest.Ping, "p", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
+		{"Pongs", wstest.Pong, "p", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
 		{"fragments", 0x00, "f", wsproxy.RateLimit{Messages: 10}, 1000, 9 * time.Second, 10 * time.Second},
 		{"frames of their own", 0x00, "", wsproxy.RateLimit{Messages: 10, Frames: 20}, 60, 2 * time.Second, 3 * time.Second},
-		{"frames alone", ping, "", wsproxy.RateLimit{Frames: 20}, 60, 2 * time.Second, 3 * time.Second},
-		{"no limit of messages", ping, "", wsproxy.RateLimit{Bytes: 1e6}, 1000, 0, time.Second},
+		{"frames alone", wstest.Ping, "", wsproxy.RateLimit{Frames: 20}, 60, 2 * time.Second, 3 * time.Second},
+		{"no limit of messages", wstest.Ping, "", wsproxy.RateLimit{Bytes: 1e6}, 1000, 0, time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
+				r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
 				from, to := w.open(r, "", "")
 				began := time.Now()
-				from.sendLater(from.frame(0x01, "begins") + strings.Repeat(from.frame(row.first, row.payload), row.frames) + from.frame(0x80, "ends"))
-				to.want(0x01, "begins")
+				from.SendLater(from.Frame(0x01, "begins") + strings.Repeat(from.Frame(row.first, row.payload), row.frames) + from.Frame(0x80, "ends"))
+				to.Want(0x01, "begins")
 				for range row.frames {
-					to.want(row.first, row.payload)
+					to.Want(row.first, row.payload)
 				}
-				to.want(0x80, "ends")
+				to.Want(0x80, "ends")
 				if d := time.Since(began); d < row.atLeast || d > row.most {
 					t.Errorf("took %v, want %v to %v", d, row.atLeast, row.most)
 				}
@@ -299,19 +300,19 @@ func TestRateOfFrames(t *testing.T) {
 func TestRateOfPongs(t *testing.T) {
 	t.Attr("case", "A82")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory, wsproxy.WithPing(time.Second, 2*time.Second),
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(time.Second, 2*time.Second),
 			wsproxy.WithRateLimit(w.side(), wsproxy.RateLimit{Messages: 1.0 / 60, Close: true}))
 		from, to := w.open(r, "", "")
 		watched(to)
-		var last frame
+		var last wstest.Frame
 		for range 50 {
-			if last, _ = from.readFrame(); last.first != ping {
+			if last, _ = from.ReadFrame(); last.First != wstest.Ping {
 				t.Fatalf("got %v, want a Ping", last)
 			}
-			from.send(from.frame(pong, last.payload))
+			from.Send(from.Frame(wstest.Pong, last.Payload))
 		}
-		from.send(strings.Repeat(from.frame(pong, last.payload), 20))
-		from.wantClose(1008)
+		from.Send(strings.Repeat(from.Frame(wstest.Pong, last.Payload), 20))
+		from.WantClose(1008)
 		r.proxy.Close()
 		r.wantReturned()
 	})
@@ -322,20 +323,20 @@ func TestRateOfPongs(t *testing.T) {
 func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 	t.Attr("case", "A82")
 	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, memory, wsproxy.WithMaxMessageSize(w.side(), 10))
+		r := newRig(t, wstest.Memory, wsproxy.WithMaxMessageSize(w.side(), 10))
 		from, to := w.open(r, "", "")
 		for range 3 {
-			from.send(from.frame(0x01, "") + from.frame(0x00, "1234567890") + from.frame(0x80, ""))
-			to.want(0x01, "")
-			to.want(0x00, "1234567890")
-			to.want(0x80, "")
+			from.Send(from.Frame(0x01, "") + from.Frame(0x00, "1234567890") + from.Frame(0x80, ""))
+			to.Want(0x01, "")
+			to.Want(0x00, "1234567890")
+			to.Want(0x80, "")
 		}
-		from.send(from.frame(0x01, "x") + strings.Repeat(from.frame(0x00, ""), 11))
-		to.want(0x01, "x")
+		from.Send(from.Frame(0x01, "x") + strings.Repeat(from.Frame(0x00, ""), 11))
+		to.Want(0x01, "x")
 		for range 10 {
-			to.want(0x00, "")
+			to.Want(0x00, "")
 		}
-		from.wantClose(1009)
+		from.WantClose(1009)
 		r.proxy.Close()
 		r.wantReturned()
 	})
@@ -345,22 +346,22 @@ func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 func TestRateCloses(t *testing.T) {
 	eachWayInTime(t, func(t *testing.T, w way) {
 		side := w.side()
-		r := newRig(t, memory, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
+		r := newRig(t, wstest.Memory, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
 		from, to := w.open(r, "", "")
 		for range 20 { // at the rate
-			from.sendText("m")
-			to.want(text, "m")
-			elapse(200 * time.Millisecond)
+			from.SendText("m")
+			to.Want(wstest.Text, "m")
+			wstest.Elapse(200 * time.Millisecond)
 		}
-		elapse(2 * time.Second)
+		wstest.Elapse(2 * time.Second)
 		for range 5 { // a second's worth at once
-			from.sendText("m")
-			to.want(text, "m")
+			from.SendText("m")
+			to.Want(wstest.Text, "m")
 		}
-		from.sendText("one too many")
-		to.want(closing, closeBody(1001, "too many messages"))
-		to.sendClose(1001, "")
-		from.want(closing, closeBody(1008, "too many messages"))
+		from.SendText("one too many")
+		to.Want(wstest.Close, wstest.CloseBody(1001, "too many messages"))
+		to.SendClose(1001, "")
+		from.Want(wstest.Close, wstest.CloseBody(1008, "too many messages"))
 		from.Close()
 		to.Close()
 		if m := r.wantEnded(side.String(), "limit"); m["code"] != int64(1008) {
@@ -372,14 +373,14 @@ func TestRateCloses(t *testing.T) {
 // A throttled peer isn't taken for dead, and a Kick isn't held up by the limit.
 func TestRateAndKeepalive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 600}))
+		r := newRig(t, wstest.Memory, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 600}))
 		client, upstream := r.open("", "")
 		watched(upstream)
-		client.sendText("1")
+		client.SendText("1")
 		synctest.Wait()
-		client.sendText("2")
+		client.SendText("2")
 		synctest.Wait()
-		elapse(5 * time.Minute) // nothing is read from the client, its Pongs neither
+		wstest.Elapse(5 * time.Minute) // nothing is read from the client, its Pongs neither
 		s := r.the()
 		if err := s.Err(); err != nil {
 			t.Fatalf("the session has ended: %v", err)
@@ -388,16 +389,16 @@ func TestRateAndKeepalive(t *testing.T) {
 		s.Close(1008, "")
 		go func() {
 			for {
-				f, err := client.readFrame()
+				f, err := client.ReadFrame()
 				if err != nil {
 					return
 				}
-				if f.first == closing {
-					client.sendClose(1008, "")
+				if f.First == wstest.Close {
+					client.SendClose(1008, "")
 				}
 			}
 		}()
-		receive(t, s.Done())
+		wstest.Receive(t, s.Done())
 		if d := time.Since(began); d > 5*time.Second {
 			t.Errorf("the end took %v", d)
 		}
@@ -406,20 +407,20 @@ func TestRateAndKeepalive(t *testing.T) {
 
 // When the limit falls with the session's end, no frame is lost over it.
 func TestRateEndsMidway(t *testing.T) {
-	for _, k := range []kind{memory, tcp} {
+	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP} {
 		r := newRig(t, k, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 		client, upstream := r.open("", "")
-		client.sendText("1")
-		upstream.want(text, "1")
-		client.sendText("2") // the next one would have to wait
-		upstream.want(text, "2")
-		upstream.sendClose(1000, "")
-		client.wantClose(1000)
-		payload := upstream.frame(data, "not a frame") // in the middle of a message
-		client.send(client.frame(text, "3") + client.frame(data, payload+payload) + client.frame(closing, closeBody(1000, "")))
-		upstream.want(text, "3")
-		upstream.want(data, payload+payload)
-		upstream.wantClose(1000)
+		client.SendText("1")
+		upstream.Want(wstest.Text, "1")
+		client.SendText("2") // the next one would have to wait
+		upstream.Want(wstest.Text, "2")
+		upstream.SendClose(1000, "")
+		client.WantClose(1000)
+		payload := upstream.Frame(wstest.Binary, "not a frame") // in the middle of a message
+		client.Send(client.Frame(wstest.Text, "3") + client.Frame(wstest.Binary, payload+payload) + client.Frame(wstest.Close, wstest.CloseBody(1000, "")))
+		upstream.Want(wstest.Text, "3")
+		upstream.Want(wstest.Binary, payload+payload)
+		upstream.WantClose(1000)
 		upstream.Close()
 		r.wantReturned()
 	}
@@ -428,15 +429,15 @@ func TestRateEndsMidway(t *testing.T) {
 // What the limit holds back is no silence of the application's.
 func TestRateAndIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(time.Minute),
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(time.Minute),
 			wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 90}))
 		client, upstream := r.open("", "")
-		client.sendLater(strings.Repeat(client.frame(text, "m"), 5))
+		client.SendLater(strings.Repeat(client.Frame(wstest.Text, "m"), 5))
 		for range 5 {
-			upstream.want(text, "m")
+			upstream.Want(wstest.Text, "m")
 		}
 		began := time.Now()
-		upstream.wantClose(1001) // now it is idle
+		upstream.WantClose(1001) // now it is idle
 		if d := time.Since(began); d < time.Minute || d > 3*time.Minute {
 			t.Errorf("idle after %v, want it a minute after the last wait", d)
 		}
@@ -449,12 +450,12 @@ func TestRateAndReset(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells of a reset behind bytes")
 	}
-	r := newRig(t, tcp, wsproxy.WithWriteTimeout(2*time.Second), wsproxy.WithCloseTimeout(time.Second),
+	r := newRig(t, wstest.TCP, wsproxy.WithWriteTimeout(2*time.Second), wsproxy.WithCloseTimeout(time.Second),
 		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 	client, upstream := r.open("", "")
-	client.send(strings.Repeat(client.frame(text, "m"), 1000)) // a quarter of an hour's
-	upstream.want(text, "m")
-	client.reset()
+	client.Send(strings.Repeat(client.Frame(wstest.Text, "m"), 1000)) // a quarter of an hour's
+	upstream.Want(wstest.Text, "m")
+	client.Reset()
 	r.wantEnded("client", "lost")
 	upstream.Close()
 }
@@ -462,20 +463,20 @@ func TestRateAndReset(t *testing.T) {
 // Pongs that the proxy keeps to itself are bytes, too, and only one answers a
 // Ping.
 func TestRateAndPongs(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithPing(50*time.Millisecond, wireTimeout), wsproxy.WithCloseTimeout(time.Second),
+	r := newRig(t, wstest.TCP, wsproxy.WithPing(50*time.Millisecond, wstest.Timeout), wsproxy.WithCloseTimeout(time.Second),
 		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Bytes: 1000, Close: true}))
 	client, upstream := r.open("", "")
-	f, err := client.readFrame()
-	if err != nil || f.first != ping {
-		t.Fatalf("got frame %#x, %v, want a Ping", f.first, err)
+	f, err := client.ReadFrame()
+	if err != nil || f.First != wstest.Ping {
+		t.Fatalf("got frame %#x, %v, want a Ping", f.First, err)
 	}
-	answer := client.frame(pong, f.payload)
+	answer := client.Frame(wstest.Pong, f.Payload)
 	for range 10 {
-		client.send(answer)
+		client.Send(answer)
 	}
-	client.sendText("x")
+	client.SendText("x")
 	for {
-		if f, err := upstream.readFrame(); err != nil || f.first == text {
+		if f, err := upstream.ReadFrame(); err != nil || f.First == wstest.Text {
 			break
 		}
 	}
@@ -492,12 +493,12 @@ func TestRateAndPongs(t *testing.T) {
 
 // Between two TCP sockets long frames don't pass a limit by.
 func TestRateLongFrame(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithRateLimit(wsproxy.Upstream, wsproxy.RateLimit{Bytes: 4 << 20, Burst: 100 * time.Millisecond}))
+	r := newRig(t, wstest.TCP, wsproxy.WithRateLimit(wsproxy.Upstream, wsproxy.RateLimit{Bytes: 4 << 20, Burst: 100 * time.Millisecond}))
 	client, upstream := r.open("", "")
 	began := time.Now()
 	long := strings.Repeat("x", 4<<20)
-	upstream.sendLater(upstream.frame(data, long))
-	client.want(data, long)
+	upstream.SendLater(upstream.Frame(wstest.Binary, long))
+	client.Want(wstest.Binary, long)
 	if d := time.Since(began); d < 500*time.Millisecond {
 		t.Errorf("4 MiB at 4 MiB/s took %v", d)
 	}

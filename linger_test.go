@@ -9,29 +9,30 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A frame that is cut off ends the stream across by a FIN, over TLS by
 // close_notify, and no sooner than at that side's own FIN is its connection
 // closed: whatever it says in the meantime resets nothing.
 func TestCutFrameIsNoReset(t *testing.T) {
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		for _, reset := range []bool{false, true} {
 			r := newRig(t, k)
 			from, to := w.open(r, "", "")
-			passed := from.frame(text, "hello") + from.frame(data, "12345678")[:9]
-			from.send(passed)
-			to.wantBytes(passed)
+			passed := from.Frame(wstest.Text, "hello") + from.Frame(wstest.Binary, "12345678")[:9]
+			from.Send(passed)
+			to.WantBytes(passed)
 			if reset {
-				from.reset()
+				from.Reset()
 			} else {
-				from.closeWrite()
+				from.CloseWrite()
 			}
-			if b, err := io.ReadAll(to.br); len(b) > 0 || err != nil {
+			if b, err := io.ReadAll(to.In); len(b) > 0 || err != nil {
 				t.Fatalf("reset=%v: %q, %v behind the frame that was cut off, want the end of the stream", reset, b, err)
 			}
 			for range 20 { // a second write would find a connection that is closed
-				to.sendText("still talking")
+				to.SendText("still talking")
 			}
 			if s := r.the(); s.Err() != nil {
 				t.Errorf("over before the other side's end: %v", s.Err())
@@ -46,7 +47,7 @@ func TestCutFrameIsNoReset(t *testing.T) {
 // What was written to a side, and counted, arrives there, although that side
 // talks all the time and what it says is of no use any more.
 func TestLastWordsArrive(t *testing.T) {
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		for _, closes := range []bool{false, true} {
 			if closes && w.masked() {
 				continue // the upstream's connection is the upstream's to close first
@@ -58,34 +59,34 @@ func TestLastWordsArrive(t *testing.T) {
 				if !w.masked() {
 					side = wsproxy.Upstream
 				}
-				words := strings.Repeat(from.frame(text, strings.Repeat("x", 1000)), 400)
-				if k == memory || k == unix { // which take no more with nobody reading
+				words := strings.Repeat(from.Frame(wstest.Text, strings.Repeat("x", 1000)), 400)
+				if k == wstest.Memory || k == wstest.Unix { // which take no more with nobody reading
 					words = words[:len(words)/10]
 				}
-				junk := to.frame(text, strings.Repeat("y", 100))
+				junk := to.Frame(wstest.Text, strings.Repeat("y", 100))
 				if closes { // and goes on talking
-					to.sendClose(1000, "")
-					from.wantClose(1000)
-					words += from.frame(closing, closeBody(1000, ""))
+					to.SendClose(1000, "")
+					from.WantClose(1000)
+					words += from.Frame(wstest.Close, wstest.CloseBody(1000, ""))
 				} else {
-					words += from.frame(text, "cut off")[:7]
+					words += from.Frame(wstest.Text, "cut off")[:7]
 				}
 				var talking sync.WaitGroup
 				defer talking.Wait()
-				talking.Go(func() { io.Copy(io.Discard, from.br) })
+				talking.Go(func() { io.Copy(io.Discard, from.In) })
 				for range 50 { // it comes before the last words, whether the proxy has read it or not
-					to.send(junk)
+					to.Send(junk)
 				}
-				from.send(words)
-				from.closeWrite()
-				await(t, func() bool { return s.Counts(side).Bytes == uint64(len(words)) }, func() string {
+				from.Send(words)
+				from.CloseWrite()
+				wstest.Await(t, func() bool { return s.Counts(side).Bytes == uint64(len(words)) }, func() string {
 					return fmt.Sprintf("counted %d bytes of %d", s.Counts(side).Bytes, len(words))
 				})
 				for range 50 { // a reset, were there one, is there by then
 					io.WriteString(to, junk)
 				}
-				to.wantBytes(words)
-				if _, err := to.br.ReadByte(); err != io.EOF {
+				to.WantBytes(words)
+				if _, err := to.In.ReadByte(); err != io.EOF {
 					t.Errorf("got %v behind the last words, want the end of the stream", err)
 				}
 				to.Close()
@@ -100,22 +101,22 @@ func TestLastWordsArrive(t *testing.T) {
 func TestFINUnanswered(t *testing.T) {
 	eachWayInTime(t, func(t *testing.T, w way) {
 		for _, talks := range []bool{false, true} {
-			r := newRig(t, memory, wsproxy.WithCloseTimeout(3*time.Second))
+			r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(3*time.Second))
 			from, to := w.open(r, "", "")
-			passed := from.frame(data, "12345678")[:9]
-			from.send(passed)
-			to.wantBytes(passed)
+			passed := from.Frame(wstest.Binary, "12345678")[:9]
+			from.Send(passed)
+			to.WantBytes(passed)
 			began := time.Now()
 			from.Close()
-			to.wantEnd()
+			to.WantEnd()
 			wantAt(t, began, 0)
 			var talking sync.WaitGroup
 			talking.Go(func() {
 				for talks && time.Since(began) < time.Minute {
-					if _, err := io.WriteString(to, to.frame(text, "still there")); err != nil {
+					if _, err := io.WriteString(to, to.Frame(wstest.Text, "still there")); err != nil {
 						return
 					}
-					elapse(time.Millisecond)
+					wstest.Elapse(time.Millisecond)
 				}
 			})
 			r.wantReturned()

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A panic in whatever is the user's makes one record that says where, and no
@@ -48,16 +49,16 @@ func TestPanicRecord(t *testing.T) {
 			if test.target == "" {
 				options = append(options, members)
 			}
-			r := newRigTo(t, tcp, test.target, options...)
+			r := newRigTo(t, wstest.TCP, test.target, options...)
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			if test.status == 0 {
-				c.wantEnd()
-			} else if resp := c.readResponse(); resp.StatusCode != test.status {
+				c.WantEnd()
+			} else if resp := c.ReadResponse(); resp.StatusCode != test.status {
 				t.Errorf("answered %d, want %d", resp.StatusCode, test.status)
 			}
 			<-r.returned
-			failed, panicked := r.logs.wait(t, 0), r.logs.wait(t, 1)
+			failed, panicked := r.logs.Wait(t, 0), r.logs.Wait(t, 1)
 			if failed["msg"] != "wsproxy: handshake failed" || strings.Contains(fmt.Sprint(failed), "goroutine") || strings.Contains(fmt.Sprint(failed), ".go:") {
 				t.Errorf("logged %v, want a failed handshake without a stack", failed)
 			}
@@ -71,16 +72,16 @@ func TestPanicRecord(t *testing.T) {
 		})
 	}
 	t.Run("WithSource", func(t *testing.T) {
-		logs := new(logs)
+		logs := new(wstest.Logs)
 		p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Hour, func(context.Context) ([]wsproxy.Member, error) { boom(); return nil, nil }))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer p.Close()
-		if m := logs.wait(t, 0); m["error"] != "panic: boom" {
+		if m := logs.Wait(t, 0); m["error"] != "panic: boom" {
 			t.Errorf("logged %v", m)
 		}
-		wantPanic(t, logs.wait(t, 1), "WithSource")
+		wantPanic(t, logs.Wait(t, 1), "WithSource")
 	})
 }
 
@@ -114,20 +115,20 @@ func TestLevels(t *testing.T) {
 		level   slog.Level
 	}{
 		{wsproxy.KindBadHandshake, "GET / HTTP/1.1\r\nHost: front.test\r\n\r\n", wsproxy.WithDialContext(none), slog.LevelInfo},
-		{wsproxy.KindForbiddenOrigin, handshakeRequest("/", "Origin: http://evil.test\r\n"), wsproxy.WithDialContext(none), slog.LevelInfo},
-		{wsproxy.KindHook, handshakeRequest("/", ""), refuse(errors.New("no")), slog.LevelInfo},
-		{wsproxy.KindHook, handshakeRequest("/", ""), refuse(&wsproxy.Refusal{Status: 503}), slog.LevelWarn},
-		{wsproxy.KindRefusal, handshakeRequest("/", ""), wsproxy.WithDialContext(answers(404)), slog.LevelInfo},
-		{wsproxy.KindRefusal, handshakeRequest("/", ""), wsproxy.WithDialContext(answers(500)), slog.LevelWarn},
-		{wsproxy.KindRefused, handshakeRequest("/", ""), wsproxy.WithDialContext(none), slog.LevelWarn},
-		{wsproxy.KindPanic, handshakeRequest("/", ""), wsproxy.WithRewrite(func(*httputil.ProxyRequest) { panic("x") }), slog.LevelWarn},
+		{wsproxy.KindForbiddenOrigin, wstest.Request("/", "Origin: http://evil.test\r\n"), wsproxy.WithDialContext(none), slog.LevelInfo},
+		{wsproxy.KindHook, wstest.Request("/", ""), refuse(errors.New("no")), slog.LevelInfo},
+		{wsproxy.KindHook, wstest.Request("/", ""), refuse(&wsproxy.Refusal{Status: 503}), slog.LevelWarn},
+		{wsproxy.KindRefusal, wstest.Request("/", ""), wsproxy.WithDialContext(answers(404)), slog.LevelInfo},
+		{wsproxy.KindRefusal, wstest.Request("/", ""), wsproxy.WithDialContext(answers(500)), slog.LevelWarn},
+		{wsproxy.KindRefused, wstest.Request("/", ""), wsproxy.WithDialContext(none), slog.LevelWarn},
+		{wsproxy.KindPanic, wstest.Request("/", ""), wsproxy.WithRewrite(func(*httputil.ProxyRequest) { panic("x") }), slog.LevelWarn},
 	} {
 		t.Run(string(test.kind), func(t *testing.T) {
-			r := newRigTo(t, tcp, "http://upstream.test", test.option)
+			r := newRigTo(t, wstest.TCP, "http://upstream.test", test.option)
 			c := r.client()
-			c.send(test.request)
-			c.readResponse()
-			if m := r.logs.wait(t, 0); m["kind"] != string(test.kind) || m["level"] != test.level {
+			c.Send(test.request)
+			c.ReadResponse()
+			if m := r.logs.Wait(t, 0); m["kind"] != string(test.kind) || m["level"] != test.level {
 				t.Errorf("logged %v, want kind %q at level %v", m, test.kind, test.level)
 			}
 		})
@@ -145,21 +146,21 @@ func TestLoggerPanics(t *testing.T) {
 		log.SetFlags(flags)
 	}()
 	for _, options := range [][]wsproxy.Option{nil, {wsproxy.WithDetach()}} {
-		r := newRig(t, tcp, append([]wsproxy.Option{wsproxy.WithLogger(slog.Default())}, options...)...)
+		r := newRig(t, wstest.TCP, append([]wsproxy.Option{wsproxy.WithLogger(slog.Default())}, options...)...)
 		c := r.client()
-		c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
-		if resp := c.readResponse(); resp.StatusCode != 426 {
+		c.Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+		if resp := c.ReadResponse(); resp.StatusCode != 426 {
 			t.Errorf("answered %d, want 426", resp.StatusCode)
 		}
 		<-r.returned
 		client, upstream := r.open("", "")
-		client.sendText("x")
-		upstream.want(text, "x")
-		client.sendClose(1000, "")
-		upstream.wantClose(1000)
-		upstream.sendClose(1000, "")
-		client.wantClose(1000)
-		client.wantEnd()
+		client.SendText("x")
+		upstream.Want(wstest.Text, "x")
+		client.SendClose(1000, "")
+		upstream.WantClose(1000)
+		upstream.SendClose(1000, "")
+		client.WantClose(1000)
+		client.WantEnd()
 		<-r.returned
 		if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://c.test"}); err != nil {
 			t.Error(err)
@@ -170,11 +171,11 @@ func TestLoggerPanics(t *testing.T) {
 // A long path is cut between two characters.
 func TestClip(t *testing.T) {
 	for _, path := range []string{strings.Repeat("é", 150), "x" + strings.Repeat("é", 150), strings.Repeat("日", 99), "xx" + strings.Repeat("🙂", 99), strings.Repeat("a", 300), strings.Repeat("\x80", 300)} {
-		r := newRigTo(t, memory, "http://upstream.test")
+		r := newRigTo(t, wstest.Memory, "http://upstream.test")
 		c := r.client()
 		go io.Copy(io.Discard, c.Conn)
-		c.send("GET /" + escape(path) + " HTTP/1.1\r\nHost: front.test\r\n\r\n")
-		got := r.logs.wait(t, 0)["path"].(string)
+		c.Send("GET /" + escape(path) + " HTTP/1.1\r\nHost: front.test\r\n\r\n")
+		got := r.logs.Wait(t, 0)["path"].(string)
 		kept, ok := strings.CutSuffix(got, "…")
 		if !ok || !strings.HasPrefix("/"+path, kept) || len(kept) > 200 || len(kept) < 197 || utf8.ValidString(path) && !utf8.ValidString(got) {
 			t.Errorf("path logged as %q", got)
@@ -199,7 +200,7 @@ func TestUpstreamInLog(t *testing.T) {
 	https.Config.ErrorLog = log.New(io.Discard, "", 0)
 	says := func(text string) act {
 		return func(context.Context) (net.Conn, error) { // it says so and goes on listening
-			near, far := newMemPair(1 << 16)
+			near, far := wstest.MemPair(1 << 16)
 			go func() {
 				http.ReadRequest(bufio.NewReader(far))
 				io.WriteString(far, text)
@@ -231,13 +232,13 @@ func TestUpstreamInLog(t *testing.T) {
 		}, 400, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRigTo(t, tcp, "http://upstream.test/ws", wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return test.dial(ctx) }))
+			r := newRigTo(t, wstest.TCP, "http://upstream.test/ws", wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return test.dial(ctx) }))
 			c := r.client()
-			c.send(handshakeRequest("/websocket?token="+planted, ""))
-			if resp := c.readResponse(); resp.StatusCode != test.status {
+			c.Send(wstest.Request("/websocket?token="+wstest.Secret, ""))
+			if resp := c.ReadResponse(); resp.StatusCode != test.status {
 				t.Errorf("answered %d, want %d", resp.StatusCode, test.status)
 			}
-			m := r.logs.wait(t, 0)
+			m := r.logs.Wait(t, 0)
 			if m["upstream"] != "http://upstream.test" || m["kind"] != string(test.kind) || m["level"] != test.level || !strings.Contains(m["error"].(string), test.error) {
 				t.Errorf("logged %v, want kind %q, level %v, and %q", m, test.kind, test.level, test.error)
 			}
@@ -245,11 +246,11 @@ func TestUpstreamInLog(t *testing.T) {
 	}
 	// A path as long as may be, and one that could break a log's lines.
 	for _, path := range []string{"/" + strings.Repeat("a", 50_000), "/a%0Ab%22", "/a|b%2Fc"} {
-		r := newRigTo(t, tcp, "http://upstream.test", wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return answeringStatus(404)(ctx) }))
+		r := newRigTo(t, wstest.TCP, "http://upstream.test", wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return answeringStatus(404)(ctx) }))
 		c := r.client()
-		c.send(handshakeRequest(path, ""))
-		c.readResponse()
-		if text := r.logs.wait(t, 0)["error"].(string); len(text) > 300 || strings.ContainsAny(text, "\n") || len(path) < 300 && !strings.Contains(text, " to GET "+path+", ") {
+		c.Send(wstest.Request(path, ""))
+		c.ReadResponse()
+		if text := r.logs.Wait(t, 0)["error"].(string); len(text) > 300 || strings.ContainsAny(text, "\n") || len(path) < 300 && !strings.Contains(text, " to GET "+path+", ") {
 			t.Errorf("logged %q", text)
 		}
 	}
@@ -273,7 +274,7 @@ func TestNoHijackInLog(t *testing.T) {
 		{"HTTP/2", func(h http.Handler) http.Handler { return h }, 2, wsproxy.KindHTTPVersion, slog.LevelInfo, "WebSockets are supported over HTTP/1.1 only: HTTP/2.0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			logs := new(logs)
+			logs := new(wstest.Logs)
 			p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(slog.New(logs)))
 			if err != nil {
 				t.Fatal(err)
@@ -291,14 +292,14 @@ func TestNoHijackInLog(t *testing.T) {
 			if test.proto == 1 {
 				client.Transport.(*http.Transport).ForceAttemptHTTP2 = false
 				client.Transport.(*http.Transport).TLSClientConfig.NextProtos = []string{"http/1.1"}
-				req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
+				req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {wstest.Key}}
 			}
 			resp, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
 			resp.Body.Close()
-			m := logs.wait(t, 0)
+			m := logs.Wait(t, 0)
 			if resp.StatusCode != 501 || m["kind"] != string(test.kind) || m["level"] != test.level || m["error"] != test.error {
 				t.Errorf("answered %d, logged %v, want kind %q and %q", resp.StatusCode, m, test.kind, test.error)
 			}

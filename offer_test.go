@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What is untidy in a handshake, on either side, and what comes of it: it is
@@ -41,7 +42,7 @@ type attack struct {
 func TestUntidyRequests(t *testing.T) {
 	t.Attr("case", "A14 A17 A34 A38")
 	const (
-		keyLine   = "Sec-WebSocket-Key: " + testKey
+		keyLine   = "Sec-WebSocket-Key: " + wstest.Key
 		version   = "Sec-WebSocket-Version: 13"
 		protocol  = "Sec-WebSocket-Protocol: "
 		extension = "Sec-WebSocket-Extensions: "
@@ -53,16 +54,16 @@ func TestUntidyRequests(t *testing.T) {
 		want    []string // of the lines that are looked at, what the upstream gets
 		attacks []attack
 	}{
-		{"the example key of RFC 6455, 4.1", edited(testKey, "AQIDBAUGBwgJCgsMDQ4PEC=="), "AQIDBAUGBwgJCgsMDQ4PEC==", nil, []attack{
-			{edited(testKey, "AQIDBAUGBwgJCgsMDQ4P"), 400}, {edited(testKey, "AQIDBAUGBwgJCgsMDQ4PEC"), 400}, {edited(testKey, "AQIDBAUGBwgJCgsMDQ4PECA="), 400},
+		{"the example key of RFC 6455, 4.1", edited(wstest.Key, "AQIDBAUGBwgJCgsMDQ4PEC=="), "AQIDBAUGBwgJCgsMDQ4PEC==", nil, []attack{
+			{edited(wstest.Key, "AQIDBAUGBwgJCgsMDQ4P"), 400}, {edited(wstest.Key, "AQIDBAUGBwgJCgsMDQ4PEC"), 400}, {edited(wstest.Key, "AQIDBAUGBwgJCgsMDQ4PECA="), 400},
 		}},
-		{"a key of 22 random digits", edited(testKey, "zzzzzzzzzz//zzzzzzz+zz=="), "zzzzzzzzzz//zzzzzzz+zz==", nil, []attack{
-			{edited(testKey, "zzzzzzzzzz__zzzzzzz-zz=="), 400}, {edited(testKey, "zzzzzzzzzz zzzzzzzzzzz=="), 400}, {edited(testKey, "zzzzzzzzzzzzzzzzzzzzz==="), 400},
+		{"a key of 22 random digits", edited(wstest.Key, "zzzzzzzzzz//zzzzzzz+zz=="), "zzzzzzzzzz//zzzzzzz+zz==", nil, []attack{
+			{edited(wstest.Key, "zzzzzzzzzz__zzzzzzz-zz=="), 400}, {edited(wstest.Key, "zzzzzzzzzz zzzzzzzzzzz=="), 400}, {edited(wstest.Key, "zzzzzzzzzzzzzzzzzzzzz==="), 400},
 		}},
 		{"the key twice", edited(keyLine, keyLine+"\r\n"+keyLine), "", nil, []attack{
-			{edited(keyLine, keyLine+"\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC=="), 400}, {edited(keyLine, keyLine+", "+testKey), 400},
+			{edited(keyLine, keyLine+"\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC=="), 400}, {edited(keyLine, keyLine+", "+wstest.Key), 400},
 		}},
-		{"an empty key besides", edited(keyLine, "Sec-WebSocket-Key:\r\n"+keyLine), "", nil, []attack{{edited(testKey, ""), 400}}},
+		{"an empty key besides", edited(keyLine, "Sec-WebSocket-Key:\r\n"+keyLine), "", nil, []attack{{edited(wstest.Key, ""), 400}}},
 		{"the version twice", edited(version, version+"\r\n"+version), "", nil, []attack{
 			{edited(version, version+"\r\nSec-WebSocket-Version: 8"), 426}, {edited(version, "Sec-WebSocket-Version: 13 13"), 426},
 		}},
@@ -70,7 +71,7 @@ func TestUntidyRequests(t *testing.T) {
 		{"the origin twice", withLines("Origin: http://front.test", "Origin: http://front.test"), "", []string{"Origin: http://front.test"}, []attack{
 			{withLines("Origin: http://front.test", "Origin: http://evil.test"), 400},
 		}},
-		{"an accept", withLines("Sec-WebSocket-Accept: " + testAccept), "", nil, nil},
+		{"an accept", withLines("Sec-WebSocket-Accept: " + wstest.KeyAnswer), "", nil, nil},
 		{"Expect without a body", withLines("Expect: 100-Continue"), "", nil, []attack{{withLines("Expect: 100-continue", "Content-Length: 5"), 400}}},
 
 		{"an empty subprotocol field", withLines(protocol), "", nil, nil},
@@ -89,32 +90,32 @@ func TestUntidyRequests(t *testing.T) {
 			{withLines(extension + `a; b="c`), 400}, {withLines(extension + `a; b="c, d"`), 400}, {withLines(extension + `a; b="c\"d"`), 400}, {withLines(extension + `a; b="c"d`), 400},
 		}},
 	}
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		var dials atomic.Int32
 		var r *rig
 		r = newRig(t, k, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			dials.Add(1)
-			return dialListener(ctx, r.back)
+			return wstest.Dial(ctx, r.back)
 		}))
 		for _, row := range rows {
 			t.Run(row.name, func(t *testing.T) {
 				r := r.on(t)
 				client := r.client()
-				client.send(row.request)
+				client.Send(row.request)
 				upstream := r.upstream()
-				head := upstream.readHead()
+				head := upstream.ReadHead()
 				wantCleanHead(t, head)
 				if got := lines(head, "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Origin", "Expect"); !slices.Equal(got, row.want) {
 					t.Errorf("upstream: got %q, want %q", got, row.want)
 				}
-				upstream.send(answerTo(head, ""))
+				upstream.Send(answerTo(head, ""))
 				key := row.key
 				if key == "" {
-					key = testKey
+					key = wstest.Key
 				}
 				want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-					"Sec-WebSocket-Accept: " + acceptFor(key) + "\r\n\r\n"
-				if got := client.readHead(); got != want {
+					"Sec-WebSocket-Accept: " + wstest.AcceptKey(key) + "\r\n\r\n"
+				if got := client.ReadHead(); got != want {
 					t.Errorf("client: got\n%s\nwant\n%s", got, want)
 				}
 				client.Close()
@@ -123,8 +124,8 @@ func TestUntidyRequests(t *testing.T) {
 				before := dials.Load()
 				for _, a := range row.attacks {
 					c := r.client()
-					c.sendLater(a.request + secondRequest)
-					c.wantRefusal(a.status)
+					c.SendLater(a.request + secondRequest)
+					c.WantRefusal(a.status)
 					r.wantReturned()
 				}
 				if dials.Load() != before {
@@ -174,39 +175,39 @@ func TestUntidyAnswers(t *testing.T) {
 		{"lines that end in LF", strings.ReplaceAll(good+"X-A: a\r\n", "\r\n", "\n"), "X-A: a\r\n", []string{good + "X-A: a\rX-B: b\r\n"}},
 		{"bytes above 7F", good + "X-A: \xe4\r\n", "X-A: \xe4\r\n", []string{good + "X-\xe4: a\r\n"}},
 	}
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		for _, row := range rows {
 			t.Run(row.name, func(t *testing.T) {
 				r := r.on(t)
-				answered := func(answer, behind string) (client, upstream *wire) {
+				answered := func(answer, behind string) (client, upstream *wstest.Wire) {
 					client = r.client()
-					client.send(handshakeRequest("/", offer))
+					client.Send(wstest.Request("/", offer))
 					upstream = r.upstream()
-					accept := acceptFor(keyLine.FindStringSubmatch(upstream.readHead())[1])
+					accept := wstest.AcceptKey(keyLine.FindStringSubmatch(upstream.ReadHead())[1])
 					end := "\r\n"
 					if !strings.Contains(answer, "\r\n") {
 						end = "\n"
 					}
-					upstream.send(strings.ReplaceAll(answer, "ACCEPT", accept) + end + behind)
+					upstream.Send(strings.ReplaceAll(answer, "ACCEPT", accept) + end + behind)
 					return client, upstream
 				}
-				client, upstream := answered(row.answer, rawFrame(text, false, "coalesced"))
+				client, upstream := answered(row.answer, wstest.RawFrame(wstest.Text, false, "coalesced"))
 				want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-					"Sec-WebSocket-Accept: " + testAccept + "\r\n" + row.want + "\r\n"
-				if got := client.readHead(); got != want {
+					"Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\n" + row.want + "\r\n"
+				if got := client.ReadHead(); got != want {
 					t.Errorf("client: got\n%s\nwant\n%s", got, want)
 				}
-				client.want(text, "coalesced")
+				client.Want(wstest.Text, "coalesced")
 				client.Close()
 				upstream.Close()
 				r.wantReturned()
 				for _, answer := range row.attacks {
 					client, upstream := answered(answer, "")
-					if head, _ := client.wantRefusal(502); t.Failed() {
+					if head, _ := client.WantRefusal(502); t.Failed() {
 						t.Fatalf("for %q the client got %q", answer, head)
 					}
-					upstream.wantEnd()
+					upstream.WantEnd()
 					r.wantReturned()
 				}
 			})
@@ -220,7 +221,7 @@ func TestUntidyAnswers(t *testing.T) {
 func TestAskedOnce(t *testing.T) {
 	t.Attr("case", "A20 A35")
 	const plain = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: " + testAccept + "\r\n"
+		"Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\n"
 	open := func(f func(r *http.Request)) wsproxy.Option {
 		return wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { f(r); return nil })
 	}
@@ -248,31 +249,31 @@ func TestAskedOnce(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			r := newRig(t, tcp, row.option)
+			r := newRig(t, wstest.TCP, row.option)
 			client := r.client()
-			client.send(withLines("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: x-a"))
+			client.Send(withLines("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: x-a"))
 			upstream := r.upstream()
-			head := upstream.readHead()
+			head := upstream.ReadHead()
 			wantCleanHead(t, head)
 			got := append(lines(head, "Sec-WebSocket-Protocol"), lines(head, "Sec-WebSocket-Extensions")...)
 			if !slices.Equal(got, row.offers) {
 				t.Errorf("upstream: got %q, want %q", got, row.offers)
 			}
-			upstream.send(answerTo(head, row.answer))
+			upstream.Send(answerTo(head, row.answer))
 			if row.want == "" {
-				client.wantRefusal(502)
-			} else if got := client.readHead(); got != row.want {
+				client.WantRefusal(502)
+			} else if got := client.ReadHead(); got != row.want {
 				t.Errorf("client: got\n%s\nwant\n%s", got, row.want)
 			}
 		})
 	}
 	t.Run("who the client is", func(t *testing.T) {
-		r := newRig(t, tcp, open(func(r *http.Request) {
+		r := newRig(t, wstest.TCP, open(func(r *http.Request) {
 			r.Host, r.RemoteAddr, r.TLS = "hook.test", "192.0.2.1:1", new(tls.ConnectionState)
 		}))
 		client := r.client()
-		client.send(edited())
-		head := r.upstream().readHead()
+		client.Send(edited())
+		head := r.upstream().ReadHead()
 		want := []string{"Host: hook.test", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: front.test", "X-Forwarded-Proto: http"}
 		if got := lines(head, "Host", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"); !slices.Equal(got, want) {
 			t.Errorf("upstream: got %q, want %q", got, want)
@@ -283,10 +284,10 @@ func TestAskedOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var dials atomic.Int32
-			r := newRig(t, tcp, open(f), noDial(&dials))
+			r := newRig(t, wstest.TCP, open(f), noDial(&dials))
 			client := r.client()
-			client.send(edited() + secondRequest)
-			client.wantRefusal(500)
+			client.Send(edited() + secondRequest)
+			client.WantRefusal(500)
 			if dials.Load() > 0 {
 				t.Error("the upstream was dialled")
 			}
@@ -297,14 +298,14 @@ func TestAskedOnce(t *testing.T) {
 // A field that a hook or middleware has written in several spellings is one
 // field: the same goes on each time.
 func TestSpellings(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
+	r := newRig(t, wstest.TCP, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 		pr.Out.Header["sec-websocket-protocol"] = []string{"c"}
 		pr.Out.Header["Sec-WebSocket-Protocol"] = []string{"b", "a"}
 		pr.Out.Header["SEC-WEBSOCKET-KEY"] = []string{"x"}
 		pr.Out.Header["expect"] = []string{"100-continue"}
 		pr.Out.Header["transfer-encoding"] = []string{"chunked"}
 	}))
-	front := listen(t, tcp)
+	front := wstest.Listen(t, wstest.TCP)
 	go http.Serve(front, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		for _, name := range []string{"sec-websocket-accept", "SEC-WEBSOCKET-PROTOCOL", "content-length", "connection", "upgrade"} {
 			w.Header()[name] = []string{"7"}
@@ -314,17 +315,17 @@ func TestSpellings(t *testing.T) {
 	r.front = front
 	for range 30 {
 		client := r.client()
-		client.send(withLines("Sec-WebSocket-Protocol: a"))
+		client.Send(withLines("Sec-WebSocket-Protocol: a"))
 		upstream := r.upstream()
-		head := upstream.readHead()
+		head := upstream.ReadHead()
 		wantCleanHead(t, head)
 		if got := lines(head, "Sec-WebSocket-Protocol"); !slices.Equal(got, []string{"Sec-WebSocket-Protocol: b, a, c"}) {
 			t.Fatalf("upstream: got %q, want all three", got)
 		}
-		upstream.send(answerTo(head, "Sec-WebSocket-Protocol: a\r\n"))
+		upstream.Send(answerTo(head, "Sec-WebSocket-Protocol: a\r\n"))
 		const want = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-			"Sec-WebSocket-Accept: " + testAccept + "\r\nSec-WebSocket-Protocol: a\r\n\r\n"
-		if got := client.readHead(); got != want {
+			"Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\nSec-WebSocket-Protocol: a\r\n\r\n"
+		if got := client.ReadHead(); got != want {
 			t.Fatalf("client: got\n%s\nwant\n%s", got, want)
 		}
 		client.Close()
@@ -350,7 +351,7 @@ func TestItemLimits(t *testing.T) {
 	protocols := func(n int) string { return "Sec-WebSocket-Protocol: " + numbered(n, "%x", ",") }
 	extensions := func(n int) string { return "Sec-WebSocket-Extensions: " + numbered(n, "%x", ",") }
 	parameters := func(n int) string { return "Sec-WebSocket-Extensions: a; " + numbered(n-1, "%x", ";") }
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		for name, request := range map[string]func(n int) string{
 			"fields":                  func(n int) string { return withLines(numbered(n-4, "X-%x:", "\r\n")) },
@@ -363,10 +364,10 @@ func TestItemLimits(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				r := r.on(t)
 				client := r.client()
-				client.sendLater(request(most))
+				client.SendLater(request(most))
 				upstream := r.upstream()
-				upstream.answer("")
-				if resp := client.readResponse(); resp.StatusCode != 101 {
+				upstream.Answer("")
+				if resp := client.ReadResponse(); resp.StatusCode != 101 {
 					t.Errorf("%d: got %d, want 101", most, resp.StatusCode)
 				}
 				client.Close()
@@ -376,13 +377,13 @@ func TestItemLimits(t *testing.T) {
 					client := r.client()
 					if countsFields && (name == "fields" || name == "values") && n > most+1 {
 						go io.WriteString(client, request(n)) // net/http doesn't read it all
-						if head := client.readHead(); !strings.HasPrefix(head, "HTTP/1.1 431 ") {
+						if head := client.ReadHead(); !strings.HasPrefix(head, "HTTP/1.1 431 ") {
 							t.Errorf("%d: got %q, want 431", n, head)
 						}
 						continue
 					}
-					client.sendLater(request(n) + secondRequest)
-					client.wantRefusal(431)
+					client.SendLater(request(n) + secondRequest)
+					client.WantRefusal(431)
 					r.wantReturned()
 				}
 			})
@@ -401,15 +402,15 @@ func TestItemLimits(t *testing.T) {
 				r := r.on(t)
 				for _, n := range []int{answer.most, answer.most + 1, 8000} {
 					client := r.client()
-					client.send(withLines("Sec-WebSocket-Protocol: a", extensions(50)))
+					client.Send(withLines("Sec-WebSocket-Protocol: a", extensions(50)))
 					upstream := r.upstream()
-					head := upstream.readHead()
+					head := upstream.ReadHead()
 					go upstream.Write([]byte(answerTo(head, answer.lines(n)+"\r\n"))) // it isn't read to its end
 					want := 502
 					if n == answer.most {
 						want = 101
 					}
-					if resp := client.readResponse(); resp.StatusCode != want {
+					if resp := client.ReadResponse(); resp.StatusCode != want {
 						t.Errorf("%d: got %d, want %d", n, resp.StatusCode, want)
 					}
 					client.Close()
@@ -452,13 +453,13 @@ func TestHandshakeMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// perSession opens sessions, and returns what each keeps alive.
 			perSession := func(t *testing.T, path string, shape [2]string) int {
-				r := newRig(t, tcp, c.options...)
+				r := newRig(t, wstest.TCP, c.options...)
 				for i := range shape {
 					if shape[i] != "" {
 						shape[i] += "\r\n"
 					}
 				}
-				request := handshakeRequest(path, shape[0])
+				request := wstest.Request(path, shape[0])
 				heap := func() int {
 					runtime.GC()
 					runtime.GC() // what pools let go of
@@ -466,14 +467,14 @@ func TestHandshakeMemory(t *testing.T) {
 					runtime.ReadMemStats(&m)
 					return int(m.HeapAlloc)
 				}
-				ends := make([]*wire, 0, 2*n)
+				ends := make([]*wstest.Wire, 0, 2*n)
 				before := heap()
 				for range n {
 					client := r.client()
-					client.sendLater(request)
+					client.SendLater(request)
 					upstream := r.upstream()
-					upstream.answer(shape[1])
-					if resp := client.readResponse(); resp.StatusCode != 101 {
+					upstream.Answer(shape[1])
+					if resp := client.ReadResponse(); resp.StatusCode != 101 {
 						t.Fatalf("got %d, want 101", resp.StatusCode)
 					}
 					if c.bound < 64<<10 {

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // optionErrors returns every OptionError in what New has returned.
@@ -72,22 +73,22 @@ func TestLongestWaits(t *testing.T) {
 	const longest = 50 * 365 * 24 * time.Hour
 	for _, option := range []wsproxy.Option{wsproxy.WithWriteTimeout(longest), wsproxy.WithIdleTimeout(longest), wsproxy.WithCloseTimeout(longest), wsproxy.WithPing(time.Second, longest)} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, memory, wsproxy.WithPing(time.Second, time.Minute), wsproxy.WithMaxAge(10*time.Second), option)
+			r := newRig(t, wstest.Memory, wsproxy.WithPing(time.Second, time.Minute), wsproxy.WithMaxAge(10*time.Second), option)
 			client, upstream := r.open("", "")
 			go io.Copy(io.Discard, upstream)
 			for pings := 0; ; {
-				f, err := client.readFrame()
+				f, err := client.ReadFrame()
 				if err != nil {
 					t.Fatal(err)
 				}
-				if f.first == closing {
+				if f.First == wstest.Close {
 					if pings != 2 { // the second one is unanswered
 						t.Errorf("%d Pings", pings)
 					}
 					break
 				}
 				if pings++; pings == 1 {
-					client.send(client.frame(pong, f.payload))
+					client.Send(client.Frame(wstest.Pong, f.Payload))
 				}
 			}
 			client.Close()
@@ -119,7 +120,7 @@ func TestMistakes(t *testing.T) {
 		{"WithCloseTimeout", wsproxy.WithCloseTimeout(0), ""},
 		{"WithRewrite", wsproxy.WithRewrite(nil), ""},
 		{"WithBalance", wsproxy.WithBalance(wsproxy.BalanceFunc(nil)), ""},
-		{"WithHealthCheck", wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "health?token=" + planted}), `wsproxy: WithHealthCheck: "health": not a path that begins with a slash`},
+		{"WithHealthCheck", wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "health?token=" + wstest.Secret}), `wsproxy: WithHealthCheck: "health": not a path that begins with a slash`},
 		{"WithHost", wsproxy.WithHost("a b"), ""},
 		{"WithHost", wsproxy.WithHost("a/b"), ""},
 		{"WithHost", wsproxy.WithHost("a\r\nX-B: c"), `wsproxy: WithHost: "a\r\nX-B: c": not a host name or an IP address`},

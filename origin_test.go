@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What is said of a forbidden origin: it, what it was compared with, and what to
@@ -31,50 +32,50 @@ func TestForbiddenOrigin(t *testing.T) {
 	)
 	for _, row := range []struct {
 		name, lines string
-		kind        kind
+		kind        wstest.Kind
 		option      wsproxy.Option
 		middleware  middleware
 		want        string
 	}{
-		{"another host", "Origin: http://evil.test", tcp, nil, nil,
+		{"another host", "Origin: http://evil.test", wstest.TCP, nil, nil,
 			`"http://evil.test" is not "http://front.test": allow it by WithOrigins`},
-		{"null", "Origin: null", tcp, nil, nil,
+		{"null", "Origin: null", wstest.TCP, nil, nil,
 			`"null" is not "http://front.test": allow it by WithOrigins`},
-		{"the scheme", "Origin: https://front.test", tcp, nil, nil,
+		{"the scheme", "Origin: https://front.test", wstest.TCP, nil, nil,
 			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies"},
-		{"the scheme, with a port", "Origin: https://front.test:443/", tcp, nil, nil,
+		{"the scheme, with a port", "Origin: https://front.test:443/", wstest.TCP, nil, nil,
 			`"https://front.test:443" is not "http://front.test": ` + ends + "WithTrustedProxies"},
-		{"the scheme, the other way", "Origin: http://front.test", tlsTCP, nil, nil,
+		{"the scheme, the other way", "Origin: http://front.test", wstest.TLS, nil, nil,
 			`"http://front.test" is not "https://front.test": allow it by WithOrigins`},
-		{"the scheme, trusted", "Origin: https://front.test", tcp, trusted, nil,
+		{"the scheme, trusted", "Origin: https://front.test", wstest.TCP, trusted, nil,
 			`"https://front.test" is not "http://front.test": the proxy in front, which is trusted, has to send X-Forwarded-Proto: https`},
-		{"the scheme, another is trusted", "Origin: https://front.test", tcp, another, nil,
+		{"the scheme, another is trusted", "Origin: https://front.test", wstest.TCP, another, nil,
 			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"},
-		{"the scheme, RemoteAddr replaced", "Origin: https://front.test\r\nX-Forwarded-Proto: https", tcp, trusted, replaced("203.0.113.7"),
+		{"the scheme, RemoteAddr replaced", "Origin: https://front.test\r\nX-Forwarded-Proto: https", wstest.TCP, trusted, replaced("203.0.113.7"),
 			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"},
-		{"the scheme, unix", "Origin: https://front.test", unix, nil, nil,
+		{"the scheme, unix", "Origin: https://front.test", wstest.Unix, nil, nil,
 			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedUnixSockets"},
-		{"the port", "Origin: http://front.test:8080", tcp, nil, nil,
+		{"the port", "Origin: http://front.test:8080", wstest.TCP, nil, nil,
 			`"http://front.test:8080" is not "http://front.test": a proxy in front has to pass the port on, in Host or X-Forwarded-Port; or allow it by WithOrigins`},
-		{"what a trusted proxy says", "Origin: https://a.test\r\nX-Forwarded-Host: b\".test\r\nX-Forwarded-Proto: https", tcp, trusted, nil,
+		{"what a trusted proxy says", "Origin: https://a.test\r\nX-Forwarded-Host: b\".test\r\nX-Forwarded-Proto: https", wstest.TCP, trusted, nil,
 			`"https://a.test" is not "https://b\".test": allow it by WithOrigins`},
-		{"none", "Origin: http://user:" + planted + "@front.test/" + planted + "?" + planted, tcp, nil, nil,
+		{"none", "Origin: http://user:" + wstest.Secret + "@front.test/" + wstest.Secret + "?" + wstest.Secret, wstest.TCP, nil, nil,
 			`"http://…@front.test/…" is not an origin: want scheme://host[:port]`},
-		{"a path", "Origin: http://front.test/" + planted, tcp, nil, nil,
+		{"a path", "Origin: http://front.test/" + wstest.Secret, wstest.TCP, nil, nil,
 			`"http://front.test/…" is not an origin: want scheme://host[:port]`},
-		{"a query", "Origin: http://front.test?" + planted, tcp, nil, nil,
+		{"a query", "Origin: http://front.test?" + wstest.Secret, wstest.TCP, nil, nil,
 			`"http://front.test/…" is not an origin: want scheme://host[:port]`},
-		{"a list", "Origin: http://front.test, http://evil.test", tcp, nil, nil,
+		{"a list", "Origin: http://front.test, http://evil.test", wstest.TCP, nil, nil,
 			`"http://front.test, http:/…" is not an origin: want scheme://host[:port]`},
-		{"the host, not trusted", "Origin: http://www.test\r\nX-Forwarded-Host: www.test", tcp, another, nil,
+		{"the host, not trusted", "Origin: http://www.test\r\nX-Forwarded-Host: www.test", wstest.TCP, another, nil,
 			`"http://www.test" is not "http://front.test": ` + fields + "WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"},
-		{"the host, RemoteAddr replaced", "Origin: https://www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", tcp, trusted, replaced("203.0.113.7"),
+		{"the host, RemoteAddr replaced", "Origin: https://www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", wstest.TCP, trusted, replaced("203.0.113.7"),
 			`"https://www.test" is not "http://front.test": ` + fields + "WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"},
-		{"the host, as nobody says", "Origin: http://www.test\r\nX-Forwarded-Host: evil.test", tcp, another, nil,
+		{"the host, as nobody says", "Origin: http://www.test\r\nX-Forwarded-Host: evil.test", wstest.TCP, another, nil,
 			`"http://www.test" is not "http://front.test": allow it by WithOrigins`},
-		{"hostile", "Origin: http://a\"\tb", tcp, nil, nil,
+		{"hostile", "Origin: http://a\"\tb", wstest.TCP, nil, nil,
 			`"http://a\"\tb" is not an origin: want scheme://host[:port]`},
-		{"long", "Origin: http://" + strings.Repeat("a", 5000), tcp, nil, nil,
+		{"long", "Origin: http://" + strings.Repeat("a", 5000), wstest.TCP, nil, nil,
 			`"http://` + strings.Repeat("a", 193) + `…" is not an origin: want scheme://host[:port]`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -89,10 +90,10 @@ func TestForbiddenOrigin(t *testing.T) {
 			r := newRigTo(t, row.kind, "http://upstream.test", options...)
 			r.mount(row.middleware)
 			c := r.client()
-			c.send(withLines(row.lines))
-			c.wantRefusal(403)
+			c.Send(withLines(row.lines))
+			c.WantRefusal(403)
 			r.wantReturned()
-			if m := r.logs.wait(t, 0); m["error"] != "forbidden origin: "+row.want || m["kind"] != "forbidden origin" {
+			if m := r.logs.Wait(t, 0); m["error"] != "forbidden origin: "+row.want || m["kind"] != "forbidden origin" {
 				t.Errorf("logged\n%v\nwant\n%v", m["error"], "forbidden origin: "+row.want)
 			}
 			if len(got) != 1 || !errors.Is(got[0], wsproxy.ErrForbiddenOrigin) || got[0].Error() != "wsproxy: client origin: forbidden origin: "+row.want {
@@ -109,9 +110,9 @@ func TestLongOrigin(t *testing.T) {
 	for c := '\u4e00'; name.Len() < 60_000; c++ {
 		name.WriteRune(c)
 	}
-	r := newRigTo(t, tcp, "http://upstream.test")
+	r := newRigTo(t, wstest.TCP, "http://upstream.test")
 	c := r.client()
 	c.SetDeadline(time.Now().Add(4 * time.Second))
-	c.send(withLines("Origin: http://" + name.String()))
-	c.wantRefusal(403)
+	c.Send(withLines("Origin: http://" + name.String()))
+	c.WantRefusal(403)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What of the request target reaches the upstream: the bytes that came over the
@@ -107,13 +108,13 @@ func TestRequestTarget(t *testing.T) {
 			if row.option != nil {
 				options = append(options, row.option)
 			}
-			r := newRigTo(t, tcp, row.target, options...)
+			r := newRigTo(t, wstest.TCP, row.target, options...)
 			if row.wrap != nil {
-				r.front = listen(t, tcp)
+				r.front = wstest.Listen(t, wstest.TCP)
 				r.serve(row.wrap(r.proxy))
 			}
-			r.client().send(handshakeRequest(row.asked, ""))
-			got, _, _ := strings.Cut(r.upstream().readHead(), "\r\n")
+			r.client().Send(wstest.Request(row.asked, ""))
+			got, _, _ := strings.Cut(r.upstream().ReadHead(), "\r\n")
 			if want := "GET " + row.want + " HTTP/1.1"; got != want {
 				t.Errorf("%s: upstream was asked\n%q, want\n%q", row.target, got, want)
 			}
@@ -148,10 +149,10 @@ func TestRequestTargetRefused(t *testing.T) {
 		"/x y", "/x?y z", "/x\ty", "/x\x00", "/x\x7f", "/x\ry", "/x\x0b", "/%", "/%2", "/%zz", "x", "", "?x",
 	} {
 		t.Run(fmt.Sprintf("client %q", target), func(t *testing.T) {
-			r := newRig(t, tcp)
+			r := newRig(t, wstest.TCP)
 			c := r.client()
-			c.send(handshakeRequest(target, ""))
-			if resp := c.readResponse(); resp.StatusCode != 400 {
+			c.Send(wstest.Request(target, ""))
+			if resp := c.ReadResponse(); resp.StatusCode != 400 {
 				t.Errorf("answered %d, want 400", resp.StatusCode)
 			}
 		})

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A session carries messages both ways, passes the Close handshake through,
 // and leaves one record.
 func TestSession(t *testing.T) {
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		for _, detach := range []bool{false, true} {
 			var options []wsproxy.Option
 			if detach {
@@ -25,20 +26,20 @@ func TestSession(t *testing.T) {
 			}
 			big := strings.Repeat("0123456789abcdef", 20_000)
 			for _, s := range []string{"", "hello", big, "x"} {
-				client.sendLater(client.frame(text, s))
-				upstream.want(text, s)
-				upstream.sendLater(upstream.frame(text, s))
-				client.want(text, s)
+				client.SendLater(client.Frame(wstest.Text, s))
+				upstream.Want(wstest.Text, s)
+				upstream.SendLater(upstream.Frame(wstest.Text, s))
+				client.Want(wstest.Text, s)
 			}
 			first, second, by := client, upstream, "client"
 			if detach {
 				first, second, by = upstream, client, "upstream"
 			}
-			first.sendClose(4000, "bye")
-			second.want(closing, closeBody(4000, "bye"))
-			second.sendClose(4000, "bye")
-			first.want(closing, closeBody(4000, "bye"))
-			client.wantEnd()
+			first.SendClose(4000, "bye")
+			second.Want(wstest.Close, wstest.CloseBody(4000, "bye"))
+			second.SendClose(4000, "bye")
+			first.Want(wstest.Close, wstest.CloseBody(4000, "bye"))
+			client.WantEnd()
 			upstream.Close()
 			m := r.wantEnded(by, "closed")
 			for _, key := range []string{"from_client.messages", "from_upstream.messages"} {
@@ -58,19 +59,19 @@ func TestSession(t *testing.T) {
 func TestPingTimeout(t *testing.T) {
 	t.Attr("case", "F26")
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		client, upstream := r.open("", "")
 		answerOnce(t, client, upstream)
 		began := time.Now()
 		k := watched(upstream)
-		f, err := client.readFrame()
-		if err != nil || f.first != ping {
+		f, err := client.ReadFrame()
+		if err != nil || f.First != wstest.Ping {
 			t.Fatalf("client: got %v %v, want a Ping", f, err)
 		}
 		if d := time.Since(began); d < 22*time.Second || d > 25*time.Second {
 			t.Errorf("Ping after %v, want 22.5 s to 25 s", d)
 		}
-		client.wantEnd()
+		client.WantEnd()
 		at := time.Since(began)
 		if at < 57*time.Second || at > 60*time.Second {
 			t.Errorf("client given up after %v, want 35 s after the Ping", at)

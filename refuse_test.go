@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Every answer that is no 101: when it comes, where its body ends, what is in
@@ -35,19 +36,19 @@ func TestRefusalAsItComes(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Run("pieces", func(t *testing.T) {
-				eachKind(t, func(t *testing.T, k kind) {
+				wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 					r := newRig(t, k)
 					c := r.client()
-					c.send(handshakeRequest("/", ""))
+					c.Send(wstest.Request("/", ""))
 					u := r.upstream()
-					u.readHead()
-					u.send(row.head)
-					resp := c.readResponse()
+					u.ReadHead()
+					u.Send(row.head)
+					resp := c.ReadResponse()
 					if resp.StatusCode != 403 || resp.ContentLength != row.length {
 						t.Errorf("client: got %d with a body of %d, want 403 with %d", resp.StatusCode, resp.ContentLength, row.length)
 					}
 					for _, s := range []string{"a", "bc", "defg"} { // each is sent only when the one before has come
-						u.send(row.piece(s))
+						u.Send(row.piece(s))
 						got := make([]byte, len(s))
 						if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != s {
 							t.Fatalf("client: got %q, %v, want %q", got, err, s)
@@ -59,13 +60,13 @@ func TestRefusalAsItComes(t *testing.T) {
 			// A trickle is cut after 10 s, and is with the client up to then.
 			t.Run("trickle", func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					r := newRig(t, memory)
+					r := newRig(t, wstest.Memory)
 					c := r.client()
-					c.send(handshakeRequest("/", ""))
+					c.Send(wstest.Request("/", ""))
 					u := r.upstream()
-					u.readHead()
+					u.ReadHead()
 					began := time.Now()
-					u.send(row.head)
+					u.Send(row.head)
 					done := make(chan struct{})
 					go func() {
 						defer close(done)
@@ -76,7 +77,7 @@ func TestRefusalAsItComes(t *testing.T) {
 							}
 						}
 					}()
-					resp := c.readResponse()
+					resp := c.ReadResponse()
 					if d := time.Since(began); d > 0 {
 						t.Errorf("client: got the head after %v, want it at once", d)
 					}
@@ -84,11 +85,11 @@ func TestRefusalAsItComes(t *testing.T) {
 					if len(body) != 10 || !errors.Is(err, io.ErrUnexpectedEOF) || time.Since(began) != 10*time.Second {
 						t.Errorf("client: got %d bytes, %v after %v, want 10 and a cut after 10 s", len(body), err, time.Since(began))
 					}
-					c.wantEnd()
-					u.wantGone()
+					c.WantEnd()
+					u.WantGone()
 					r.wantReturned()
-					receive(t, done)
-					if m := r.logs.wait(t, 0); m["status"] != int64(403) || !strings.Contains(fmt.Sprint(m["error"]), "cut short") {
+					wstest.Receive(t, done)
+					if m := r.logs.Wait(t, 0); m["status"] != int64(403) || !strings.Contains(fmt.Sprint(m["error"]), "cut short") {
 						t.Errorf("logged %v", m)
 					}
 				})
@@ -102,7 +103,7 @@ func TestRefusalAsItComes(t *testing.T) {
 func TestRefusalFraming(t *testing.T) {
 	t.Attr("case", "F7")
 	const chunks = "2\r\nhi\r\n0\r\n\r\n"
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	for _, row := range []struct {
 		name, answer string
 		status       int
@@ -132,18 +133,18 @@ func TestRefusalFraming(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			r := r.on(t)
 			c := r.client()
-			c.send(handshakeRequest("/", "") + secondRequest)
+			c.Send(wstest.Request("/", "") + secondRequest)
 			u := r.upstream()
-			u.readHead()
-			u.send(row.answer)
-			u.closeWrite()
-			resp := c.readResponse()
+			u.ReadHead()
+			u.Send(row.answer)
+			u.CloseWrite()
+			resp := c.ReadResponse()
 			body, err := io.ReadAll(resp.Body)
 			if resp.StatusCode != row.status || row.status != 502 && string(body) != row.body || err != nil || resp.ContentLength != row.length {
 				t.Errorf("client: got %d %q of %d, %v, want %d %q of %d", resp.StatusCode, body, resp.ContentLength, err, row.status, row.body, row.length)
 			}
-			c.wantEnd()
-			u.wantEnd()
+			c.WantEnd()
+			u.WantEnd()
 			r.wantReturned()
 		})
 	}
@@ -153,7 +154,7 @@ func TestRefusalFraming(t *testing.T) {
 // upstream's connection, however that is said; nothing is made up.
 func TestRefusalHeader(t *testing.T) {
 	t.Attr("case", "A24 A87")
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	for _, row := range []struct{ name, lines, want string }{
 		{"nominated beside close", "Connection: close, X-Hop\r\nX-Hop: 1\r\n", ""},
 		{"nominated before close", "Connection: x-internal-token\r\nConnection: close\r\nX-Internal-Token: 1\r\n", ""},
@@ -167,11 +168,11 @@ func TestRefusalHeader(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			r := r.on(t)
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			u := r.upstream()
-			u.readHead()
-			u.send("HTTP/1.1 403 No\r\nDate: today\r\n" + row.lines + "Content-Length: 0\r\n\r\n")
-			got := sortedLines(c.readHead())
+			u.ReadHead()
+			u.Send("HTTP/1.1 403 No\r\nDate: today\r\n" + row.lines + "Content-Length: 0\r\n\r\n")
+			got := sortedLines(c.ReadHead())
 			want := sortedLines("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\nDate: today\r\n" + row.want + "\r\n")
 			if got != want {
 				t.Errorf("client: got\n%s\nwant\n%s", got, want)
@@ -223,10 +224,10 @@ func TestRefusalFields(t *testing.T) {
 		{"others", 401, with("WWW-Authenticate", "Basic", "X-A", "1", "X-A", "2"), "Www-Authenticate: Basic\r\nX-A: 1\r\nX-A: 2\r\n"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			r := newRig(t, tcp, wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error {
+			r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error {
 				return &wsproxy.Refusal{Status: row.status, Text: text, Header: row.header}
 			}))
-			r.front = listen(t, tcp)
+			r.front = wstest.Listen(t, wstest.TCP)
 			r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				w.Header()["Date"] = nil
 				w.Header().Set("Content-Length", "1")
@@ -234,22 +235,22 @@ func TestRefusalFields(t *testing.T) {
 				r.proxy.ServeHTTP(w, req)
 			}))
 			c := r.client()
-			c.send(handshakeRequest("/", "") + secondRequest)
-			got := sortedLines(c.readHead())
+			c.Send(wstest.Request("/", "") + secondRequest)
+			got := sortedLines(c.ReadHead())
 			want := sortedLines(fmt.Sprintf("HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: %d\r\nContent-Type: application/json\r\n%s\r\n",
 				row.status, http.StatusText(row.status), len(text), row.want))
 			if got != want {
 				t.Errorf("client: got\n%s\nwant\n%s", got, want)
 			}
-			if body, err := io.ReadAll(c.br); string(body) != text || err != nil {
+			if body, err := io.ReadAll(c.In); string(body) != text || err != nil {
 				t.Errorf("client: got %q, %v, want %q and the end", body, err, text)
 			}
 			r.wantReturned()
 		})
 	}
 	t.Run("of an upstream", func(t *testing.T) {
-		r := newRig(t, tcp)
-		r.front = listen(t, tcp)
+		r := newRig(t, wstest.TCP)
+		r.front = wstest.Listen(t, wstest.TCP)
 		r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			w.Header()["Date"] = nil
 			w.Header().Set("Content-Length", "1")
@@ -257,15 +258,15 @@ func TestRefusalFields(t *testing.T) {
 			r.proxy.ServeHTTP(w, req)
 		}))
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
+		c.Send(wstest.Request("/", ""))
 		u := r.upstream()
-		u.readHead()
-		u.send("HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+		u.ReadHead()
+		u.Send("HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
 		const want = "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
-		if got := c.readHead(); got != want {
+		if got := c.ReadHead(); got != want {
 			t.Errorf("client: got %q, want %q", got, want)
 		}
-		if body, err := io.ReadAll(c.br); string(body) != "hi" || err != nil {
+		if body, err := io.ReadAll(c.In); string(body) != "hi" || err != nil {
 			t.Errorf("client: got %q, %v, want %q and the end", body, err, "hi")
 		}
 	})
@@ -286,12 +287,12 @@ func TestUnreadRefusal(t *testing.T) {
 	} {
 		t.Run("an upstream's, "+row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, memory)
+				r := newRig(t, wstest.Memory)
 				c := r.client()
-				c.send(handshakeRequest("/", ""))
+				c.Send(wstest.Request("/", ""))
 				u := r.upstream()
-				u.readHead()
-				u.send("HTTP/1.1 403 No\r\nX-A: " + big[:40_000] + "\r\nContent-Length: 60000\r\n\r\n" + big)
+				u.ReadHead()
+				u.Send("HTTP/1.1 403 No\r\nX-A: " + big[:40_000] + "\r\nContent-Length: 60000\r\n\r\n" + big)
 				synctest.Wait()
 				began := time.Now()
 				row.end(r.proxy)
@@ -299,19 +300,19 @@ func TestUnreadRefusal(t *testing.T) {
 				if d := time.Since(began); d != row.within {
 					t.Errorf("ServeHTTP returned after %v, want %v", d, row.within)
 				}
-				u.wantGone()
+				u.WantGone()
 			})
 		})
 	}
 	t.Run("the proxy's own", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, memory, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
+			r := newRig(t, wstest.Memory, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
 				w.WriteHeader(e.Status)
 				io.WriteString(w, big+big)
 			}))
 			c := r.client()
 			began := time.Now()
-			c.send(edited("websocket", "h2c"))
+			c.Send(edited("websocket", "h2c"))
 			r.wantReturned()
 			if d := time.Since(began); d != 60*time.Second {
 				t.Errorf("ServeHTTP returned after %v, want the write time-out of 60 s", d)

@@ -25,6 +25,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What an operator and the hooks see of sessions, and how they end them.
@@ -41,7 +42,7 @@ func (r *rig) the() *wsproxy.Session {
 
 // Of neither side there is nothing to tell.
 func TestNeither(t *testing.T) {
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	r.open("", "")
 	s := r.the()
 	for _, side := range []wsproxy.Side{wsproxy.Self, 200} {
@@ -53,22 +54,22 @@ func TestNeither(t *testing.T) {
 
 // A session is listed from its 101 to its end, with all that is known of it.
 func TestSessions(t *testing.T) {
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		if n := len(slices.Collect(r.proxy.Sessions())); n != 0 {
 			t.Errorf("%d sessions are listed, want none", n)
 		}
 		before := time.Now()
 		client := r.client()
-		client.send(handshakeRequest("/room?token=secret", "Sec-WebSocket-Protocol: chat, other\r\n"))
+		client.Send(wstest.Request("/room?token=secret", "Sec-WebSocket-Protocol: chat, other\r\n"))
 		upstream := r.upstream()
-		upstream.answer("Sec-WebSocket-Protocol: chat\r\n")
-		client.readResponse()
-		client.sendText("hello")
-		upstream.want(text, "hello")
+		upstream.Answer("Sec-WebSocket-Protocol: chat\r\n")
+		client.ReadResponse()
+		client.SendText("hello")
+		upstream.Want(wstest.Text, "hello")
 		s := r.the()
 		scheme := "http"
-		if k == tlsTCP {
+		if k == wstest.TLS {
 			scheme = "https"
 		}
 		if s.ID() == 0 || s.Client() == "" || s.Path() != "/room" || s.Upstream() != scheme+"://upstream.test" || s.Subprotocol() != "chat" ||
@@ -83,13 +84,13 @@ func TestSessions(t *testing.T) {
 		}
 
 		// The counters are live, each direction's own.
-		client.send(client.frame(0x01, "ab") + client.frame(ping, "x") + client.frame(0x80, "cde"))
-		upstream.want(0x01, "ab")
-		upstream.want(ping, "x")
-		upstream.want(0x80, "cde")
-		upstream.send(upstream.frame(pong, "x") + upstream.frame(data, strings.Repeat("d", 200)))
-		client.want(pong, "x")
-		client.want(data, strings.Repeat("d", 200))
+		client.Send(client.Frame(0x01, "ab") + client.Frame(wstest.Ping, "x") + client.Frame(0x80, "cde"))
+		upstream.Want(0x01, "ab")
+		upstream.Want(wstest.Ping, "x")
+		upstream.Want(0x80, "cde")
+		upstream.Send(upstream.Frame(wstest.Pong, "x") + upstream.Frame(wstest.Binary, strings.Repeat("d", 200)))
+		client.Want(wstest.Pong, "x")
+		client.Want(wstest.Binary, strings.Repeat("d", 200))
 		wantCounts(t, s, wsproxy.Client, wsproxy.Counts{Frames: 4, Messages: 2, Bytes: 11 + 8 + 7 + 9, Pings: 1, LargestMessage: 5})
 		wantCounts(t, s, wsproxy.Upstream, wsproxy.Counts{Frames: 2, Messages: 1, Bytes: 3 + 204, LargestMessage: 200})
 
@@ -97,12 +98,12 @@ func TestSessions(t *testing.T) {
 		if all := slices.Collect(r.proxy.Sessions()); len(all) != 2 || all[0] != s || all[1].ID() <= s.ID() {
 			t.Errorf("listed are %v, want two, the older one first", all)
 		}
-		client.sendClose(1000, "bye")
-		upstream.wantClose(1000)
-		upstream.sendClose(1000, "bye")
-		client.wantClose(1000)
+		client.SendClose(1000, "bye")
+		upstream.WantClose(1000)
+		upstream.SendClose(1000, "bye")
+		client.WantClose(1000)
 		upstream.Close()
-		receive(t, s.Done())
+		wstest.Receive(t, s.Done())
 		var e *wsproxy.SessionError
 		if err := s.Err(); !errors.As(err, &e) || *e != (wsproxy.SessionError{By: wsproxy.Client, Reason: wsproxy.ReasonClosed, Code: 1000}) {
 			t.Errorf("got %v, want that the client has closed it with 1000", err)
@@ -110,7 +111,7 @@ func TestSessions(t *testing.T) {
 		if r.the() == s {
 			t.Error("a session that is over is still listed")
 		}
-		receive(t, s.Done()) // a channel that is asked for late is closed, too
+		wstest.Receive(t, s.Done()) // a channel that is asked for late is closed, too
 		second.Close()
 	})
 }
@@ -118,7 +119,7 @@ func TestSessions(t *testing.T) {
 // wantCounts waits for the counters, which may be a moment behind the bytes.
 func wantCounts(t *testing.T, s *wsproxy.Session, from wsproxy.Side, want wsproxy.Counts) {
 	t.Helper()
-	deadline := time.Now().Add(wireTimeout)
+	deadline := time.Now().Add(wstest.Timeout)
 	for s.Counts(from) != want {
 		if time.Now().After(deadline) {
 			t.Fatalf("from %v: counted %+v, want %+v", from, s.Counts(from), want)
@@ -130,12 +131,12 @@ func wantCounts(t *testing.T, s *wsproxy.Session, from wsproxy.Side, want wsprox
 // A session that the operator ends: its client is told the code and the
 // reason, between two frames, and the upstream 1001.
 func TestKick(t *testing.T) {
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client, upstream := r.open("", "")
-		half := upstream.frame(text, "whole")
-		upstream.send(half[:4])
-		client.wantBytes(half[:4])
+		half := upstream.Frame(wstest.Text, "whole")
+		upstream.Send(half[:4])
+		client.WantBytes(half[:4])
 		s := r.the()
 		for _, bad := range []struct {
 			code   websocket.StatusCode
@@ -151,14 +152,14 @@ func TestKick(t *testing.T) {
 				t.Errorf("Close: %v", err)
 			}
 		}
-		upstream.want(closing, closeBody(1001, reason))
-		upstream.send(half[4:] + upstream.frame(closing, closeBody(1001, "")))
-		client.wantBytes(half[4:])
-		client.want(closing, closeBody(4401, reason))
-		client.sendClose(4401, "")
-		client.wantEnd()
+		upstream.Want(wstest.Close, wstest.CloseBody(1001, reason))
+		upstream.Send(half[4:] + upstream.Frame(wstest.Close, wstest.CloseBody(1001, "")))
+		client.WantBytes(half[4:])
+		client.Want(wstest.Close, wstest.CloseBody(4401, reason))
+		client.SendClose(4401, "")
+		client.WantEnd()
 		upstream.Close()
-		receive(t, s.Done())
+		wstest.Receive(t, s.Done())
 		var e *wsproxy.SessionError
 		if !errors.As(s.Err(), &e) || e.By != wsproxy.Self || e.Reason != wsproxy.ReasonClosedByProxy || e.Code != 4401 {
 			t.Errorf("got %v, want kicked with 4401", s.Err())
@@ -167,9 +168,9 @@ func TestKick(t *testing.T) {
 		normal, _ := r.open("", "")
 		s2 := r.the()
 		s2.Close(1000, "")
-		normal.wantClose(1000)
+		normal.WantClose(1000)
 		r.proxy.Close()
-		receive(t, s2.Done())
+		wstest.Receive(t, s2.Done())
 		if !errors.As(s2.Err(), &e) || e.Code != 1000 {
 			t.Errorf("got %v, want the code that the client was sent", s2.Err())
 		}
@@ -210,21 +211,21 @@ func TestOnOpen(t *testing.T) {
 			var dials atomic.Int32
 			ended := make(chan *wsproxy.Session, 10)
 			second := false
-			r := newRig(t, tcp, noDial(&dials),
+			r := newRig(t, wstest.TCP, noDial(&dials),
 				wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error { s.Set(key{}, "first"); return nil }),
 				wsproxy.WithOnOpen(row.hook),
 				wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { second = true; return nil }),
 				wsproxy.WithOnClose(func(s *wsproxy.Session) { ended <- s }))
 			c := r.client()
-			c.send(handshakeRequest("/", "") + secondRequest)
-			head, body := c.wantRefusal(row.status)
+			c.Send(wstest.Request("/", "") + secondRequest)
+			head, body := c.WantRefusal(row.status)
 			if body != row.body || !strings.Contains(head, row.field) {
 				t.Errorf("client: got %q with body %q, want %q with %q", head, body, row.field, row.body)
 			}
 			if dials.Load() > 0 || second {
 				t.Errorf("dialled %d times; a later hook was called: %v", dials.Load(), second)
 			}
-			s := receive(t, ended)
+			s := wstest.Receive(t, ended)
 			var e *wsproxy.Error
 			if !errors.As(s.Err(), &e) || e.Status != row.status || s.Value(key{}) != "first" || !s.Start().IsZero() {
 				t.Errorf("OnClose: got error %v, value %v", s.Err(), s.Value(key{}))
@@ -233,7 +234,7 @@ func TestOnOpen(t *testing.T) {
 			if row.name == "panic" {
 				kind = "panic"
 			}
-			if m := r.logs.wait(t, 0); m["kind"] != kind {
+			if m := r.logs.Wait(t, 0); m["kind"] != kind {
 				t.Errorf("logged %v, want kind %q", m, kind)
 			}
 			r.wantReturned()
@@ -247,13 +248,13 @@ func TestOnOpen(t *testing.T) {
 // What a hook sets in the request goes on to the upstream, whatever the client
 // nominates; the request that the server holds stays as it was.
 func TestOnOpenHeader(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error {
+	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error {
 		r.Header.Set("X-User", "42")
 		return nil
 	}))
 	c := r.client()
-	c.send(edited("Connection: Upgrade", "Connection: Upgrade, X-User, X-Other\r\nX-User: 1\r\nX-Other: 1"))
-	req := r.upstream().readRequest()
+	c.Send(edited("Connection: Upgrade", "Connection: Upgrade, X-User, X-Other\r\nX-User: 1\r\nX-Other: 1"))
+	req := r.upstream().ReadRequest()
 	if got := req.Header["X-User"]; !slices.Equal(got, []string{"42"}) {
 		t.Errorf("upstream: got X-User %q, want the hook's", got)
 	}
@@ -286,10 +287,10 @@ func TestOnClose(t *testing.T) {
 		if detached {
 			options = append(options, wsproxy.WithDetach())
 		}
-		r := newRig(t, tcp, options...)
+		r := newRig(t, wstest.TCP, options...)
 		next := func(by wsproxy.Side, reason wsproxy.Reason) {
 			t.Helper()
-			deadline := time.Now().Add(wireTimeout)
+			deadline := time.Now().Add(wstest.Timeout)
 			for {
 				mu.Lock()
 				if len(errs) > 0 {
@@ -309,20 +310,20 @@ func TestOnClose(t *testing.T) {
 			}
 		}
 		c := r.client() // no handshake
-		c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
-		c.wantRefusal(426)
+		c.Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+		c.WantRefusal(426)
 
 		client, upstream := r.open("", "")
-		client.reset()
-		upstream.wantClose(1001)
+		client.Reset()
+		upstream.WantClose(1001)
 		upstream.Close()
 		next(wsproxy.Client, wsproxy.ReasonLost)
 
 		client, upstream = r.open("", "")
-		upstream.send("\x83\x00")
-		client.wantClose(1011)
+		upstream.Send("\x83\x00")
+		client.WantClose(1011)
 		client.Close()
-		upstream.wantClose(1002)
+		upstream.WantClose(1002)
 		upstream.Close()
 		next(wsproxy.Upstream, wsproxy.ReasonProtocolError)
 
@@ -347,17 +348,17 @@ func TestOnCloseNeverReturns(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			log.SetOutput(io.Discard)
 			defer log.SetOutput(os.Stderr)
-			r := newRig(t, tcp, row.options...)
+			r := newRig(t, wstest.TCP, row.options...)
 			client, upstream := r.open("", "")
-			client.sendText("x")
-			upstream.want(text, "x")
+			client.SendText("x")
+			upstream.Want(wstest.Text, "x")
 			s := r.the()
-			upstream.sendClose(1000, "")
+			upstream.SendClose(1000, "")
 			upstream.Close()
-			client.wantClose(1000)
-			client.sendClose(1000, "")
-			client.wantEnd()
-			receive(t, s.Done())
+			client.WantClose(1000)
+			client.SendClose(1000, "")
+			client.WantEnd()
+			wstest.Receive(t, s.Done())
 			if st := r.proxy.Stats(); st.Open != 0 || st.Handshakes != 0 {
 				t.Errorf("left are %d sessions, %d handshakes", st.Open, st.Handshakes)
 			}
@@ -375,14 +376,14 @@ func (p panicking) WithGroup(string) slog.Handler           { return p }
 
 // A session may be ended before its 101: its client is refused then.
 func TestKickInHandshake(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
 		go s.Close(1008, "")
 		return nil
 	}))
 	c := r.client()
-	c.send(handshakeRequest("/", "") + secondRequest)
-	c.wantRefusal(403)
-	if m := r.logs.wait(t, 0); m["kind"] != "closed by proxy" {
+	c.Send(wstest.Request("/", "") + secondRequest)
+	c.WantRefusal(403)
+	if m := r.logs.Wait(t, 0); m["kind"] != "closed by proxy" {
 		t.Errorf("logged %v, want kind closed by proxy", m)
 	}
 }
@@ -390,7 +391,7 @@ func TestKickInHandshake(t *testing.T) {
 // A session ends when its expiry, which may be moved, says so.
 func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithPing(0, 0), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
 			if err := s.SetExpiry(time.Now(), 1006, ""); err == nil {
 				t.Error("SetExpiry takes a code that may not be sent")
 			}
@@ -401,11 +402,11 @@ func TestExpiry(t *testing.T) {
 			client, upstream := r.open("", "")
 			began := time.Now()
 			change(r.the())
-			client.want(closing, closeBody(4401, "token expired"))
+			client.Want(wstest.Close, wstest.CloseBody(4401, "token expired"))
 			wantAt(t, began, after)
-			upstream.wantClose(1001)
-			client.sendClose(4401, "")
-			upstream.sendClose(1001, "")
+			upstream.WantClose(1001)
+			client.SendClose(4401, "")
+			upstream.SendClose(1001, "")
 			upstream.Close()
 			r.wantReturned()
 		}
@@ -418,7 +419,7 @@ func TestExpiry(t *testing.T) {
 		if err := errors.Join(r.the().SetExpiry(time.Now().Add(time.Hour), 1000, ""), r.the().SetExpiry(time.Time{}, 0, "")); err != nil {
 			t.Fatal(err)
 		}
-		elapse(24 * time.Hour)
+		wstest.Elapse(24 * time.Hour)
 		if r.the().Err() != nil {
 			t.Error("a session whose expiry was taken back has ended")
 		}
@@ -430,7 +431,7 @@ func TestExpiry(t *testing.T) {
 // Sessions end at the maximum age, up to a tenth earlier, and not in step.
 func TestMaxAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithMaxAge(100*time.Minute))
+		r := newRig(t, wstest.Memory, wsproxy.WithMaxAge(100*time.Minute))
 		began := time.Now()
 		var ages []time.Duration
 		var mu sync.Mutex
@@ -458,17 +459,17 @@ func TestMaxAge(t *testing.T) {
 // Round trips are those of the proxy's own Pings, each leg's own.
 func TestRoundTrip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithPing(10*time.Second, 5*time.Second))
+		r := newRig(t, wstest.Memory, wsproxy.WithPing(10*time.Second, 5*time.Second))
 		client, upstream := r.open("", "")
 		s := r.the()
-		answer := func(w *wire, after time.Duration) (pinged string) {
-			f, err := w.readFrame()
-			if err != nil || f.first != ping {
-				t.Errorf("%s: got frame %#x, %v, want a Ping", w.who(), f.first, err)
+		answer := func(w *wstest.Wire, after time.Duration) (pinged string) {
+			f, err := w.ReadFrame()
+			if err != nil || f.First != wstest.Ping {
+				t.Errorf("%s: got frame %#x, %v, want a Ping", w.Who(), f.First, err)
 			}
-			elapse(after)
-			w.send(w.frame(pong, f.payload))
-			return f.payload
+			wstest.Elapse(after)
+			w.Send(w.Frame(wstest.Pong, f.Payload))
+			return f.Payload
 		}
 		var both sync.WaitGroup
 		var first string
@@ -485,9 +486,9 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("got histograms %+v", st)
 		}
 		// A late answer to an older Ping is none to the next one.
-		client.readFrame()
-		elapse(time.Second)
-		client.send(client.frame(pong, first))
+		client.ReadFrame()
+		wstest.Elapse(time.Second)
+		client.Send(client.Frame(wstest.Pong, first))
 		synctest.Wait()
 		if c := s.RoundTrip(wsproxy.Client); c != 30*time.Millisecond {
 			t.Errorf("got a round trip of %v by the answer to an older Ping", c)
@@ -509,13 +510,13 @@ func TestMaxSessions(t *testing.T) {
 		{"per client, by header", wsproxy.WithMaxSessionsPerClient(2, func(r *http.Request) string { return r.Header.Get("X-User") }), 429},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			r := newRig(t, tcp, row.option)
+			r := newRig(t, wstest.TCP, row.option)
 			const user = "X-User: 42\r\n"
 			refused := func() {
 				t.Helper()
 				c := r.client()
-				c.send(handshakeRequest("/", user) + secondRequest)
-				if head, _ := c.wantRefusal(row.status); !strings.Contains(head, "\r\nRetry-After: 5\r\n") {
+				c.Send(wstest.Request("/", user) + secondRequest)
+				if head, _ := c.WantRefusal(row.status); !strings.Contains(head, "\r\nRetry-After: 5\r\n") {
 					t.Errorf("got %q, want Retry-After", head)
 				}
 				r.wantReturned()
@@ -523,17 +524,17 @@ func TestMaxSessions(t *testing.T) {
 			// A handshake under way counts, too.
 			first, upstream := r.open(user, "")
 			waiting := r.client()
-			waiting.send(handshakeRequest("/", user))
+			waiting.Send(wstest.Request("/", user))
 			pending := r.upstream()
-			pending.readRequest()
+			pending.ReadRequest()
 			refused()
-			pending.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // that one has left
-			waiting.wantRefusal(403)
+			pending.Send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // that one has left
+			waiting.WantRefusal(403)
 			r.wantReturned()
 			second, upstream2 := r.open(user, "")
 			refused()
-			first.reset()
-			upstream.wantClose(1001)
+			first.Reset()
+			upstream.WantClose(1001)
 			upstream.Close()
 			r.wantReturned()
 			third, _ := r.open(user, "")
@@ -546,9 +547,9 @@ func TestMaxSessions(t *testing.T) {
 					r.open("", "")
 				}
 			}
-			second.sendClose(1000, "")
-			upstream2.wantClose(1000)
-			upstream2.sendClose(1000, "")
+			second.SendClose(1000, "")
+			upstream2.WantClose(1000)
+			upstream2.SendClose(1000, "")
 			upstream2.Close()
 			r.wantReturned()
 			r.open(user, "")
@@ -557,30 +558,30 @@ func TestMaxSessions(t *testing.T) {
 	}
 	t.Run("panic", func(t *testing.T) {
 		var dials atomic.Int32
-		r := newRig(t, tcp, noDial(&dials), wsproxy.WithMaxSessionsPerClient(1, func(*http.Request) string { panic("key") }))
+		r := newRig(t, wstest.TCP, noDial(&dials), wsproxy.WithMaxSessionsPerClient(1, func(*http.Request) string { panic("key") }))
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
-		c.wantRefusal(500)
+		c.Send(wstest.Request("/", ""))
+		c.WantRefusal(500)
 	})
 }
 
 // Handshakes under way have a limit of their own; open sessions don't count.
 func TestMaxHandshakes(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithMaxHandshakes(1))
+	r := newRig(t, wstest.TCP, wsproxy.WithMaxHandshakes(1))
 	r.open("", "")
 	r.open("", "")
 	waiting := r.client()
-	waiting.send(handshakeRequest("/", ""))
+	waiting.Send(wstest.Request("/", ""))
 	pending := r.upstream()
-	req := pending.readRequest()
+	req := pending.ReadRequest()
 	c := r.client()
-	c.send(handshakeRequest("/", "") + secondRequest)
-	c.wantRefusal(503)
+	c.Send(wstest.Request("/", "") + secondRequest)
+	c.WantRefusal(503)
 	if st := r.proxy.Stats(); st.Open != 2 || st.Handshakes != 1 || st.Failed["limit"] != 1 {
 		t.Errorf("got %+v", st)
 	}
-	pending.send(goodAnswer(req, ""))
-	if resp := waiting.readResponse(); resp.StatusCode != 101 {
+	pending.Send(wstest.AnswerTo(req, ""))
+	if resp := waiting.ReadResponse(); resp.StatusCode != 101 {
 		t.Errorf("got %d, want 101", resp.StatusCode)
 	}
 	r.open("", "")
@@ -617,7 +618,7 @@ func TestClientKeys(t *testing.T) {
 		}
 		request := func(addr, forwarded string) *http.Request {
 			req, _ := http.NewRequest("GET", "/", nil)
-			req.Header = http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
+			req.Header = http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {wstest.Key}}
 			if forwarded != "" {
 				req.Header.Set("X-Forwarded-For", forwarded)
 			}
@@ -626,7 +627,7 @@ func TestClientKeys(t *testing.T) {
 		}
 		var first sync.WaitGroup
 		first.Go(func() { p.ServeHTTP(new(response), request(row.first, "")) })
-		receive(t, dialled)
+		wstest.Receive(t, dialled)
 		code := make(chan int)
 		go func() {
 			w := new(response)
@@ -639,7 +640,7 @@ func TestClientKeys(t *testing.T) {
 				t.Errorf("%+v: two sessions of one client", row)
 			}
 			close(hang)
-			receive(t, code)
+			wstest.Receive(t, code)
 		case got := <-code:
 			if !row.same || got != 429 {
 				t.Errorf("%+v: answered %d", row, got)
@@ -653,21 +654,21 @@ func TestClientKeys(t *testing.T) {
 // The totals hold what has passed in sessions that are over as well as in those
 // that are open, and how handshakes have failed.
 func TestStats(t *testing.T) {
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	client, upstream := r.open("", "")
-	client.sendText("12345")
-	upstream.want(text, "12345")
-	client.sendClose(1000, "")
-	upstream.wantClose(1000)
-	upstream.sendClose(1000, "")
+	client.SendText("12345")
+	upstream.Want(wstest.Text, "12345")
+	client.SendClose(1000, "")
+	upstream.WantClose(1000)
+	upstream.SendClose(1000, "")
 	upstream.Close()
 	r.wantReturned()
 	second, upstream2 := r.open("", "")
-	upstream2.sendText("1234567")
-	second.want(text, "1234567")
+	upstream2.SendText("1234567")
+	second.Want(wstest.Text, "1234567")
 	c := r.client()
-	c.send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
-	c.wantRefusal(426)
+	c.Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	c.WantRefusal(426)
 	r.wantReturned()
 	wantCounts(t, r.the(), wsproxy.Upstream, wsproxy.Counts{Frames: 1, Messages: 1, Bytes: 9, LargestMessage: 7})
 	st := r.proxy.Stats()
@@ -700,7 +701,7 @@ func TestStats(t *testing.T) {
 // What is listed, counted, ended and opened all at once is consistent: for the
 // race detector.
 func TestRegistryUnderLoad(t *testing.T) {
-	r := newRig(t, tcp, wsproxy.WithMaxSessionsPerClient(1000, nil), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+	r := newRig(t, wstest.TCP, wsproxy.WithMaxSessionsPerClient(1000, nil), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
 		s.Set("user", s.ID())
 		return s.SetExpiry(time.Now().Add(time.Hour), 1008, "")
 	}))
@@ -726,8 +727,8 @@ func TestRegistryUnderLoad(t *testing.T) {
 	}
 	for i := range 100 {
 		client, upstream := r.open("Sec-WebSocket-Protocol: a\r\n", "Sec-WebSocket-Protocol: a\r\n")
-		client.sendText("x")
-		upstream.want(text, "x")
+		client.SendText("x")
+		upstream.Want(wstest.Text, "x")
 		if i%2 == 0 {
 			s := slices.Collect(r.proxy.Sessions())[0]
 			s.Close(1000, "")
@@ -762,35 +763,35 @@ func TestEndWhileAnswering(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			shown := make(chan *wsproxy.Session, 1)
-			r := newRig(t, tcp, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error { shown <- s; return nil }))
-			front := listen(t, tcp)
+			r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error { shown <- s; return nil }))
+			front := wstest.Listen(t, wstest.TCP)
 			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				r.proxy.ServeHTTP(hijackHook{w, func() {
-					s := receive(t, shown)
+					s := wstest.Receive(t, shown)
 					row.end(r.proxy, s)
 					shown <- s
 				}}, req)
 			})}
 			go server.Serve(front)
 			t.Cleanup(func() { server.Close() })
-			conn, err := dialListener(t.Context(), front)
+			conn, err := wstest.Dial(t.Context(), front)
 			if err != nil {
 				t.Fatal(err)
 			}
-			client := newWire(t, conn, true)
-			client.send(handshakeRequest("/", ""))
+			client := wstest.NewWire(t, conn, true)
+			client.Send(wstest.Request("/", ""))
 			upstream := r.upstream()
-			upstream.answer("")
-			if resp := client.readResponse(); resp.StatusCode != 101 {
+			upstream.Answer("")
+			if resp := client.ReadResponse(); resp.StatusCode != 101 {
 				t.Fatalf("got %d, want 101", resp.StatusCode)
 			}
 			s := <-shown
-			client.wantClose(row.code)
-			client.sendClose(row.code, "")
-			upstream.wantClose(1001)
-			upstream.sendClose(1001, "")
+			client.WantClose(row.code)
+			client.SendClose(row.code, "")
+			upstream.WantClose(1001)
+			upstream.SendClose(1001, "")
 			upstream.Close()
-			receive(t, s.Done())
+			wstest.Receive(t, s.Done())
 			var e *wsproxy.SessionError
 			if !errors.As(s.Err(), &e) || e.Reason != row.reason {
 				t.Errorf("got %v, want %s", s.Err(), row.reason)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A way is a test's view of a session from the side that something is wrong
@@ -40,7 +41,7 @@ func (w way) side() wsproxy.Side {
 	return wsproxy.Upstream
 }
 
-func (w way) open(r *rig, requestLines, answerLines string) (from, to *wire) {
+func (w way) open(r *rig, requestLines, answerLines string) (from, to *wstest.Wire) {
 	r.t.Helper()
 	from, to = r.open(requestLines, answerLines)
 	if w.name == "upstream" {
@@ -51,8 +52,8 @@ func (w way) open(r *rig, requestLines, answerLines string) (from, to *wire) {
 
 // eachWay runs a test over every kind with either side as the one that
 // something is wrong with.
-func eachWay(t *testing.T, f func(t *testing.T, k kind, w way)) {
-	eachKind(t, func(t *testing.T, k kind) {
+func eachWay(t *testing.T, f func(t *testing.T, k wstest.Kind, w way)) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		for _, w := range ways {
 			t.Run(w.name, func(t *testing.T) { f(t, k, w) })
 		}
@@ -63,15 +64,15 @@ func eachWay(t *testing.T, f func(t *testing.T, k kind, w way)) {
 // after the 101, in order, all of them.
 func TestEarlyFrames(t *testing.T) {
 	t.Attr("case", "A11 C22")
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		for name, stream := range map[string][]string{
 			"one frame":      {"early"},
 			"several frames": {"one", "", strings.Repeat("x", 300), "last"},
 		} {
 			var sent [2]string // as the client, the upstream sends them
 			for _, s := range stream {
-				sent[0] += rawFrame(text, true, s)
-				sent[1] += rawFrame(text, false, s)
+				sent[0] += wstest.RawFrame(wstest.Text, true, s)
+				sent[1] += wstest.RawFrame(wstest.Text, false, s)
 			}
 			// How much comes in the handshake's own write: all, a header cut
 			// short, a payload cut short.
@@ -79,25 +80,25 @@ func TestEarlyFrames(t *testing.T) {
 				t.Run(fmt.Sprint(name, " cut at ", cut), func(t *testing.T) {
 					r := newRig(t, k)
 					client := r.client()
-					client.send(handshakeRequest("/", "") + sent[0][:cut])
+					client.Send(wstest.Request("/", "") + sent[0][:cut])
 					upstream := r.upstream()
-					req := upstream.readRequest()
+					req := upstream.ReadRequest()
 					// Not before the 101: the request is all that has come.
-					if n := upstream.br.Buffered(); n > 0 {
+					if n := upstream.In.Buffered(); n > 0 {
 						t.Fatalf("%d bytes went to the upstream before its answer", n)
 					}
-					upstream.send(goodAnswer(req, "") + sent[1][:cut])
-					if got := client.readResponse().StatusCode; got != 101 {
+					upstream.Send(wstest.AnswerTo(req, "") + sent[1][:cut])
+					if got := client.ReadResponse().StatusCode; got != 101 {
 						t.Fatalf("answered %d, want 101", got)
 					}
-					client.send(sent[0][cut:])
-					upstream.send(sent[1][cut:])
+					client.Send(sent[0][cut:])
+					upstream.Send(sent[1][cut:])
 					for _, s := range stream {
-						upstream.want(text, s)
-						client.want(text, s)
+						upstream.Want(wstest.Text, s)
+						client.Want(wstest.Text, s)
 					}
-					client.sendClose(1000, "")
-					upstream.wantClose(1000)
+					client.SendClose(1000, "")
+					upstream.WantClose(1000)
 				})
 			}
 		}
@@ -110,7 +111,7 @@ type breach struct{ good, bad string }
 
 // breaches are what a side can do wrong, by the case's number and a name.
 func breaches(masked bool) map[string]breach {
-	f := func(first byte, payload string) string { return rawFrame(first, masked, payload) }
+	f := func(first byte, payload string) string { return wstest.RawFrame(first, masked, payload) }
 	head := func(first, length byte, more ...byte) string {
 		if masked {
 			length |= 0x80
@@ -118,26 +119,26 @@ func breaches(masked bool) map[string]breach {
 		return string([]byte{first, length}) + string(more) + "KEY!payload"
 	}
 	b := map[string]breach{
-		"A45: top bit of a 64-bit length": {bad: head(data, 127, 0x80, 0, 0, 0, 0, 0, 0, 1)},
-		"A45: all bits of a length":       {bad: head(data, 127, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF)},
-		"A47: 125 in 16 bits":             {bad: head(data, 126, 0, 125)},
-		"A47: 0 in 64 bits":               {bad: head(data, 127, 0, 0, 0, 0, 0, 0, 0, 0)},
-		"A47: 65535 in 64 bits":           {bad: head(data, 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF)},
-		"A48: wrong masking":              {bad: rawFrame(text, !masked, "x")},
+		"A45: top bit of a 64-bit length": {bad: head(wstest.Binary, 127, 0x80, 0, 0, 0, 0, 0, 0, 1)},
+		"A45: all bits of a length":       {bad: head(wstest.Binary, 127, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF)},
+		"A47: 125 in 16 bits":             {bad: head(wstest.Binary, 126, 0, 125)},
+		"A47: 0 in 64 bits":               {bad: head(wstest.Binary, 127, 0, 0, 0, 0, 0, 0, 0, 0)},
+		"A47: 65535 in 64 bits":           {bad: head(wstest.Binary, 127, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF)},
+		"A48: wrong masking":              {bad: wstest.RawFrame(wstest.Text, !masked, "x")},
 		"A50: stray continuation":         {bad: f(0x80, "x")},
 		"A50: stray unfinished one":       {bad: f(0x00, "x")},
 		"A50: continuation after the end": {f(0x01, "x") + f(0x80, "y"), f(0x80, "z")},
-		"A50: text in a message":          {f(0x01, "x"), f(text, "y")},
-		"A50: fragment in a message":      {f(0x02, "x") + f(ping, "p"), f(0x02, "y")},
-		"A54: ping of 126 bytes":          {bad: f(ping, strings.Repeat("x", 126))},
-		"A54: pong of 64 KiB":             {bad: f(pong, strings.Repeat("x", 1<<16))[:20]},
-		"A50: close of 126 bytes":         {bad: f(closing, closeBody(1000, strings.Repeat("x", 124)))},
-		"A52: close of one byte":          {bad: f(closing, "\x03")},
-		"A52: reason not UTF-8":           {bad: f(closing, closeBody(1000, "ok\xC3\x28"))},
-		"A52: reason cut in a character":  {bad: f(closing, closeBody(1000, "\xE2\x82"))},
+		"A50: text in a message":          {f(0x01, "x"), f(wstest.Text, "y")},
+		"A50: fragment in a message":      {f(0x02, "x") + f(wstest.Ping, "p"), f(0x02, "y")},
+		"A54: ping of 126 bytes":          {bad: f(wstest.Ping, strings.Repeat("x", 126))},
+		"A54: pong of 64 KiB":             {bad: f(wstest.Pong, strings.Repeat("x", 1<<16))[:20]},
+		"A50: close of 126 bytes":         {bad: f(wstest.Close, wstest.CloseBody(1000, strings.Repeat("x", 124)))},
+		"A52: close of one byte":          {bad: f(wstest.Close, "\x03")},
+		"A52: reason not UTF-8":           {bad: f(wstest.Close, wstest.CloseBody(1000, "ok\xC3\x28"))},
+		"A52: reason cut in a character":  {bad: f(wstest.Close, wstest.CloseBody(1000, "\xE2\x82"))},
 	}
 	for _, rsv := range []byte{0x40, 0x20, 0x10, 0x70} {
-		for name, first := range map[string]byte{"data": text, "fragment": 0x01, "ping": ping, "close": closing} {
+		for name, first := range map[string]byte{"data": wstest.Text, "fragment": 0x01, "ping": wstest.Ping, "close": wstest.Close} {
 			b[fmt.Sprintf("A50: RSV %#x on %s", rsv, name)] = breach{bad: f(first|rsv, "\x03\xE8")}
 		}
 	}
@@ -148,9 +149,9 @@ func breaches(masked bool) map[string]breach {
 		b["A50: fragmented "+name] = breach{bad: f(first, "")}
 	}
 	for _, code := range []int{999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535} {
-		b[fmt.Sprint("A52: code ", code)] = breach{bad: f(closing, closeBody(code, "no"))}
+		b[fmt.Sprint("A52: code ", code)] = breach{bad: f(wstest.Close, wstest.CloseBody(code, "no"))}
 	}
-	b["A52: code 0"] = breach{bad: f(closing, "\x00\x00")}
+	b["A52: code 0"] = breach{bad: f(wstest.Close, "\x00\x00")}
 	return b
 }
 
@@ -160,7 +161,7 @@ func breaches(masked bool) map[string]breach {
 // Close. It makes no difference how the bytes are cut.
 func TestBreaches(t *testing.T) {
 	t.Attr("case", "A45 A47 A48 A50 A52 A54 C12 C13 C15")
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r, n := newRig(t, k), 0
 		for name, b := range breaches(w.masked()) {
 			for _, bytewise := range []bool{false, true} {
@@ -180,18 +181,18 @@ func TestBreaches(t *testing.T) {
 func TestBreachesWithDeflate(t *testing.T) {
 	t.Attr("case", "A51")
 	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
-	eachWay(t, func(t *testing.T, k kind, w way) {
-		f := func(first byte, payload string) string { return rawFrame(first, w.masked(), payload) }
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
+		f := func(first byte, payload string) string { return wstest.RawFrame(first, w.masked(), payload) }
 		r, n := newRig(t, k), 0
 		for name, b := range map[string]breach{
 			"continuation":       {f(0x41, "x"), f(0xC0, "y")},
 			"middle":             {f(0x42, "x"), f(0x40, "y")},
 			"ping":               {f(0xC1, "x"), f(0xC9, "y")},
 			"ping in a message":  {f(0x41, "x"), f(0xC9, "y")},
-			"close":              {f(0xC2, ""), f(0xC8, closeBody(1000, ""))},
+			"close":              {f(0xC2, ""), f(0xC8, wstest.CloseBody(1000, ""))},
 			"RSV2":               {f(0xC2, "x"), f(0xA2, "y")},
 			"RSV1 and RSV3":      {f(0xC2, "x"), f(0xD2, "y")},
-			"uncompressed, then": {f(text, "x"), f(0xCA, "y")},
+			"uncompressed, then": {f(wstest.Text, "x"), f(0xCA, "y")},
 		} {
 			t.Run(name, func(t *testing.T) {
 				r.t = t
@@ -205,24 +206,24 @@ func TestBreachesWithDeflate(t *testing.T) {
 
 // wantBreach has from send good frames, the bad one and more, and wants the
 // rig's n-th session to end as it should.
-func wantBreach(r *rig, n int, w way, from, to *wire, b breach, bytewise bool) {
+func wantBreach(r *rig, n int, w way, from, to *wstest.Wire, b breach, bytewise bool) {
 	r.t.Helper()
-	good := from.frame(text, "before") + b.good
-	stream := good + b.bad + from.frame(text, "after")
+	good := from.Frame(wstest.Text, "before") + b.good
+	stream := good + b.bad + from.Frame(wstest.Text, "after")
 	if bytewise {
 		for i := range len(stream) {
-			from.send(stream[i : i+1])
+			from.Send(stream[i : i+1])
 		}
 	} else {
-		from.send(stream)
+		from.Send(stream)
 	}
-	to.wantBytes(good)
-	to.sendText("last words")
-	to.wantClose(w.toldOther)
-	to.sendClose(w.toldOther, "")
-	from.want(text, "last words")
-	from.wantClose(w.toldBad)
-	from.wantEnd()
+	to.WantBytes(good)
+	to.SendText("last words")
+	to.WantClose(w.toldOther)
+	to.SendClose(w.toldOther, "")
+	from.Want(wstest.Text, "last words")
+	from.WantClose(w.toldBad)
+	from.WantEnd()
 	from.Close()
 	to.Close()
 	m := r.wantRecord(n, w.name, "protocol error")
@@ -231,25 +232,10 @@ func wantBreach(r *rig, n int, w way, from, to *wire, b breach, bytewise bool) {
 	}
 }
 
-// wantBytes reads as many bytes as s has, and compares.
-func (w *wire) wantBytes(s string) {
-	w.t.Helper()
-	b := make([]byte, len(s))
-	n, err := io.ReadFull(w.br, b)
-	if string(b) == s {
-		return
-	}
-	at := 0
-	for at < n && b[at] == s[at] {
-		at++
-	}
-	w.t.Fatalf("%s: got %d of %d bytes, %v; they differ at %d: %.20x, want %.20x", w.who(), n, len(s), err, at, b[at:n], s[at:])
-}
-
 // wantRecord is wantEnded for the n-th session.
 func (r *rig) wantRecord(n int, by, reason string) map[string]any {
 	r.t.Helper()
-	m := r.logs.wait(r.t, n)
+	m := r.logs.Wait(r.t, n)
 	if m["msg"] != "wsproxy: session ended" || m["by"] != by || m["reason"] != reason {
 		r.t.Fatalf("logged %v, want a session ended by %q for %q", m, by, reason)
 	}
@@ -261,16 +247,16 @@ func (r *rig) wantRecord(n int, by, reason string) map[string]any {
 // just ends.
 func TestEndlessFrame(t *testing.T) {
 	t.Attr("case", "A46")
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
-		h := []byte{data, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}
+		h := []byte{wstest.Binary, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}
 		if w.masked() {
 			h = append(h, "KEY!"...)
 			h[1] |= 0x80
 		}
-		from.send(string(h))
-		to.wantBytes(string(h))
+		from.Send(string(h))
+		to.WantBytes(string(h))
 		piece := make([]byte, 32<<10)
 		pass := func(n int) {
 			for range n {
@@ -279,8 +265,8 @@ func TestEndlessFrame(t *testing.T) {
 					_, err := from.Write(piece)
 					sent <- err
 				}()
-				_, err := io.CopyN(io.Discard, to.br, int64(len(piece)))
-				if err := errors.Join(err, receive(t, sent)); err != nil {
+				_, err := io.CopyN(io.Discard, to.In, int64(len(piece)))
+				if err := errors.Join(err, wstest.Receive(t, sent)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -298,7 +284,7 @@ func TestEndlessFrame(t *testing.T) {
 			t.Errorf("the heap grew by %d KiB", grown>>10)
 		}
 		from.Close()
-		to.wantEnd()
+		to.WantEnd()
 		to.Close()
 		r.wantEnded(w.name, "lost")
 	})
@@ -308,27 +294,27 @@ func TestEndlessFrame(t *testing.T) {
 // and so does the answer.
 func TestClosePasses(t *testing.T) {
 	t.Attr("case", "A52 C15 F23")
-	bodies := []string{"", closeBody(1000, strings.Repeat("r", 123)), closeBody(1001, "grüße"), closeBody(4401, "token expired")}
+	bodies := []string{"", wstest.CloseBody(1000, strings.Repeat("r", 123)), wstest.CloseBody(1001, "grüße"), wstest.CloseBody(4401, "token expired")}
 	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999} {
-		bodies = append(bodies, closeBody(code, ""))
+		bodies = append(bodies, wstest.CloseBody(code, ""))
 	}
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		for n, body := range bodies {
 			from, to := w.open(r, "", "")
-			from.send(from.frame(closing, body))
-			to.want(closing, body)
-			to.sendText("still here")
-			to.send(to.frame(closing, closeBody(1000, "and this is mine")))
-			from.want(text, "still here")
-			from.want(closing, closeBody(1000, "and this is mine"))
+			from.Send(from.Frame(wstest.Close, body))
+			to.Want(wstest.Close, body)
+			to.SendText("still here")
+			to.Send(to.Frame(wstest.Close, wstest.CloseBody(1000, "and this is mine")))
+			from.Want(wstest.Text, "still here")
+			from.Want(wstest.Close, wstest.CloseBody(1000, "and this is mine"))
 			// RFC 6455, 7.1.1: the proxy closes the client's connection first,
 			// and waits for the upstream to close the other.
 			if w.masked() {
-				from.wantEnd()
+				from.WantEnd()
 				to.Close()
 			} else {
-				to.wantEnd()
+				to.WantEnd()
 				from.Close()
 			}
 			m := r.wantRecord(n, w.name, "closed")
@@ -345,16 +331,16 @@ func TestClosePasses(t *testing.T) {
 
 // Closes that cross: each side gets the other's.
 func TestCloseCrossing(t *testing.T) {
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
-		from.sendClose(4001, "from")
-		to.sendClose(4002, "to")
-		to.want(closing, closeBody(4001, "from"))
-		from.want(closing, closeBody(4002, "to"))
+		from.SendClose(4001, "from")
+		to.SendClose(4002, "to")
+		to.Want(wstest.Close, wstest.CloseBody(4001, "from"))
+		from.Want(wstest.Close, wstest.CloseBody(4002, "to"))
 		from.Close()
 		to.Close()
-		if m := r.logs.wait(t, 0); m["reason"] != "closed" || m["error"] != nil {
+		if m := r.logs.Wait(t, 0); m["reason"] != "closed" || m["error"] != nil {
 			t.Errorf("logged %v", m)
 		}
 	})
@@ -364,21 +350,21 @@ func TestCloseCrossing(t *testing.T) {
 // later; not even another Close.
 func TestDataAfterClose(t *testing.T) {
 	t.Attr("case", "A59")
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
-		from.send(from.frame(closing, closeBody(4000, "")) + from.frame(text, "no"))
-		from.sendText("neither")
-		from.sendClose(4001, "nor this")
-		from.send("\xFF\xFF\xFF garbage")
-		to.wantClose(4000)
-		to.sendClose(4000, "")
-		from.wantClose(4000)
+		from.Send(from.Frame(wstest.Close, wstest.CloseBody(4000, "")) + from.Frame(wstest.Text, "no"))
+		from.SendText("neither")
+		from.SendClose(4001, "nor this")
+		from.Send("\xFF\xFF\xFF garbage")
+		to.WantClose(4000)
+		to.SendClose(4000, "")
+		from.WantClose(4000)
 		from.Close()
 		if w.masked() {
 			to.Close()
 		}
-		to.wantEnd()
+		to.WantEnd()
 		m := r.wantEnded(w.name, "closed")
 		if got := m["from_"+w.name+".frames"]; got != uint64(1) {
 			t.Errorf("counted %v frames, want the Close only", got)
@@ -390,21 +376,21 @@ func TestDataAfterClose(t *testing.T) {
 // unread: its last words still go to the other side, though writing to it
 // fails.
 func TestCloseOfOneThatIsGone(t *testing.T) {
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
-		to.sendText("unread")
-		from.want(text, "unread") // what follows finds a closed socket
-		from.sendText("goodbye")
-		from.sendClose(4401, "token expired")
+		to.SendText("unread")
+		from.Want(wstest.Text, "unread") // what follows finds a closed socket
+		from.SendText("goodbye")
+		from.SendClose(4401, "token expired")
 		from.Close()
 		for range 20 {
-			if _, err := io.WriteString(to, to.frame(text, strings.Repeat("x", 1000))); err != nil {
+			if _, err := io.WriteString(to, to.Frame(wstest.Text, strings.Repeat("x", 1000))); err != nil {
 				break
 			}
 		}
-		to.want(text, "goodbye")
-		to.want(closing, closeBody(4401, "token expired"))
+		to.Want(wstest.Text, "goodbye")
+		to.Want(wstest.Close, wstest.CloseBody(4401, "token expired"))
 		to.Close()
 		r.wantEnded(w.name, "closed")
 	})
@@ -417,48 +403,48 @@ func TestLost(t *testing.T) {
 	t.Attr("case", "C25 F21 F22 F24 F25")
 	tests := []struct {
 		name string
-		tail func(w *wire) string // how its stream ends
-		mid  bool                 // that is in the middle of what went on
+		tail func(w *wstest.Wire) string // how its stream ends
+		mid  bool                        // that is in the middle of what went on
 	}{
-		{"at a boundary", func(*wire) string { return "" }, false},
-		{"in a header", func(w *wire) string { return w.frame(data, strings.Repeat("x", 300))[:3] }, false},
-		{"in a Close", func(w *wire) string { return w.frame(closing, closeBody(1000, "x"))[:4] }, false},
-		{"in a payload", func(w *wire) string { return w.frame(data, "12345678")[:9] }, true},
-		{"in a long payload", func(w *wire) string { return w.frame(data, strings.Repeat("x", 100_000))[:50_000] }, true},
-		{"in a message", func(w *wire) string { return w.frame(0x01, "fragment") }, false},
+		{"at a boundary", func(*wstest.Wire) string { return "" }, false},
+		{"in a header", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, strings.Repeat("x", 300))[:3] }, false},
+		{"in a Close", func(w *wstest.Wire) string { return w.Frame(wstest.Close, wstest.CloseBody(1000, "x"))[:4] }, false},
+		{"in a payload", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, "12345678")[:9] }, true},
+		{"in a long payload", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, strings.Repeat("x", 100_000))[:50_000] }, true},
+		{"in a message", func(w *wstest.Wire) string { return w.Frame(0x01, "fragment") }, false},
 	}
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		for _, test := range tests {
 			for _, reset := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s reset=%v", test.name, reset), func(t *testing.T) {
 					r := newRig(t, k)
 					from, to := w.open(r, "", "")
-					sent := from.frame(text, "hello") + test.tail(from)
+					sent := from.Frame(wstest.Text, "hello") + test.tail(from)
 					passed := sent
 					if !test.mid && test.name != "in a message" {
-						passed = from.frame(text, "hello")
+						passed = from.Frame(wstest.Text, "hello")
 					}
 					if !reset {
-						from.send(sent)
-						from.closeWrite()
-						to.wantBytes(passed)
+						from.Send(sent)
+						from.CloseWrite()
+						to.WantBytes(passed)
 					} else {
 						// A reset may overtake what was sent before it.
-						from.send(sent)
-						to.wantBytes(passed)
-						from.reset()
+						from.Send(sent)
+						to.WantBytes(passed)
+						from.Reset()
 					}
 					if !test.mid {
-						to.wantClose(w.toldOther)
-						to.sendClose(w.toldOther, "")
+						to.WantClose(w.toldOther)
+						to.SendClose(w.toldOther, "")
 						if w.masked() { // an upstream is to close first
 							to.Close()
 						}
 					}
-					to.wantEnd()
+					to.WantEnd()
 					to.Close()
 					if !reset {
-						from.wantEnd()
+						from.WantEnd()
 					}
 					r.wantEnded(w.name, "lost")
 					r.wantReturned()
@@ -479,18 +465,18 @@ func TestTLSBroken(t *testing.T) {
 			"cut":     func(c net.Conn) { io.WriteString(c, "\x17\x03\x03"); c.(*net.TCPConn).CloseWrite() },
 		} {
 			t.Run(w.name+" "+name, func(t *testing.T) {
-				r := newRig(t, tlsTCP)
+				r := newRig(t, wstest.TLS)
 				from, to := w.open(r, "", "")
-				from.sendText("hello")
-				to.want(text, "hello")
+				from.SendText("hello")
+				to.Want(wstest.Text, "hello")
 				below := from.Conn.(*tls.Conn).NetConn()
 				breaks(below)
-				to.wantClose(w.toldOther)
+				to.WantClose(w.toldOther)
 				began := time.Now()
 				if _, err := io.Copy(io.Discard, below); errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 4*time.Second {
 					t.Errorf("closed after %v, %v: want it done at once", time.Since(began), err)
 				}
-				to.sendClose(w.toldOther, "")
+				to.SendClose(w.toldOther, "")
 				to.Close()
 				r.wantEnded(w.name, "lost")
 			})
@@ -502,17 +488,17 @@ func TestTLSBroken(t *testing.T) {
 // that one has answered the Close.
 func TestHalfClose(t *testing.T) {
 	t.Attr("case", "F29")
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
-		from.sendText("over to you")
-		from.closeWrite()
-		to.want(text, "over to you")
-		to.wantClose(w.toldOther)
+		from.SendText("over to you")
+		from.CloseWrite()
+		to.Want(wstest.Text, "over to you")
+		to.WantClose(w.toldOther)
 		big := strings.Repeat("bye", 100_000)
-		to.sendLater(to.frame(text, big) + to.frame(closing, closeBody(w.toldOther, "")))
-		from.want(text, big)
-		from.wantEnd()
+		to.SendLater(to.Frame(wstest.Text, big) + to.Frame(wstest.Close, wstest.CloseBody(w.toldOther, "")))
+		from.Want(wstest.Text, big)
+		from.WantEnd()
 		to.Close()
 		r.wantEnded(w.name, "lost")
 	})
@@ -522,15 +508,15 @@ func TestHalfClose(t *testing.T) {
 // Pongs that look like answers to the proxy's own Pings but aren't.
 func TestForeignPingsPass(t *testing.T) {
 	t.Attr("case", "C11 F35")
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
-		for _, f := range []frame{
-			{ping, ""}, {ping, "app"}, {ping, strings.Repeat("p", 125)}, {ping, "twelve bytes"},
-			{pong, ""}, {pong, "app"}, {pong, strings.Repeat("p", 125)}, {pong, "twelve bytes"},
+		for _, f := range []wstest.Frame{
+			{First: wstest.Ping, Payload: ""}, {First: wstest.Ping, Payload: "app"}, {First: wstest.Ping, Payload: strings.Repeat("p", 125)}, {First: wstest.Ping, Payload: "twelve bytes"},
+			{First: wstest.Pong, Payload: ""}, {First: wstest.Pong, Payload: "app"}, {First: wstest.Pong, Payload: strings.Repeat("p", 125)}, {First: wstest.Pong, Payload: "twelve bytes"},
 		} {
-			from.send(from.frame(f.first, f.payload))
-			to.want(f.first, f.payload)
+			from.Send(from.Frame(f.First, f.Payload))
+			to.Want(f.First, f.Payload)
 		}
 	})
 }
@@ -558,24 +544,24 @@ func TestPayloadSizes(t *testing.T) {
 			payload := make([]byte, n)
 			random.Read(payload)
 			if i%3 == 0 { // in two fragments, a Ping between
-				b.WriteString(rawFrame(0x02, w.masked(), string(payload[:n/2])))
-				b.WriteString(rawFrame(ping, w.masked(), "between"))
-				b.WriteString(rawFrame(0x80, w.masked(), string(payload[n/2:])))
+				b.WriteString(wstest.RawFrame(0x02, w.masked(), string(payload[:n/2])))
+				b.WriteString(wstest.RawFrame(wstest.Ping, w.masked(), "between"))
+				b.WriteString(wstest.RawFrame(0x80, w.masked(), string(payload[n/2:])))
 			} else {
-				b.WriteString(rawFrame(data, w.masked(), string(payload)))
+				b.WriteString(wstest.RawFrame(wstest.Binary, w.masked(), string(payload)))
 			}
 		}
 		streams[w.name] = b.String()
 	}
-	eachWay(t, func(t *testing.T, k kind, w way) {
+	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
-		from.sendLater(streams[w.name])
-		to.wantBytes(streams[w.name])
-		from.sendClose(1000, "")
-		to.wantClose(1000)
-		to.sendClose(1000, "")
-		from.wantClose(1000)
+		from.SendLater(streams[w.name])
+		to.WantBytes(streams[w.name])
+		from.SendClose(1000, "")
+		to.WantClose(1000)
+		to.SendClose(1000, "")
+		from.WantClose(1000)
 		from.Close()
 		to.Close()
 		m := r.wantEnded(w.name, "closed")
@@ -592,11 +578,11 @@ func TestPayloadSizes(t *testing.T) {
 // own; those to a client aren't.
 func TestInjection(t *testing.T) {
 	t.Attr("case", "C18 C19 C20 C21")
-	talk := func(t *testing.T, k kind, many int32, client, upstream bool, pause func()) {
+	talk := func(t *testing.T, k wstest.Kind, many int32, client, upstream bool, pause func()) {
 		r := newRig(t, k, wsproxy.WithPing(time.Millisecond, time.Minute))
 		a, b := r.open("", "")
-		for _, w := range []*wire{a, b} { // every Ping takes several turns of a machine that may be busy
-			w.SetDeadline(time.Now().Add(10 * wireTimeout))
+		for _, w := range []*wstest.Wire{a, b} { // every Ping takes several turns of a machine that may be busy
+			w.SetDeadline(time.Now().Add(10 * wstest.Timeout))
 		}
 		ends := [2]*talker{{w: a, talks: client, many: many}, {w: b, talks: upstream, many: many}}
 		ends[0].peer, ends[1].peer = ends[1], ends[0]
@@ -607,13 +593,13 @@ func TestInjection(t *testing.T) {
 			reading.Go(e.read)
 		}
 		writing.Wait()
-		a.sendClose(1000, "")
+		a.SendClose(1000, "")
 		reading.Wait()
 		for _, e := range ends {
 			want := e.peer.sent
-			want.WriteString(rawFrame(closing, e.peer.w.mask, closeBody(1000, "")))
+			want.WriteString(wstest.RawFrame(wstest.Close, e.peer.w.Client, wstest.CloseBody(1000, "")))
 			if !bytes.Equal(e.got.Bytes(), want.Bytes()) {
-				t.Errorf("%s: got %d bytes but for the Pings, not the %d that were sent", e.w.who(), e.got.Len(), want.Len())
+				t.Errorf("%s: got %d bytes but for the Pings, not the %d that were sent", e.w.Who(), e.got.Len(), want.Len())
 			}
 		}
 		if up := ends[1]; len(up.keys) != int(up.pings.Load()) {
@@ -622,13 +608,13 @@ func TestInjection(t *testing.T) {
 	}
 	for name, talks := range map[string][2]bool{"client talks": {true, false}, "upstream talks": {false, true}} {
 		t.Run(name, func(t *testing.T) {
-			eachKind(t, func(t *testing.T, k kind) { talk(t, k, 20, talks[0], talks[1], func() {}) })
+			wstest.EachKind(t, func(t *testing.T, k wstest.Kind) { talk(t, k, 20, talks[0], talks[1], func() {}) })
 		})
 	}
 	t.Run("both talk", func(t *testing.T) {
 		for range 5 {
 			synctest.Test(t, func(t *testing.T) {
-				talk(t, memory, 150, true, true, func() { elapse(rand.N(3 * time.Millisecond)) })
+				talk(t, wstest.Memory, 150, true, true, func() { wstest.Elapse(rand.N(3 * time.Millisecond)) })
 			})
 		}
 	})
@@ -636,7 +622,7 @@ func TestInjection(t *testing.T) {
 
 // A talker sends random frames and checks what comes, in TestInjection.
 type talker struct {
-	w     *wire
+	w     *wstest.Wire
 	peer  *talker
 	talks bool
 	many  int32        // Pings that make an end
@@ -657,7 +643,7 @@ func (e *talker) write(r *rand.Rand, pause func()) {
 			if !ok { // its reader has failed
 				return
 			}
-			e.w.send(e.w.frame(pong, body))
+			e.w.Send(e.w.Frame(wstest.Pong, body))
 			continue
 		default:
 		}
@@ -666,7 +652,7 @@ func (e *talker) write(r *rand.Rand, pause func()) {
 			if !ok { // its reader has failed
 				return
 			}
-			e.w.send(e.w.frame(pong, body))
+			e.w.Send(e.w.Frame(wstest.Pong, body))
 			continue
 		}
 		size := r.IntN(200)
@@ -676,21 +662,21 @@ func (e *talker) write(r *rand.Rand, pause func()) {
 		first := byte(r.IntN(2) << 7)
 		switch control := r.IntN(5) == 0; {
 		case control:
-			first, size = ping+byte(r.IntN(2)), 13+r.IntN(100) // the proxy's have 12 bytes
+			first, size = wstest.Ping+byte(r.IntN(2)), 13+r.IntN(100) // the proxy's have 12 bytes
 		case inMessage:
 			inMessage = first == 0
 		default:
 			inMessage = first == 0
 			first |= byte(1 + r.IntN(2))
 		}
-		b := e.w.frame(first, strings.Repeat(string(rune('a'+r.IntN(26))), size))
+		b := e.w.Frame(first, strings.Repeat(string(rune('a'+r.IntN(26))), size))
 		e.sent.WriteString(b)
 		for len(b) > 0 {
 			n := 1
 			if r.IntN(3) == 0 || len(b) > 1000 {
 				n += r.IntN(len(b))
 			}
-			e.w.send(b[:n])
+			e.w.Send(b[:n])
 			b = b[n:]
 			pause()
 		}
@@ -702,28 +688,28 @@ func (e *talker) read() {
 	defer close(e.pongs)
 	e.keys = make(map[string]bool)
 	var whole bytes.Buffer
-	e.w.br = bufio.NewReader(io.TeeReader(e.w.Conn, &whole))
+	e.w.In = bufio.NewReader(io.TeeReader(e.w.Conn, &whole))
 	for {
-		f, err := e.w.readFrame()
+		f, err := e.w.ReadFrame()
 		if err != nil {
-			e.w.t.Errorf("%s: got %v, want a Close", e.w.who(), err)
+			e.w.T.Errorf("%s: got %v, want a Close", e.w.Who(), err)
 			return
 		}
 		// What the reader has read ahead stays in whole.
-		size := whole.Len() - e.w.br.Buffered()
+		size := whole.Len() - e.w.In.Buffered()
 		raw := whole.Next(size)
-		if f.first == ping && len(f.payload) == 12 {
-			if !e.w.mask {
+		if f.First == wstest.Ping && len(f.Payload) == 12 {
+			if !e.w.Client {
 				e.keys[string(raw[2:6])] = true
 			}
 			e.pings.Add(1)
-			e.pongs <- f.payload
+			e.pongs <- f.Payload
 			continue
 		}
 		e.got.Write(raw)
-		if f.first == closing {
-			if !e.w.mask {
-				e.w.send(e.w.frame(closing, f.payload))
+		if f.First == wstest.Close {
+			if !e.w.Client {
+				e.w.Send(e.w.Frame(wstest.Close, f.Payload))
 				e.w.Close()
 			}
 			return

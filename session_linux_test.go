@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Clients that take nothing of long frames hold pipes, but a quarter of the
@@ -22,14 +24,14 @@ func TestPipesAreFew(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old) })
-	r := newRig(t, tcp)
-	frame := []byte(rawFrame(data, false, strings.Repeat("x", size)))
-	var clients []*wire
+	r := newRig(t, wstest.TCP)
+	frame := []byte(wstest.RawFrame(wstest.Binary, false, strings.Repeat("x", size)))
+	var clients []*wstest.Wire
 	for range sessions {
 		c, u := r.open("", "")
 		go func() {
 			if _, err := u.Write(frame); err != nil {
-				t.Errorf("%s: write: %v", u.who(), err)
+				t.Errorf("%s: write: %v", u.Who(), err)
 			}
 		}()
 		clients = append(clients, c)
@@ -37,15 +39,15 @@ func TestPipesAreFew(t *testing.T) {
 	stuck := func() int {
 		return strings.Count(stacksOfSessions(), "(*leg).write") + strings.Count(stacksOfSessions(), "(*pump).splice")
 	}
-	await(t, func() bool { return stuck() >= sessions }, func() string { return fmt.Sprintf("%d of %d are stuck", stuck(), sessions) })
+	wstest.Await(t, func() bool { return stuck() >= sessions }, func() string { return fmt.Sprintf("%d of %d are stuck", stuck(), sessions) })
 	if _, pipes := descriptors(t); pipes > limit/4+2*runtime.NumCPU() {
 		t.Errorf("%d pipe ends, want a quarter of %d descriptors at most", pipes, limit)
 	}
 	c, u := r.open("", "")
-	u.sendText("others get in")
-	c.want(text, "others get in")
+	u.SendText("others get in")
+	c.Want(wstest.Text, "others get in")
 	for _, c := range clients {
-		if n, err := io.CopyN(io.Discard, c.br, int64(len(frame))); err != nil {
+		if n, err := io.CopyN(io.Discard, c.In, int64(len(frame))); err != nil {
 			t.Fatalf("%d bytes of %d came: %v", n, len(frame), err)
 		}
 	}

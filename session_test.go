@@ -22,29 +22,30 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // F38: Shutdown sends Close 1001 to both sides of every session and returns
 // when the last one is over; whoever comes then is answered 503.
 func TestShutdown(t *testing.T) {
 	t.Attr("case", "C29 F38")
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
-		var wires [][2]*wire
+		var wires [][2]*wstest.Wire
 		for range 20 {
 			client, upstream := r.open("", "")
-			wires = append(wires, [2]*wire{client, upstream})
+			wires = append(wires, [2]*wstest.Wire{client, upstream})
 		}
 		done := make(chan error)
 		go func() { done <- r.proxy.Shutdown(t.Context()) }()
 		for i, w := range wires {
 			client, upstream := w[0], w[1]
-			client.wantClose(1001)
-			upstream.wantClose(1001)
+			client.WantClose(1001)
+			upstream.WantClose(1001)
 			if i == 0 { // now Shutdown has begun
 				late := r.client()
-				late.send(handshakeRequest("/", ""))
-				resp := late.readResponse()
+				late.Send(wstest.Request("/", ""))
+				resp := late.ReadResponse()
 				if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 					t.Errorf("answered %d %v, want 503 and Retry-After", resp.StatusCode, resp.Header)
 				}
@@ -54,12 +55,12 @@ func TestShutdown(t *testing.T) {
 				t.Fatalf("Shutdown returned %v with %d sessions left", err, len(wires)-i)
 			default:
 			}
-			client.sendClose(1001, "")
-			client.wantEnd()
-			upstream.sendClose(1001, "")
+			client.SendClose(1001, "")
+			client.WantEnd()
+			upstream.SendClose(1001, "")
 			upstream.Close()
 		}
-		if err := receive(t, done); err != nil {
+		if err := wstest.Receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
 	})
@@ -70,7 +71,7 @@ func TestShutdown(t *testing.T) {
 func TestShutdownAgain(t *testing.T) {
 	t.Attr("case", "C29 F40")
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory)
+		r := newRig(t, wstest.Memory)
 		client, upstream := r.open("", "")
 		watched(client)
 		watched(upstream)
@@ -91,7 +92,7 @@ func TestShutdownAgain(t *testing.T) {
 		}
 		r.wantEnded("proxy", "drained")
 
-		r = newRig(t, memory)
+		r = newRig(t, wstest.Memory)
 		if err := r.proxy.Shutdown(t.Context()); err != nil {
 			t.Errorf("Shutdown with no sessions: %v", err)
 		}
@@ -114,12 +115,12 @@ func TestShutdownDeadline(t *testing.T) {
 		for _, limit := range []time.Duration{2 * time.Second, time.Minute} {
 			t.Run(fmt.Sprintf("full=%v limit=%v", full, limit), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					r := newRig(t, memory, wsproxy.WithDrain(window, 1001))
-					var clients, upstreams []*wire
+					r := newRig(t, wstest.Memory, wsproxy.WithDrain(window, 1001))
+					var clients, upstreams []*wstest.Wire
 					for range 5 {
 						client, upstream := r.open("", "")
 						if full {
-							upstream.send(upstream.fill())
+							upstream.Send(fill(upstream))
 						}
 						clients, upstreams = append(clients, client), append(upstreams, upstream)
 					}
@@ -130,13 +131,13 @@ func TestShutdownDeadline(t *testing.T) {
 					done := make(chan error, 1)
 					go func() { done <- r.proxy.Shutdown(ctx) }()
 					for i := range clients {
-						upstreams[i].wantClose(1001)
+						upstreams[i].WantClose(1001)
 						if !full {
-							clients[i].wantClose(1001)
+							clients[i].WantClose(1001)
 						}
 					}
 					wantAt(t, began, 0)
-					err := receive(t, done)
+					err := wstest.Receive(t, done)
 					wantAt(t, began, min(limit, 5*time.Second))
 					if want := limit < 5*time.Second; errors.Is(err, context.DeadlineExceeded) != want {
 						t.Errorf("Shutdown: %v", err)
@@ -144,10 +145,10 @@ func TestShutdownDeadline(t *testing.T) {
 					for i := range clients {
 						r.wantReturned()
 						if full {
-							clients[i].wantBytes(upstreams[i].fill())
+							clients[i].WantBytes(fill(upstreams[i]))
 						}
-						clients[i].wantEnd()
-						upstreams[i].wantEnd()
+						clients[i].WantEnd()
+						upstreams[i].WantEnd()
 						r.wantRecord(i, "proxy", "drained")
 					}
 					wantAt(t, began, min(limit, 5*time.Second))
@@ -157,28 +158,28 @@ func TestShutdownDeadline(t *testing.T) {
 	}
 }
 
-// fill is a frame that takes up all that a memConn holds.
-func (w *wire) fill() string {
-	overhead := len(w.frame(data, strings.Repeat("x", 1000))) - 1000
-	return w.frame(data, strings.Repeat("x", memBuffer-overhead))
+// fill is a frame that takes up all that a [wstest.MemConn] holds.
+func fill(w *wstest.Wire) string {
+	overhead := len(w.Frame(wstest.Binary, strings.Repeat("x", 1000))) - 1000
+	return w.Frame(wstest.Binary, strings.Repeat("x", wstest.MemBuffer-overhead))
 }
 
 // F40: a handshake under way when Shutdown comes is refused.
 func TestShutdownInHandshake(t *testing.T) {
 	t.Attr("case", "C29 F40")
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client := r.client()
-		client.send(handshakeRequest("/", ""))
+		client.Send(wstest.Request("/", ""))
 		upstream := r.upstream()
-		upstream.readRequest()
+		upstream.ReadRequest()
 		done := make(chan error)
 		go func() { done <- r.proxy.Shutdown(t.Context()) }()
-		if got := client.readResponse().StatusCode; got != 503 {
+		if got := client.ReadResponse().StatusCode; got != 503 {
 			t.Errorf("answered %d, want 503", got)
 		}
-		upstream.wantEnd()
-		if err := receive(t, done); err != nil {
+		upstream.WantEnd()
+		if err := wstest.Receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
 	})
@@ -187,15 +188,15 @@ func TestShutdownInHandshake(t *testing.T) {
 // Close cuts all sessions, with no Close frames, also ones whose peers take
 // nothing or send without end.
 func TestClose(t *testing.T) {
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		const n = 6
-		var wires [n][2]*wire
+		var wires [n][2]*wstest.Wire
 		for i := range wires {
 			client, upstream := r.open("", "")
-			client.sendText("it has begun")
-			upstream.want(text, "it has begun")
-			wires[i] = [2]*wire{client, upstream}
+			client.SendText("it has begun")
+			upstream.Want(wstest.Text, "it has begun")
+			wires[i] = [2]*wstest.Wire{client, upstream}
 		}
 		var busy, flowing sync.WaitGroup
 		for i, ends := range wires {
@@ -203,7 +204,7 @@ func TestClose(t *testing.T) {
 				if i%3 == 0 { // silent
 					continue
 				}
-				message := w.frame(data, strings.Repeat("x", 1<<18))
+				message := w.Frame(wstest.Binary, strings.Repeat("x", 1<<18))
 				busy.Go(func() {
 					for {
 						if _, err := io.WriteString(w, message); err != nil {
@@ -214,9 +215,9 @@ func TestClose(t *testing.T) {
 				if i%3 == 1 { // and reads
 					flowing.Add(1)
 					busy.Go(func() {
-						io.CopyN(io.Discard, w.br, 1<<18)
+						io.CopyN(io.Discard, w.In, 1<<18)
 						flowing.Done()
-						io.Copy(io.Discard, w.br)
+						io.Copy(io.Discard, w.In)
 					})
 				}
 			}
@@ -227,8 +228,8 @@ func TestClose(t *testing.T) {
 			r.wantReturned()
 		}
 		for i := 0; i < n; i += 3 {
-			wires[i][0].wantEnd()
-			wires[i][1].wantEnd()
+			wires[i][0].WantEnd()
+			wires[i][1].WantEnd()
 		}
 		busy.Wait()
 		for i := range n {
@@ -241,20 +242,20 @@ func TestClose(t *testing.T) {
 // is over.
 func TestContextEnds(t *testing.T) {
 	t.Attr("case", "F41")
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		ctx, cancel := context.WithCancelCause(t.Context())
-		r.front = listen(t, k)
+		r.front = wstest.Listen(t, k)
 		r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			r.proxy.ServeHTTP(w, req.WithContext(ctx))
 		}))
 		client, upstream := r.open("", "")
 		cancel(errors.New("enough"))
-		client.wantClose(1001)
-		upstream.wantClose(1001)
-		client.sendClose(1001, "")
+		client.WantClose(1001)
+		upstream.WantClose(1001)
+		client.SendClose(1001, "")
 		upstream.Close()
-		client.wantEnd()
+		client.WantEnd()
 		r.wantReturned()
 		if m := r.wantEnded("proxy", "cancelled"); m["error"] != "enough" {
 			t.Errorf("logged error %v, want the context's cause", m["error"])
@@ -267,38 +268,38 @@ func TestContextEnds(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	t.Attr("case", "C30 F42 F46")
 	long := strings.Repeat("x", 3<<20)
-	ends := map[string]func(client, upstream *wire){
-		"client closes":          func(c, u *wire) { c.sendClose(1000, ""); u.wantClose(1000); u.sendClose(1000, ""); u.Close() },
-		"upstream closes":        func(c, u *wire) { u.sendClose(1000, ""); c.wantClose(1000); c.sendClose(1000, ""); u.Close() },
-		"Closes cross":           func(c, u *wire) { c.sendClose(1000, ""); u.sendClose(1000, ""); u.Close() },
-		"client leaves":          func(c, u *wire) { c.Close() },
-		"upstream leaves":        func(c, u *wire) { u.Close() },
-		"both leave":             func(c, u *wire) { c.Close(); u.Close() },
-		"client is reset":        func(c, u *wire) { c.reset() },
-		"upstream is reset":      func(c, u *wire) { u.reset() },
-		"client breaks rules":    func(c, u *wire) { c.send("\xFF") },
-		"upstream breaks rules":  func(c, u *wire) { u.send("\xFF") },
-		"client leaves early":    func(c, u *wire) { c.send(c.frame(data, long)[:100_000]); c.reset() },
-		"upstream leaves early":  func(c, u *wire) { u.send(u.frame(data, long)[:100_000]); u.reset() },
-		"reader leaves":          func(c, u *wire) { flood(u, len(long)); io.CopyN(io.Discard, c.br, 1000); c.reset() },
-		"upstream reader leaves": func(c, u *wire) { flood(c, len(long)); io.CopyN(io.Discard, u.br, 1000); u.reset() },
-		"long frame, no reader": func(c, u *wire) {
-			frame := u.frame(data, long)
+	ends := map[string]func(client, upstream *wstest.Wire){
+		"client closes":          func(c, u *wstest.Wire) { c.SendClose(1000, ""); u.WantClose(1000); u.SendClose(1000, ""); u.Close() },
+		"upstream closes":        func(c, u *wstest.Wire) { u.SendClose(1000, ""); c.WantClose(1000); c.SendClose(1000, ""); u.Close() },
+		"Closes cross":           func(c, u *wstest.Wire) { c.SendClose(1000, ""); u.SendClose(1000, ""); u.Close() },
+		"client leaves":          func(c, u *wstest.Wire) { c.Close() },
+		"upstream leaves":        func(c, u *wstest.Wire) { u.Close() },
+		"both leave":             func(c, u *wstest.Wire) { c.Close(); u.Close() },
+		"client is reset":        func(c, u *wstest.Wire) { c.Reset() },
+		"upstream is reset":      func(c, u *wstest.Wire) { u.Reset() },
+		"client breaks rules":    func(c, u *wstest.Wire) { c.Send("\xFF") },
+		"upstream breaks rules":  func(c, u *wstest.Wire) { u.Send("\xFF") },
+		"client leaves early":    func(c, u *wstest.Wire) { c.Send(c.Frame(wstest.Binary, long)[:100_000]); c.Reset() },
+		"upstream leaves early":  func(c, u *wstest.Wire) { u.Send(u.Frame(wstest.Binary, long)[:100_000]); u.Reset() },
+		"reader leaves":          func(c, u *wstest.Wire) { flood(u, len(long)); io.CopyN(io.Discard, c.In, 1000); c.Reset() },
+		"upstream reader leaves": func(c, u *wstest.Wire) { flood(c, len(long)); io.CopyN(io.Discard, u.In, 1000); u.Reset() },
+		"long frame, no reader": func(c, u *wstest.Wire) {
+			frame := u.Frame(wstest.Binary, long)
 			go io.WriteString(u, frame)
-			io.CopyN(io.Discard, c.br, 100_000)
-			c.reset()
+			io.CopyN(io.Discard, c.In, 100_000)
+			c.Reset()
 		},
-		"long frame, no sender": func(c, u *wire) {
-			frame := c.frame(data, long)
+		"long frame, no sender": func(c, u *wstest.Wire) {
+			frame := c.Frame(wstest.Binary, long)
 			go io.WriteString(c, frame)
-			io.CopyN(io.Discard, u.br, 100_000)
-			c.reset()
+			io.CopyN(io.Discard, u.In, 100_000)
+			c.Reset()
 		},
 	}
 	// A connection that is merely forgotten isn't to be closed by its
 	// finalizer and go unnoticed.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	for _, k := range []kind{tcp, unix, tlsTCP} {
+	for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
 		t.Run(string(k), func(t *testing.T) {
 			r := newRig(t, k)
 			sockets, pipes := -1, 0
@@ -310,7 +311,7 @@ func TestNothingIsLeft(t *testing.T) {
 					upstream.Close()
 					select {
 					case <-r.returned:
-					case <-time.After(wireTimeout):
+					case <-time.After(wstest.Timeout):
 						t.Fatalf("%s: ServeHTTP hasn't returned", name)
 					}
 					s := stacksOfSessions()
@@ -348,17 +349,17 @@ func TestNothingIsLeft(t *testing.T) {
 func TestPipesAfterStuckFrames(t *testing.T) {
 	t.Attr("case", "F52")
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	_, before := descriptors(t)
 	const sessions, size = 12, 8 << 20
-	frame := rawFrame(data, false, strings.Repeat("x", size))
-	var clients []*wire
+	frame := wstest.RawFrame(wstest.Binary, false, strings.Repeat("x", size))
+	var clients []*wstest.Wire
 	for range sessions {
 		c, u := r.open("", "")
-		u.sendLater(frame)
+		u.SendLater(frame)
 		clients = append(clients, c)
 	}
-	await(t, func() bool { // all of them are stuck
+	wstest.Await(t, func() bool { // all of them are stuck
 		_, pipes := descriptors(t)
 		return pipes >= 2*sessions
 	}, func() string {
@@ -366,11 +367,11 @@ func TestPipesAfterStuckFrames(t *testing.T) {
 		return fmt.Sprintf("%d pipe ends, want %d", pipes, 2*sessions)
 	})
 	for _, c := range clients {
-		if _, err := io.CopyN(io.Discard, c.br, int64(len(frame))); err != nil {
+		if _, err := io.CopyN(io.Discard, c.In, int64(len(frame))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	await(t, func() bool {
+	wstest.Await(t, func() bool {
 		_, pipes := descriptors(t)
 		return pipes <= before+2*runtime.NumCPU()
 	}, func() string {
@@ -421,31 +422,31 @@ func descriptors(t *testing.T) (sockets, pipes int) {
 // F50: a session leaves one record, with the bytes that were on the wire.
 func TestRecord(t *testing.T) {
 	t.Attr("case", "F50")
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client, upstream := r.open("", "")
-		script := func(w *wire) []string {
+		script := func(w *wstest.Wire) []string {
 			return []string{
-				w.frame(text, "hello"), w.frame(ping, "p"), w.frame(0x01, "a"), w.frame(0x00, ""), w.frame(0x80, "b"),
-				w.frame(data, strings.Repeat("x", 70_000)), w.frame(data, strings.Repeat("y", 300_000)),
+				w.Frame(wstest.Text, "hello"), w.Frame(wstest.Ping, "p"), w.Frame(0x01, "a"), w.Frame(0x00, ""), w.Frame(0x80, "b"),
+				w.Frame(wstest.Binary, strings.Repeat("x", 70_000)), w.Frame(wstest.Binary, strings.Repeat("y", 300_000)),
 			}
 		}
-		up, down := script(client), append(script(upstream), upstream.frame(pong, "p"))
-		client.sendLater(strings.Join(up, ""))
-		upstream.wantBytes(strings.Join(up, ""))
-		upstream.sendLater(strings.Join(down, ""))
-		client.wantBytes(strings.Join(down, ""))
-		goodbye := closeBody(1000, "done")
-		client.sendClose(1000, "done")
-		upstream.want(closing, goodbye)
-		upstream.sendClose(1000, "done")
-		client.want(closing, goodbye)
+		up, down := script(client), append(script(upstream), upstream.Frame(wstest.Pong, "p"))
+		client.SendLater(strings.Join(up, ""))
+		upstream.WantBytes(strings.Join(up, ""))
+		upstream.SendLater(strings.Join(down, ""))
+		client.WantBytes(strings.Join(down, ""))
+		goodbye := wstest.CloseBody(1000, "done")
+		client.SendClose(1000, "done")
+		upstream.Want(wstest.Close, goodbye)
+		upstream.SendClose(1000, "done")
+		client.Want(wstest.Close, goodbye)
 		upstream.Close()
 		r.wantReturned()
 		m := r.wantEnded("client", "closed")
 		for key, want := range map[string]int{
-			"from_client.bytes":      len(strings.Join(up, "")) + len(client.frame(closing, goodbye)),
-			"from_upstream.bytes":    len(strings.Join(down, "")) + len(upstream.frame(closing, goodbye)),
+			"from_client.bytes":      len(strings.Join(up, "")) + len(client.Frame(wstest.Close, goodbye)),
+			"from_upstream.bytes":    len(strings.Join(down, "")) + len(upstream.Frame(wstest.Close, goodbye)),
 			"from_client.frames":     len(up) + 1,
 			"from_upstream.frames":   len(down) + 1,
 			"from_client.messages":   4,
@@ -456,10 +457,8 @@ func TestRecord(t *testing.T) {
 			}
 		}
 		r.proxy.Close()
-		r.logs.mu.Lock()
-		defer r.logs.mu.Unlock()
-		if len(r.logs.records) != 1 {
-			t.Errorf("got records %v, want one", r.logs.records)
+		if all := r.logs.Records(); len(all) != 1 {
+			t.Errorf("got records %v, want one", all)
 		}
 	})
 }
@@ -507,29 +506,29 @@ func TestConnPanics(t *testing.T) {
 	t.Attr("case", "F47 F48")
 	type rigged struct {
 		*rig
-		client, upstream   *wire
+		client, upstream   *wstest.Wire
 		read, write, close atomic.Bool
 		cancel             context.CancelFunc
 	}
-	told := func(s *rigged) { s.client.wantClose(1011) }
-	maybe := func(s *rigged) { s.client.readFrame() }
+	told := func(s *rigged) { s.client.WantClose(1011) }
+	maybe := func(s *rigged) { s.client.ReadFrame() }
 	for name, test := range map[string]struct {
 		do     func(s *rigged)
 		ends   func(s *rigged)
 		reason string
 	}{
-		"reading": {func(s *rigged) { s.read.Store(true); s.upstream.sendText("x") }, func(s *rigged) { told(s); s.upstream.wantClose(1001) }, "panic"},
-		"writing": {func(s *rigged) { s.write.Store(true); s.client.sendText("x") }, told, "panic"},
-		"writing a Ping": {func(s *rigged) { s.write.Store(true); elapse(pingMost) }, func(s *rigged) {
-			if b, err := s.client.br.Peek(1); err == nil && b[0] == ping { // its own came first
-				s.client.readFrame()
+		"reading": {func(s *rigged) { s.read.Store(true); s.upstream.SendText("x") }, func(s *rigged) { told(s); s.upstream.WantClose(1001) }, "panic"},
+		"writing": {func(s *rigged) { s.write.Store(true); s.client.SendText("x") }, told, "panic"},
+		"writing a Ping": {func(s *rigged) { s.write.Store(true); wstest.Elapse(pingMost) }, func(s *rigged) {
+			if b, err := s.client.In.Peek(1); err == nil && b[0] == wstest.Ping { // its own came first
+				s.client.ReadFrame()
 			}
 			told(s)
 		}, "panic"},
 		"writing, while a Ping is": {func(s *rigged) {
 			s.write.Store(true)
-			elapse(pingLeast - time.Second)
-			flood(s.client, 10*memBuffer)
+			wstest.Elapse(pingLeast - time.Second)
+			flood(s.client, 10*wstest.MemBuffer)
 		}, told, "panic"},
 		"writing a Close": {func(s *rigged) { s.write.Store(true); s.client.Close() }, nil, "lost"},
 		// Here the client has its Close only if that came first.
@@ -546,16 +545,16 @@ func TestConnPanics(t *testing.T) {
 					}
 					s := new(rigged)
 					options := []wsproxy.Option{wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-						c, err := dialListener(ctx, s.back)
+						c, err := wstest.Dial(ctx, s.back)
 						return &brittle{c, &s.read, &s.write, &s.close}, err
 					})}
 					if detach {
 						options = append(options, wsproxy.WithDetach())
 					}
-					s.rig = newRig(t, memory, options...)
+					s.rig = newRig(t, wstest.Memory, options...)
 					ctx, cancel := context.WithCancel(t.Context())
 					s.cancel = cancel
-					s.front = listen(t, memory)
+					s.front = wstest.Listen(t, wstest.Memory)
 					s.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 						s.proxy.ServeHTTP(w, req.WithContext(ctx))
 					}))
@@ -566,9 +565,9 @@ func TestConnPanics(t *testing.T) {
 						test.ends(s)
 					}
 					s.wantReturned()
-					s.client.wantEnd()
-					s.upstream.wantEnd()
-					m := s.logs.wait(t, 0)
+					s.client.WantEnd()
+					s.upstream.WantEnd()
+					m := s.logs.Wait(t, 0)
 					if m["reason"] != test.reason {
 						t.Errorf("logged %v, want reason %q", m, test.reason)
 					}
@@ -587,22 +586,22 @@ func TestSessionAllocs(t *testing.T) {
 	if raceEnabled() {
 		t.Skip("the race detector has sync.Pool forget things")
 	}
-	for _, k := range []kind{memory, tcp, unix} {
+	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP, wstest.Unix} {
 		t.Run(string(k), func(t *testing.T) {
 			r := newRig(t, k)
 			client, upstream := r.open("", "")
 			for _, size := range []int{20, 3000, 100_000} {
-				up, down := []byte(client.frame(data, strings.Repeat("x", size))), []byte(upstream.frame(data, strings.Repeat("y", size)))
+				up, down := []byte(client.Frame(wstest.Binary, strings.Repeat("x", size))), []byte(upstream.Frame(wstest.Binary, strings.Repeat("y", size)))
 				got := make([]byte, len(up))
 				n := testing.AllocsPerRun(200, func() {
 					for _, way := range [...]struct {
-						from, to *wire
+						from, to *wstest.Wire
 						b        []byte
 					}{{client, upstream, up}, {upstream, client, down}} {
 						for b, g := way.b, got[:len(way.b)]; len(b) > 0; { // less at a time than any buffer holds
 							m := min(len(b), 10_000)
 							way.from.Write(b[:m])
-							if _, err := io.ReadFull(way.to.br, g[:m]); err != nil {
+							if _, err := io.ReadFull(way.to.In, g[:m]); err != nil {
 								t.Fatal(err)
 							}
 							b, g = b[m:], g[m:]
@@ -620,14 +619,14 @@ func TestSessionAllocs(t *testing.T) {
 // A connection of the user's own may return from Read with nothing.
 func TestEmptyReads(t *testing.T) {
 	var r *rig
-	r = newRig(t, tcp, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		c, err := dialListener(ctx, r.back)
+	r = newRig(t, wstest.TCP, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := wstest.Dial(ctx, r.back)
 		return &stuttering{Conn: c}, err
 	}))
 	client, upstream := r.open("", "")
 	for range 10 {
-		upstream.sendText("hello")
-		client.want(text, "hello")
+		upstream.SendText("hello")
+		client.Want(wstest.Text, "hello")
 	}
 }
 
@@ -661,7 +660,7 @@ func TestRestingStacks(t *testing.T) {
 		}
 		return
 	}
-	r := newRig(t, tcp, wsproxy.WithDetach())
+	r := newRig(t, wstest.TCP, wsproxy.WithDetach())
 	stacks := func() int {
 		runtime.GC() // frees the stacks of goroutines that have ended
 		var m runtime.MemStats
@@ -673,10 +672,10 @@ func TestRestingStacks(t *testing.T) {
 	for range sessions {
 		client, upstream := r.open("", "")
 		r.wantReturned()
-		client.sendText("up")
-		upstream.want(text, "up")
-		upstream.sendText("down")
-		client.want(text, "down")
+		client.SendText("up")
+		upstream.Want(wstest.Text, "up")
+		upstream.SendText("down")
+		client.Want(wstest.Text, "down")
 	}
 	if each := (stacks() - before) / sessions; each > 5<<10 {
 		t.Errorf("%d bytes of stack for each session, want 4096", each)
@@ -693,18 +692,18 @@ func raceEnabled() bool {
 func TestDroppedIsNotCounted(t *testing.T) {
 	t.Attr("case", "F50")
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithIdleTimeout(time.Minute), wsproxy.WithPing(0, 0))
+		r := newRig(t, wstest.Memory, wsproxy.WithIdleTimeout(time.Minute), wsproxy.WithPing(0, 0))
 		client, upstream := r.open("", "")
-		client.sendText("relayed")
-		upstream.want(text, "relayed")
-		client.wantClose(1001)
+		client.SendText("relayed")
+		upstream.Want(wstest.Text, "relayed")
+		client.WantClose(1001)
 		synctest.Wait() // the upstream is told, too
-		client.sendText("dropped")
-		client.sendClose(1001, "")
-		upstream.wantClose(1001)
-		upstream.wantEnd()
+		client.SendText("dropped")
+		client.SendClose(1001, "")
+		upstream.WantClose(1001)
+		upstream.WantEnd()
 		m := r.wantEnded("proxy", "idle")
-		if got, want := m["from_client.bytes"], uint64(len(client.frame(text, "relayed"))); got != want || m["from_client.frames"] != uint64(1) {
+		if got, want := m["from_client.bytes"], uint64(len(client.Frame(wstest.Text, "relayed"))); got != want || m["from_client.frames"] != uint64(1) {
 			t.Errorf("counted %v frames, %v bytes from the client, want 1, %v", m["from_client.frames"], got, want)
 		}
 	})
@@ -716,35 +715,35 @@ func TestPanicUnderRawRead(t *testing.T) {
 	t.Attr("case", "F48")
 	var write, never atomic.Bool
 	var r *rig
-	r = newRig(t, tcp, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		c, err := dialListener(ctx, r.back)
+	r = newRig(t, wstest.TCP, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := wstest.Dial(ctx, r.back)
 		return &brittle{c, &never, &write, &never}, err
 	}))
 	client, _ := r.open("", "")
 	write.Store(true)
-	client.sendText("x")
+	client.SendText("x")
 	r.wantReturned()
-	client.wantClose(1011)
-	client.wantEnd()
+	client.WantClose(1011)
+	client.WantEnd()
 }
 
 // An upstream that breaks the protocol and reads nothing can't hold the
 // session, not even over a connection without deadlines.
 func TestNoDeadlinesAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		near, far := newMemPair(1 << 10)
-		r := newRig(t, memory, wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
+		near, far := wstest.MemPair(1 << 10)
+		r := newRig(t, wstest.Memory, wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
 			return noDeadlines{near}, nil
 		}))
 		client := r.client()
-		client.send(handshakeRequest("/", ""))
-		upstream := newWire(t, far, false)
-		upstream.answer("")
-		client.readResponse()
-		client.send(client.frame(data, strings.Repeat("x", 1<<10-6-2))) // fills its buffer but for 2 bytes
+		client.Send(wstest.Request("/", ""))
+		upstream := wstest.NewWire(t, far, false)
+		upstream.Answer("")
+		client.ReadResponse()
+		client.Send(client.Frame(wstest.Binary, strings.Repeat("x", 1<<10-6-2))) // fills its buffer but for 2 bytes
 		synctest.Wait()
-		upstream.send("\x83\x00")
-		client.wantClose(1011)
+		upstream.Send("\x83\x00")
+		client.WantClose(1011)
 		r.wantReturned()
 	})
 }
@@ -753,19 +752,19 @@ func TestNoDeadlinesAtTheEnd(t *testing.T) {
 func TestWrappedTLSClose(t *testing.T) {
 	var closed atomic.Int32
 	var r *rig
-	r = newRig(t, tcp, wsproxy.WithCloseTimeout(time.Second), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		c, err := dialListener(ctx, r.back)
-		return countsClose{tls.Client(c, &tls.Config{RootCAs: testCA().pool, ServerName: "upstream.test"}), &closed}, err
+	r = newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(time.Second), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		c, err := wstest.Dial(ctx, r.back)
+		return countsClose{tls.Client(c, &tls.Config{RootCAs: wstest.CA().Pool(), ServerName: "upstream.test"}), &closed}, err
 	}))
 	client := r.client()
-	client.send(handshakeRequest("/", ""))
+	client.Send(wstest.Request("/", ""))
 	c, err := r.back.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	newWire(t, tls.Server(c, &tls.Config{Certificates: []tls.Certificate{testCA().cert}}), false).answer("")
-	client.readResponse()
-	client.reset()
+	wstest.NewWire(t, tls.Server(c, &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}}), false).Answer("")
+	client.ReadResponse()
+	client.Reset()
 	r.wantReturned()
 	if n := closed.Load(); n != 1 {
 		t.Errorf("Close was called %d times, want 1", n)
@@ -788,21 +787,21 @@ func TestSlowTail(t *testing.T) {
 	}
 	t.Parallel()
 	const timeout, size = time.Second, 1 << 20
-	r := newRig(t, tcp, wsproxy.WithCloseTimeout(timeout))
+	r := newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(timeout))
 	client, upstream := r.open("", "")
-	upstream.send(upstream.frame(data, strings.Repeat("x", size)))
-	upstream.sendClose(4000, "")
+	upstream.Send(upstream.Frame(wstest.Binary, strings.Repeat("x", size)))
+	upstream.SendClose(4000, "")
 	began := time.Now()
 	pace := time.NewTicker(10 * time.Millisecond)
 	defer pace.Stop()
-	slow := &wire{Conn: client.Conn, t: t, mask: true, br: bufio.NewReader(readerFunc(func(b []byte) (int, error) {
+	slow := &wstest.Wire{Conn: client.Conn, T: t, Client: true, In: bufio.NewReader(readerFunc(func(b []byte) (int, error) {
 		<-pace.C
 		// Pings that meet a closed connection have it reset.
-		client.Write([]byte(client.frame(ping, "")))
-		return client.br.Read(b[:min(len(b), 4<<10)])
+		client.Write([]byte(client.Frame(wstest.Ping, "")))
+		return client.In.Read(b[:min(len(b), 4<<10)])
 	}))}
-	slow.want(data, strings.Repeat("x", size))
-	slow.wantClose(4000)
+	slow.Want(wstest.Binary, strings.Repeat("x", size))
+	slow.WantClose(4000)
 	if d := time.Since(began); d < 2*timeout {
 		t.Errorf("it took %v only: not slow enough to show anything", d)
 	}
@@ -817,7 +816,7 @@ func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 func TestEndlessFrameIsCut(t *testing.T) {
 	t.Attr("case", "F39")
 	t.Parallel()
-	r := newRig(t, tcp, wsproxy.WithCloseTimeout(300*time.Millisecond))
+	r := newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(300*time.Millisecond))
 	client, upstream := r.open("", "")
 	go func() {
 		upstream.Write([]byte("\x82\x7f\x00\x00\x01\x00\x00\x00\x00\x00"))
@@ -843,7 +842,7 @@ func TestEndlessFrameIsCut(t *testing.T) {
 			}
 		}
 	}()
-	receive(t, begun)
+	wstest.Receive(t, begun)
 	began := time.Now()
 	if err := r.proxy.Shutdown(t.Context()); err != nil {
 		t.Error(err)
@@ -852,7 +851,7 @@ func TestEndlessFrameIsCut(t *testing.T) {
 		t.Errorf("Shutdown took %v, want about the close timeout of 300 ms", d)
 	}
 	client.Close()
-	receive(t, cut)
+	wstest.Receive(t, cut)
 }
 
 // F25: a reset that comes along with the last bytes is found when something is
@@ -861,20 +860,20 @@ func TestResetFoundByWriting(t *testing.T) {
 	t.Attr("case", "F25")
 	for _, side := range []string{"client", "upstream"} {
 		t.Run(side, func(t *testing.T) {
-			r := newRig(t, tcp, wsproxy.WithCloseTimeout(wireTimeout/2))
+			r := newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(wstest.Timeout/2))
 			for range 20 {
 				client, upstream := r.open("", "")
 				gone, stays, code := client, upstream, 1001
 				if side == "upstream" {
 					gone, stays, code = upstream, client, 1011
 				}
-				gone.sendText("last words")
-				gone.reset()
-				stays.want(text, "last words")
-				stays.sendText("an answer")
+				gone.SendText("last words")
+				gone.Reset()
+				stays.Want(wstest.Text, "last words")
+				stays.SendText("an answer")
 				begun := time.Now()
-				stays.wantClose(code)
-				if d := time.Since(begun); d > wireTimeout/4 {
+				stays.WantClose(code)
+				if d := time.Since(begun); d > wstest.Timeout/4 {
 					t.Fatalf("took %v", d)
 				}
 				stays.Close()

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A nameServer answers for one zone, over UDP, what it is told to.
@@ -142,7 +143,7 @@ func TestEachAddress(t *testing.T) {
 	t.Attr("case", "F18")
 	dns := new(nameServer)
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")})
-	logs := new(logs)
+	logs := new(wstest.Logs)
 	p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)),
 		wsproxy.WithSource(time.Millisecond, wsproxy.LookupHost(wsproxy.Member{Target: "http://chat.test/x", MaxSessions: 7, Weight: 2}, dns.resolver(t))))
 	if err != nil {
@@ -151,7 +152,7 @@ func TestEachAddress(t *testing.T) {
 	defer p.Close()
 	want := func(members string) {
 		t.Helper()
-		await(t, func() bool { return names(p) == members }, func() string { return fmt.Sprintf("got %s, want %s", names(p), members) })
+		wstest.Await(t, func() bool { return names(p) == members }, func() string { return fmt.Sprintf("got %s, want %s", names(p), members) })
 	}
 	want("chat.test/x#127.0.0.2:80 chat.test/x#127.0.0.3:80 chat.test/x#[::1]:80")
 	if m := p.Stats().Members[0]; m.MaxSessions != 7 || m.Weight != 2 {
@@ -160,7 +161,7 @@ func TestEachAddress(t *testing.T) {
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.9")})
 	want("chat.test/x#127.0.0.9:80") // after a few answers
 	dns.set(nil)
-	await(t, func() bool { return strings.Contains(logs.String(), "not renewed") }, func() string { return "no record of the failure" })
+	wstest.Await(t, func() bool { return strings.Contains(logs.String(), "not renewed") }, func() string { return "no record of the failure" })
 	want("chat.test/x#127.0.0.9:80")
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.1")})
 	want("chat.test/x#127.0.0.1:80")
@@ -207,7 +208,7 @@ func TestEachAddressMissing(t *testing.T) {
 							t.Errorf("the source has %v, %v, want %v", members, err, answer)
 						}
 					}
-					elapse(time.Minute)
+					wstest.Elapse(time.Minute)
 					synctest.Wait()
 				}
 				var want []string
@@ -242,7 +243,7 @@ func TestEachServerMissing(t *testing.T) {
 		}
 		want := func(members string) {
 			t.Helper()
-			elapse(time.Minute)
+			wstest.Elapse(time.Minute)
 			synctest.Wait()
 			if got := names(p); got != members {
 				t.Errorf("got %s, want %s", got, members)
@@ -265,16 +266,16 @@ func TestEachServerMissing(t *testing.T) {
 // A source that asks by HTTP may have a token in its URL, which net/http's errors
 // tell.
 func TestSourceErrors(t *testing.T) {
-	logs := new(logs)
+	logs := new(wstest.Logs)
 	p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Hour, func(context.Context) ([]wsproxy.Member, error) {
-		return nil, fmt.Errorf("consul: %w", &url.Error{Op: "Get", URL: "https://consul.test/?token=" + planted,
-			Err: fmt.Errorf("oauth2: %w", &url.Error{Op: "Post", URL: "https://idp.test/?secret=" + planted, Err: errors.New("refused")})})
+		return nil, fmt.Errorf("consul: %w", &url.Error{Op: "Get", URL: "https://consul.test/?token=" + wstest.Secret,
+			Err: fmt.Errorf("oauth2: %w", &url.Error{Op: "Post", URL: "https://idp.test/?secret=" + wstest.Secret, Err: errors.New("refused")})})
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Close()
-	if text := logs.String(); !strings.Contains(text, "Get: Post: refused") || strings.Contains(text, planted) {
+	if text := logs.String(); !strings.Contains(text, "Get: Post: refused") || strings.Contains(text, wstest.Secret) {
 		t.Errorf("logged %s", text)
 	}
 }
@@ -319,7 +320,7 @@ func TestSourceFails(t *testing.T) {
 				wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") }))...)
 		}
 		later := func() {
-			elapse(time.Second)
+			wstest.Elapse(time.Second)
 			synctest.Wait()
 		}
 		say([]wsproxy.Member{{Target: "ftp://x"}}, nil)
@@ -357,7 +358,7 @@ func TestSourceFails(t *testing.T) {
 		p.Close()
 		synctest.Wait()
 		before := calls.Load()
-		elapse(time.Minute)
+		wstest.Elapse(time.Minute)
 		if calls.Load() != before {
 			t.Error("the source is asked after Close")
 		}

@@ -3,17 +3,12 @@ package wsproxy_test
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
 	"log"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -27,27 +22,15 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // issueCert has the tests' authority sign a certificate with a key of its own.
 func issueCert(notBefore, notAfter time.Time, names []string, ips ...net.IP) tls.Certificate {
-	authority, err := x509.ParseCertificate(testCA().cert.Certificate[0])
-	if err != nil {
-		panic(err)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "leaf"}, NotBefore: notBefore, NotAfter: notAfter,
+	return wstest.CA().Sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "leaf"}, NotBefore: notBefore, NotAfter: notAfter,
 		DNSNames: names, IPAddresses: ips,
-	}, authority, &key.PublicKey, testCA().cert.PrivateKey)
-	if err != nil {
-		panic(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	})
 }
 
 // A71 to A75, F6: TLS with the upstream.
@@ -55,7 +38,7 @@ func TestUpstreamTLS(t *testing.T) {
 	t.Attr("case", "A71 A72 A73 A74 A75 A76 A79 F6")
 	const name = "upstream.test"
 	long, later := time.Unix(0, 0), time.Unix(1<<33, 0)
-	ours := &tls.Config{RootCAs: testCA().pool}
+	ours := &tls.Config{RootCAs: wstest.CA().Pool()}
 	for _, row := range []struct {
 		id, name, target string
 		client           *tls.Config
@@ -67,8 +50,8 @@ func TestUpstreamTLS(t *testing.T) {
 		{"A71", "right name", "https://" + name + ":9443", ours, &tls.Config{}, 101, "", name},
 		{"A71", "system's roots by default", "https://" + name, &tls.Config{}, &tls.Config{}, 502, "unknown authority", name},
 		{"A71", "the client's Host is no name for it", "https://other.test", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, []string{"front.test"})}}, 502, "wrong name", "other.test"},
-		{"A72", "ServerName given", "https://192.0.2.7", &tls.Config{RootCAs: testCA().pool, ServerName: name}, &tls.Config{}, 101, "", name},
-		{"A72", "ServerName given and wrong", "https://" + name, &tls.Config{RootCAs: testCA().pool, ServerName: "other.test"}, &tls.Config{}, 502, "wrong name", "other.test"},
+		{"A72", "ServerName given", "https://192.0.2.7", &tls.Config{RootCAs: wstest.CA().Pool(), ServerName: name}, &tls.Config{}, 101, "", name},
+		{"A72", "ServerName given and wrong", "https://" + name, &tls.Config{RootCAs: wstest.CA().Pool(), ServerName: "other.test"}, &tls.Config{}, 502, "wrong name", "other.test"},
 		{"A72", "address", "https://192.0.2.7", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, nil, net.IPv4(192, 0, 2, 7))}}, 101, "", ""},
 		{"A72", "IPv6 address", "wss://[2001:db8::7]:443", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, nil, net.ParseIP("2001:db8::7"))}}, 101, "", ""},
 		{"A72", "address not in the certificate", "https://192.0.2.7", ours, &tls.Config{}, 502, "wrong name", ""},
@@ -79,21 +62,21 @@ func TestUpstreamTLS(t *testing.T) {
 		{"A73", "verified by the user's own", "https://other.test", &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return nil }}, &tls.Config{}, 101, "", "other.test"},
 		{"A79", "IPv6 address with a zone", "wss://[fe80::7%25eth0]", ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, nil, net.ParseIP("fe80::7"))}}, 101, "", ""},
 		{"A79", "name with a NUL", "https://" + name, ours, &tls.Config{Certificates: []tls.Certificate{issueCert(long, later, []string{name + "\x00.evil.test"})}}, 502, "wrong name", name},
-		{"A74", "picks HTTP/1.1", "https://" + name, &tls.Config{RootCAs: testCA().pool, NextProtos: []string{"h2", "http/1.1"}}, &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, 101, "", name},
+		{"A74", "picks HTTP/1.1", "https://" + name, &tls.Config{RootCAs: wstest.CA().Pool(), NextProtos: []string{"h2", "http/1.1"}}, &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, 101, "", name},
 		{"A74", "only another protocol", "https://" + name, ours, &tls.Config{NextProtos: []string{"h3"}}, 502, "alert", name},
 		{"A74", "TLS 1.1", "https://" + name, ours, &tls.Config{MaxVersion: tls.VersionTLS11}, 502, "alert", name},
-		{"A76", "client certificate", "https://" + name, &tls.Config{RootCAs: testCA().pool, Certificates: []tls.Certificate{testCA().cert}}, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 101, "", name},
+		{"A76", "client certificate", "https://" + name, &tls.Config{RootCAs: wstest.CA().Pool(), Certificates: []tls.Certificate{wstest.Cert()}}, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 101, "", name},
 		{"A76", "no client certificate", "https://" + name, ours, &tls.Config{ClientAuth: tls.RequireAnyClientCert}, 502, "alert", name},
-		{"F14", "callback panics", "https://" + name, &tls.Config{RootCAs: testCA().pool, VerifyConnection: func(tls.ConnectionState) error { panic("callback") }}, &tls.Config{}, 500, "panic", name},
+		{"F14", "callback panics", "https://" + name, &tls.Config{RootCAs: wstest.CA().Pool(), VerifyConnection: func(tls.ConnectionState) error { panic("callback") }}, &tls.Config{}, 500, "panic", name},
 	} {
 		t.Run(row.id+" "+row.name, func(t *testing.T) {
-			r := newRigTo(t, tcp, row.target, wsproxy.WithTLSConfig(row.client), wsproxy.WithInsecureAnyOrigin())
+			r := newRigTo(t, wstest.TCP, row.target, wsproxy.WithTLSConfig(row.client), wsproxy.WithInsecureAnyOrigin())
 			c := r.client()
-			c.send(handshakeRequest("/", "") + secondRequest)
+			c.Send(wstest.Request("/", "") + secondRequest)
 			u := r.upstream()
 			hello := make(chan *tls.ClientHelloInfo, 1)
 			if row.server.Certificates == nil {
-				row.server.Certificates = []tls.Certificate{testCA().cert}
+				row.server.Certificates = []tls.Certificate{wstest.Cert()}
 			}
 			row.server.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { hello <- h; return nil, nil }
 			secure := tls.Server(u.Conn, row.server)
@@ -101,38 +84,38 @@ func TestUpstreamTLS(t *testing.T) {
 			go func() {
 				defer close(done)
 				if req, err := http.ReadRequest(bufio.NewReader(secure)); err == nil {
-					io.WriteString(secure, goodAnswer(req, ""))
+					io.WriteString(secure, wstest.AnswerTo(req, ""))
 				}
 			}()
 			if row.want == 101 {
-				if resp := c.readResponse(); resp.StatusCode != 101 {
+				if resp := c.ReadResponse(); resp.StatusCode != 101 {
 					t.Errorf("client: got %d, want 101", resp.StatusCode)
 				}
 			} else {
-				c.wantRefusal(row.want)
-				receive(t, done)
-				u.wantGone()
-				m := r.logs.wait(t, 0)
+				c.WantRefusal(row.want)
+				wstest.Receive(t, done)
+				u.WantGone()
+				m := r.logs.Wait(t, 0)
 				// A certificate that is asked for in TLS 1.3 is missed after the handshake.
 				if m["op"] != "tls" && row.name != "no client certificate" || m["kind"] != row.kind {
 					t.Errorf("logged %v, want an error of TLS: %s", m, row.kind)
 				}
 			}
-			h := receive(t, hello)
+			h := wstest.Receive(t, hello)
 			if h.ServerName != row.sni || !slices.Equal(h.SupportedProtos, []string{"http/1.1"}) {
 				t.Errorf("upstream: got SNI %q and ALPN %q, want %q and http/1.1 alone", h.ServerName, h.SupportedProtos, row.sni)
 			}
 		})
 	}
 	t.Run("A75 plain text before the handshake", func(t *testing.T) {
-		r := newRigTo(t, tcp, "https://upstream.test")
+		r := newRigTo(t, wstest.TCP, "https://upstream.test")
 		c := r.client()
-		c.send(handshakeRequest("/", "") + secondRequest)
+		c.Send(wstest.Request("/", "") + secondRequest)
 		u := r.upstream()
-		u.send("HTTP/1.1 101 Switching Protocols\r\n\r\n")
-		c.wantRefusal(502)
-		u.wantGone()
-		if m := r.logs.wait(t, 0); m["kind"] != "not TLS" {
+		u.Send("HTTP/1.1 101 Switching Protocols\r\n\r\n")
+		c.WantRefusal(502)
+		u.WantGone()
+		if m := r.logs.Wait(t, 0); m["kind"] != "not TLS" {
 			t.Errorf("logged %v, want kind not TLS", m)
 		}
 	})
@@ -140,15 +123,15 @@ func TestUpstreamTLS(t *testing.T) {
 
 // The configuration that was given is cloned: changing it later changes nothing.
 func TestTLSConfigCloned(t *testing.T) {
-	config := &tls.Config{RootCAs: testCA().pool, ServerName: "upstream.test"}
-	r := newRig(t, tlsTCP, wsproxy.WithTLSConfig(config))
+	config := &tls.Config{RootCAs: wstest.CA().Pool(), ServerName: "upstream.test"}
+	r := newRig(t, wstest.TLS, wsproxy.WithTLSConfig(config))
 	config.ServerName, config.RootCAs = "other.test", nil
 	r.open("", "")
 }
 
 // Any certificate is taken only where the option's name says so.
 func TestInsecureSkipVerify(t *testing.T) {
-	r := newRigTo(t, tlsTCP, "https://other.test", wsproxy.WithInsecureSkipVerify(), wsproxy.WithInsecureAnyOrigin())
+	r := newRigTo(t, wstest.TLS, "https://other.test", wsproxy.WithInsecureSkipVerify(), wsproxy.WithInsecureAnyOrigin())
 	r.open("", "")
 }
 
@@ -159,24 +142,24 @@ func TestTLSOverUnixSocket(t *testing.T) {
 		target string
 		want   int
 	}{{"https://upstream.test", 101}, {"https://other.test", 502}} {
-		r := newRigTo(t, tcp, row.target, wsproxy.WithInsecureAnyOrigin())
+		r := newRigTo(t, wstest.TCP, row.target, wsproxy.WithInsecureAnyOrigin())
 		r.back.Close()
-		r.back = listen(t, unix)
+		r.back = wstest.Listen(t, wstest.Unix)
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
+		c.Send(wstest.Request("/", ""))
 		conn, err := r.back.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := newWire(t, tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{testCA().cert}}), false)
+		u := wstest.NewWire(t, tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}}), false)
 		if row.want == 101 {
-			u.answer("")
-			if resp := c.readResponse(); resp.StatusCode != 101 {
+			u.Answer("")
+			if resp := c.ReadResponse(); resp.StatusCode != 101 {
 				t.Fatalf("client: got %d, want 101", resp.StatusCode)
 			}
 		} else {
-			u.wantGone()
-			c.wantRefusal(502)
+			u.WantGone()
+			c.WantRefusal(502)
 		}
 	}
 }
@@ -186,30 +169,30 @@ func TestTLSOverUnixSocket(t *testing.T) {
 func TestResumption(t *testing.T) {
 	t.Attr("case", "A77")
 	shared := tls.NewLRUClientSessionCache(10)
-	trusting := &tls.Config{RootCAs: testCA().pool, ClientSessionCache: shared}
-	server := &tls.Config{Certificates: []tls.Certificate{testCA().cert}}
+	trusting := &tls.Config{RootCAs: wstest.CA().Pool(), ClientSessionCache: shared}
+	server := &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}}
 	open := func(r *rig) (resumed bool) {
 		t.Helper()
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
+		c.Send(wstest.Request("/", ""))
 		conn, err := r.back.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
 		secure := tls.Server(conn, server)
-		u := newWire(t, secure, false)
-		u.answer("")
-		c.readResponse()
-		u.sendClose(1000, "") // the session is kept when something is read
-		c.wantClose(1000)
-		c.sendClose(1000, "")
-		u.wantClose(1000)
+		u := wstest.NewWire(t, secure, false)
+		u.Answer("")
+		c.ReadResponse()
+		u.SendClose(1000, "") // the session is kept when something is read
+		c.WantClose(1000)
+		c.SendClose(1000, "")
+		u.WantClose(1000)
 		u.Close()
 		r.wantReturned()
 		return secure.ConnectionState().DidResume
 	}
 	proxy := func(target string, config *tls.Config) *rig {
-		return newRigTo(t, tcp, target, wsproxy.WithTLSConfig(config), wsproxy.WithInsecureAnyOrigin())
+		return newRigTo(t, wstest.TCP, target, wsproxy.WithTLSConfig(config), wsproxy.WithInsecureAnyOrigin())
 	}
 	a := proxy("https://upstream.test", trusting)
 	if open(a) {
@@ -221,12 +204,12 @@ func TestResumption(t *testing.T) {
 	if open(proxy("https://upstream.test", trusting)) {
 		t.Error("a session is resumed in another proxy")
 	}
-	withCert := proxy("https://upstream.test", &tls.Config{RootCAs: testCA().pool, Certificates: []tls.Certificate{testCA().cert}})
+	withCert := proxy("https://upstream.test", &tls.Config{RootCAs: wstest.CA().Pool(), Certificates: []tls.Certificate{wstest.Cert()}})
 	open(withCert)
 	if open(withCert) {
 		t.Error("a session is resumed that has a client certificate")
 	}
-	picky := proxy("https://upstream.test", &tls.Config{RootCAs: testCA().pool, VerifyPeerCertificate: func([][]byte, [][]*x509.Certificate) error { return nil }})
+	picky := proxy("https://upstream.test", &tls.Config{RootCAs: wstest.CA().Pool(), VerifyPeerCertificate: func([][]byte, [][]*x509.Certificate) error { return nil }})
 	open(picky)
 	if open(picky) {
 		t.Error("a session is resumed past VerifyPeerCertificate")
@@ -236,17 +219,14 @@ func TestResumption(t *testing.T) {
 // writeCert replaces a certificate's files.
 func writeCert(t *testing.T, files wsproxy.CertificateFiles, cert tls.Certificate) {
 	t.Helper()
-	writeFile(t, files.Cert, "CERTIFICATE", cert.Certificate[0])
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, files.Key, "PRIVATE KEY", key)
+	chain, key := wstest.PEM(cert)
+	writeFile(t, files.Cert, chain)
+	writeFile(t, files.Key, key)
 }
 
-func writeFile(t *testing.T, path, kind string, der []byte) {
+func writeFile(t *testing.T, path string, data []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -269,12 +249,12 @@ func TestCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		logs := new(logs)
+		logs := new(wstest.Logs)
 		certs.Logger = slog.New(logs)
 		// served is what a client gets that asks for name.
 		served := func(name string) []byte {
 			t.Helper()
-			x, y := newMemPair(memBuffer)
+			x, y := wstest.MemPair(wstest.MemBuffer)
 			server := tls.Server(x, &tls.Config{GetCertificate: certs.GetCertificate})
 			go server.Handshake()
 			client := tls.Client(y, &tls.Config{ServerName: name, InsecureSkipVerify: true})
@@ -289,11 +269,7 @@ func TestCertificates(t *testing.T) {
 				t.Errorf("a client that asks for %q gets another certificate", name)
 			}
 		}
-		records := func() int {
-			logs.mu.Lock()
-			defer logs.mu.Unlock()
-			return len(logs.records)
-		}
+		records := func() int { return len(logs.Records()) }
 		want("a.test", certA)
 		want("b.test", certB)
 		want("x.B.test", certB)
@@ -303,33 +279,34 @@ func TestCertificates(t *testing.T) {
 		// Replaced: noticed by the first handshake that comes 10 s later.
 		newA := issue("a.test")
 		writeCert(t, a, newA)
-		elapse(9 * time.Second)
+		wstest.Elapse(9 * time.Second)
 		want("a.test", certA)
-		elapse(time.Second)
+		wstest.Elapse(time.Second)
 		want("a.test", newA)
 		want("b.test", certB)
-		if m := logs.wait(t, 0); m["msg"] != "wsproxy: certificate replaced" || m["cert"] != a.Cert {
+		if m := logs.Wait(t, 0); m["msg"] != "wsproxy: certificate replaced" || m["cert"] != a.Cert {
 			t.Errorf("logged %v, want that %s was replaced", m, a.Cert)
 		}
 
 		// Half replaced: what is there stays, is told of once, and the other
 		// one is replaced all the same.
 		third, newB := issue("a.test"), issue("b.test")
-		writeFile(t, a.Cert, "CERTIFICATE", third.Certificate[0])
+		chain, _ := wstest.PEM(third)
+		writeFile(t, a.Cert, chain)
 		writeCert(t, b, newB)
 		for range 3 {
-			elapse(10 * time.Second)
+			wstest.Elapse(10 * time.Second)
 			want("a.test", newA)
 			want("b.test", newB)
 		}
-		if m := logs.wait(t, 1); m["msg"] != "wsproxy: certificate not replaced" || m["level"] != slog.LevelError || m["cert"] != a.Cert {
+		if m := logs.Wait(t, 1); m["msg"] != "wsproxy: certificate not replaced" || m["level"] != slog.LevelError || m["cert"] != a.Cert {
 			t.Errorf("logged %v, want that %s was not replaced", m, a.Cert)
 		}
 		if n := records(); n != 3 {
-			t.Errorf("got %d records, want 3: %s", n, &logs.text)
+			t.Errorf("got %d records, want 3: %s", n, logs)
 		}
 		writeCert(t, a, third)
-		elapse(10 * time.Second)
+		wstest.Elapse(10 * time.Second)
 		want("a.test", third)
 
 		// Reload tells the caller, at once.
@@ -358,8 +335,8 @@ func TestLoadCertificatesMistakes(t *testing.T) {
 	}
 	dir := t.TempDir()
 	good, bad := certFiles(dir, "good"), certFiles(dir, "bad")
-	writeCert(t, good, testCA().cert)
-	writeCert(t, bad, testCA().cert)
+	writeCert(t, good, wstest.Cert())
+	writeCert(t, bad, wstest.Cert())
 	os.WriteFile(bad.Key, []byte("secret"), 0o600)
 	_, err := wsproxy.LoadCertificates(good, bad, certFiles(dir, "missing"))
 	if err == nil || !strings.Contains(err.Error(), bad.Key) || !strings.Contains(err.Error(), "missing.pem") ||
@@ -383,8 +360,8 @@ func TestReplaceUnderSessions(t *testing.T) {
 	}
 	certs.Logger = slog.New(slog.DiscardHandler)
 
-	r := &rig{t: t, kind: tcp, logs: new(logs), returned: make(chan struct{}, 1000)}
-	r.front, r.back = listen(t, tcp), listen(t, tcp)
+	r := &rig{t: t, kind: wstest.TCP, logs: new(wstest.Logs), returned: make(chan struct{}, 1000)}
+	r.front, r.back = wstest.Listen(t, wstest.TCP), wstest.Listen(t, wstest.TCP)
 	r.proxy, err = wsproxy.New("http://"+r.back.Addr().String(), wsproxy.WithLogger(slog.New(r.logs)))
 	if err != nil {
 		t.Fatal(err)
@@ -398,31 +375,31 @@ func TestReplaceUnderSessions(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		io.WriteString(conn, goodAnswer(req, ""))
-		u := &wire{Conn: conn, t: t, br: brw.Reader}
+		io.WriteString(conn, wstest.AnswerTo(req, ""))
+		u := &wstest.Wire{Conn: conn, T: t, In: brw.Reader}
 		for {
-			f, err := u.readFrame()
+			f, err := u.ReadFrame()
 			if err != nil {
 				return
 			}
-			io.WriteString(conn, u.frame(f.first, f.payload))
+			io.WriteString(conn, u.Frame(f.First, f.Payload))
 		}
 	}))
-	open := func() (*wire, []byte) {
-		conn, err := dialListener(t.Context(), r.front)
+	open := func() (*wstest.Wire, []byte) {
+		conn, err := wstest.Dial(t.Context(), r.front)
 		if err != nil {
 			t.Fatal(err)
 		}
-		secure := tls.Client(conn, &tls.Config{RootCAs: testCA().pool, ServerName: "front.test"})
-		c := newWire(t, secure, true)
-		c.send(handshakeRequest("/", ""))
-		if resp := c.readResponse(); resp.StatusCode != 101 {
+		secure := tls.Client(conn, &tls.Config{RootCAs: wstest.CA().Pool(), ServerName: "front.test"})
+		c := wstest.NewWire(t, secure, true)
+		c.Send(wstest.Request("/", ""))
+		if resp := c.ReadResponse(); resp.StatusCode != 101 {
 			t.Fatalf("client was answered %d, want 101", resp.StatusCode)
 		}
 		return c, secure.ConnectionState().PeerCertificates[0].Raw
 	}
 	const sessions = 200
-	clients := make([]*wire, sessions)
+	clients := make([]*wstest.Wire, sessions)
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
 	for i := range clients {
@@ -432,9 +409,9 @@ func TestReplaceUnderSessions(t *testing.T) {
 		busy.Go(func() { // each talks all the while
 			for n := 0; ; n++ {
 				message := strings.Repeat("x", i+n%10)
-				c.sendText(message)
-				if f, err := c.readFrame(); err != nil || f.payload != message {
-					t.Errorf("session %d: got %.20q, %v, want its message back", i, f.payload, err)
+				c.SendText(message)
+				if f, err := c.ReadFrame(); err != nil || f.Payload != message {
+					t.Errorf("session %d: got %.20q, %v, want its message back", i, f.Payload, err)
 					return
 				}
 				select {
@@ -457,16 +434,14 @@ func TestReplaceUnderSessions(t *testing.T) {
 	}
 	close(stop)
 	busy.Wait()
-	r.logs.mu.Lock()
-	defer r.logs.mu.Unlock()
-	if len(r.logs.records) > 0 {
-		t.Errorf("sessions ended: %s", &r.logs.text)
+	if len(r.logs.Records()) > 0 {
+		t.Errorf("sessions ended: %s", r.logs)
 	}
 }
 
 // hangingUp is an upstream that closes what comes.
 func hangingUp(t *testing.T) string {
-	ln := listen(t, tcp)
+	ln := wstest.Listen(t, wstest.TCP)
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -482,7 +457,7 @@ func hangingUp(t *testing.T) string {
 
 // What is wrong on the way to the upstream is told in a word, too.
 func TestErrorKinds(t *testing.T) {
-	closed := listen(t, tcp)
+	closed := wstest.Listen(t, wstest.TCP)
 	closed.Close()
 	for _, row := range []struct {
 		target, want string
@@ -494,11 +469,11 @@ func TestErrorKinds(t *testing.T) {
 		{"http://" + hangingUp(t), "closed", nil},
 		{"http://upstream.test", "panic", []wsproxy.Option{wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { panic("x") })}},
 	} {
-		r := newRigTo(t, tcp, row.target, append([]wsproxy.Option{wsproxy.WithDialContext(new(net.Dialer).DialContext)}, row.options...)...)
+		r := newRigTo(t, wstest.TCP, row.target, append([]wsproxy.Option{wsproxy.WithDialContext(new(net.Dialer).DialContext)}, row.options...)...)
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
-		c.readResponse()
-		if m := r.logs.wait(t, 0); m["kind"] != row.want {
+		c.Send(wstest.Request("/", ""))
+		c.ReadResponse()
+		if m := r.logs.Wait(t, 0); m["kind"] != row.want {
 			t.Errorf("%s: logged %v, want kind %q", row.target, m, row.want)
 		}
 	}
@@ -533,7 +508,7 @@ func TestKindsCounted(t *testing.T) {
 // A logger may call back: nothing is locked while it is called.
 func TestCertificatesLoggerCallsBack(t *testing.T) {
 	files := certFiles(t.TempDir(), "cert")
-	writeCert(t, files, testCA().cert)
+	writeCert(t, files, wstest.Cert())
 	c, err := wsproxy.LoadCertificates(files)
 	if err != nil {
 		t.Fatal(err)
@@ -547,7 +522,7 @@ func TestCertificatesLoggerCallsBack(t *testing.T) {
 		if err == nil {
 			t.Error("a key that is broken is none for Reload in the logger")
 		}
-	case <-time.After(wireTimeout):
+	case <-time.After(wstest.Timeout):
 		t.Fatal("Reload in the logger doesn't return")
 	}
 }

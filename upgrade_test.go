@@ -25,6 +25,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // The client's handshake: what is refused and how, what is let through, and
@@ -47,52 +48,17 @@ func (r *rig) on(t *testing.T) *rig {
 
 // edited is the plain handshake with pieces replaced: old, new, old, new …
 func edited(edits ...string) string {
-	return strings.NewReplacer(edits...).Replace(handshakeRequest("/", ""))
+	return strings.NewReplacer(edits...).Replace(wstest.Request("/", ""))
 }
 
 // withLines is the plain handshake with further header lines.
 func withLines(lines ...string) string {
-	return handshakeRequest("/", strings.Join(lines, "\r\n")+"\r\n")
+	return wstest.Request("/", strings.Join(lines, "\r\n")+"\r\n")
 }
 
 // secondRequest is what follows on a connection that must be closed: as a
 // request of its own it would be answered.
 const secondRequest = "GET /second HTTP/1.1\r\nHost: front.test\r\n\r\n"
-
-// wantRefusal reads a refusal as it is on the wire, up to the end of the
-// connection, and wants the header fields that go with its status.
-func (w *wire) wantRefusal(status int) (head, body string) {
-	w.t.Helper()
-	head = w.readHead()
-	if _, rest, _ := strings.Cut(head, " "); !strings.HasPrefix(rest, fmt.Sprint(status, " ")) {
-		w.t.Errorf("client: got %q, want %d", head, status)
-		w.SetDeadline(time.Now().Add(time.Second)) // it may be a session by now
-		defer w.Close()
-	}
-	lines := []string{"Connection: close"}
-	switch status {
-	case 405:
-		lines = append(lines, "Allow: GET")
-	case 426:
-		lines = append(lines, "Connection: Upgrade", "Upgrade: websocket", "Sec-Websocket-Version: 13")
-	case 503:
-		lines = append(lines, "Retry-After: 5")
-	}
-	for _, line := range lines {
-		if strings.Count(strings.ToLower(head), "\r\n"+strings.ToLower(line)+"\r\n") != 1 {
-			w.t.Errorf("client: got %q, want the line %q once", head, line)
-		}
-	}
-	b, err := io.ReadAll(w.br)
-	if err != nil {
-		w.t.Errorf("client: got %v behind the refusal, want the end", err)
-	}
-	body = string(b)
-	if strings.Contains(body, "HTTP/1.") {
-		w.t.Errorf("client: got a second answer %q, want the connection closed", body)
-	}
-	return head, body
-}
 
 // countsFields says whether net/http limits the number of fields itself, to 500
 // unless the server says otherwise: it does since Go 1.27.
@@ -104,7 +70,7 @@ var countsFields = slices.Contains(build.Default.ReleaseTags, "go1.27")
 func TestRefuse(t *testing.T) {
 	t.Attr("case", "A1 A13 A14 A15 A16 A17 A18 A22 A23 A34 A37 A38 A62 C3 C9")
 	const (
-		key      = "Sec-WebSocket-Key: " + testKey
+		key      = "Sec-WebSocket-Key: " + wstest.Key
 		version  = "Sec-WebSocket-Version: 13"
 		connLine = "Connection: Upgrade"
 		upLine   = "Upgrade: websocket"
@@ -135,13 +101,13 @@ func TestRefuse(t *testing.T) {
 		{"A16", "HTTP/1.0", edited("HTTP/1.1", "HTTP/1.0"), 400, false},
 		{"A17", "key absent", edited(key+"\r\n", ""), 400, false},
 		{"A17", "key empty", edited(key, "Sec-WebSocket-Key:"), 400, false},
-		{"A17", "key of 15 bytes", edited(testKey, "dGhlIHNhbXBsZSBub25j"), 400, false},
-		{"A17", "key of 17 bytes", edited(testKey, "dGhlIHNhbXBsZSBub25jZWU="), 400, false},
-		{"A17", "key not base64", edited(testKey, "dGhlIHNhbXBsZSBub25j!Q=="), 400, false},
-		{"A17", "key unpadded", edited(testKey, "dGhlIHNhbXBsZSBub25jZQ"), 400, false},
+		{"A17", "key of 15 bytes", edited(wstest.Key, "dGhlIHNhbXBsZSBub25j"), 400, false},
+		{"A17", "key of 17 bytes", edited(wstest.Key, "dGhlIHNhbXBsZSBub25jZWU="), 400, false},
+		{"A17", "key not base64", edited(wstest.Key, "dGhlIHNhbXBsZSBub25j!Q=="), 400, false},
+		{"A17", "key unpadded", edited(wstest.Key, "dGhlIHNhbXBsZSBub25jZQ"), 400, false},
 		{"A38", "two keys", edited(key, key+"\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC=="), 400, false},
 		{"A38", "two Origins", withLines("Origin: http://front.test", "Origin: http://evil.test"), 400, false},
-		{"A17", "key list", edited(testKey, testKey+", "+testKey), 400, false},
+		{"A17", "key list", edited(wstest.Key, wstest.Key+", "+wstest.Key), 400, false},
 		{"A38", "two spellings of an Origin", withLines("Origin: http://front.test", "Origin: http://front.test/"), 400, false},
 		{"A22", "Connection: not-upgrade", edited(connLine, "Connection: not-upgrade"), 426, false},
 		{"A22", "Connection: upgrade;x", edited(connLine, "Connection: upgrade;x"), 426, false},
@@ -174,7 +140,7 @@ func TestRefuse(t *testing.T) {
 		{"A62", "many small fields", withLines(strings.Repeat("A: \r\n", 14_000) + "A: "), 431, countsFields},
 		{"A62", "request target over 64 KiB", edited("GET /", "GET /"+strings.Repeat("a", 65_536)), 431, false},
 	}
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		var dials atomic.Int32
 		r := newRig(t, k, noDial(&dials))
 		for _, row := range rows {
@@ -185,13 +151,13 @@ func TestRefuse(t *testing.T) {
 					// net/http has answers of its own; ours only isn't among them.
 					// It need not have read all of the request.
 					go io.WriteString(c, row.request+secondRequest)
-					if head := c.readHead(); !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", row.status)) {
+					if head := c.ReadHead(); !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", row.status)) {
 						t.Errorf("got %q, want %d", head, row.status)
 					}
 					return
 				}
-				c.sendLater(row.request + secondRequest)
-				_, body := c.wantRefusal(row.status)
+				c.SendLater(row.request + secondRequest)
+				_, body := c.WantRefusal(row.status)
 				// What was wrong with the handshake the client may know.
 				if !strings.HasPrefix(body, "bad handshake: ") && !strings.Contains(row.request, "HEAD") {
 					t.Errorf("got body %q, want it to say what was wrong", body)
@@ -237,20 +203,20 @@ func TestAccept(t *testing.T) {
 		{"A37", "folded", withLines("X-A: a\r\n b"), "", ""},
 		{"A62", "header just under 64 KiB", withLines("X-A: " + strings.Repeat("a", 65_000)), "", ""},
 	}
-	eachKind(t, func(t *testing.T, k kind) {
+	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		var addresses sync.Map
 		var r *rig
 		r = newRig(t, k, wsproxy.WithDialContext(func(ctx context.Context, network, address string) (net.Conn, error) {
 			addresses.Store(network+" "+address, true)
-			return dialListener(ctx, r.back)
+			return wstest.Dial(ctx, r.back)
 		}))
 		for _, row := range rows {
 			t.Run(row.id+" "+row.name, func(t *testing.T) {
 				r := r.on(t)
 				client := r.client()
-				client.sendLater(row.request)
+				client.SendLater(row.request)
 				upstream := r.upstream()
-				head := upstream.readHead()
+				head := upstream.ReadHead()
 				wantCleanHead(t, head)
 				line, rest, _ := strings.Cut(head, "\r\n")
 				if want := row.line; want != "" && line != want || want == "" && line != "GET / HTTP/1.1" {
@@ -263,10 +229,10 @@ func TestAccept(t *testing.T) {
 				if !strings.HasPrefix(rest, "Host: "+host+"\r\n") {
 					t.Errorf("upstream: got %.50q, want Host %q", rest, host)
 				}
-				upstream.send(answerTo(head, ""))
+				upstream.Send(answerTo(head, ""))
 				const want = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-					"Sec-WebSocket-Accept: " + testAccept + "\r\n\r\n"
-				if got := client.readHead(); got != want {
+					"Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\n\r\n"
+				if got := client.ReadHead(); got != want {
 					t.Errorf("client: got\n%s\nwant\n%s", got, want)
 				}
 				client.Close()
@@ -293,7 +259,7 @@ func answerTo(head, lines string) string {
 		key = m[1]
 	}
 	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: " + acceptFor(key) + "\r\n" + lines + "\r\n"
+		"Sec-WebSocket-Accept: " + wstest.AcceptKey(key) + "\r\n" + lines + "\r\n"
 }
 
 // wantCleanHead wants of a request to the upstream what must hold whatever the
@@ -320,7 +286,7 @@ func wantCleanHead(t *testing.T, head string) {
 				t.Errorf("upstream: got %q, want %q", line, want)
 			}
 		case "sec-websocket-key":
-			if !keyLine.MatchString(line+"\r") || value == testKey {
+			if !keyLine.MatchString(line+"\r") || value == wstest.Key {
 				t.Errorf("upstream: got %q, want a key of the proxy's own", line)
 			}
 		case "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
@@ -361,14 +327,14 @@ func TestAnswer101(t *testing.T) {
 		{"A24", "hop-by-hop", "Connection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n" +
 			"Proxy-Connection: keep-alive\r\nAlt-Svc: h3=\":443\"\r\nTE: trailers\r\nTrailer: X\r\nX-End: 1\r\n", "X-End: 1\r\n"},
 	}
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	for _, row := range rows {
 		t.Run(row.id+" "+row.name, func(t *testing.T) {
 			r := r.on(t)
 			client := r.client()
-			client.send(handshakeRequest("/", offer))
+			client.Send(wstest.Request("/", offer))
 			upstream := r.upstream()
-			head := upstream.readHead()
+			head := upstream.ReadHead()
 			// C5: the offer goes on, in its order and with its parameters.
 			for _, line := range []string{"Sec-WebSocket-Protocol: chat, superchat, v2\r\n",
 				"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a; b=\"c\", permessage-deflate\r\n"} {
@@ -376,10 +342,10 @@ func TestAnswer101(t *testing.T) {
 					t.Errorf("upstream: got\n%s\nwant %q in it", head, line)
 				}
 			}
-			upstream.send(answerTo(head, row.answer))
+			upstream.Send(answerTo(head, row.answer))
 			want := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-				"Sec-WebSocket-Accept: " + testAccept + "\r\n" + row.want + "\r\n"
-			if got := client.readHead(); got != want {
+				"Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\n" + row.want + "\r\n"
+			if got := client.ReadHead(); got != want {
 				t.Errorf("client: got\n%s\nwant\n%s", got, want)
 			}
 			client.Close()
@@ -392,8 +358,8 @@ func TestAnswer101(t *testing.T) {
 // What middleware has set in the ResponseWriter is in the 101, too, but can't
 // spoil the handshake.
 func TestAnswer101Middleware(t *testing.T) {
-	r := newRig(t, tcp)
-	front := listen(t, tcp)
+	r := newRig(t, wstest.TCP)
+	front := wstest.Listen(t, wstest.TCP)
 	go http.Serve(front, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		for _, name := range []string{"X-Request-Id", "Content-Length", "Transfer-Encoding", "Sec-Websocket-Accept", "Sec-Websocket-Protocol"} {
 			w.Header().Set(name, "7")
@@ -402,12 +368,12 @@ func TestAnswer101Middleware(t *testing.T) {
 	}))
 	r.front = front
 	client := r.client()
-	client.send(handshakeRequest("/", ""))
+	client.Send(wstest.Request("/", ""))
 	upstream := r.upstream()
-	upstream.answer("")
+	upstream.Answer("")
 	const want = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: " + testAccept + "\r\nX-Request-Id: 7\r\n\r\n"
-	if got := client.readHead(); got != want {
+		"Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\nX-Request-Id: 7\r\n\r\n"
+	if got := client.ReadHead(); got != want {
 		t.Errorf("client: got\n%s\nwant\n%s", got, want)
 	}
 }
@@ -421,12 +387,12 @@ func TestOrigin(t *testing.T) {
 	}
 	groups := []struct {
 		name    string
-		kind    kind
+		kind    wstest.Kind
 		request string
 		options []wsproxy.Option
 		rows    []row
 	}{
-		{"same origin", tcp, "Host: front.test", nil, []row{
+		{"same origin", wstest.TCP, "Host: front.test", nil, []row{
 			{"A39", "-", 502},
 			{"A39", "http://front.test", 502},
 			{"A39", "http://evil.test", 403},
@@ -474,17 +440,17 @@ func TestOrigin(t *testing.T) {
 			{"A40", "http://front.test http://evil.test", 403},
 			{"A40", "file://", 403},
 		}},
-		{"TLS", tlsTCP, "Host: front.test", nil, []row{
+		{"TLS", wstest.TLS, "Host: front.test", nil, []row{
 			{"A40", "https://front.test", 502},
 			{"A40", "https://front.test:443", 502},
 			{"A40", "http://front.test", 403},
 			{"A40", "http://front.test:443", 403},
 		}},
-		{"port in Host", tcp, "Host: front.test:8080", nil, []row{
+		{"port in Host", wstest.TCP, "Host: front.test:8080", nil, []row{
 			{"A40", "http://front.test:8080", 502},
 			{"A40", "http://front.test", 403},
 		}},
-		{"patterns", tcp, "Host: front.test", []wsproxy.Option{wsproxy.WithOrigins(
+		{"patterns", wstest.TCP, "Host: front.test", []wsproxy.Option{wsproxy.WithOrigins(
 			"https://app.example.com", "*.any.example", "https://*.deep.example:8443", "chrome-extension://abc")}, []row{
 			{"A39", "http://front.test", 502},
 			{"A39", "https://app.example.com", 502},
@@ -505,14 +471,14 @@ func TestOrigin(t *testing.T) {
 			{"A39", "chrome-extension://abc", 502},
 			{"A40", "chrome-extension://abd", 403},
 		}},
-		{"IPv6", tcp, "Host: [::1]:8080", nil, []row{
+		{"IPv6", wstest.TCP, "Host: [::1]:8080", nil, []row{
 			{"A40", "http://[::1]:8080", 502},
 			{"A40", "http://[0:0:0:0:0:0:0:1]:8080", 502},
 			{"A40", "http://[::2]:8080", 403},
 			{"A40", "http://::1:8080", 403},
 			{"A40", "http://[::1", 403},
 		}},
-		{"literals and wildcards", tcp, "Host: front.test", []wsproxy.Option{wsproxy.WithOrigins(
+		{"literals and wildcards", wstest.TCP, "Host: front.test", []wsproxy.Option{wsproxy.WithOrigins(
 			"null", "file://", "moz-extension://*", "http://localhost:*", "https://b\u00fccher.example", "*.M\u00fcnchen.example:*", "[::1]", "HTTPS://Slash.Test:443/")}, []row{
 			{"A39", "null", 502},
 			{"A39", "file://", 502},
@@ -542,42 +508,42 @@ func TestOrigin(t *testing.T) {
 			{"A40", "http://slash.test", 403},
 		}},
 		// A40: behind a trusted proxy that ends TLS, its word counts; else not.
-		{"trusted", tcp, "Host: front.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test",
+		{"trusted", wstest.TCP, "Host: front.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test",
 			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
 				{"A40", "https://www.test", 502},
 				{"A40", "http://www.test", 403},
 				{"A40", "https://front.test", 403},
 			}},
-		{"trusted, wss", tcp, "Host: www.test:8443\r\nX-Forwarded-Proto: WSS",
+		{"trusted, wss", wstest.TCP, "Host: www.test:8443\r\nX-Forwarded-Proto: WSS",
 			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
 				{"A40", "https://www.test:8443", 502},
 				{"A40", "https://www.test", 403},
 				{"A40", "http://www.test:8443", 403},
 			}},
-		{"trusted, lists", tcp, "Host: front.test\r\nX-Forwarded-Proto: https, http\r\nX-Forwarded-Host: www.test , inner.test",
+		{"trusted, lists", wstest.TCP, "Host: front.test\r\nX-Forwarded-Proto: https, http\r\nX-Forwarded-Host: www.test , inner.test",
 			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
 				{"A40", "https://www.test", 502},
 				{"A40", "https://inner.test", 403},
 				{"A40", "http://www.test", 403},
 			}},
-		{"trusted, port told apart", tcp, "Host: www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 8443",
+		{"trusted, port told apart", wstest.TCP, "Host: www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 8443",
 			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
 				{"A40", "https://www.test:8443", 502},
 				{"A40", "https://www.test", 502},
 				{"A40", "https://www.test:8444", 403},
 				{"A40", "http://www.test:8443", 403},
 			}},
-		{"trusted, port in both", tcp, "Host: www.test:9000\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 8443",
+		{"trusted, port in both", wstest.TCP, "Host: www.test:9000\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 8443",
 			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
 				{"A40", "https://www.test:9000", 502},
 				{"A40", "https://www.test:8443", 403},
 			}},
-		{"not trusted", tcp, "Host: front.test\r\nX-Forwarded-Port: 8443\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", nil, []row{
+		{"not trusted", wstest.TCP, "Host: front.test\r\nX-Forwarded-Port: 8443\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", nil, []row{
 			{"A40", "https://www.test", 403},
 			{"A40", "http://front.test", 502},
 			{"A40", "http://front.test:8443", 403},
 		}},
-		{"any", tcp, "Host: front.test", []wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, []row{
+		{"any", wstest.TCP, "Host: front.test", []wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, []row{
 			{"A39", "http://evil.test", 502},
 			{"A39", "null", 502},
 		}},
@@ -595,8 +561,8 @@ func TestOrigin(t *testing.T) {
 						request = edited("Host: front.test", g.request)
 					}
 					c := r.client()
-					c.send(request + secondRequest)
-					_, body := c.wantRefusal(row.want)
+					c.Send(request + secondRequest)
+					_, body := c.WantRefusal(row.want)
 					if want := http.StatusText(row.want) + "\n"; body != want {
 						t.Errorf("got body %q, want the fixed phrase %q", body, want)
 					}
@@ -628,8 +594,8 @@ func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 func TestHijackable(t *testing.T) {
 	t.Attr("case", "F12")
 	var dials atomic.Int32
-	r := newRig(t, tcp)
-	front := listen(t, tcp)
+	r := newRig(t, wstest.TCP)
+	front := wstest.Listen(t, wstest.TCP)
 	go http.Serve(front, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == "/wrapped" {
 			r.proxy.ServeHTTP(unwrapping{unwrapping{w}}, req)
@@ -641,17 +607,17 @@ func TestHijackable(t *testing.T) {
 	r.front = front
 
 	client := r.client()
-	client.send(handshakeRequest("/wrapped", "") + rawFrame(text, true, "early"))
+	client.Send(wstest.Request("/wrapped", "") + wstest.RawFrame(wstest.Text, true, "early"))
 	upstream := r.upstream()
-	upstream.answer("")
-	upstream.want(text, "early")
-	if resp := client.readResponse(); resp.StatusCode != 101 {
+	upstream.Answer("")
+	upstream.Want(wstest.Text, "early")
+	if resp := client.ReadResponse(); resp.StatusCode != 101 {
 		t.Errorf("wrapped: got %d, want 101", resp.StatusCode)
 	}
 
 	client = r.client()
-	client.send(handshakeRequest("/hidden", "") + secondRequest)
-	client.wantRefusal(501)
+	client.Send(wstest.Request("/hidden", "") + secondRequest)
+	client.WantRefusal(501)
 	if n := dials.Load(); n != 0 {
 		t.Errorf("dialled %d times for a connection that can't be taken over", n)
 	}
@@ -706,7 +672,7 @@ func TestHTTP2(t *testing.T) {
 // gone, the upstream's is closed.
 func TestHijackFails(t *testing.T) {
 	t.Attr("case", "F13")
-	gone, other := newMemPair(1 << 16)
+	gone, other := wstest.MemPair(1 << 16)
 	other.Close()
 	rows := []struct {
 		name   string
@@ -723,8 +689,8 @@ func TestHijackFails(t *testing.T) {
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
-			r := newRig(t, memory)
-			req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(handshakeRequest("/", ""))))
+			r := newRig(t, wstest.Memory)
+			req, err := http.ReadRequest(bufio.NewReader(strings.NewReader(wstest.Request("/", ""))))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -736,15 +702,15 @@ func TestHijackFails(t *testing.T) {
 				r.proxy.ServeHTTP(w, req)
 			}()
 			upstream := r.upstream()
-			upstream.answer("")
-			upstream.wantEnd()
-			if panicked := receive(t, done); panicked != row.panics {
+			upstream.Answer("")
+			upstream.WantEnd()
+			if panicked := wstest.Receive(t, done); panicked != row.panics {
 				t.Errorf("panicked: %v", panicked)
 			}
 			if row.panics {
 				return
 			}
-			if m := r.logs.wait(t, 0); m["status"] != int64(row.status) {
+			if m := r.logs.Wait(t, 0); m["status"] != int64(row.status) {
 				t.Errorf("logged %v, want status %d", m, row.status)
 			}
 			if row.status != 499 && w.Code != row.status {
@@ -764,43 +730,43 @@ func TestShutdownHandshake(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, memory)
+				r := newRig(t, wstest.Memory)
 				began := time.Now()
 				waiting := r.client() // for the upstream's answer
-				waiting.send(handshakeRequest("/", "") + secondRequest)
+				waiting.Send(wstest.Request("/", "") + secondRequest)
 				upstream := r.upstream()
-				upstream.readRequest()
+				upstream.ReadRequest()
 				refused := r.client() // for the rest of a refusal
-				refused.send(handshakeRequest("/", ""))
+				refused.Send(wstest.Request("/", ""))
 				slow := r.upstream()
-				slow.readRequest()
-				slow.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\n\r\nab")
+				slow.ReadRequest()
+				slow.Send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\n\r\nab")
 				dialling := r.client() // for the connection
-				dialling.send(handshakeRequest("/", ""))
+				dialling.Send(wstest.Request("/", ""))
 				synctest.Wait()
 
 				if err := shutdown(r.proxy); err != nil {
 					t.Errorf("got %v, want nil", err)
 				}
-				for _, c := range []*wire{waiting, dialling} {
-					c.wantRefusal(503)
+				for _, c := range []*wstest.Wire{waiting, dialling} {
+					c.WantRefusal(503)
 				}
-				resp := refused.readResponse() // it has had the head
+				resp := refused.ReadResponse() // it has had the head
 				if body, err := io.ReadAll(resp.Body); resp.StatusCode != 401 || string(body) != "ab" || !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Errorf("got %d %q, %v, want 401 and a body that is cut", resp.StatusCode, body, err)
 				}
-				refused.wantEnd()
-				upstream.wantEnd()
-				slow.wantEnd()
+				refused.WantEnd()
+				upstream.WantEnd()
+				slow.WantEnd()
 				late := r.client()
-				late.send(handshakeRequest("/", "") + secondRequest)
-				late.wantRefusal(503)
+				late.Send(wstest.Request("/", "") + secondRequest)
+				late.WantRefusal(503)
 				// The server's linger after an answer aside, nothing waits.
 				if d := time.Since(began); d > time.Second {
 					t.Errorf("took %v, want the handshakes ended at once", d)
 				}
 				for n := range 4 {
-					m := r.logs.wait(t, n)
+					m := r.logs.Wait(t, n)
 					if m["kind"] == "refusal" && m["status"] == int64(401) && strings.HasSuffix(m["error"].(string), "cut short: shutting down") {
 						continue
 					}
@@ -833,60 +799,60 @@ func TestUntakenAnswer(t *testing.T) {
 		{"Close", func(p *wsproxy.Proxy, _ func()) { p.Close() }, wsproxy.KindShuttingDown, 0},
 	} {
 		// begin opens a session up to the middle of its 101.
-		begin := func(t *testing.T, k kind) (r *rig, c, u *wire, cancel func()) {
+		begin := func(t *testing.T, k wstest.Kind) (r *rig, c, u *wstest.Wire, cancel func()) {
 			r = newRig(t, k)
 			ctx, cancel := context.WithCancel(t.Context())
 			t.Cleanup(cancel)
-			r.front = listen(t, k)
+			r.front = wstest.Listen(t, k)
 			r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				w.Header().Set("X-Big", strings.Repeat("x", 8<<20)) // more than sockets hold
 				r.proxy.ServeHTTP(w, req.WithContext(ctx))
 			}))
 			c = r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			u = r.upstream()
-			u.answer("")
-			if _, err := c.br.ReadByte(); err != nil {
+			u.Answer("")
+			if _, err := c.In.ReadByte(); err != nil {
 				t.Fatal(err)
 			}
 			return r, c, u, cancel
 		}
 		t.Run(row.name, func(t *testing.T) {
-			untaken := func(t *testing.T, k kind) {
+			untaken := func(t *testing.T, k wstest.Kind) {
 				r, _, u, cancel := begin(t, k)
 				began := time.Now()
 				row.end(r.proxy, cancel)
 				select {
 				case <-r.returned:
-				case <-time.After(wireTimeout):
+				case <-time.After(wstest.Timeout):
 				}
 				if d := time.Since(began); d > 5*time.Second { // nor is there a goodbye that nobody takes
 					t.Errorf("ServeHTTP returned after %v, want it to end with the session, not the write time-out of 60 s", d)
 				}
-				u.wantEnd()
-				if m := r.logs.wait(t, 0); m["kind"] != string(row.kind) || m["op"] != "answer" {
+				u.WantEnd()
+				if m := r.logs.Wait(t, 0); m["kind"] != string(row.kind) || m["op"] != "answer" {
 					t.Errorf("logged %v, want kind %q", m, row.kind)
 				}
 			}
-			for _, k := range []kind{tcp, tlsTCP} {
+			for _, k := range []wstest.Kind{wstest.TCP, wstest.TLS} {
 				t.Run(string(k), func(t *testing.T) {
 					t.Parallel()
 					untaken(t, k)
 				})
 			}
-			t.Run(string(memory), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { untaken(t, memory) })
+			t.Run(string(wstest.Memory), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { untaken(t, wstest.Memory) })
 			})
 			if row.code == 0 {
 				return
 			}
 			t.Run("reads", func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					r, c, u, cancel := begin(t, memory)
+					r, c, u, cancel := begin(t, wstest.Memory)
 					row.end(r.proxy, cancel)
 					synctest.Wait()
-					c.readHead()
-					c.wantClose(row.code)
+					c.ReadHead()
+					c.WantClose(row.code)
 					c.Close()
 					u.Close()
 					r.wantReturned()
@@ -902,7 +868,7 @@ func TestUntakenAnswer(t *testing.T) {
 // refusal.
 func TestErrorHandler(t *testing.T) {
 	var got []*wsproxy.Error
-	r := newRig(t, tcp, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
+	r := newRig(t, wstest.TCP, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
 		got = append(got, e)
 		w.WriteHeader(e.Status)
 		io.WriteString(w, "sorry")
@@ -922,13 +888,13 @@ func TestErrorHandler(t *testing.T) {
 	} {
 		got = nil
 		c := r.client()
-		c.send(row.request + secondRequest)
+		c.Send(row.request + secondRequest)
 		if row.answer != "" {
 			u := r.upstream()
-			u.readRequest()
-			u.send(row.answer)
+			u.ReadRequest()
+			u.Send(row.answer)
 		}
-		if _, body := c.wantRefusal(row.status); body != row.body {
+		if _, body := c.WantRefusal(row.status); body != row.body {
 			t.Errorf("%d: got body %q, want %q", row.status, body, row.body)
 		}
 		r.wantReturned()
@@ -949,13 +915,13 @@ func TestNoSecrets(t *testing.T) {
 	lines := "Cookie: sid=" + secret + "\r\nAuthorization: Bearer " + secret + "\r\nX-Token: " + secret + "\r\n" +
 		"Sec-WebSocket-Protocol: base64url.bearer." + secret + "\r\n" +
 		"Sec-WebSocket-Extensions: x; y=" + secret + "\r\n"
-	good := handshakeRequest("/p?access_token="+secret, lines)
+	good := wstest.Request("/p?access_token="+secret, lines)
 	for _, row := range []struct {
 		name, request, answer string
 	}{
 		{"session", good, "101"},
 		{"refused", strings.Replace(good, "Version: 13", "Version: "+secret, 1), ""},
-		{"bad key", strings.Replace(good, testKey, secret, 1), ""},
+		{"bad key", strings.Replace(good, wstest.Key, secret, 1), ""},
 		{"bad subprotocol", strings.Replace(good, "bearer.", "bearer;", 1), ""},
 		{"foreign origin", strings.Replace(good, "Upgrade:", "Origin: http://evil.test/?"+secret+"\r\nUpgrade:", 1), ""},
 		{"foreign origin's user", strings.Replace(good, "Upgrade:", "Origin: http://"+secret+"@evil.test\r\nUpgrade:", 1), ""},
@@ -971,7 +937,7 @@ func TestNoSecrets(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			var text []string
 			var mu sync.Mutex
-			r := newRigTo(t, tcp, "http://upstream.test/?key="+secret, wsproxy.WithErrorHandler(
+			r := newRigTo(t, wstest.TCP, "http://upstream.test/?key="+secret, wsproxy.WithErrorHandler(
 				func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
 					mu.Lock()
 					defer mu.Unlock()
@@ -982,33 +948,33 @@ func TestNoSecrets(t *testing.T) {
 				r.back.Close()
 			}
 			c := r.client()
-			c.send(row.request)
+			c.Send(row.request)
 			switch row.answer {
 			case "", "close":
 			case "101":
 				u := r.upstream()
-				u.answer("Set-Cookie: " + secret + "\r\nSec-WebSocket-Protocol: base64url.bearer." + secret + "\r\n")
-				c.readHead()
-				c.sendClose(1000, secret)
-				u.want(closing, closeBody(1000, secret))
-				u.sendClose(1000, secret)
-				c.want(closing, closeBody(1000, secret))
+				u.Answer("Set-Cookie: " + secret + "\r\nSec-WebSocket-Protocol: base64url.bearer." + secret + "\r\n")
+				c.ReadHead()
+				c.SendClose(1000, secret)
+				u.Want(wstest.Close, wstest.CloseBody(1000, secret))
+				u.SendClose(1000, secret)
+				c.Want(wstest.Close, wstest.CloseBody(1000, secret))
 				c.Close()
 				u.Close()
 			default:
 				u := r.upstream()
-				u.readRequest()
-				u.send(row.answer)
-				u.closeWrite()
+				u.ReadRequest()
+				u.Send(row.answer)
+				u.CloseWrite()
 			}
 			r.wantReturned()
-			m := r.logs.wait(t, 0)
+			m := r.logs.Wait(t, 0)
 			if m["path"] != "/p" {
 				t.Errorf("logged %v, want the path and no query", m)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if all := fmt.Sprint(r.logs.text.String(), text); strings.Contains(all, secret) {
+			if all := fmt.Sprint(r.logs.String(), text); strings.Contains(all, secret) {
 				t.Errorf("the secret is in\n%s", all)
 			}
 		})
@@ -1091,8 +1057,8 @@ func FuzzHandshake(f *testing.F) {
 		withLines("X_Forwarded_For: 1", "Sec_WebSocket_Key: 2", "Transfer_Encoding: chunked", "X-Forwarded-For: 3", "Forwarded: for=4"),
 		withLines("TE: trailers", "Trailer: X", "Keep-Alive: 1", "Proxy-Authorization: x", "Proxy-Connection: x"),
 		withLines("Sec-WebSocket-Protocol: a, b", "Sec-WebSocket-Protocol: c", `Sec-WebSocket-Extensions: a; b="c"; d=e, f`, "Sec-WebSocket-Extensions: "),
-		withLines("Sec-WebSocket-Protocol: ,a,,a, b/c=,", "Sec-WebSocket-Extensions: a;, b; ;c = d;,"), withLines("Sec-WebSocket-Version: 13,,13", "Sec-WebSocket-Key: "+testKey),
-		edited(testKey, "AQIDBAUGBwgJCgsMDQ4PEC=="), withLines("Expect: x"), withLines("Origin: http://a", "Origin: http://a", "Origin: "),
+		withLines("Sec-WebSocket-Protocol: ,a,,a, b/c=,", "Sec-WebSocket-Extensions: a;, b; ;c = d;,"), withLines("Sec-WebSocket-Version: 13,,13", "Sec-WebSocket-Key: "+wstest.Key),
+		edited(wstest.Key, "AQIDBAUGBwgJCgsMDQ4PEC=="), withLines("Expect: x"), withLines("Origin: http://a", "Origin: http://a", "Origin: "),
 		withLines("Sec-WebSocket-Foo: 1", "Sec-WebSocket-Accept: x", "Origin: null", "User-Agent: x", "X-A: a\r\n b"),
 	} {
 		f.Add([]byte(s))
@@ -1116,7 +1082,7 @@ func FuzzHandshake(f *testing.F) {
 		}
 		r.RemoteAddr = "192.0.2.1:1"
 		head.Store(nil)
-		client, front := newMemPair(1 << 20)
+		client, front := wstest.MemPair(1 << 20)
 		w := &response{hijack: func() (net.Conn, *bufio.ReadWriter, error) {
 			client.CloseWrite()
 			return front, bufio.NewReadWriter(bufio.NewReader(front), bufio.NewWriter(front)), nil
@@ -1166,7 +1132,7 @@ func wantForwarded(t *testing.T, head string) {
 // scripted is a connection to an upstream that reads a request's head, sends
 // what f makes of it, and a FIN.
 func scripted(f func(head string) string) net.Conn {
-	near, far := newMemPair(1 << 20)
+	near, far := wstest.MemPair(1 << 20)
 	go func() {
 		defer far.Close()
 		br := bufio.NewReader(far)
@@ -1211,9 +1177,9 @@ func TestContextEndsInHandshake(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, memory)
+				r := newRig(t, wstest.Memory)
 				requests := 0
-				r.front = listen(t, memory)
+				r.front = wstest.Listen(t, wstest.Memory)
 				r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 					requests++
 					ctx, cancel := test.ctx(req.Context())
@@ -1221,9 +1187,9 @@ func TestContextEndsInHandshake(t *testing.T) {
 					r.proxy.ServeHTTP(w, req.WithContext(ctx))
 				}))
 				c := r.client()
-				c.send(handshakeRequest("/", "") + "GET /behind HTTP/1.1\r\nHost: x\r\n\r\n")
-				r.upstream().readHead()
-				if resp := c.readResponse(); resp.StatusCode != test.status || !resp.Close {
+				c.Send(wstest.Request("/", "") + "GET /behind HTTP/1.1\r\nHost: x\r\n\r\n")
+				r.upstream().ReadHead()
+				if resp := c.ReadResponse(); resp.StatusCode != test.status || !resp.Close {
 					t.Errorf("got %d, close=%v, want %d and close", resp.StatusCode, resp.Close, test.status)
 				}
 				r.wantReturned()
@@ -1239,7 +1205,7 @@ func TestContextEndsInHandshake(t *testing.T) {
 
 // A refused request over HTTP/2 doesn't end the connection's other ones.
 func TestHTTP2ConnectionStays(t *testing.T) {
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	mux := http.NewServeMux()
 	mux.Handle("/websocket", r.proxy)
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {})
@@ -1275,16 +1241,16 @@ func TestHTTP2ConnectionStays(t *testing.T) {
 func TestAnswerLimits(t *testing.T) {
 	t.Run("WriteTimeout", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, memory)
-			front := listen(t, memory)
+			r := newRig(t, wstest.Memory)
+			front := wstest.Listen(t, wstest.Memory)
 			s := &http.Server{Handler: r.proxy, WriteTimeout: time.Second}
 			go s.Serve(front)
 			defer s.Close()
 			r.front = front
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
-			r.upstream().readHead()
-			if resp := c.readResponse(); resp.StatusCode != 504 {
+			c.Send(wstest.Request("/", ""))
+			r.upstream().ReadHead()
+			if resp := c.ReadResponse(); resp.StatusCode != 504 {
 				t.Errorf("got %d, want 504", resp.StatusCode)
 			}
 		})
@@ -1292,26 +1258,26 @@ func TestAnswerLimits(t *testing.T) {
 	t.Run("body that doesn't come", func(t *testing.T) {
 		for _, lines := range []string{"Content-Length: 5", "Transfer-Encoding: chunked", "Expect: 100-continue\r\nContent-Length: 5"} {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, memory)
+				r := newRig(t, wstest.Memory)
 				c := r.client()
-				c.send(withLines(lines))
+				c.Send(withLines(lines))
 				began := time.Now()
-				c.wantRefusal(400)
+				c.WantRefusal(400)
 				if d := time.Since(began); d > 5*time.Second {
 					t.Errorf("%s: the connection was closed after %v, want the close timeout of 5 s", lines, d)
 				}
-				elapse(time.Second) // net/http lingers half of it
+				wstest.Elapse(time.Second) // net/http lingers half of it
 			})
 		}
 	})
 	t.Run("unread refusal", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, memory)
+			r := newRig(t, wstest.Memory)
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			u := r.upstream()
-			u.readHead()
-			u.send("HTTP/1.1 403 Forbidden\r\nX-A: " + strings.Repeat("y", 40_000) + "\r\nContent-Length: 60000\r\n\r\n" + strings.Repeat("x", 60_000))
+			u.ReadHead()
+			u.Send("HTTP/1.1 403 Forbidden\r\nX-A: " + strings.Repeat("y", 40_000) + "\r\nContent-Length: 60000\r\n\r\n" + strings.Repeat("x", 60_000))
 			began := time.Now()
 			r.wantReturned()
 			if d := time.Since(began); d > 61*time.Second {
@@ -1324,12 +1290,12 @@ func TestAnswerLimits(t *testing.T) {
 // A43: a refusal's body that is broken off doesn't get into the log.
 func TestRefusalTrailerNotLogged(t *testing.T) {
 	t.Attr("case", "A43")
-	r := newRig(t, memory)
-	r.client().send(handshakeRequest("/", ""))
+	r := newRig(t, wstest.Memory)
+	r.client().Send(wstest.Request("/", ""))
 	u := r.upstream()
-	u.readHead()
-	u.send("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nplanted token\r\n\r\n")
-	if m := r.logs.wait(t, 0); strings.Contains(fmt.Sprint(m), "planted") || m["status"] != int64(403) {
+	u.ReadHead()
+	u.Send("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nplanted token\r\n\r\n")
+	if m := r.logs.Wait(t, 0); strings.Contains(fmt.Sprint(m), "planted") || m["status"] != int64(403) {
 		t.Errorf("logged %v", m)
 	}
 }
@@ -1345,25 +1311,25 @@ func TestMiddlewareStatus(t *testing.T) {
 		{"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno", "403"},
 		{"HTTP/1.1 101 No\r\n\r\n", "502"},
 	} {
-		r := newRig(t, tcp)
-		r.front = listen(t, tcp)
+		r := newRig(t, wstest.TCP)
+		r.front = wstest.Listen(t, wstest.TCP)
 		var seen []string
 		r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			r.proxy.ServeHTTP(statusWatcher{w, &seen}, req)
 		}))
 		c := r.client()
-		c.send(handshakeRequest("/", ""))
+		c.Send(wstest.Request("/", ""))
 		u := r.upstream()
 		if row.answer == "101" {
-			u.answer("")
-			c.readHead()
-			u.sendClose(1000, "")
-			c.wantClose(1000)
+			u.Answer("")
+			c.ReadHead()
+			u.SendClose(1000, "")
+			c.WantClose(1000)
 			c.Close()
 			u.Close()
 		} else {
-			u.readHead()
-			u.send(row.answer)
+			u.ReadHead()
+			u.Send(row.answer)
 		}
 		r.wantReturned()
 		if got := strings.Join(seen, " "); got != row.want {

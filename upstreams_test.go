@@ -21,6 +21,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A cluster is a proxy before several members, each a real server.
@@ -29,7 +30,7 @@ type cluster struct {
 	members []*clusterMember
 	proxy   *wsproxy.Proxy
 	front   *httptest.Server
-	logs    *logs
+	logs    *wstest.Logs
 }
 
 type clusterMember struct {
@@ -72,7 +73,7 @@ func newMember(t testing.TB) *clusterMember {
 // newCluster starts so many members, and a proxy that knows them.
 func newCluster(t testing.TB, n int, options ...wsproxy.Option) *cluster {
 	t.Helper()
-	c := &cluster{t: t, logs: new(logs)}
+	c := &cluster{t: t, logs: new(wstest.Logs)}
 	var members []wsproxy.Member
 	for range n {
 		m := newMember(t)
@@ -104,7 +105,7 @@ func (c *cluster) dial(path string, header http.Header) *websocket.Conn {
 }
 
 func (c *cluster) try(path string, header http.Header) (*websocket.Conn, *http.Response, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), wireTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 	defer cancel()
 	conn, resp, err := websocket.Dial(ctx, c.front.URL+path, &websocket.DialOptions{HTTPHeader: header})
 	if err == nil {
@@ -145,14 +146,14 @@ func (c *cluster) handshakes() []int {
 
 func (c *cluster) wantSessions(want ...int) {
 	c.t.Helper()
-	await(c.t, func() bool { return slices.Equal(c.sessions(), want) }, func() string {
+	wstest.Await(c.t, func() bool { return slices.Equal(c.sessions(), want) }, func() string {
 		return fmt.Sprintf("the members have %v sessions, want %v", c.sessions(), want)
 	})
 }
 
 func echoed(t testing.TB, conn *websocket.Conn) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), wireTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 	defer cancel()
 	if err := conn.Write(ctx, websocket.MessageText, []byte("still there?")); err != nil {
 		t.Fatal(err)
@@ -165,7 +166,7 @@ func echoed(t testing.TB, conn *websocket.Conn) {
 // closedWith waits for a session's end, and wants this code.
 func closedWith(t testing.TB, conn *websocket.Conn, code websocket.StatusCode) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), wireTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 	defer cancel()
 	_, _, err := conn.Read(ctx)
 	if got := websocket.CloseStatus(err); got != code {
@@ -268,7 +269,7 @@ func TestChooseSees(t *testing.T) {
 // goes back to zero.
 func TestCountsReturn(t *testing.T) {
 	t.Attr("case", "F49")
-	open := func(r *rig) (client, upstream *wire) { return r.open("", "") }
+	open := func(r *rig) (client, upstream *wstest.Wire) { return r.open("", "") }
 	for _, test := range []struct {
 		name    string
 		end     func(r *rig)
@@ -276,74 +277,74 @@ func TestCountsReturn(t *testing.T) {
 	}{
 		{"the client closes", func(r *rig) {
 			c, u := open(r)
-			c.sendClose(1000, "")
-			u.wantClose(1000)
-			u.sendClose(1000, "")
+			c.SendClose(1000, "")
+			u.WantClose(1000)
+			u.SendClose(1000, "")
 			u.Close()
 		}, nil},
 		{"the upstream closes", func(r *rig) {
 			c, u := open(r)
-			u.sendClose(1000, "")
-			c.wantClose(1000)
-			c.sendClose(1000, "")
+			u.SendClose(1000, "")
+			c.WantClose(1000)
+			c.SendClose(1000, "")
 			u.Close()
 		}, nil},
-		{"the client's FIN", func(r *rig) { c, u := open(r); c.Close(); u.wantClose(1001); u.Close() }, nil},
-		{"the upstream's FIN", func(r *rig) { c, u := open(r); u.Close(); c.wantClose(1011) }, nil},
-		{"the client's RST", func(r *rig) { c, u := open(r); c.reset(); u.wantClose(1001); u.Close() }, nil},
-		{"the upstream's RST", func(r *rig) { c, u := open(r); u.reset(); c.wantClose(1011) }, nil},
-		{"the client breaks the protocol", func(r *rig) { c, u := open(r); c.send("\xFF\xFF"); u.wantClose(1001); u.Close() }, nil},
-		{"the upstream breaks the protocol", func(r *rig) { c, u := open(r); u.send("\xFF\xFF"); c.wantClose(1011); c.Close() }, nil},
-		{"too big", func(r *rig) { c, u := open(r); c.sendText("12345678"); u.wantClose(1001); u.Close(); c.Close() },
+		{"the client's FIN", func(r *rig) { c, u := open(r); c.Close(); u.WantClose(1001); u.Close() }, nil},
+		{"the upstream's FIN", func(r *rig) { c, u := open(r); u.Close(); c.WantClose(1011) }, nil},
+		{"the client's RST", func(r *rig) { c, u := open(r); c.Reset(); u.WantClose(1001); u.Close() }, nil},
+		{"the upstream's RST", func(r *rig) { c, u := open(r); u.Reset(); c.WantClose(1011) }, nil},
+		{"the client breaks the protocol", func(r *rig) { c, u := open(r); c.Send("\xFF\xFF"); u.WantClose(1001); u.Close() }, nil},
+		{"the upstream breaks the protocol", func(r *rig) { c, u := open(r); u.Send("\xFF\xFF"); c.WantClose(1011); c.Close() }, nil},
+		{"too big", func(r *rig) { c, u := open(r); c.SendText("12345678"); u.WantClose(1001); u.Close(); c.Close() },
 			[]wsproxy.Option{wsproxy.WithMaxMessageSize(wsproxy.Client, 4)}},
-		{"kicked", func(r *rig) { _, u := open(r); r.the().Close(4000, ""); u.wantClose(1001); u.Close() }, nil},
-		{"idle", func(r *rig) { _, u := open(r); u.wantClose(1001); u.Close() }, []wsproxy.Option{wsproxy.WithIdleTimeout(20 * time.Millisecond)}},
-		{"too old", func(r *rig) { _, u := open(r); u.wantClose(1001); u.Close() }, []wsproxy.Option{wsproxy.WithMaxAge(20 * time.Millisecond)}},
+		{"kicked", func(r *rig) { _, u := open(r); r.the().Close(4000, ""); u.WantClose(1001); u.Close() }, nil},
+		{"idle", func(r *rig) { _, u := open(r); u.WantClose(1001); u.Close() }, []wsproxy.Option{wsproxy.WithIdleTimeout(20 * time.Millisecond)}},
+		{"too old", func(r *rig) { _, u := open(r); u.WantClose(1001); u.Close() }, []wsproxy.Option{wsproxy.WithMaxAge(20 * time.Millisecond)}},
 		{"dead", func(r *rig) { open(r) }, []wsproxy.Option{wsproxy.WithPing(10*time.Millisecond, 10*time.Millisecond)}},
 		{"Close", func(r *rig) { open(r); r.proxy.Close() }, nil},
 		{"Shutdown", func(r *rig) {
 			_, u := open(r)
 			go r.proxy.Shutdown(context.Background())
-			u.wantClose(1001)
+			u.WantClose(1001)
 			u.Close()
 		}, nil},
 		{"refused by the upstream", func(r *rig) {
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			u := r.upstream()
-			u.readHead()
-			u.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-			c.wantRefusal(403)
+			u.ReadHead()
+			u.Send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+			c.WantRefusal(403)
 		}, nil},
 		{"a bad answer", func(r *rig) {
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			u := r.upstream()
-			u.readHead()
-			u.send("HTTP/1.1 101 x\r\n\r\n")
-			c.wantRefusal(502)
+			u.ReadHead()
+			u.Send("HTTP/1.1 101 x\r\n\r\n")
+			c.WantRefusal(502)
 		}, nil},
 		{"the client leaves before the 101", func(r *rig) {
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			u := r.upstream()
-			u.readHead()
+			u.ReadHead()
 			c.Close()
-			u.wantGone()
+			u.WantGone()
 		}, nil},
-		{"a hook refuses", func(r *rig) { c := r.client(); c.send(handshakeRequest("/", "")); c.wantRefusal(403) },
+		{"a hook refuses", func(r *rig) { c := r.client(); c.Send(wstest.Request("/", "")); c.WantRefusal(403) },
 			[]wsproxy.Option{wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { return errors.New("no") })}},
-		{"a hook panics", func(r *rig) { c := r.client(); c.send(handshakeRequest("/", "")); c.wantRefusal(500) },
+		{"a hook panics", func(r *rig) { c := r.client(); c.Send(wstest.Request("/", "")); c.WantRefusal(500) },
 			[]wsproxy.Option{wsproxy.WithRewrite(func(*httputil.ProxyRequest) { panic("x") })}},
-		{"the last hook panics", func(r *rig) { c, u := open(r); c.Close(); u.wantClose(1001); u.Close() },
+		{"the last hook panics", func(r *rig) { c, u := open(r); c.Close(); u.WantClose(1001); u.Close() },
 			[]wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { panic("x") })}},
-		{"no connection", func(r *rig) { c := r.client(); c.send(handshakeRequest("/", "")); c.wantRefusal(502) },
+		{"no connection", func(r *rig) { c := r.client(); c.Send(wstest.Request("/", "")); c.WantRefusal(502) },
 			[]wsproxy.Option{wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") })}},
 		{"no time", func(r *rig) {
 			c := r.client()
-			c.send(handshakeRequest("/", ""))
+			c.Send(wstest.Request("/", ""))
 			r.upstream()
-			c.wantRefusal(504)
+			c.WantRefusal(504)
 		}, []wsproxy.Option{wsproxy.WithHandshakeTimeout(20 * time.Millisecond)}},
 	} {
 		for _, detach := range []bool{false, true} {
@@ -352,13 +353,13 @@ func TestCountsReturn(t *testing.T) {
 				if detach {
 					options = append(options, wsproxy.WithDetach())
 				}
-				r := newRig(t, tcp, options...)
+				r := newRig(t, wstest.TCP, options...)
 				test.end(r)
 				zero := func() bool {
 					st := r.proxy.Stats()
 					return st.Open == 0 && st.Handshakes == 0 && st.Members[0].Sessions == 0
 				}
-				await(t, zero, func() string { return fmt.Sprintf("got %+v", r.proxy.Stats()) })
+				wstest.Await(t, zero, func() string { return fmt.Sprintf("got %+v", r.proxy.Stats()) })
 			})
 		}
 	}
@@ -381,7 +382,7 @@ func TestMemberMaxSessions(t *testing.T) {
 		t.Errorf("%d refused for a limit, want 1", n)
 	}
 	first.Close(websocket.StatusNormalClosure, "")
-	await(t, func() bool { return c.proxy.Stats().Open == 2 }, func() string { return "the session doesn't end" })
+	wstest.Await(t, func() bool { return c.proxy.Stats().Open == 2 }, func() string { return "the session doesn't end" })
 	c.dial("/", nil)
 	c.wantSessions(2, 1)
 }
@@ -413,7 +414,7 @@ func TestSetUpstreams(t *testing.T) {
 			}()
 		}
 		for range 3 {
-			if code := receive(t, codes); code != websocket.StatusServiceRestart {
+			if code := wstest.Receive(t, codes); code != websocket.StatusServiceRestart {
 				t.Errorf("a session ended by %v", code)
 			}
 		}
@@ -426,11 +427,11 @@ func TestSetUpstreams(t *testing.T) {
 			t.Errorf("the new member has seen %d handshakes, want 3", n)
 		}
 		removed := wsproxy.Outcome{By: wsproxy.Self, Reason: wsproxy.ReasonRemoved}
-		await(t, func() bool { return c.proxy.Stats().Ended[removed] == 3 }, func() string {
+		wstest.Await(t, func() bool { return c.proxy.Stats().Ended[removed] == 3 }, func() string {
 			return fmt.Sprintf("%d sessions ended because of it, want 3", c.proxy.Stats().Ended[removed])
 		})
 		if len(codes) > 0 {
-			t.Errorf("one of the others ended, too, by %v", receive(t, codes))
+			t.Errorf("one of the others ended, too, by %v", wstest.Receive(t, codes))
 		}
 	}
 }
@@ -487,7 +488,7 @@ func TestRemovedDuringHandshake(t *testing.T) {
 // whose query has changed.
 func TestBackInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, memory, wsproxy.WithDrain(time.Hour, 0), wsproxy.WithPing(0, 0))
+		r := newRig(t, wstest.Memory, wsproxy.WithDrain(time.Hour, 0), wsproxy.WithPing(0, 0))
 		clients := make([]*watch, 4)
 		for i := range clients {
 			client, upstream := r.open("", "")
@@ -501,7 +502,7 @@ func TestBackInTime(t *testing.T) {
 			if err := r.proxy.SetUpstreams(wsproxy.Member{Target: target}); err != nil {
 				t.Fatal(err)
 			}
-			elapse(time.Minute)
+			wstest.Elapse(time.Minute)
 		}
 		told := func() (n int) {
 			synctest.Wait()
@@ -513,14 +514,14 @@ func TestBackInTime(t *testing.T) {
 			return n
 		}
 		set("http://upstream.test?token=2")
-		elapse(2 * time.Hour)
+		wstest.Elapse(2 * time.Hour)
 		if n := told(); n != 0 {
 			t.Fatalf("%d sessions were told when the query changed", n)
 		}
 		set("http://other.test")
 		early := told()
 		set("http://upstream.test")
-		elapse(2 * time.Hour)
+		wstest.Elapse(2 * time.Hour)
 		if n := told(); n != early || n == 4 {
 			t.Errorf("%d sessions were told, %d of them before their member was back", n, early)
 		}
@@ -528,7 +529,7 @@ func TestBackInTime(t *testing.T) {
 			t.Errorf("it has %d sessions, want %d", n, 4-early)
 		}
 		set("http://other.test")
-		elapse(2 * time.Hour)
+		wstest.Elapse(2 * time.Hour)
 		if n := told(); n != 4 {
 			t.Errorf("%d sessions were told in the end, want 4", n)
 		}
@@ -593,7 +594,7 @@ func TestSetUpstreamsMistakes(t *testing.T) {
 
 // An Address is where a member is, and its target who it is.
 func TestMemberAddress(t *testing.T) {
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{testCA().cert}})
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -604,9 +605,9 @@ func TestMemberAddress(t *testing.T) {
 	})}
 	go s.Serve(ln)
 	defer s.Close()
-	logs := new(logs)
+	logs := new(wstest.Logs)
 	p, err := wsproxy.New("", wsproxy.WithUpstreams(wsproxy.Member{Target: "https://upstream.test:444/x?y", Address: ln.Addr().String()}),
-		wsproxy.WithHost(""), wsproxy.WithTLSConfig(&tls.Config{RootCAs: testCA().pool}), wsproxy.WithLogger(slog.New(logs)))
+		wsproxy.WithHost(""), wsproxy.WithTLSConfig(&tls.Config{RootCAs: wstest.CA().Pool()}), wsproxy.WithLogger(slog.New(logs)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -614,7 +615,7 @@ func TestMemberAddress(t *testing.T) {
 	defer front.Close()
 	_, resp, _ := websocket.Dial(t.Context(), front.URL, nil)
 	if resp == nil || resp.StatusCode != 403 || host.Load() != "upstream.test upstream.test:444" {
-		t.Errorf("got %v, and the upstream saw %v: %s", resp, host.Load(), logs.text.String())
+		t.Errorf("got %v, and the upstream saw %v: %s", resp, host.Load(), logs.String())
 	}
 	if got, want := p.Stats().Members[0].Name, "https://upstream.test:444/x#"+ln.Addr().String(); got != want {
 		t.Errorf("it is called %s, want %s", got, want)
@@ -645,7 +646,7 @@ func TestChangesUnderLoad(t *testing.T) {
 					t.Errorf("no session: %v", err)
 					return
 				}
-				ctx, cancel := context.WithTimeout(context.Background(), wireTimeout)
+				ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 				if conn.Write(ctx, websocket.MessageText, []byte("x")) == nil {
 					conn.Read(ctx)
 				}
@@ -758,14 +759,14 @@ func TestSticky(t *testing.T) {
 // written (RFC 3986, 6.2.2 and 6.2.3): sessions stay with one that is written in
 // another way.
 func TestSpellingsOfMembers(t *testing.T) {
-	r := newRig(t, tcp)
+	r := newRig(t, wstest.TCP)
 	client, upstream := r.open("", "")
 	for _, target := range []string{"http://upstream.test:80", "http://UPSTREAM.test/", "ws://upstream.test", "HTTP://upstream.test:080", "http://upstream.test?a=b"} {
 		if err := r.proxy.SetUpstreams(wsproxy.Member{Target: target}); err != nil {
 			t.Fatal(err)
 		}
-		client.sendText(target)
-		upstream.want(text, target)
+		client.SendText(target)
+		upstream.Want(wstest.Text, target)
 		if m := r.proxy.Stats().Members; len(m) != 1 || m[0].Sessions != 1 || m[0].Name != "http://upstream.test" {
 			t.Errorf("%s: got %+v, want the member that there was", target, m)
 		}
@@ -784,6 +785,6 @@ func TestSpellingsOfMembers(t *testing.T) {
 	if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://upstream.test/other"}); err != nil { // and another is another
 		t.Fatal(err)
 	}
-	client.wantClose(1012)
-	upstream.wantClose(1001)
+	client.WantClose(1012)
+	upstream.WantClose(1001)
 }

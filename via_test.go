@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // How the proxy names itself to the upstream, and what becomes of a request that
@@ -30,11 +31,11 @@ func TestVia(t *testing.T) {
 	t.Run("random", func(t *testing.T) {
 		names := make(map[string]bool)
 		for range 2 {
-			r := newRig(t, tcp)
+			r := newRig(t, wstest.TCP)
 			var before string
 			for range 2 {
-				r.client().send(handshakeRequest("/", ""))
-				got := via(r.upstream().readHead())
+				r.client().Send(wstest.Request("/", ""))
+				got := via(r.upstream().ReadHead())
 				if !regexp.MustCompile(`^Via: 1\.1 wsproxy-[a-z2-7]{10}$`).MatchString(got) || before != "" && got != before {
 					t.Errorf("got %q, before that %q, want the proxy's own name each time", got, before)
 				}
@@ -130,7 +131,7 @@ func TestLoop(t *testing.T) {
 					servers[i] = httptest.NewUnstartedServer(nil)
 					servers[i].Config.ConnState = count
 				}
-				l := new(logs)
+				l := new(wstest.Logs)
 				for i, s := range servers {
 					options := []wsproxy.Option{wsproxy.WithLogger(slog.New(l))}
 					if detach {
@@ -150,17 +151,17 @@ func TestLoop(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(wireTimeout))
-				io.WriteString(c, handshakeRequest("/", ""))
+				c.SetDeadline(time.Now().Add(wstest.Timeout))
+				io.WriteString(c, wstest.Request("/", ""))
 				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 				if err != nil || resp.StatusCode != 508 {
 					t.Fatalf("got %v %v, want 508", resp, err)
 				}
-				await(t, func() bool { return open.Load() == 0 }, func() string { return fmt.Sprintf("%d connections are left", open.Load()) })
+				wstest.Await(t, func() bool { return open.Load() == 0 }, func() string { return fmt.Sprintf("%d connections are left", open.Load()) })
 				if got := connections.Load(); int(got) != n+1 {
 					t.Errorf("%d connections were made, want %d", got, n+1)
 				}
-				if got := l.wait(t, 0); fmt.Sprint(got["kind"]) != string(wsproxy.KindLoop) || !strings.HasPrefix(fmt.Sprint(got["error"]), wsproxy.ErrLoop.Error()) {
+				if got := l.Wait(t, 0); fmt.Sprint(got["kind"]) != string(wsproxy.KindLoop) || !strings.HasPrefix(fmt.Sprint(got["error"]), wsproxy.ErrLoop.Error()) {
 					t.Errorf("logged %v, want the loop first", got)
 				}
 			})
