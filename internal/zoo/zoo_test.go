@@ -28,30 +28,60 @@ var servers = []server{
 	mosquitto,
 }
 
+// clients are in the order of the table.
+var clients = []client{
+	wsClient,
+}
+
 // TestServers has each server carried both ways.
 func TestServers(t *testing.T) {
 	slow := 0
 	for _, s := range servers {
-		if s.slow {
-			slow++
-			if *part >= 0 && slow%3 != *part {
-				continue
-			}
+		if mine(s.slow, &slow) {
+			t.Run(s.name, func(t *testing.T) { carryServer(t, s) })
 		}
-		t.Run(s.name, func(t *testing.T) { carryServer(t, s) })
 	}
+}
+
+// TestClients has each client carried both ways.
+func TestClients(t *testing.T) {
+	slow := 0
+	for _, c := range clients {
+		if mine(c.slow, &slow) {
+			t.Run(c.name, func(t *testing.T) { carryClient(t, c) })
+		}
+	}
+}
+
+// mine reports whether this part runs an animal, and counts the slow ones.
+func mine(slow bool, n *int) bool {
+	if !slow {
+		return true
+	}
+	*n++
+	return *part < 0 || *n%3 == *part
 }
 
 // TestNames: an animal is found by its name.
 func TestNames(t *testing.T) {
-	var names []string
+	for table, names := range names() {
+		slices.Sort(names)
+		if all := len(names); len(slices.Compact(names)) != all {
+			t.Errorf("two %s of one name: %q", table, names)
+		}
+	}
+}
+
+// names are those of the animals, by table.
+func names() map[string][]string {
+	all := make(map[string][]string)
 	for _, s := range servers {
-		names = append(names, s.name)
+		all["servers"] = append(all["servers"], s.name)
 	}
-	slices.Sort(names)
-	if len(slices.Compact(names)) != len(servers) {
-		t.Error("two servers of one name")
+	for _, c := range clients {
+		all["clients"] = append(all["clients"], c.name)
 	}
+	return all
 }
 
 // atEnd is done after all tests.

@@ -1,0 +1,157 @@
+//go:build linux
+
+package zoo
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// A client is an animal that opens WebSockets.
+type client struct {
+	name   string
+	source source
+	slow   bool // CI runs a third of these
+	// args is its command, which does the errand below and prints what came of
+	// each step: "what: came", one a line. In it URL stands for what to open, and
+	// ROOT for the file with the private authority.
+	args []string
+	// run does the errand in another way; nil: by args.
+	run func(t *testing.T, url, root string) ([]outcome, error)
+}
+
+// A client's errand: open URL, offering the subprotocols zoo.v1 and zoo.v2;
+// send a small text, a large text (70,000), a small and a large (300,000) binary
+// message, and get each back; ping if it can; send "leave" and say with what
+// the host closes. Then open once more, and close with 1000 and "bye", or as it
+// usually does. Last open it at /private without a login, and say how it is
+// refused.
+
+// A host is the server that clients visit. It echoes, and notes what it sees.
+type host struct {
+	mu     sync.Mutex
+	visits int       // guarded by mu
+	seen   []outcome // guarded by mu
+	wg     sync.WaitGroup
+}
+
+func (h *host) saw(what, format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen = append(h.seen, outcome{"host: " + what, fmt.Sprintf(format, args...)})
+}
+
+func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/private") && r.Header.Get("Authorization") == "" {
+		w.Header().Set("WWW-Authenticate", `Basic realm="zoo"`)
+		http.Error(w, "who are you", http.StatusUnauthorized)
+		return
+	}
+	h.wg.Add(1)
+	defer h.wg.Done()
+	upgrader := websocket.Upgrader{
+		Subprotocols:      []string{"zoo.v2"},
+		EnableCompression: true,
+		CheckOrigin:       func(*http.Request) bool { return true },
+	}
+	c, err := upgrader.Upgrade(w, r, nil)
+	if err != nil {
+		h.saw("opening", "fails: %v", err)
+		return
+	}
+	defer c.Close()
+	h.mu.Lock()
+	h.visits++
+	visit := h.visits
+	h.mu.Unlock()
+	tokens := func(field string) string {
+		return strings.Join(strings.Fields(strings.ReplaceAll(strings.Join(r.Header[field], ","), ",", " , ")), " ")
+	}
+	h.saw(fmt.Sprintf("offered %d", visit), "%s", strings.ReplaceAll(
+		tokens("Sec-Websocket-Protocol")+" / "+tokens("Sec-Websocket-Extensions"), " ,", ","))
+	_ = c.SetReadDeadline(time.Now().Add(limit))
+	pongs := 0
+	c.SetPongHandler(func(string) error { pongs++; return nil })
+	_ = c.WriteControl(websocket.PingMessage, []byte("are you there"), time.Now().Add(limit))
+	for {
+		kind, data, err := c.ReadMessage()
+		if err != nil {
+			if visit == 1 {
+				h.saw("Pongs", "%d", pongs)
+			}
+			h.saw(fmt.Sprintf("end %d", visit), "%s", strings.TrimPrefix(err.Error(), "websocket: "))
+			return
+		}
+		if string(data) == "leave" {
+			_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4001, "as asked"), time.Now().Add(limit))
+			continue
+		}
+		if err := c.WriteMessage(kind, data); err != nil {
+			h.saw(fmt.Sprintf("end %d", visit), "writing: %v", err)
+			return
+		}
+	}
+}
+
+// carryClient carries a client both ways and compares.
+func carryClient(t *testing.T, c client) {
+	version := c.source.version(t)
+	began := time.Now()
+	h := new(host)
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	upstream := strings.TrimPrefix(server.URL, "http://")
+	var outcomes [2][]outcome
+	for i, w := range []*way{throughNginx(t, upstream, ""), throughProxy(t, upstream, false)} {
+		for _, f := range []struct {
+			what string
+			form form
+		}{{"", w.plain}, {"wss: ", w.secure}} {
+			did, err := c.do(t, f.form.url("/zoo"))
+			if err != nil {
+				t.Errorf("%s: %s%v", w.name, f.what, err)
+			}
+			h.wg.Wait()
+			h.mu.Lock()
+			for _, o := range append(did, h.seen...) {
+				outcomes[i] = append(outcomes[i], outcome{f.what + o.what, o.came})
+			}
+			h.seen, h.visits = nil, 0
+			h.mu.Unlock()
+		}
+	}
+	t.Logf("%s %s: all done after %.1f s", c.source.pkg, version, time.Since(began).Seconds())
+	enter(t, row{table: "clients", name: c.name, from: c.source, version: version}, outcomes[0], outcomes[1])
+}
+
+// do does the errand.
+func (c client) do(t *testing.T, url string) ([]outcome, error) {
+	t.Helper()
+	_, root := certificates(t)
+	if c.run != nil {
+		return c.run(t, url, root)
+	}
+	args := make([]string, len(c.args))
+	for i, a := range c.args {
+		args[i] = words(a, "URL", url, "ROOT", root)
+	}
+	lines, err := run(t, args...)
+	return said(lines), err
+}
+
+// said reads outcomes from what a program prints.
+func said(lines []string) (all []outcome) {
+	for _, line := range lines {
+		if what, came, ok := strings.Cut(line, ": "); ok {
+			all = append(all, outcome{what, came})
+		}
+	}
+	return all
+}
