@@ -33,7 +33,7 @@ for m in "${modules[@]}"; do
 		must_be_empty 'go mod tidy would change' go mod tidy -diff
 	)
 done
-for os in darwin windows freebsd; do GOOS=$os go vet . ./internal/frame; done
+for os in darwin windows freebsd; do GOOS=$os go vet . ./internal/frame ./internal/protocol; done
 
 step quickstart and tests
 go run ./examples/quickstart
@@ -121,7 +121,7 @@ step faults, attacks, floods and a soak, and the table of them
 )
 
 step fuzzing
-for dir in . internal/frame internal/faults/fuzz; do
+for dir in . internal/frame internal/protocol internal/faults/fuzz; do
 	for f in $(grep -ho '^func Fuzz[A-Za-z]*' "$dir"/*_test.go | sed 's/func //' | sort); do
 		(cd "$dir" && go test -run '^$' -fuzz "^$f\$" -fuzztime "${FUZZTIME:-1m}" .)
 	done

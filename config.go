@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // config is the validated configuration of a Proxy. It does not change after
@@ -65,19 +66,6 @@ func (c *config) mistake(option string, value any, reason string) {
 	c.mistakes = append(c.mistakes, &OptionError{Option: option, Value: value, Reason: reason})
 }
 
-// pinging validates the durations of WithPing.
-func (c *config) pinging(option string, interval, timeout time.Duration) pinging {
-	switch {
-	case interval < 0:
-		c.mistake(option, interval, "interval is negative")
-	case interval > 0 && timeout <= 0:
-		c.mistake(option, timeout, "timeout must be above zero")
-	case interval > 0:
-		c.plausible(option, interval, timeout)
-	}
-	return pinging{interval, timeout}
-}
-
 // positive reports a duration that is not above zero as a mistake.
 func (c *config) positive(option string, d time.Duration) time.Duration {
 	if d <= 0 {
@@ -127,21 +115,21 @@ func (c *config) checkDurations() {
 	if c.check != nil {
 		check = *c.check
 	}
-	c.plausible("WithIdleTimeout", c.policy.idle)
-	c.plausible("WithWriteTimeout", c.policy.write)
+	c.plausible("WithIdleTimeout", c.policy.Idle)
+	c.plausible("WithWriteTimeout", c.policy.Write)
 	c.plausible("WithHandshakeTimeout", c.handshakeTimeout)
 	c.plausible("WithCloseTimeout", c.closeTimeout)
-	c.plausible("WithMaxAge", c.policy.age)
+	c.plausible("WithMaxAge", c.policy.Age)
 	c.plausible("WithDrain", c.drainWindow)
 	c.plausible("WithSource", c.sourceInterval)
 	c.plausible("WithHealthCheck", check.Interval, check.Timeout)
 }
 
 // limit returns the limits of the side.
-func (c *config) limit(option string, from Side) *limits {
+func (c *config) limit(option string, from Side) *protocol.Limits {
 	if from != Client && from != Upstream {
 		c.mistake(option, from, "neither Client nor Upstream")
-		return new(limits)
+		return new(protocol.Limits)
 	}
 	return &c.limits[from]
 }
@@ -153,10 +141,10 @@ func newConfig(target string, options []Option) (*config, error) {
 		retryShare:   defaultRetryShare,
 		doubtsNeeded: defaultDoubts,
 		settings: settings{
-			policy: policy{write: defaultWriteTimeout},
-			pings: [2]pinging{
-				{defaultPingInterval, defaultPongTimeout},
-				{defaultPingInterval, defaultPongTimeout},
+			policy: protocol.Policy{Write: defaultWriteTimeout},
+			pings: [2]protocol.Pinging{
+				{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
+				{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
 			},
 			closeTimeout: defaultCloseTimeout,
 		},
@@ -186,7 +174,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		// if the proxy can see whether the peer's kernel acknowledges them;
 		// otherwise only the keep-alive detects that a peer that answers no Ping
 		// is gone.
-		if p := c.pings[Upstream]; acksTell && p.interval > 0 && p.interval+p.timeout <= 150*time.Second {
+		if p := c.pings[Upstream]; acksTell && p.Interval > 0 && p.Interval+p.Timeout <= 150*time.Second {
 			d.KeepAlive = -1
 		}
 		c.dialContext = dialFrom(d, c.sourceAddresses)

@@ -2,25 +2,26 @@ package wsproxy
 
 import (
 	"cmp"
-	"crypto/rand"
+	crand "crypto/rand"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // This file, pump.go and leg.go run an open session. They carry out decisions made
-// elsewhere: relay.go decides what happens to the bytes, and the policy in
-// keepalive.go when to ping and when to give up a peer.
+// elsewhere: by package protocol.
 
 // settings is what all sessions of a proxy share.
 type settings struct {
-	policy       policy
-	pings        [2]pinging // by the side that is pinged
-	limits       [2]limits  // by the side that is limited
+	policy       protocol.Policy
+	pings        [2]protocol.Pinging // by the side that is pinged
+	limits       [2]protocol.Limits  // by the side that is limited
 	closeTimeout time.Duration
 	totals       []cell // sessions add to one of them
 }
@@ -44,7 +45,7 @@ type relaySession struct {
 	began time.Time // set by begin, and guarded by mu until then
 	legs  [2]leg
 	pumps [2]pump // by the side they read from
-	pace  pace
+	pace  protocol.Pace
 	cell  uint8 // of the totals
 
 	graces   uint8      // guarded by mu; how often in a row the end was postponed
@@ -54,20 +55,20 @@ type relaySession struct {
 	running atomic.Int32 // pumps
 
 	mu       sync.Mutex
-	ending   ending         // guarded by mu
-	deadline time.Duration  // guarded by mu; when everything is cut; 0 before the end begins
-	latest   time.Duration  // guarded by mu; how far the deadline may be extended
-	timer    *time.Timer    // guarded by mu
-	due      time.Duration  // guarded by mu; when it is to fire
-	helpers  sync.WaitGroup // ticks, and injections that may have to wait
-	hastened chan struct{}  // nil: nothing waits for it; closed when the end begins
-	expiry   *expiry        // guarded by mu; nil: none was set
+	ending   protocol.Ending // guarded by mu
+	deadline time.Duration   // guarded by mu; when everything is cut; 0 before the end begins
+	latest   time.Duration   // guarded by mu; how far the deadline may be extended
+	timer    *time.Timer     // guarded by mu
+	due      time.Duration   // guarded by mu; when it is to fire
+	helpers  sync.WaitGroup  // ticks, and injections that may have to wait
+	hastened chan struct{}   // nil: nothing waits for it; closed when the end begins
+	expiry   *expiry         // guarded by mu; nil: none was set
 }
 
 // An expiry is when and why a session expires.
 type expiry struct {
 	at    time.Time // zero: never
-	cause *cause
+	cause *protocol.Cause
 }
 
 // begin sets the start of the session. Its connections are joined later.
@@ -89,7 +90,7 @@ func (s *relaySession) start() time.Time {
 // apart.
 func (s *relaySession) join(shared *settings, h relayHost, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
 	s.settings, s.host = shared, h
-	s.pace, s.cell = newPace(), uint8(id%cells)
+	s.pace, s.cell = protocol.NewPace(rand.Float32()), uint8(id%cells)
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
@@ -98,14 +99,14 @@ func (s *relaySession) join(shared *settings, h relayHost, id uint64, conns [2]n
 
 		p, limit := &s.pumps[side], &s.limits[side]
 		p.from, p.to = l, &s.legs[side^1]
-		p.mind = direction{scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
-		if limit.frame > 0 || limit.message > 0 {
-			p.mind.limits = limit
+		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
+		if limit.Frame > 0 || limit.Message > 0 {
+			p.mind.Limits = limit
 		}
-		rand.Read(p.mind.tag[:])
+		crand.Read(p.mind.Tag[:])
 		p.held = early[side]
-		if limit.rate != (RateLimit{}) {
-			p.throttle = newThrottle(limit.rate)
+		if limit.Rate != (protocol.Rate{}) {
+			p.throttle = protocol.NewThrottle(limit.Rate)
 			s.hastened = cmp.Or(s.hastened, make(chan struct{}))
 		}
 	}
@@ -171,7 +172,7 @@ func (s *relaySession) panicked(v any) {
 func (s *relaySession) blame(v any) {
 	err := s.host.Panicked(v)
 	s.mu.Lock()
-	s.ending.begin(causePanic, err)
+	s.ending.Begin(protocol.CausePanic, err)
 	s.mu.Unlock()
 }
 
@@ -183,7 +184,7 @@ func (s *relaySession) hasten(side frame.Side) {
 	}
 	s.suspect = side
 	s.deadline = s.now() + s.closeTimeout
-	s.latest = s.deadline + s.policy.write
+	s.latest = s.deadline + s.policy.Write
 	if s.timer != nil {
 		s.lookInLocked(s.firstLook())
 	}
@@ -201,7 +202,7 @@ func (s *relaySession) settle() {
 		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || inputWaits(l.conn))
 		s.mu.Lock()
 		e := &s.ending
-		done, fin := e.done(l.side, closed, talks), e.fin(l.side, closed)
+		done, fin := e.Done(l.side, closed, talks), e.Fin(l.side, closed)
 		s.mu.Unlock()
 		switch {
 		case done:
@@ -215,14 +216,14 @@ func (s *relaySession) settle() {
 // stop ends the session for a cause for which the proxy is responsible. It does
 // not wait for the Close frames to be written: otherwise a peer that accepts no
 // bytes would delay the other one, or all sessions of a Shutdown.
-func (s *relaySession) stop(c *cause, err error) {
+func (s *relaySession) stop(c *protocol.Cause, err error) {
 	s.mu.Lock()
-	if s.finished || !s.ending.begin(c, err) {
+	if s.finished || !s.ending.Begin(c, err) {
 		s.mu.Unlock()
 		return
 	}
 	s.hasten(frame.Self)
-	tell := [2]frame.Code{s.ending.tell(frame.Client), s.ending.tell(frame.Upstream)}
+	tell := [2]frame.Code{s.ending.Tell(frame.Client), s.ending.Tell(frame.Upstream)}
 	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
 	s.mu.Unlock()
 	defer s.helpers.Done()
@@ -232,9 +233,9 @@ func (s *relaySession) stop(c *cause, err error) {
 }
 
 // cut ends the session at once, without Close frames.
-func (s *relaySession) cut(c *cause, err error) {
+func (s *relaySession) cut(c *protocol.Cause, err error) {
 	s.mu.Lock()
-	s.ending.begin(c, err)
+	s.ending.Begin(c, err)
 	s.hasten(frame.Self)
 	s.mu.Unlock()
 	s.legs[frame.Client].abort()
@@ -246,8 +247,8 @@ func (s *relaySession) firstTickLocked() time.Duration {
 	first, _ := s.expiryLocked()
 	for side := range s.legs {
 		pol := s.policyFor(frame.Side(side))
-		_, again := pol.check(0, life{writing: -1})
-		_, idle := pol.checkIdle(0, 0)
+		_, again := pol.Check(0, protocol.Life{Writing: -1})
+		_, idle := pol.CheckIdle(0, 0)
 		first = min(first, again, idle)
 	}
 	return first
@@ -263,7 +264,7 @@ func (s *relaySession) lookInLocked(d time.Duration) {
 // postpone what it would end. s.mu is held.
 func (s *relaySession) lateLocked(now time.Duration) time.Duration {
 	late := now - s.due
-	if late <= lateness || s.graces >= mostGraces {
+	if late <= protocol.Lateness || s.graces >= protocol.MostGraces {
 		return 0
 	}
 	s.graces++
@@ -292,24 +293,24 @@ func (s *relaySession) tick() {
 		data = now
 	}
 	late := s.lateLocked(now) > 0
-	idle, again := s.policy.checkIdle(now, data)
+	idle, again := s.policy.CheckIdle(now, data)
 	switch {
 	case !idle && !late:
 		s.graces = 0
 	case idle && late:
-		idle, again = false, now+grace
-	case idle && s.graces < mostGraces && (inputWaits(s.legs[frame.Client].conn) || inputWaits(s.legs[frame.Upstream].conn)):
+		idle, again = false, now+protocol.Grace
+	case idle && s.graces < protocol.MostGraces && (inputWaits(s.legs[frame.Client].conn) || inputWaits(s.legs[frame.Upstream].conn)):
 		s.graces++
-		idle, again = false, now+lateness
+		idle, again = false, now+protocol.Lateness
 	}
 	expires, expiry := s.expiryLocked()
 	again = min(again, expires)
-	var needs [2]need
+	var needs [2]protocol.Need
 	for side := range s.legs {
 		l := &s.legs[side]
 		var at time.Duration
 		pol := s.policyFor(frame.Side(side))
-		needs[side], at = pol.check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load(), late))
+		needs[side], at = pol.Check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load(), late))
 		again = min(again, at)
 		l.noteAnswersLocked(now, &pol)
 	}
@@ -321,14 +322,14 @@ func (s *relaySession) tick() {
 		s.stop(expiry, nil)
 		return
 	case idle:
-		s.stop(causeIdle, nil)
+		s.stop(protocol.CauseIdle, nil)
 		return
 	}
-	if needs[frame.Client] != needNothing && needs[frame.Upstream] != needNothing {
+	if needs[frame.Client] != protocol.NeedNothing && needs[frame.Upstream] != protocol.NeedNothing {
 		// A write that blocks must not delay that of the other leg.
 		need := needs[frame.Client]
 		s.helpers.Go(func() { s.meet(frame.Client, need, now) })
-		needs[frame.Client] = needNothing
+		needs[frame.Client] = protocol.NeedNothing
 	}
 	for side, need := range needs {
 		s.meet(frame.Side(side), need, now)
@@ -336,23 +337,23 @@ func (s *relaySession) tick() {
 }
 
 // meet does what a leg needs.
-func (s *relaySession) meet(side frame.Side, need need, now time.Duration) {
+func (s *relaySession) meet(side frame.Side, need protocol.Need, now time.Duration) {
 	defer s.guard()
 	l := &s.legs[side]
 	switch need {
-	case needPing:
+	case protocol.NeedPing:
 		l.inject(pingPending)
-	case needMoreTime:
+	case protocol.NeedMoreTime:
 		if pinged := l.pinged.Load(); pinged > l.heard.Load() {
 			l.pinged.CompareAndSwap(pinged, int64(now))
 		}
-	case needHearing:
+	case protocol.NeedHearing:
 		l.heard.Store(int64(now))
-	case needEndSilent:
+	case protocol.NeedEndSilent:
 		s.lose(l, errSilent)
-	case needEndStuck:
+	case protocol.NeedEndStuck:
 		s.lose(l, errStuck)
-	case needEndReset:
+	case protocol.NeedEndReset:
 		s.lose(l, errReset)
 	}
 }
@@ -368,7 +369,7 @@ var (
 // side.
 func (s *relaySession) lose(l *leg, err error) {
 	s.mu.Lock()
-	s.ending.begin(causeLost[l.side], err)
+	s.ending.Begin(protocol.CauseLost[l.side], err)
 	s.hasten(l.side)
 	s.mu.Unlock()
 	l.abort()
@@ -376,14 +377,14 @@ func (s *relaySession) lose(l *leg, err error) {
 
 // firstLook is the time from the beginning of the end to the first call of
 // expire.
-func (s *relaySession) firstLook() time.Duration { return min(s.closeTimeout/2, resetGrace) }
+func (s *relaySession) firstLook() time.Duration { return min(s.closeTimeout/2, protocol.ResetGrace) }
 
 // expire severs a session whose end takes too long. s.mu is held, and released.
 // It is also called earlier, to find resets that a reader has not noticed, and
 // to start measuring what a slow peer accepts until the deadline.
 func (s *relaySession) expire(now time.Duration) {
 	if late := s.lateLocked(now); late > 0 {
-		s.deadline = max(s.deadline, min(s.deadline+late, now+s.closeTimeout), now+min(grace, s.closeTimeout))
+		s.deadline = max(s.deadline, min(s.deadline+late, now+s.closeTimeout), now+min(protocol.Grace, s.closeTimeout))
 		s.latest = max(s.latest+late, s.deadline)
 		for side := range s.legs {
 			s.legs[side].lookLocked(now) // start measuring what it accepts
@@ -397,7 +398,7 @@ func (s *relaySession) expire(now time.Duration) {
 			}
 			l.wakeIfReset()
 		}
-		s.lookInLocked(min(s.deadline-now, resetGrace))
+		s.lookInLocked(min(s.deadline-now, protocol.ResetGrace))
 		s.mu.Unlock()
 		return
 	}
@@ -408,7 +409,7 @@ func (s *relaySession) expire(now time.Duration) {
 		return
 	}
 	if s.suspect != frame.Self {
-		s.ending.begin(causeLost[s.suspect], errLate)
+		s.ending.Begin(protocol.CauseLost[s.suspect], errLate)
 	}
 	s.sever()
 }
@@ -417,13 +418,13 @@ func (s *relaySession) expire(now time.Duration) {
 // it before its end, and nothing more will be sent. s.mu is held.
 func (s *relaySession) lingersLocked(side frame.Side, now time.Duration) bool {
 	l := &s.legs[side]
-	return l.takesLocked(now) && (l.closed.Load() || s.ending.ended[side.Other()])
+	return l.takesLocked(now) && (l.closed.Load() || s.ending.Ended[side.Other()])
 }
 
 // sever closes both connections, each with a last Close frame if one is still
 // owed and can be written without waiting. s.mu is held, and released.
 func (s *relaySession) sever() {
-	tell := [2]frame.Code{s.ending.tell(frame.Client), s.ending.tell(frame.Upstream)}
+	tell := [2]frame.Code{s.ending.Tell(frame.Client), s.ending.Tell(frame.Upstream)}
 	s.mu.Unlock()
 	for side := range s.legs {
 		l := &s.legs[side]
@@ -435,7 +436,7 @@ func (s *relaySession) sever() {
 }
 
 // setExpiry sets when and why the session expires, unless it ends before.
-func (s *relaySession) setExpiry(at time.Time, c *cause) {
+func (s *relaySession) setExpiry(at time.Time, c *protocol.Cause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expiry = &expiry{at, c}
@@ -445,10 +446,10 @@ func (s *relaySession) setExpiry(at time.Time, c *cause) {
 }
 
 // expiryLocked returns when the session expires, and why. s.mu is held.
-func (s *relaySession) expiryLocked() (at time.Duration, c *cause) {
-	at, c = never, causeAge
-	if age := s.settings.policy.age; age > 0 {
-		at = s.pace.of(age)
+func (s *relaySession) expiryLocked() (at time.Duration, c *protocol.Cause) {
+	at, c = protocol.Never, protocol.CauseAge
+	if age := s.settings.policy.Age; age > 0 {
+		at = s.pace.Of(age)
 	}
 	if x := s.expiry; x != nil && !x.at.IsZero() {
 		if t := x.at.Sub(s.began); t < at {
@@ -459,9 +460,9 @@ func (s *relaySession) expiryLocked() (at time.Duration, c *cause) {
 }
 
 // policyFor returns the session's policy for a side.
-func (s *relaySession) policyFor(side frame.Side) policy {
+func (s *relaySession) policyFor(side frame.Side) protocol.Policy {
 	p := s.policy
-	p.ping, p.pong = s.pace.of(s.pings[side].interval), s.pings[side].timeout
+	p.Ping, p.Pong = s.pace.Of(s.pings[side].Interval), s.pings[side].Timeout
 	return p
 }
 
@@ -488,8 +489,8 @@ func (s *relaySession) ignoresPings(side frame.Side) bool {
 
 // result returns why the session ends, nil if it does not, the code of the
 // first Close frame, and the underlying error.
-func (s *relaySession) result() (c *cause, code frame.Code, err error) {
+func (s *relaySession) result() (c *protocol.Cause, code frame.Code, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ending.cause, s.ending.code, s.ending.err
+	return s.ending.Cause, s.ending.Code, s.ending.Err
 }

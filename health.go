@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // This file tracks which members are healthy, by the results of handshakes with
@@ -176,11 +178,11 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 func (h *health) excuses(now time.Duration, e *Error) bool {
 	switch {
 	case e != nil && errors.Is(e.Err, errOverslept):
-		if h.excused == 0 || now-h.excusedAt > grace {
+		if h.excused == 0 || now-h.excusedAt > protocol.Grace {
 			h.excused++
 			h.excusedAt = now
 		}
-		return h.excused <= mostGraces
+		return h.excused <= protocol.MostGraces
 	case e == nil || e.Side == Upstream:
 		h.excused = 0
 	}

@@ -1,167 +1,116 @@
 package wsproxy
 
 import (
-	"math"
-	"math/rand/v2"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
-// A policy limits how long a session's peers may be silent. It only decides: it
-// has no timer, and time is an argument, a duration since the start of the
-// session. A zero duration disables a rule; write is never zero. ping and pong
-// are those of one side ([WithPingTo]).
-type policy struct {
-	ping  time.Duration // a leg that has been silent for this long is sent a Ping
-	pong  time.Duration // and may be lost if nothing arrives within this time after it
-	idle  time.Duration // a session without a data frame in either direction for this long ends
-	write time.Duration // a leg that accepts no byte for this long is lost
-	age   time.Duration // a session of this age ends
-}
+// This file holds the options of pings and timeouts: what a session's
+// protocol.Policy is made of.
 
-// A life is what is known about the liveness of one leg.
-type life struct {
-	heard   time.Duration // when bytes last arrived from it
-	pinged  time.Duration // when our last Ping was sent; before heard: answered
-	writing time.Duration // when the current write last made progress; negative: no write
-	input   bool          // bytes from it wait in our socket
-	late    bool          // the proxy was not running for a time that would count against it
-	behind  uint64        // bytes up to our last Ping that are acknowledged, but may not have reached it
-	unread  bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
-	slowed  bool          // its reader waits for the rate limit, which may take long
-	taking  bool          // the data that our kernel holds for it is moving
-	reset   bool          // it was reset; its reader may not have noticed
-	answers bool          // it has answered a Ping of ours before
-	present bool          // its kernel has acknowledged something since our last Ping, or this is unknown
-}
-
-// resetGrace is how long an active reader may take to find a reset itself,
-// after the bytes that arrived before it.
-const resetGrace = time.Second
-
-// Elapsed time proves nothing while the proxy itself is not running: stopped,
-// starved of CPU time, or in a virtual machine that is. What peers sent meanwhile
-// waits in its sockets, and what they accepted becomes visible only later. So a
-// timer that fires more than lateness after it was due ends nothing: readers and
-// writers first get grace to run. In a process that is always late, this applies
-// to at most mostGraces checks in a row.
-const (
-	lateness   = 100 * time.Millisecond
-	grace      = time.Second
-	mostGraces = 10
-)
-
-// slowest is the minimum rate, in bytes per second, at which data is assumed to
-// reach a peer. An intermediate proxy, such as nginx, accepts bytes at once and
-// forwards them only as fast as the peer reads them; a Ping waits behind all of
-// them. mostBehind limits the time that is added for that, as a multiple of the
-// time to answer.
-const (
-	slowest    = 16 << 10
-	mostBehind = 10
-)
-
-// toAnswer returns the time in which a Ping must be answered that has the given
-// number of bytes before it.
-func (p *policy) toAnswer(behind uint64) time.Duration {
-	seconds := min(float64(behind)/slowest, mostBehind*p.pong.Seconds())
-	return p.pong + time.Duration(seconds*float64(time.Second))
-}
-
-// A need is what a leg needs next.
-type need uint8
-
-const (
-	needNothing need = iota
-	needPing
-	needMoreTime // an unanswered Ping is behind bytes that still move, or was our fault: restart its time
-	needHearing  // bytes from it wait to be read: treat it as heard
-	needEndSilent
-	needEndStuck
-	needEndReset
-)
-
-// check returns what the leg needs at now, and when to check again.
+// WithPing sets how the proxy keeps the two peers of a session alive and
+// detects lost ones. Each peer is watched separately: the proxy sends a Ping to
+// a peer that has been silent for interval. If the peer then sends nothing at
+// all within timeout, it is lost, and the proxy closes the other side. The
+// defaults are 25 s and 35 s.
 //
-// Any byte from a peer proves it alive, not only a Pong: RFC 6455, 5.5.3 allows
-// a peer to answer only the latest of several Pings, and a peer in the middle
-// of a long frame cannot answer at all.
-func (p *policy) check(now time.Duration, l life) (need, time.Duration) {
-	if l.writing >= 0 && now-l.writing >= p.write {
-		return needEndStuck, now
+// The timeout applies to peers that have answered at least one Ping. A peer
+// that never has is not given up for its silence as long as its machine
+// acknowledges what is sent to it. The proxy can see acknowledgements over TCP,
+// with or without TLS, on Linux (amd64, arm64). Elsewhere TCP detects a machine
+// that is gone, by its keep-alive or because a Ping is not acknowledged.
+// [Session.IgnoresPings] reports such a peer.
+//
+// An intermediate proxy, such as nginx, may accept bytes at once and forward
+// them only as fast as its own client reads them, so that a Ping waits behind
+// them. Where the proxy can see acknowledgements, it extends the timeout by the
+// time those bytes take at 16 KiB/s, to at most eleven times the timeout in
+// total. Time during which this process did not run does not count against a
+// peer.
+//
+// The interval of each session is shortened by up to a tenth, at random, so
+// that many sessions do not ping in step. Keep it below the idle timeout of
+// every intermediary (60 s is common, 55 s exists): an equal interval fails.
+//
+// An interval of 0 disables pings. Then only TCP's keep-alive detects a machine
+// that vanishes, after minutes, and an application that hangs is detected only
+// when data for it gets stuck ([WithWriteTimeout]) or by [WithIdleTimeout]. The
+// timeout must be above 0 unless the interval is 0. Values above 0 must be at
+// least 1 ms.
+func WithPing(interval, timeout time.Duration) Option {
+	return func(c *config) {
+		p := c.pinging("WithPing", interval, timeout)
+		c.pings = [2]protocol.Pinging{p, p}
 	}
-	again := now + p.write/2 // check again when half of it is over
-	if l.writing >= 0 {
-		again = min(again, l.writing+p.write)
-	}
-	if l.reset && (!l.unread || l.slowed) {
-		if now-l.heard >= resetGrace && !l.late {
-			return needEndReset, now
-		}
-		again = min(again, max(l.heard+resetGrace, now+lateness))
-		if l.slowed {
-			return needNothing, again // no Ping: let the grace end
-		}
-	}
-	if p.ping == 0 {
-		return needNothing, again
-	}
-	if l.pinged > l.heard { // a Ping is unanswered
-		if l.present && (!l.answers || l.unread) {
-			// Some applications answer no Ping, in violation of RFC 6455, 5.5.2,
-			// and otherwise work; and an answer is not seen while the leg is not
-			// being read. So silence counts only against a peer that has
-			// answered before and is being read. Pings continue at their
-			// interval: they keep NAT and load balancers from dropping the
-			// connection, and the peer's kernel acknowledges each one, or resets
-			// the connection if its program has left.
-			if next := l.pinged + p.ping; now < next {
-				if now < l.pinged+p.pong {
-					next = min(next, l.pinged+p.pong) // to record that it had the time
-				}
-				return needNothing, min(again, next)
-			}
-			return needPing, min(again, now+p.ping)
-		}
-		if due := l.pinged + p.toAnswer(l.behind); now < due {
-			return needNothing, min(again, due, now+p.ping)
-		}
-		if l.input && !l.unread {
-			return needHearing, min(again, now+p.ping)
-		}
-		if l.writing >= 0 || l.taking || l.late {
-			return needMoreTime, min(again, now+p.pong)
-		}
-		return needEndSilent, now
-	}
-	if now-l.heard < p.ping {
-		return needNothing, min(again, l.heard+p.ping)
-	}
-	return needPing, min(again, now+p.pong, now+p.ping)
 }
 
-// checkIdle reports whether a session whose last data frame moved at data is
-// idle, and when to check again. Control frames are not data: pings, ours or an
-// application's, do not keep a session from being idle.
-func (p *policy) checkIdle(now, data time.Duration) (idle bool, again time.Duration) {
-	if p.idle == 0 {
-		return false, now + p.write
+// WithPingTo is [WithPing] for one side, [Client] or [Upstream]. The other side
+// keeps its setting, by default 25 s and 35 s. Use an interval of 0 for peers
+// that cannot handle a Ping: the proxy then injects no frame on that side
+// except a Close frame at the end.
+//
+// With an interval of 0, only TCP's keep-alive watches that side. It is enabled
+// if the default dialer connects to the upstream, and if the client is accepted
+// by [net.Listen] or by an [http.Server] with default settings. For other cases
+// see [net.ListenConfig] and [net.Dialer].
+func WithPingTo(side Side, interval, timeout time.Duration) Option {
+	return func(c *config) {
+		p := c.pinging("WithPingTo", interval, timeout)
+		if side != Client && side != Upstream {
+			c.mistake("WithPingTo", side, "neither Client nor Upstream")
+			return
+		}
+		c.pings[side] = p
 	}
-	return now-data >= p.idle, data + p.idle
 }
 
-// never is the due time of an event that does not happen.
-const never time.Duration = math.MaxInt64
+// WithIdleTimeout ends a session, with Close 1001 to both sides, when no data
+// frame has passed in either direction for d. Pings and Pongs are not data. The
+// default, 0, is no limit: applications may be silent, and pings already detect
+// lost peers.
+func WithIdleTimeout(d time.Duration) Option {
+	return func(c *config) {
+		c.policy.Idle = d
+		if d < 0 {
+			c.mistake("WithIdleTimeout", d, "negative")
+		}
+	}
+}
 
-// A pace is the fraction of the ping intervals and of the maximum age that applies
-// to one session: nine tenths or more, at random, so that sessions that began
-// together neither ping in step nor all end at once.
-type pace float32
+// WithWriteTimeout drops a peer when a write to it makes no progress for d, for
+// example because the peer has stopped reading. The default is 60 s. It must be
+// above zero.
+//
+// Over TCP, with or without TLS, on Linux (amd64, arm64), progress is what the
+// peer's kernel acknowledges. Elsewhere, and over connections of types outside
+// the net package, the proxy sees progress only when the local kernel has
+// accepted a whole chunk of up to 32 KiB.
+func WithWriteTimeout(d time.Duration) Option {
+	return func(c *config) { c.policy.Write = c.positive("WithWriteTimeout", d) }
+}
 
-func newPace() pace { return pace(1 - rand.Float32()/10) }
+// WithCloseTimeout limits how long a session may take to end once its end has
+// begun: delivering what was sent before the end, waiting for the other side's
+// Close, and closing the connections. The default is 5 s. It must be above
+// zero.
+//
+// A slow peer that is still reading what was sent to it before the end gets
+// additional time, at most the write timeout, if the proxy can see its progress
+// (see [WithWriteTimeout]).
+func WithCloseTimeout(d time.Duration) Option {
+	return func(c *config) { c.closeTimeout = c.positive("WithCloseTimeout", d) }
+}
 
-func (f pace) of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(f)) }
-
-// pinging is the setting of [WithPingTo] for a side.
-type pinging struct {
-	interval, timeout time.Duration
+// pinging validates the durations of WithPing.
+func (c *config) pinging(option string, interval, timeout time.Duration) protocol.Pinging {
+	switch {
+	case interval < 0:
+		c.mistake(option, interval, "interval is negative")
+	case interval > 0 && timeout <= 0:
+		c.mistake(option, timeout, "timeout must be above zero")
+	case interval > 0:
+		c.plausible(option, interval, timeout)
+	}
+	return protocol.Pinging{Interval: interval, Timeout: timeout}
 }

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // This file classifies failures: their kind, whose fault they are, and the status
@@ -185,7 +187,7 @@ var errOverslept = errors.New("the proxy itself did not run in time")
 // cannot have been running when it was due.
 func overslept(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
-	return ok && time.Since(deadline) > lateness
+	return ok && time.Since(deadline) > protocol.Lateness
 }
 
 // passed reports whether ctx's deadline has passed. A dialer may notice that

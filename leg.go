@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // A leg is one side's connection, with the state for writing whole frames to it.
@@ -39,7 +40,7 @@ type leg struct {
 	reading atomic.Bool  // its reader is inside a callback of raw.conn
 	hangUp  sync.Once    // for closing conn
 	inq     bool         // set when made; raw reads report what is left to read
-	heard   atomic.Int64 // see life
+	heard   atomic.Int64 // see protocol.Life
 	pinged  atomic.Int64
 	writing atomic.Int64
 
@@ -54,51 +55,51 @@ const pingPending = 1 << 16 // a bit above every close code
 // life returns what is known about the leg at now. unread means that its reader
 // waits for something other than bytes, slowed that this is the rate limit, late
 // that the proxy was not running for a while. s.mu is held.
-func (l *leg) life(now time.Duration, unread, slowed, late bool) life {
-	f := life{
-		heard:   time.Duration(l.heard.Load()),
-		pinged:  time.Duration(l.pinged.Load()),
-		writing: time.Duration(l.writing.Load()),
-		unread:  unread,
-		slowed:  slowed,
-		late:    late,
-		reset:   l.reset(),
-		answers: l.answers,
+func (l *leg) life(now time.Duration, unread, slowed, late bool) protocol.Life {
+	f := protocol.Life{
+		Heard:   time.Duration(l.heard.Load()),
+		Pinged:  time.Duration(l.pinged.Load()),
+		Writing: time.Duration(l.writing.Load()),
+		Unread:  unread,
+		Slowed:  slowed,
+		Late:    late,
+		Reset:   l.reset(),
+		Answers: l.answers,
 	}
-	if f.writing < 0 && f.pinged <= f.heard {
+	if f.Writing < 0 && f.Pinged <= f.Heard {
 		return f
 	}
-	if late && f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
+	if late && f.Writing >= 0 && l.writing.CompareAndSwap(int64(f.Writing), int64(now)) {
 		// The peer may have accepted everything that our kernel had, and could have
 		// accepted more. Measure what it accepts from now on.
-		f.writing = now
+		f.Writing = now
 	}
-	f.input = f.pinged > f.heard && inputWaits(l.conn)
+	f.Input = f.Pinged > f.Heard && inputWaits(l.conn)
 	before, at := l.acked, l.ackedAt
 	a, ok := l.lookLocked(now)
 	if !ok {
-		f.present = true
+		f.Present = true
 		return f
 	}
 	// An acknowledgement of data before the Ping proves as much as one of the Ping
 	// itself, which may wait because the peer's receive window is closed.
-	f.present = a.queued == 0 || a.acked >= l.pingEnd || a.age < now-f.pinged-ackSlack
+	f.Present = a.queued == 0 || a.acked >= l.pingEnd || a.age < now-f.Pinged-ackSlack
 	if a.acked >= l.pingEnd {
-		f.behind = l.pingEnd - l.proven
+		f.Behind = l.pingEnd - l.proven
 	}
 	// A socket accepts more only when a large part of its buffer is free, which may
 	// take minutes with a slow peer; a Ping waits behind all of it.
-	since := f.heard
-	if f.writing >= 0 {
-		since = f.writing
+	since := f.Heard
+	if f.Writing >= 0 {
+		since = f.Writing
 	}
 	if a.queued == 0 || a.acked <= before || at < since {
 		return f
 	}
-	if f.writing >= 0 && l.writing.CompareAndSwap(int64(f.writing), int64(now)) {
-		f.writing = now
+	if f.Writing >= 0 && l.writing.CompareAndSwap(int64(f.Writing), int64(now)) {
+		f.Writing = now
 	}
-	f.taking = l.acked < l.pingEnd
+	f.Taking = l.acked < l.pingEnd
 	return f
 }
 
@@ -123,13 +124,13 @@ func (l *leg) answered(number uint32, now time.Duration) bool {
 
 // noteAnswersLocked records whether the peer has had the time to answer a Ping
 // and has answered none. s.mu is held.
-func (l *leg) noteAnswersLocked(now time.Duration, p *policy) {
+func (l *leg) noteAnswersLocked(now time.Duration, p *protocol.Policy) {
 	sent := l.awaited.Load() // the number of Pings sent, while none was answered
 	if l.ignored || sent == 0 || l.answers {
 		return
 	}
-	first := time.Duration(l.pinged.Load()) - time.Duration(sent-1)*p.ping // or earlier
-	l.ignored = now-first >= p.pong
+	first := time.Duration(l.pinged.Load()) - time.Duration(sent-1)*p.Ping // or earlier
+	l.ignored = now-first >= p.Pong
 }
 
 // ignoresPingsLocked implements [Session.IgnoresPings]. s.mu is held.
@@ -288,19 +289,19 @@ func (l *leg) writePending() {
 		l.sent.Store(int64(now))
 		l.number++
 		l.awaited.Store(l.number)
-		b = frame.AppendControl(b, frame.OpPing, l.side == frame.Upstream, pingBody(l.s.pumps[l.side].mind.tag, l.number))
+		b = frame.AppendControl(b, frame.OpPing, l.side == frame.Upstream, protocol.PingBody(l.s.pumps[l.side].mind.Tag, l.number))
 	}
 	code := frame.Code(frames &^ pingPending)
 	if code != 0 {
 		l.s.mu.Lock()
-		reason := l.s.ending.cause.reason
+		reason := l.s.ending.Cause.Text
 		l.s.mu.Unlock()
 		b = frame.AppendClose(b, l.side == frame.Upstream, code, reason)
 	}
 	l.write(b, now)
 	if frames&pingPending != 0 {
 		// The write may have waited for room, or for the proxy to run.
-		if done := l.s.now(); done-now > lateness && l.heard.Load() < int64(now) {
+		if done := l.s.now(); done-now > protocol.Lateness && l.heard.Load() < int64(now) {
 			l.pinged.CompareAndSwap(int64(now), int64(done))
 		}
 		l.lookBehindPing(now)

@@ -2,14 +2,18 @@ package wsproxy
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // A Close that waits for a frame's end isn't mixed with another one: the first
@@ -17,8 +21,8 @@ import (
 func TestPendingClose(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
-	s := &relaySession{began: time.Now(), settings: &settings{closeTimeout: time.Minute, policy: policy{write: time.Minute}}}
-	s.ending.begin(causeIdle, nil)
+	s := &relaySession{began: time.Now(), settings: &settings{closeTimeout: time.Minute, policy: protocol.Policy{Write: time.Minute}}}
+	s.ending.Begin(protocol.CauseIdle, nil)
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), near
@@ -30,12 +34,12 @@ func TestPendingClose(t *testing.T) {
 	}
 	go l.release()
 	far.SetReadDeadline(time.Now().Add(20 * time.Second))
-	b := make([]byte, 2+pingBodySize+2+2+len(causeIdle.reason))
+	b := make([]byte, 2+protocol.PingBodySize+2+2+len(protocol.CauseIdle.Text))
 	if _, err := io.ReadFull(far, b); err != nil {
 		t.Fatal(err)
 	}
-	if code := binary.BigEndian.Uint16(b[2+pingBodySize+2:]); b[0] != 0x89 || b[2+pingBodySize] != 0x88 || code != 1001 {
-		t.Errorf("got %#x then %#x with code %d, want a Ping and Close 1001", b[0], b[2+pingBodySize], code)
+	if code := binary.BigEndian.Uint16(b[2+protocol.PingBodySize+2:]); b[0] != 0x89 || b[2+protocol.PingBodySize] != 0x88 || code != 1001 {
+		t.Errorf("got %#x then %#x with code %d, want a Ping and Close 1001", b[0], b[2+protocol.PingBodySize], code)
 	}
 }
 
@@ -77,4 +81,33 @@ func TestWriteLock(t *testing.T) {
 			t.Error("it stays held after somebody has given up")
 		}
 	})
+}
+
+// A session's memory stays within its size class: 1,024 bytes, of which the
+// allocator takes 8 for itself.
+func TestSessionSize(t *testing.T) {
+	if size := unsafe.Sizeof(Session{}); size > 1024-8 {
+		t.Errorf("a Session takes %d bytes", size)
+	}
+}
+
+// A client that has left leaves no trace in the map by which sessions are
+// counted.
+func TestNoKeysLeft(t *testing.T) {
+	p, err := New("http://upstream.test", WithMaxSessionsPerClient(2, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", i)
+		_, s, e := p.admit(r)
+		if e != nil {
+			t.Fatal(e)
+		}
+		p.leave(s)
+	}
+	if g := &p.registry; len(g.perClient) > 0 || g.count > 0 || g.oldest != nil || g.newest != nil {
+		t.Errorf("%d clients and %d sessions are left", len(g.perClient), g.count)
+	}
 }

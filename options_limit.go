@@ -4,6 +4,8 @@ import (
 	"math"
 	"net/http"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // This file holds the options that limit sessions and their traffic.
@@ -48,7 +50,7 @@ func WithMaxSessionsPerClient(n int, key func(*http.Request) string) Option {
 // the earlier fragments have been relayed by then. The default, 0, is no limit.
 func WithMaxMessageSize(from Side, bytes int) Option {
 	return func(c *config) {
-		c.limit("WithMaxMessageSize", from).message = uint64(c.count("WithMaxMessageSize", bytes))
+		c.limit("WithMaxMessageSize", from).Message = uint64(c.count("WithMaxMessageSize", bytes))
 	}
 }
 
@@ -56,7 +58,7 @@ func WithMaxMessageSize(from Side, bytes int) Option {
 // default, 0, is no limit.
 func WithMaxFrameSize(from Side, bytes int) Option {
 	return func(c *config) {
-		c.limit("WithMaxFrameSize", from).frame = uint64(c.count("WithMaxFrameSize", bytes))
+		c.limit("WithMaxFrameSize", from).Frame = uint64(c.count("WithMaxFrameSize", bytes))
 	}
 }
 
@@ -64,7 +66,7 @@ func WithMaxFrameSize(from Side, bytes int) Option {
 // session. By default there is no limit.
 func WithRateLimit(from Side, r RateLimit) Option {
 	return func(c *config) {
-		c.limit("WithRateLimit", from).rate = r
+		c.limit("WithRateLimit", from).Rate = protocol.Rate(r)
 		switch {
 		case !(r.Messages >= 0 && r.Frames >= 0 && r.Bytes >= 0) || r.Burst < 0: // or no number
 			c.mistake("WithRateLimit", r, "negative")
@@ -72,11 +74,11 @@ func WithRateLimit(from Side, r RateLimit) Option {
 			c.mistake("WithRateLimit", r, "infinite: 0 is no limit")
 		case r.Messages == 0 && r.Frames == 0 && r.Bytes == 0:
 			c.mistake("WithRateLimit", r, "limits neither messages nor frames nor bytes")
-		case r.Messages > 0 && r.Messages < leastMessages:
+		case r.Messages > 0 && r.Messages < protocol.LeastMessages:
 			c.mistake("WithRateLimit", r, "under one message an hour")
-		case r.Frames > 0 && r.Frames < leastMessages:
+		case r.Frames > 0 && r.Frames < protocol.LeastMessages:
 			c.mistake("WithRateLimit", r, "under one frame an hour")
-		case r.Bytes > 0 && r.Bytes < leastBytes:
+		case r.Bytes > 0 && r.Bytes < protocol.LeastBytes:
 			c.mistake("WithRateLimit", r, "under one byte a second")
 		case r.Burst > longest:
 			c.mistake("WithRateLimit", r, "burst over 50 years")
@@ -92,9 +94,40 @@ func WithRateLimit(from Side, r RateLimit) Option {
 // limit.
 func WithMaxAge(d time.Duration) Option {
 	return func(c *config) {
-		c.policy.age = d
+		c.policy.Age = d
 		if d < 0 {
 			c.mistake("WithMaxAge", d, "negative")
 		}
 	}
+}
+
+// A RateLimit limits the rate at which a side of a session may send
+// ([WithRateLimit]). A rate of 0 is no limit.
+type RateLimit struct {
+	Messages float64 // per second; at least one per hour, 1.0/3600
+	Bytes    float64 // per second, on the wire; at least 1
+
+	// Frames is the number of frames per second. Pings, Pongs and every
+	// fragment of a message count. 0 stands for ten times Messages. The minimum
+	// is one per hour.
+	Frames float64
+
+	// Burst is the time's worth of traffic that may arrive at once after
+	// silence; one message always may. 0 stands for one second. With Close,
+	// Bytes times Burst should exceed the largest message, and Burst should be
+	// longer than the proxy may be paused (a CPU quota, a virtual machine that
+	// is moved): whatever a peer sent during a pause arrives at once. The proxy
+	// cannot tell that from a burst, because the limit has no clock of its own
+	// while nothing arrives, and a session may have no timer that fires during
+	// the pause.
+	Burst time.Duration
+
+	// Close ends a session that exceeds the limit, with Close 1008. Otherwise
+	// the session is slowed down: the excess is read later, so that TCP's flow
+	// control stops the sender. Pings are delayed as well. If a side leaves
+	// while it is slowed down, what it has sent is relayed for at most the
+	// close timeout. Its FIN is detected only on Linux, on connections of the
+	// net package, with or without TLS. Elsewhere the next Pings detect whether
+	// it has left.
+	Close bool
 }

@@ -327,7 +327,7 @@ func TestDocumentedDefaults(t *testing.T) {
 		return f
 	}
 	var text []byte
-	for _, name := range []string{"options.go", "options_limit.go", "options_balance.go", "probe.go"} {
+	for _, name := range []string{"options.go", "keepalive.go", "options_limit.go", "options_balance.go", "probe.go"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

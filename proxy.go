@@ -114,6 +114,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // A Proxy relays WebSockets to an upstream. It is an [http.Handler]. Create one
@@ -125,7 +126,7 @@ import (
 type Proxy struct {
 	*config
 
-	drained *cause          // the cause for sessions that Shutdown ends
+	drained *protocol.Cause // the cause for sessions that Shutdown ends
 	life    context.Context // ends with Shutdown or Close
 	endLife context.CancelFunc
 
@@ -158,7 +159,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 	}
 	p := &Proxy{
 		config:    c,
-		drained:   causeFor(ReasonDrained, frame.Code(c.drainCode), "shutting down"),
+		drained:   protocol.CauseFor(string(ReasonDrained), frame.Code(c.drainCode), "shutting down"),
 		registry:  newRegistry(c),
 		upstreams: upstreams{known: make(map[string]*member), began: time.Now(), retries: mostRetries},
 		memories:  &memories{sources: make(map[*byte]map[memberKey]memory)},

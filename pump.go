@@ -8,22 +8,23 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // A pump relays one direction. It is owned by its goroutine.
 type pump struct {
 	from, to *leg
-	mind     direction
+	mind     protocol.Direction
 	held     []byte // bytes held back by the last walk; at first, what was received after the handshake
 	raw      rawPump
-	owns     bool         // the current frame is partly written: to's lock is held
-	talks    atomic.Bool  // bytes arrive after its end, and are dropped
-	rawErr   error        // the error that ended raw reading
-	count    tally        // only the pump changes it
-	throttle *throttle    // nil: there is no limit
-	data     atomic.Int64 // when bytes of a data frame last passed
-	waits    atomic.Bool  // it waits for the opposite leg or the rate limit, not for bytes
-	slowed   atomic.Bool  // it waits for the rate limit
+	owns     bool               // the current frame is partly written: to's lock is held
+	talks    atomic.Bool        // bytes arrive after its end, and are dropped
+	rawErr   error              // the error that ended raw reading
+	count    tally              // only the pump changes it
+	throttle *protocol.Throttle // nil: there is no limit
+	data     atomic.Int64       // when bytes of a data frame last passed
+	waits    atomic.Bool        // it waits for the opposite leg or the rate limit, not for bytes
+	slowed   atomic.Bool        // it waits for the rate limit
 }
 
 // add counts what was written to the opposite leg. The totals come first:
@@ -67,11 +68,11 @@ func (p *pump) passEarly() {
 func (p *pump) lose(err error) {
 	s, side := p.from.s, p.from.side
 	s.mu.Lock()
-	s.ending.over[side] = true
+	s.ending.Over[side] = true
 	var tell frame.Code
-	if !s.ending.ended[side] {
-		p.mind.ended = true
-		tell = s.ending.endFrom(side, causeLost[side], err)
+	if !s.ending.Ended[side] {
+		p.mind.Ended = true
+		tell = s.ending.EndFrom(side, protocol.CauseLost[side], err)
 	}
 	s.hasten(side)
 	s.mu.Unlock()
@@ -101,7 +102,7 @@ const chunkSize = 32<<10 - 256
 // A chunk is the buffer of a pump while bytes pass: what one read returned, and
 // what to do with it. The verdict is here to keep stacks small.
 type chunk struct {
-	verdict verdict
+	verdict protocol.Verdict
 	raw     rawChunk
 	b       [chunkSize]byte
 }
@@ -160,7 +161,7 @@ func (p *pump) pass(c *chunk, b []byte) {
 func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
 	now = p.from.s.now()
 	p.from.heard.Store(int64(now))
-	if p.mind.ended {
+	if p.mind.Ended {
 		p.talks.Store(true)
 		return 0, now // RFC 6455, 5.5.1: nothing counts after a Close
 	}
@@ -169,11 +170,11 @@ func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
 		return 0, now
 	}
 	p.look(c, b, now)
-	if p.mind.ended {
+	if p.mind.Ended {
 		p.passFinal(c, b, now)
 		return 0, now
 	}
-	return c.verdict.n, now
+	return c.verdict.N, now
 }
 
 // passSlowly is pass under a rate limit: it forwards piece by piece, each as large
@@ -184,19 +185,19 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 	v := &c.verdict
 	for {
 		size := len(b)
-		p.mind.quota = quota{}
+		p.mind.Quota = protocol.Quota{}
 		if p.throttle != nil {
-			p.mind.quota, size = p.throttle.allows(now, size)
+			p.mind.Quota, size = p.throttle.Allows(now, size)
 		}
 		p.held = p.held[:0]
 		p.look(c, b[:size], now)
-		left := len(b) - size + v.rest
-		if p.mind.ended {
+		left := len(b) - size + v.Rest
+		if p.mind.Ended {
 			p.passFinal(c, b[:size], now)
 			return
 		}
-		if v.n > 0 {
-			p.forward(c, b[:v.n], false, now)
+		if v.N > 0 {
+			p.forward(c, b[:v.N], false, now)
 		}
 		if p.throttle != nil {
 			if !p.slowDown(p.from.s.now()) {
@@ -207,7 +208,7 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 		if left == 0 {
 			return
 		}
-		b = b[len(b)-left-v.hold:]
+		b = b[len(b)-left-v.Hold:]
 	}
 }
 
@@ -220,7 +221,7 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 //
 //go:noinline
 func (p *pump) slowDown(now time.Duration) bool {
-	wait := p.throttle.wait(now)
+	wait := p.throttle.Wait(now)
 	if wait == 0 {
 		return true
 	}
@@ -230,14 +231,14 @@ func (p *pump) slowDown(now time.Duration) bool {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	hastened, ending := s.hastened, false
-	for ; now < until && !p.mind.ended; now = s.now() {
-		look := now + resetGrace
+	for ; now < until && !p.mind.Ended; now = s.now() {
+		look := now + protocol.ResetGrace
 		switch fin, reset := hungUp(p.from.conn); {
 		case p.from.shut.Load(): // by us
-			p.mind.ended = true
+			p.mind.Ended = true
 			continue
 		case reset:
-			p.mind.ended = true
+			p.mind.Ended = true
 			s.lose(p.from, errReset)
 			continue
 		case fin, ending && s.suspect == p.from.side: // or a write to it has failed
@@ -245,11 +246,11 @@ func (p *pump) slowDown(now time.Duration) bool {
 			s.hasten(p.from.side)
 			look = min(look, s.deadline)
 			s.mu.Unlock()
-			if p.mind.ended = now >= look; p.mind.ended {
+			if p.mind.Ended = now >= look; p.mind.Ended {
 				continue
 			}
 		case ending:
-			p.throttle, p.mind.quota, until = nil, quota{}, now
+			p.throttle, p.mind.Quota, until = nil, protocol.Quota{}, now
 			continue
 		}
 		timer.Reset(min(until, look) - now)
@@ -262,7 +263,7 @@ func (p *pump) slowDown(now time.Duration) bool {
 	p.slowed.Store(false)
 	p.waits.Store(false)
 	p.data.Store(int64(s.now())) // holding data back does not count as silence
-	return !p.mind.ended
+	return !p.mind.Ended
 }
 
 // look examines a chunk with walk. It is a function of its own so that its stack is
@@ -271,50 +272,50 @@ func (p *pump) slowDown(now time.Duration) bool {
 //go:noinline
 func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 	v := &c.verdict
-	p.mind.walk(b, v)
-	if v.data {
+	p.mind.Walk(b, v)
+	if v.Data {
 		p.data.Store(int64(now))
 	}
-	if n := v.hold; n > 0 {
+	if n := v.Hold; n > 0 {
 		p.held = append(p.held, b[len(b)-n:]...)
 	}
-	frames := v.frames + v.absorbed
-	if v.pong != 0 && p.from.answered(v.pong, now) {
+	frames := v.Frames + v.Absorbed
+	if v.Pong != 0 && p.from.answered(v.Pong, now) {
 		frames-- // the peer had to send it
 	}
-	if v.pings > 0 {
-		p.total().pings.Add(uint64(v.pings))
-		p.count.pings.Add(uint64(v.pings))
+	if v.Pings > 0 {
+		p.total().pings.Add(uint64(v.Pings))
+		p.count.pings.Add(uint64(v.Pings))
 	}
-	if v.largest > p.count.largest.Load() {
-		p.total().announce(v.largest)
-		p.count.largest.Store(v.largest)
+	if v.Largest > p.count.largest.Load() {
+		p.total().announce(v.Largest)
+		p.count.largest.Store(v.Largest)
 	}
-	if p.throttle != nil && !p.throttle.take(now, v.messages, frames, len(b)-v.hold-v.rest) {
-		p.mind.ended, v.n, v.final.broken = true, 0, errTooFast
+	if p.throttle != nil && !p.throttle.Take(now, v.Messages, frames, len(b)-v.Hold-v.Rest) {
+		p.mind.Ended, v.N, v.Final.Broken = true, 0, protocol.ErrTooFast
 	}
 }
 
 // passFinal relays the last chunk of the direction, with the Close that ended
 // it if that is to be forwarded.
 func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
-	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.final
+	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.Final
 	var verbatim bool
 	var tell frame.Code
 	s.mu.Lock()
-	if final.broken == nil {
-		verbatim, tell = s.ending.closeFrom(side, final.code)
+	if final.Broken == nil {
+		verbatim, tell = s.ending.CloseFrom(side, final.Code)
 	} else {
-		tell = s.ending.endFrom(side, causeOf(side, final.broken), final.broken)
+		tell = s.ending.EndFrom(side, protocol.CauseOf(side, final.Broken), final.Broken)
 	}
 	s.hasten(side)
 	s.mu.Unlock()
 	if verbatim {
-		v.n += final.size
-		v.frames++
+		v.N += final.Size
+		v.Frames++
 	}
-	if v.n > 0 {
-		p.forward(c, b[:v.n], verbatim, now)
+	if v.N > 0 {
+		p.forward(c, b[:v.N], verbatim, now)
 	}
 	p.leave(tell)
 }
@@ -331,14 +332,14 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 		}
 		p.owns = true
 	}
-	if to.pending.Load() != 0 && !closes && v.edge >= 0 && v.edge < len(b) {
+	if to.pending.Load() != 0 && !closes && v.Edge >= 0 && v.Edge < len(b) {
 		b = p.interrupt(v, b, now)
 	}
 	p.wrote(v, b, to.write(b, now))
 	if closes {
 		to.closed.Store(true)
 	}
-	if p.mind.left == 0 || to.mute() {
+	if p.mind.Left == 0 || to.mute() {
 		p.owns = false
 		to.release()
 	}
@@ -348,19 +349,19 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 // interrupt writes b up to its last frame boundary, and then the frames that
 // wait for one: in a busy stream of long frames, a chunk seldom ends at a
 // boundary.
-func (p *pump) interrupt(v *verdict, b []byte, now time.Duration) (rest []byte) {
+func (p *pump) interrupt(v *protocol.Verdict, b []byte, now time.Duration) (rest []byte) {
 	to := p.to
-	p.wrote(v, b[:v.edge], to.write(b[:v.edge], now))
+	p.wrote(v, b[:v.Edge], to.write(b[:v.Edge], now))
 	to.writePending()
-	v.frames, v.messages = 0, 0
-	return b[v.edge:]
+	v.Frames, v.Messages = 0, 0
+	return b[v.Edge:]
 }
 
 // wrote counts n bytes of b as written; if that is all of b, its frames as
 // well.
-func (p *pump) wrote(v *verdict, b []byte, n int) {
+func (p *pump) wrote(v *protocol.Verdict, b []byte, n int) {
 	if n == len(b) {
-		p.add(v.frames, v.messages, n)
+		p.add(v.Frames, v.Messages, n)
 	} else {
 		p.add(0, 0, n)
 	}

@@ -218,7 +218,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 			}
 			turn = 1
 		}
-		if p.owns && p.mind.left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
+		if p.owns && p.mind.Left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
 			again, done = p.splice(fd)
 			turn = 0 // the kernel does the work
 		} else {
@@ -252,11 +252,11 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
 	held := copy(c.b[:], p.held)
 	talked := p.talks.Load()
-	if p.mind.ended { // before the bytes are removed from the socket: see settle
+	if p.mind.Ended { // before the bytes are removed from the socket: see settle
 		p.talks.Store(true)
 	}
 	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.inq && !p.raw.toEnd, p.raw.busy())
-	if p.mind.ended && (errno != 0 || n == 0) {
+	if p.mind.Ended && (errno != 0 || n == 0) {
 		p.talks.Store(talked)
 		p.from.s.settle() // concurrent calls of settle may have seen talks set
 	}
@@ -269,7 +269,7 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	chunks.Put(c)
 	switch {
 	case errno == 0 && n > 0:
-		return more || p.mind.ended, false
+		return more || p.mind.Ended, false
 	case errno == 0:
 		p.rawErr = io.EOF
 		return false, true

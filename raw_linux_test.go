@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // A write of which it is said that it won't wait doesn't, over TCP, TLS and unix
@@ -77,12 +78,12 @@ func TestPingBehindBytes(t *testing.T) {
 	t.Attr("case", "F34")
 	near, far := tcpPair(t)
 	upstream, _ := net.Pipe()
-	s := newSession([2]net.Conn{near, upstream}, policy{}, time.Second)
+	s := newSession([2]net.Conn{near, upstream}, protocol.Policy{}, time.Second)
 	l := &s.legs[Client]
 	taking := func() bool { // since the last call
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return l.life(s.now(), false, false, false).taking
+		return l.life(s.now(), false, false, false).Taking
 	}
 	overfill(t, near, far)
 	l.inject(pingPending)
@@ -111,8 +112,8 @@ func TestPresent(t *testing.T) {
 		upstream, other := net.Pipe()
 		defer upstream.Close()
 		defer other.Close()
-		s := newSession([2]net.Conn{near, upstream}, policy{}, time.Second)
-		look := func(l *leg) life {
+		s := newSession([2]net.Conn{near, upstream}, protocol.Policy{}, time.Second)
+		look := func(l *leg) protocol.Life {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return l.life(s.now(), false, false, false)
@@ -122,14 +123,14 @@ func TestPresent(t *testing.T) {
 			overfill(t, near, far)
 		}
 		l.inject(pingPending)
-		await(t, "the peer's kernel acknowledges", func() bool { return look(l).present })
+		await(t, "the peer's kernel acknowledges", func() bool { return look(l).Present })
 		if a, _ := peerAcks(near); full == (a.acked >= l.pingEnd) {
 			t.Errorf("full=%v: %d bytes acknowledged, the Ping ends at %d", full, a.acked, l.pingEnd)
 		}
 		// Where nothing can be told, a peer counts as present.
 		l = &s.legs[Upstream]
 		l.pinged.Store(1)
-		if !look(l).present {
+		if !look(l).Present {
 			t.Error("a pipe's peer counts as gone")
 		}
 	}
@@ -141,23 +142,23 @@ func TestPresent(t *testing.T) {
 func TestLate(t *testing.T) {
 	rules := []struct {
 		name   string
-		pol    policy
-		ping   pinging
+		pol    protocol.Policy
+		ping   protocol.Pinging
 		begin  func(s *relaySession, now time.Duration)
 		again  func(s *relaySession) // makes it due again
 		reason Reason
 	}{
-		{"silent", policy{write: time.Hour}, pinging{time.Hour, time.Second}, func(s *relaySession, now time.Duration) {
+		{"silent", protocol.Policy{Write: time.Hour}, protocol.Pinging{Interval: time.Hour, Timeout: time.Second}, func(s *relaySession, now time.Duration) {
 			l := &s.legs[Client]
 			l.answers = true
 			l.pinged.Store(int64(now - time.Minute))
 			l.heard.Store(int64(now - 2*time.Minute))
 		}, nil, ReasonLost},
-		{"stuck", policy{write: time.Second}, pinging{}, func(s *relaySession, now time.Duration) {
+		{"stuck", protocol.Policy{Write: time.Second}, protocol.Pinging{}, func(s *relaySession, now time.Duration) {
 			s.legs[Client].writing.Store(int64(now - time.Minute))
 		}, nil, ReasonLost},
-		{"idle", policy{write: time.Hour, idle: time.Second}, pinging{}, func(*relaySession, time.Duration) {}, nil, ReasonIdle},
-		{"ending", policy{write: time.Second}, pinging{}, func(s *relaySession, now time.Duration) {
+		{"idle", protocol.Policy{Write: time.Hour, Idle: time.Second}, protocol.Pinging{}, func(*relaySession, time.Duration) {}, nil, ReasonIdle},
+		{"ending", protocol.Policy{Write: time.Second}, protocol.Pinging{}, func(s *relaySession, now time.Duration) {
 			s.deadline, s.latest, s.suspect = now-time.Minute, now-time.Minute, frame.Client
 		}, nil, ReasonLost},
 	}
@@ -166,7 +167,7 @@ func TestLate(t *testing.T) {
 		upstream, other := tcpPair(t)
 		_, _ = far, other
 		s := newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.pings = [2]pinging{rule.ping, {}}
+		s.pings = [2]protocol.Pinging{rule.ping, {}}
 		s.began = time.Now().Add(-time.Hour)
 		s.timer = time.AfterFunc(time.Hour, func() {})
 		defer s.timer.Stop()
@@ -177,23 +178,23 @@ func TestLate(t *testing.T) {
 			s.tick()
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			return s.ending.cause != nil
+			return s.ending.Cause != nil
 		}
-		for i := range mostGraces {
+		for i := range protocol.MostGraces {
 			if look(time.Minute) {
 				t.Fatalf("%s: ended by look %d, which was late", rule.name, i)
 			}
 		}
-		if !look(time.Minute) || s.ending.cause.name != rule.reason {
-			t.Errorf("%s: not ended though every look is late: %+v", rule.name, s.ending.cause)
+		if !look(time.Minute) || s.ending.Cause.Reason != string(rule.reason) {
+			t.Errorf("%s: not ended though every look is late: %+v", rule.name, s.ending.Cause)
 		}
 
 		s = newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.pings = [2]pinging{rule.ping, {}}
+		s.pings = [2]protocol.Pinging{rule.ping, {}}
 		s.began = time.Now().Add(-time.Hour)
 		s.timer = time.AfterFunc(time.Hour, func() {})
 		defer s.timer.Stop()
-		if !look(lateness / 2) {
+		if !look(protocol.Lateness / 2) {
 			t.Errorf("%s: not ended in time", rule.name)
 		}
 	}
@@ -216,24 +217,24 @@ func TestInputWaits(t *testing.T) {
 	if inputWaits(pipe) {
 		t.Error("input waits in a pipe")
 	}
-	s := newSession([2]net.Conn{near, upstream}, policy{write: time.Hour, idle: time.Second}, time.Second)
-	s.pings = [2]pinging{{time.Hour, time.Second}, {}}
+	s := newSession([2]net.Conn{near, upstream}, protocol.Policy{Write: time.Hour, Idle: time.Second}, time.Second)
+	s.pings = [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}}
 	s.began = time.Now().Add(-time.Hour)
 	s.timer = time.AfterFunc(time.Hour, func() {})
 	defer s.timer.Stop()
 	l := &s.legs[Client]
 	l.answers = true
 	l.pinged.Store(int64(s.now() - time.Minute))
-	for i := range mostGraces {
+	for i := range protocol.MostGraces {
 		s.due = s.now()
 		s.tick()
-		if s.ending.cause != nil {
-			t.Fatalf("look %d: ended as %s with input in the socket", i, s.ending.cause.name)
+		if s.ending.Cause != nil {
+			t.Fatalf("look %d: ended as %s with input in the socket", i, s.ending.Cause.Reason)
 		}
 	}
 	s.due = s.now()
-	if s.tick(); s.ending.cause != causeIdle {
-		t.Errorf("ended by %+v, want it idle", s.ending.cause)
+	if s.tick(); s.ending.Cause != protocol.CauseIdle {
+		t.Errorf("ended by %+v, want it idle", s.ending.Cause)
 	}
 }
 
@@ -270,7 +271,7 @@ func TestTCPKeepAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer accepted.Close()
-		newSession([2]net.Conn{accepted, conn}, policy{}, time.Second)
+		newSession([2]net.Conn{accepted, conn}, protocol.Policy{}, time.Second)
 		keepAlive := func(c net.Conn) (on bool) {
 			rawConn(c).Control(func(fd uintptr) {
 				n, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
@@ -345,7 +346,7 @@ func TestResetBehindBytes(t *testing.T) {
 		l.raw.conn.Read(func(uintptr) bool { was := asked; asked = true; return was })
 		near.SetReadDeadline(time.Time{})
 
-		s := newSession([2]net.Conn{client, near}, policy{write: 2 * time.Second}, time.Minute)
+		s := newSession([2]net.Conn{client, near}, protocol.Policy{Write: 2 * time.Second}, time.Minute)
 		over := make(chan struct{})
 		s.host = silentHost{over}
 		s.detach()
@@ -374,7 +375,7 @@ func TestResetBehindBytesAtTheEnd(t *testing.T) {
 	t.Attr("case", "F22")
 	near, far := tcpPair(t) // the upstream's
 	client, peer := tcpPair(t)
-	s := newSession([2]net.Conn{client, near}, policy{write: time.Minute}, time.Minute)
+	s := newSession([2]net.Conn{client, near}, protocol.Policy{Write: time.Minute}, time.Minute)
 	l := &s.legs[Client]
 	gone := make(chan struct{})
 	l.raw.conn = edgeless{l.raw.conn, gone, new(atomic.Bool)}
@@ -494,7 +495,7 @@ func (silentHost) RoundTrip(frame.Side, time.Duration) {}
 func (silentHost) Panicked(v any) error                { return newPanic("connection", v) }
 func (h silentHost) Over()                             { close(h.over) }
 
-func newSession(conns [2]net.Conn, pol policy, closeTimeout time.Duration) *relaySession {
+func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Duration) *relaySession {
 	s := new(relaySession)
 	s.begin(time.Now())
 	s.join(&settings{policy: pol, closeTimeout: closeTimeout, totals: make([]cell, cells)}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, 0, 0)

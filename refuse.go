@@ -76,7 +76,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 // may have passed in the meantime, or there may be none.
 func (c *config) limitAnswer(w http.ResponseWriter) {
 	// If the deadline cannot be set, the user has to limit the writer.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.policy.write))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.policy.Write))
 }
 
 // statusClientLeft is the status that logs commonly show for a client that left

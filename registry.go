@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // This file holds the registry of a proxy's sessions and admits new ones.
@@ -208,7 +210,7 @@ func (p *Proxy) begin(s *Session) {
 	}
 	s.mu.Lock()
 	s.cancel, s.open = kept, true
-	var closing *cause
+	var closing *protocol.Cause
 	if s.extra != nil {
 		closing = s.extra.closing
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // A Session is one client's WebSocket, from the time its handshake is admitted
@@ -47,8 +48,8 @@ type sessionExtra struct {
 	subprotocol string
 	values      map[any]any
 	done        chan struct{}
-	closing     *cause // why it was ended before the 101
-	failed      *Error // why its handshake failed
+	closing     *protocol.Cause // why it was ended before the 101
+	failed      *Error          // why its handshake failed
 }
 
 // extraLocked returns the session's extra. s.mu is held.
@@ -80,6 +81,14 @@ const (
 	ReasonCancelled     Reason = "cancelled"       // the request's context ended
 	ReasonCut           Reason = "cut"             // [Proxy.Close], or the context of Shutdown ended
 	ReasonPanic         Reason = "panic"           // a hook or a custom connection panicked
+)
+
+// Causes that only the face knows.
+var (
+	causeCancelled = protocol.CauseFor(string(ReasonCancelled), frame.GoingAway, "going away")
+	causeCut       = &protocol.Cause{Reason: string(ReasonCut), By: frame.Self}
+	causeRemoved   = protocol.CauseFor(string(ReasonRemoved), frame.ServiceRestart, "upstream removed")
+	causeDown      = protocol.CauseFor(string(ReasonDown), frame.ServiceRestart, "upstream down")
 )
 
 // A SessionError describes how a session ended, including a normal end.
@@ -224,7 +233,7 @@ func (s *Session) Close(code websocket.StatusCode, reason string) error {
 	if err := checkClose(code, reason); err != nil {
 		return err
 	}
-	s.close(causeFor(ReasonClosedByProxy, frame.Code(code), reason))
+	s.close(protocol.CauseFor(string(ReasonClosedByProxy), frame.Code(code), reason))
 	return nil
 }
 
@@ -246,7 +255,7 @@ func sendable(code websocket.StatusCode) bool {
 }
 
 // close ends the session for a cause of the proxy's own.
-func (s *Session) close(c *cause) {
+func (s *Session) close(c *protocol.Cause) {
 	s.mu.Lock()
 	open, cancel := s.open, s.cancel
 	if !open {
@@ -284,7 +293,7 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 		}
 		t = time.Now().Add(time.Until(t)) // by the monotonic clock from here on
 	}
-	s.relay.setExpiry(t, causeFor(ReasonExpired, frame.Code(code), reason))
+	s.relay.setExpiry(t, protocol.CauseFor(string(ReasonExpired), frame.Code(code), reason))
 	return nil
 }
 
@@ -319,7 +328,7 @@ func (s *Session) Err() error {
 	if c == nil { // a panic before the 101, for example in a custom ResponseWriter
 		return &SessionError{By: Self, Reason: ReasonPanic}
 	}
-	return &SessionError{By: Side(c.by), Reason: c.name, Code: websocket.StatusCode(closeCode), Err: err}
+	return &SessionError{By: Side(c.By), Reason: Reason(c.Reason), Code: websocket.StatusCode(closeCode), Err: err}
 }
 
 // A sessionHost is a session as its relay knows it.

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // Shutdown drains the proxy. It refuses new sessions with 503, and ends the
@@ -67,7 +69,7 @@ func (p *Proxy) finish(ctx context.Context, sessions []*Session, first bool) err
 	case <-ctx.Done():
 	}
 	if overslept(ctx) { // sessions whose peers have already answered end within moments
-		late := time.NewTimer(grace)
+		late := time.NewTimer(protocol.Grace)
 		defer late.Stop()
 		select {
 		case <-p.registry.empty:
@@ -120,7 +122,7 @@ const longestMove = 30 * time.Second
 
 // drainMembers ends the sessions of the members for which leave returns true,
 // in the background.
-func (p *Proxy) drainMembers(c *cause, leave func(*member) bool) {
+func (p *Proxy) drainMembers(c *protocol.Cause, leave func(*member) bool) {
 	stays := func(s *Session) bool { return s.member == nil || !leave(s.member) }
 	sessions := slices.Collect(p.Sessions())
 	p.mu.Lock()
@@ -168,7 +170,7 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 					return
 				}
 			}
-			if past := time.Since(began); past-due > lateness {
+			if past := time.Since(began); past-due > protocol.Lateness {
 				// The process was not running. Do not end all overdue sessions at
 				// once: spread them with the others over the remaining time.
 				window = max(window-past, 0)

@@ -25,7 +25,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	if pipe == nil { // no descriptors left
 		return p.read(fd)
 	}
-	n, errno := splice(int(fd), pipe.w, int(min(p.mind.left, spliceSize)))
+	n, errno := splice(int(fd), pipe.w, int(min(p.mind.Left, spliceSize)))
 	if n <= 0 {
 		pipe.release()
 		switch {
@@ -45,10 +45,10 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	}
 	now := p.from.s.now()
 	p.from.heard.Store(int64(now))
-	if p.mind.data {
+	if p.mind.Data {
 		p.data.Store(int64(now))
 	}
-	frames, messages := p.mind.skip(n)
+	frames, messages := p.mind.Skip(n)
 
 	to := p.to
 	pipe.to, pipe.held, pipe.err = to, int(n), nil
@@ -67,7 +67,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	} else {
 		pipe.close()
 	}
-	if p.mind.left == 0 || to.mute() {
+	if p.mind.Left == 0 || to.mute() {
 		p.owns = false
 		to.release()
 	}

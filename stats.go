@@ -167,7 +167,7 @@ func (t *stats) fail(kind Kind) {
 func (t *stats) end(s *Session) {
 	outcome := Outcome{Self, ReasonPanic}
 	if c, _, _ := s.relay.result(); c != nil {
-		outcome = Outcome{Side(c.by), c.name}
+		outcome = Outcome{Side(c.By), Reason(c.Reason)}
 	}
 	ignores := [2]bool{s.IgnoresPings(Client), s.IgnoresPings(Upstream)}
 	t.durations.observe(time.Since(s.Start()))

@@ -206,7 +206,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 
 	// The server's own read and write timeouts may still be set.
 	conn.SetDeadline(time.Time{})
-	conn.SetWriteDeadline(time.Now().Add(c.policy.write))
+	conn.SetWriteDeadline(time.Now().Add(c.policy.Write))
 	if err := writeAnswer(ctx, conn, b.Bytes()); err != nil {
 		e := &Error{Op: "answer", Side: Client, Err: err}
 		if ctx.Err() != nil {

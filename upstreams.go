@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // This file holds the set of upstreams and which member each session is placed
@@ -397,7 +399,7 @@ const (
 func patience() (end func() bool) {
 	var over atomic.Bool
 	due := time.Now().Add(leastShare)
-	timer := time.AfterFunc(leastShare, func() { over.Store(time.Since(due) <= lateness) })
+	timer := time.AfterFunc(leastShare, func() { over.Store(time.Since(due) <= protocol.Lateness) })
 	return func() bool {
 		timer.Stop()
 		return over.Load()

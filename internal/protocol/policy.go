@@ -1,0 +1,168 @@
+package protocol
+
+import (
+	"math"
+	"time"
+)
+
+// A Policy limits how long a session's peers may be silent. It only decides: it
+// has no timer, and time is an argument, a duration since the start of the
+// session. A zero duration disables a rule; write is never zero. ping and pong
+// are those of one side.
+type Policy struct {
+	Ping  time.Duration // a leg that has been silent for this long is sent a Ping
+	Pong  time.Duration // and may be lost if nothing arrives within this time after it
+	Idle  time.Duration // a session without a data frame in either direction for this long ends
+	Write time.Duration // a leg that accepts no byte for this long is lost
+	Age   time.Duration // a session of this age ends
+}
+
+// A Life is what is known about the liveness of one leg.
+type Life struct {
+	Heard   time.Duration // when bytes last arrived from it
+	Pinged  time.Duration // when our last Ping was sent; before heard: answered
+	Writing time.Duration // when the current write last made progress; negative: no write
+	Input   bool          // bytes from it wait in our socket
+	Late    bool          // the proxy was not running for a time that would count against it
+	Behind  uint64        // bytes up to our last Ping that are acknowledged, but may not have reached it
+	Unread  bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
+	Slowed  bool          // its reader waits for the rate limit, which may take long
+	Taking  bool          // the data that our kernel holds for it is moving
+	Reset   bool          // it was reset; its reader may not have noticed
+	Answers bool          // it has answered a Ping of ours before
+	Present bool          // its kernel has acknowledged something since our last Ping, or this is unknown
+}
+
+// ResetGrace is how long an active reader may take to find a reset itself,
+// after the bytes that arrived before it.
+const ResetGrace = time.Second
+
+// Elapsed time proves nothing while the proxy itself is not running: stopped,
+// starved of CPU time, or in a virtual machine that is. What peers sent meanwhile
+// waits in its sockets, and what they accepted becomes visible only later. So a
+// timer that fires more than Lateness after it was due ends nothing: readers and
+// writers first get Grace to run. In a process that is always late, this applies
+// to at most MostGraces checks in a row.
+const (
+	Lateness   = 100 * time.Millisecond
+	Grace      = time.Second
+	MostGraces = 10
+)
+
+// slowest is the minimum rate, in bytes per second, at which data is assumed to
+// reach a peer. An intermediate proxy, such as nginx, accepts bytes at once and
+// forwards them only as fast as the peer reads them; a Ping waits behind all of
+// them. mostBehind limits the time that is added for that, as a multiple of the
+// time to answer.
+const (
+	slowest    = 16 << 10
+	mostBehind = 10
+)
+
+// toAnswer returns the time in which a Ping must be answered that has the given
+// number of bytes before it.
+func (p *Policy) toAnswer(behind uint64) time.Duration {
+	seconds := min(float64(behind)/slowest, mostBehind*p.Pong.Seconds())
+	return p.Pong + time.Duration(seconds*float64(time.Second))
+}
+
+// A Need is what a leg needs next.
+type Need uint8
+
+const (
+	NeedNothing Need = iota
+	NeedPing
+	NeedMoreTime // an unanswered Ping is behind bytes that still move, or was our fault: restart its time
+	NeedHearing  // bytes from it wait to be read: treat it as heard
+	NeedEndSilent
+	NeedEndStuck
+	NeedEndReset
+)
+
+// Check returns what the leg needs at now, and when to check again.
+//
+// Any byte from a peer proves it alive, not only a Pong: RFC 6455, 5.5.3 allows
+// a peer to answer only the latest of several Pings, and a peer in the middle
+// of a long frame cannot answer at all.
+func (p *Policy) Check(now time.Duration, l Life) (Need, time.Duration) {
+	if l.Writing >= 0 && now-l.Writing >= p.Write {
+		return NeedEndStuck, now
+	}
+	again := now + p.Write/2 // check again when half of it is over
+	if l.Writing >= 0 {
+		again = min(again, l.Writing+p.Write)
+	}
+	if l.Reset && (!l.Unread || l.Slowed) {
+		if now-l.Heard >= ResetGrace && !l.Late {
+			return NeedEndReset, now
+		}
+		again = min(again, max(l.Heard+ResetGrace, now+Lateness))
+		if l.Slowed {
+			return NeedNothing, again // no Ping: let the grace end
+		}
+	}
+	if p.Ping == 0 {
+		return NeedNothing, again
+	}
+	if l.Pinged > l.Heard { // a Ping is unanswered
+		if l.Present && (!l.Answers || l.Unread) {
+			// Some applications answer no Ping, in violation of RFC 6455, 5.5.2,
+			// and otherwise work; and an answer is not seen while the leg is not
+			// being read. So silence counts only against a peer that has
+			// answered before and is being read. Pings continue at their
+			// interval: they keep NAT and load balancers from dropping the
+			// connection, and the peer's kernel acknowledges each one, or resets
+			// the connection if its program has left.
+			if next := l.Pinged + p.Ping; now < next {
+				if now < l.Pinged+p.Pong {
+					next = min(next, l.Pinged+p.Pong) // to record that it had the time
+				}
+				return NeedNothing, min(again, next)
+			}
+			return NeedPing, min(again, now+p.Ping)
+		}
+		if due := l.Pinged + p.toAnswer(l.Behind); now < due {
+			return NeedNothing, min(again, due, now+p.Ping)
+		}
+		if l.Input && !l.Unread {
+			return NeedHearing, min(again, now+p.Ping)
+		}
+		if l.Writing >= 0 || l.Taking || l.Late {
+			return NeedMoreTime, min(again, now+p.Pong)
+		}
+		return NeedEndSilent, now
+	}
+	if now-l.Heard < p.Ping {
+		return NeedNothing, min(again, l.Heard+p.Ping)
+	}
+	return NeedPing, min(again, now+p.Pong, now+p.Ping)
+}
+
+// CheckIdle reports whether a session whose last data frame moved at data is
+// idle, and when to check again. Control frames are not data: pings, ours or an
+// application's, do not keep a session from being idle.
+func (p *Policy) CheckIdle(now, data time.Duration) (idle bool, again time.Duration) {
+	if p.Idle == 0 {
+		return false, now + p.Write
+	}
+	return now-data >= p.Idle, data + p.Idle
+}
+
+// Never is the due time of an event that does not happen.
+const Never time.Duration = math.MaxInt64
+
+// A Pace is the fraction of the ping intervals and of the maximum age that applies
+// to one session: nine tenths or more, at random, so that sessions that began
+// together neither ping in step nor all end at once.
+type Pace float32
+
+// NewPace returns the pace for a random number from 0 to 1.
+func NewPace(random float32) Pace { return Pace(1 - random/10) }
+
+// Of returns the part of d that applies.
+func (f Pace) Of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(f)) }
+
+// A Pinging is how one side is pinged.
+type Pinging struct {
+	Interval, Timeout time.Duration
+}
