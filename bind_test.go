@@ -16,6 +16,7 @@ import (
 // R5: connections come from the addresses in turn, and unix sockets go without.
 func TestSourceAddresses(t *testing.T) {
 	t.Attr("case", "F17")
+	t.Parallel()
 	var mu sync.Mutex
 	from := make(map[string]int)
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

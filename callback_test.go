@@ -50,6 +50,7 @@ func (r *rig) answerAll() {
 // Shutdown that would have to wait for its own caller says so at once.
 func TestCallsBack(t *testing.T) {
 	t.Attr("case", "F54")
+	t.Parallel()
 	type fire = func()
 	hooks := []struct {
 		name    string
@@ -192,6 +193,7 @@ func TestCallsBack(t *testing.T) {
 // gone.
 func TestHookContextEnds(t *testing.T) {
 	t.Attr("case", "F54")
+	t.Parallel()
 	hooks := map[string]func(wait func(context.Context)) wsproxy.Option{
 		"WithOnOpen": func(wait func(context.Context)) wsproxy.Option {
 			return wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { wait(r.Context()); return r.Context().Err() })
@@ -275,6 +277,7 @@ func TestHookContextEnds(t *testing.T) {
 
 // The context of a hook's request is the session's: it goes on behind the 101.
 func TestHookContextGoesOn(t *testing.T) {
+	t.Parallel()
 	var shown atomic.Pointer[http.Request]
 	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error { shown.Store(r); return nil }))
 	client, upstream := r.open("", "")
@@ -294,6 +297,7 @@ func TestHookContextGoesOn(t *testing.T) {
 // A Shutdown whose time is up says what it waited for.
 func TestShutdownNamesHooks(t *testing.T) {
 	t.Attr("case", "F54")
+	t.Parallel()
 	for _, row := range []struct {
 		name, text string
 		option     func(wait func()) wsproxy.Option

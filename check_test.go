@@ -26,6 +26,7 @@ import (
 // Active checks: both kinds, over plain TCP, TLS and a unix socket, tell a
 // member that is well from one that isn't.
 func TestHealthChecks(t *testing.T) {
+	t.Parallel()
 	for _, transport := range []string{"tcp", "tls", "unix"} {
 		for _, test := range []struct {
 			name  string
@@ -125,6 +126,7 @@ func TestHealthChecks(t *testing.T) {
 
 // A member that opens WebSockets and doesn't answer Pings is not well.
 func TestHealthCheckWantsPong(t *testing.T) {
+	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, brw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -149,6 +151,7 @@ func TestHealthCheckWantsPong(t *testing.T) {
 // A member that greets, and doesn't answer a Close, is well all the same; and
 // it is asked as often as the others.
 func TestHealthCheckOfTalkers(t *testing.T) {
+	t.Parallel()
 	var asked atomic.Int32
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
@@ -193,6 +196,7 @@ func TestHealthCheckOfTalkers(t *testing.T) {
 // F16, F17: that this machine can't ask says nothing of a member.
 func TestHealthCheckLocalFault(t *testing.T) {
 	t.Attr("case", "F16 F17")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, fault := range []act{failing(syscall.EMFILE), failing(syscall.EADDRNOTAVAIL), failing(syscall.EADDRINUSE),
 			func(context.Context) (net.Conn, error) { panic("x") }} {
@@ -213,6 +217,7 @@ func TestHealthCheckLocalFault(t *testing.T) {
 // A check that gets no further ends when its time is up, and with it all that it
 // has begun, at whatever step; and when the proxy is closed.
 func TestHealthCheckEnds(t *testing.T) {
+	t.Parallel()
 	for name, dial := range map[string]act{
 		"dial":   hanging,
 		"silent": silent, // TLS, or the answer
@@ -267,6 +272,7 @@ func (undated) SetWriteDeadline(time.Time) error { return nil }
 // A check by a WebSocket ends it as a good client does: it waits for the
 // upstream's Close, for a second.
 func TestHealthCheckGoodbye(t *testing.T) {
+	t.Parallel()
 	for _, wait := range []time.Duration{0, 500 * time.Millisecond, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			var checks atomic.Int32
@@ -320,6 +326,7 @@ func (c onClose) Close() error { c.f(); return c.Conn.Close() }
 // A connection of the user's that panics in a check costs nothing but this check,
 // which is told once.
 func TestHealthCheckPanics(t *testing.T) {
+	t.Parallel()
 	for _, path := range []string{"/", ""} {
 		synctest.Test(t, func(t *testing.T) {
 			logs := new(wstest.Logs)
@@ -340,6 +347,7 @@ func TestHealthCheckPanics(t *testing.T) {
 
 // A WebSocket's check tells what is wrong with what comes behind the 101.
 func TestHealthCheckFrames(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ name, frames, kind string }{
 		{"another Pong", wstest.RawFrame(wstest.Pong, false, "health") + wstest.RawFrame(wstest.Pong, false, "something else"), "closed"},
 		{"Close", wstest.RawFrame(wstest.Close, false, wstest.CloseBody(1001, "")) + wstest.RawFrame(wstest.Pong, false, "health check"), "closed"},
@@ -376,6 +384,7 @@ func TestHealthCheckFrames(t *testing.T) {
 
 // An Option may make two proxies.
 func TestOptionsAreReusable(t *testing.T) {
+	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer s.Close()
 	options := []wsproxy.Option{wsproxy.WithLogger(discard), wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/x?y=1"}),
@@ -392,6 +401,7 @@ func TestOptionsAreReusable(t *testing.T) {
 // Checks come at the interval, up to a tenth sooner; the thresholds hold; checks
 // of a member end when it goes, and all with the proxy.
 func TestHealthCheckTimes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var (
 			mu    sync.Mutex
@@ -496,6 +506,7 @@ func TestHealthCheckTimes(t *testing.T) {
 // A member that is marked down gets no new sessions; with the option, those that
 // it has are closed.
 func TestDownMembersSessions(t *testing.T) {
+	t.Parallel()
 	for _, closing := range []bool{false, true} {
 		c := newCluster(t, 2, wsproxy.WithDrain(time.Millisecond, 0),
 			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "/healthz", Interval: 10 * time.Millisecond, Fall: 1, Rise: 1, Close: closing}))

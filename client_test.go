@@ -64,6 +64,7 @@ func opaque(next http.Handler) http.Handler {
 // the target's form, the path in the log, the peer.
 func TestMiddleware(t *testing.T) {
 	t.Attr("case", "A25 A31 A40")
+	t.Parallel()
 	local := wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))
 	another := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"))
 	prefix := func(next http.Handler) http.Handler { return http.StripPrefix("/app", next) }
@@ -184,6 +185,7 @@ func (r *rig) try(nth int, request string, status int, sent []string, logged map
 // believed, and passed on; who isn't has not, whatever RemoteAddr looks like.
 func TestTrustedUnixSockets(t *testing.T) {
 	t.Attr("case", "A28 A40 A86")
+	t.Parallel()
 	const lines = "Origin: https://www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test\r\n" +
 		"X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\nX-Real-Ip: 203.0.113.7\r\nForwarded: for=203.0.113.7\r\n"
 	sent := []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.7, 10.0.0.1\r\n", "X-Forwarded-Proto: https\r\n", "X-Forwarded-Host: www.test\r\n",
@@ -235,6 +237,7 @@ func TestTrustedUnixSockets(t *testing.T) {
 // that middleware has read in a stranger's header.
 func TestUnixSocketAddress(t *testing.T) {
 	t.Attr("case", "A28")
+	t.Parallel()
 	for _, keep := range []bool{true, false} {
 		r := newRigTo(t, wstest.Unix, "http://upstream.test", wsproxy.WithInsecureAnyOrigin())
 		if keep {
@@ -254,6 +257,7 @@ func TestUnixSocketAddress(t *testing.T) {
 // socket tells of, and all as one where it isn't trusted.
 func TestUnixSocketClients(t *testing.T) {
 	t.Attr("case", "A86")
+	t.Parallel()
 	for _, trusted := range []bool{true, false} {
 		options := []wsproxy.Option{wsproxy.WithMaxSessionsPerClient(1, nil), wsproxy.WithInsecureAnyOrigin()}
 		if trusted {
@@ -278,6 +282,7 @@ func TestUnixSocketClients(t *testing.T) {
 // A connection's address is asked for when there is a request, not in the
 // server's accept loop: behind a listener that reads PROXY headers that waits.
 func TestConnContextIsLazy(t *testing.T) {
+	t.Parallel()
 	conn := slowAddress{asked: make(chan struct{})}
 	wsproxy.ConnContext(t.Context(), conn)
 	select {
@@ -296,6 +301,7 @@ func (c slowAddress) RemoteAddr() net.Addr { close(c.asked); return wstest.MemAd
 
 // New tells the same mistakes in the same order, each time.
 func TestOrderOfMistakes(t *testing.T) {
+	t.Parallel()
 	want := ""
 	for range 50 {
 		_, err := wsproxy.New("", wsproxy.WithUpstreams(wsproxy.Member{Target: "http://a", Address: "b"}, wsproxy.Member{Target: "http://a", Address: "b:99999"}),

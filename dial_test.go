@@ -36,6 +36,7 @@ var discard = slog.New(slog.DiscardHandler)
 // C6, C7: the whole of a request, byte for byte, over every kind of leg.
 func TestOutgoingBytes(t *testing.T) {
 	t.Attr("case", "C5 C6 C7")
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k, wsproxy.WithVia("edge"))
 		client := r.client()
@@ -80,6 +81,7 @@ func TestOutgoingBytes(t *testing.T) {
 
 // A20: every handshake has a key of its own.
 func TestFreshKey(t *testing.T) {
+	t.Parallel()
 	seen := make(map[string]bool)
 	for range 20 {
 		_, head, _ := direct(t, "http://upstream.test", edited(), nil)
@@ -130,6 +132,7 @@ func direct(t *testing.T, target, request string, set func(*http.Request), optio
 // lines besides those that every handshake has.
 func TestOutgoing(t *testing.T) {
 	t.Attr("case", "A28")
+	t.Parallel()
 	const forwarded = "X-Forwarded-For: 192.0.2.1|X-Forwarded-Host: front.test|X-Forwarded-Proto: http"
 	const get = "GET / HTTP/1.1|Host: front.test|"
 	from := func(addr string) func(*http.Request) { return func(r *http.Request) { r.RemoteAddr = addr } }
@@ -258,6 +261,7 @@ func TestOutgoing(t *testing.T) {
 // A25: the client's address in the log is the peer's, or what trusted proxies say
 // it is: the last address that is not one of theirs.
 func TestClientAddress(t *testing.T) {
+	t.Parallel()
 	trusted := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("fe80::/10"))
 	for _, row := range []struct {
 		name, lines string
@@ -290,6 +294,7 @@ func TestClientAddress(t *testing.T) {
 // A81: what is dialled for which target; C6: and for which rewriting.
 func TestDialAddress(t *testing.T) {
 	t.Attr("case", "A81")
+	t.Parallel()
 	to := func(u string) wsproxy.Option {
 		return wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host, _ = strings.Cut(u, "://")
@@ -341,6 +346,7 @@ func TestDialAddress(t *testing.T) {
 // and nothing is dialled; the next session isn't touched.
 func TestRewriteFails(t *testing.T) {
 	t.Attr("case", "A34 F14")
+	t.Parallel()
 	for name, f := range map[string]func(*httputil.ProxyRequest){
 		"F14 panic":        func(*httputil.ProxyRequest) { panic("hook") },
 		"F14 panic abort":  func(*httputil.ProxyRequest) { panic(http.ErrAbortHandler) },
@@ -390,6 +396,7 @@ func TestRewriteFails(t *testing.T) {
 // F1, F16, F17, F14: connecting fails.
 func TestDialFails(t *testing.T) {
 	t.Attr("case", "F1 F16 F17 F14")
+	t.Parallel()
 	t.Run("F1 refused", func(t *testing.T) {
 		for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
 			r := newRig(t, k)
@@ -438,6 +445,7 @@ func TestDialFails(t *testing.T) {
 // never reaches the upstream (A2).
 func TestBadAnswers(t *testing.T) {
 	t.Attr("case", "A2 A5 A6 A7 A8 A9 A10 A35 A36 A63")
+	t.Parallel()
 	const (
 		status = "HTTP/1.1 101 Switching Protocols\r\n"
 		up     = "Upgrade: websocket\r\n"
@@ -541,6 +549,7 @@ func TestBadAnswers(t *testing.T) {
 // that hasn't asked for them sees none.
 func TestInformationalAnswers(t *testing.T) {
 	t.Attr("case", "A10")
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client := r.client()
@@ -559,6 +568,7 @@ func TestInformationalAnswers(t *testing.T) {
 // The handshakes' bytes, split anywhere, make the same session, and frames that
 // come along with them are kept (A11, C22).
 func TestHandshakeSplit(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory)
 		inTwo := func(w *wstest.Wire, s string, cut int) (last bool) {
@@ -591,6 +601,7 @@ func TestHandshakeSplit(t *testing.T) {
 // A64, F2, F3, F5, F8: nothing makes the handshake wait for longer than its limit.
 func TestHandshakeTimeouts(t *testing.T) {
 	t.Attr("case", "F2 F3 F5 F8")
+	t.Parallel()
 	drip := func(w *wstest.Wire, s string) {
 		go func() {
 			for _, b := range []byte(s) {
@@ -655,6 +666,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 // A connection of the user's own that knows no deadlines is no way around the
 // limits.
 func TestNoDeadlines(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var r *rig
 		r = newRig(t, wstest.Memory, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -680,6 +692,7 @@ func (noDeadlines) SetWriteDeadline(time.Time) error { return errors.ErrUnsuppor
 // once, wherever that stands, and is logged with 499.
 func TestClientLeaves(t *testing.T) {
 	t.Attr("case", "F11")
+	t.Parallel()
 	for _, row := range []struct {
 		name, target string
 		upstream     func(w *wstest.Wire)
@@ -734,6 +747,7 @@ func TestClientLeaves(t *testing.T) {
 // F4: the upstream's connection is reset before there is an answer.
 func TestUpstreamResets(t *testing.T) {
 	t.Attr("case", "F4")
+	t.Parallel()
 	for _, k := range []wstest.Kind{wstest.TCP, wstest.TLS} {
 		r := newRig(t, k)
 		c := r.client()
@@ -749,6 +763,7 @@ func TestUpstreamResets(t *testing.T) {
 // header is not about one connection; then both connections are closed.
 func TestRelayRefusal(t *testing.T) {
 	t.Attr("case", "A2 A3 A4 F7")
+	t.Parallel()
 	big := strings.Repeat("0123456789abcdef", 4096) // 64 KiB
 	chunked := func(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
 	rows := []struct {
@@ -852,6 +867,7 @@ var hopPattern = regexp.MustCompile(`(?im)^(keep-alive|upgrade|proxy-authenticat
 // handshake's own time it began, and the client sees status and cut.
 func TestEndlessRefusal(t *testing.T) {
 	t.Attr("case", "F8")
+	t.Parallel()
 	for name, answer := range map[string]string{
 		"Content-Length": "HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nsome",
 		"chunked":        "HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n",

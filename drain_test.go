@@ -66,6 +66,7 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 // Sessions are told one by one, evenly spread: over the window that was set,
 // or over what the context leaves, or faster where they are few.
 func TestDrainSpread(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name     string
 		options  []wsproxy.Option
@@ -151,6 +152,7 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 
 // Those that have been idle for longest go first.
 func TestDrainOrder(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
 		when, clients, _ := r.opened(5)
@@ -178,6 +180,7 @@ func TestDrainOrder(t *testing.T) {
 
 // What the context's end cuts is told to the caller, and counted.
 func TestDrainCut(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Minute, 1001))
 		r.opened(60)
@@ -203,6 +206,7 @@ func TestDrainCut(t *testing.T) {
 
 // A drain of sessions that end by themselves meanwhile is over when they are.
 func TestDrainEndsEarly(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Hour, 1001))
 		_, clients, _ := r.opened(10)
@@ -223,6 +227,7 @@ func TestDrainEndsEarly(t *testing.T) {
 // One call for the server and its proxies: while these drain, the server still
 // answers.
 func TestShutdownServer(t *testing.T) {
+	t.Parallel()
 	const message = "still there"
 	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard))
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 // A request that asks for no WebSocket goes to the fallback, in whatever shape,
 // and nothing is logged or counted; one that asks for one never does.
 func TestFallback(t *testing.T) {
+	t.Parallel()
 	const h = " HTTP/1.1\r\nHost: front.test\r\n"
 	const sec = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wstest.Key + "\r\n"
 	for _, row := range []struct {
@@ -94,6 +95,7 @@ func TestFallback(t *testing.T) {
 // The fallback needs no room, and goes on after Shutdown; without one the answer
 // is 426, as ever. HTTP/2 goes there as well.
 func TestFallbackAlways(t *testing.T) {
+	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) })
 	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithMaxSessions(1), wsproxy.WithFallback(h))
 	if err != nil {
@@ -139,6 +141,7 @@ func TestFallbackAlways(t *testing.T) {
 // A panic of the fallback's is net/http's: a ReverseProxy ends an answer so that
 // it can't complete.
 func TestFallbackPanics(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "some")
 		http.NewResponseController(w).Flush()
@@ -155,6 +158,7 @@ func TestFallbackPanics(t *testing.T) {
 // through the proxy, also on the same connection one after the other. What only
 // looks like an upgrade makes no tunnel, though the upstream would take it.
 func TestFallbackReverseProxy(t *testing.T) {
+	t.Parallel()
 	var r *rig
 	target := &url.URL{Scheme: "http", Host: "upstream.test"}
 	through := &httputil.ReverseProxy{Rewrite: func(pr *httputil.ProxyRequest) { pr.SetURL(target) }}

@@ -2,17 +2,30 @@ package wsproxy_test
 
 import (
 	"context"
+	"flag"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(wstest.Run(m)) }
+func TestMain(m *testing.M) {
+	// Tests that run in parallel wait for sockets and timers more than they
+	// compute: there may be more of them than processors.
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+	}
+	os.Exit(wstest.Run(m))
+}
 
 // A rig puts a proxy between a client and an upstream that both are raw byte
 // streams in the test's hands, over memory, TCP or TLS.

@@ -145,6 +145,7 @@ func inTurn() wsproxy.Option {
 // next member, never twice to the same, and what was sent does not.
 func TestNextMember(t *testing.T) {
 	t.Attr("case", "F1 F2 F3 F4 F7 F9 F16 F17")
+	t.Parallel()
 	other := errors.New("other")
 	for _, test := range []struct {
 		name    string
@@ -195,6 +196,7 @@ func TestNextMember(t *testing.T) {
 // to the next member, too.
 func TestNextMemberForSent(t *testing.T) {
 	t.Attr("case", "F3 F4")
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		a       act
@@ -231,6 +233,7 @@ func TestNextMemberForSent(t *testing.T) {
 // One budget of time for all members: each gets half of what is left, the last
 // one all of it.
 func TestAttemptsShareTheTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 3, inTurn(), wsproxy.WithHandshakeTimeout(8*time.Second))
 		var times []time.Duration
@@ -251,6 +254,7 @@ func TestAttemptsShareTheTime(t *testing.T) {
 
 // A client that leaves ends the search, and blames nobody.
 func TestClientLeavesDuringSearch(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 3, inTurn())
 		s.act["a"] = hanging
@@ -272,6 +276,7 @@ func TestClientLeavesDuringSearch(t *testing.T) {
 // handshake goes ahead of the others, and when it succeeds all is as before.
 func TestPassiveHealth(t *testing.T) {
 	t.Attr("case", "F19")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = failing(syscall.ECONNREFUSED)
@@ -302,6 +307,7 @@ func TestPassiveHealth(t *testing.T) {
 // the option says so, and several clients have seen it.
 func TestBlame(t *testing.T) {
 	t.Attr("case", "F16 F17")
+	t.Parallel()
 	for _, test := range []struct {
 		name     string
 		a        act
@@ -369,6 +375,7 @@ func TestBlame(t *testing.T) {
 // Clients that are less patient than the proxy don't keep a member going that
 // swallows what is sent to it; those that leave at once say nothing of it.
 func TestImpatientClients(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = hanging
@@ -428,6 +435,7 @@ func (full) Close() error                    { return nil }
 // the clients', and not the retries for real failures.
 func TestNoPortTowardsSome(t *testing.T) {
 	t.Attr("case", "F17")
+	t.Parallel()
 	for share, want := range map[float64]string{0.05: "abc", 0: "a"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t, 3, inTurn(), wsproxy.WithRetry(share))
@@ -456,6 +464,7 @@ func TestNoPortTowardsSome(t *testing.T) {
 // not that a member is left alone, nor that it stays so, nor where a room is.
 func TestOneClientDecidesNothing(t *testing.T) {
 	t.Attr("case", "A85")
+	t.Parallel()
 	for name, a := range map[string]act{
 		"500":     answeringStatus(500),
 		"503":     answeringStatus(503),
@@ -498,6 +507,7 @@ func TestOneClientDecidesNothing(t *testing.T) {
 // takes its time hold the trial.
 func TestOneClientKeepsNobodyDown(t *testing.T) {
 	t.Attr("case", "A85")
+	t.Parallel()
 	for name, a := range map[string]act{"500": answeringStatus(500), "silent": silent} {
 		for option, options := range map[string][]wsproxy.Option{"": nil, "judged": {wsproxy.WithJudgeAnswers(3)}} {
 			t.Run(name+" "+option, func(t *testing.T) {
@@ -528,6 +538,7 @@ func TestOneClientKeepsNobodyDown(t *testing.T) {
 
 // A hook that blocks holds the trial for a while at most.
 func TestHookHoldsTrial(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var blocking atomic.Bool
 		release := make(chan struct{})
@@ -559,6 +570,7 @@ func TestHookHoldsTrial(t *testing.T) {
 // What a client can bring about uses up no retries that are kept for members that
 // don't connect.
 func TestRetriesKeptForConnecting(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn(), wsproxy.WithRetryAfterSend())
 		s.act["a"] = answeringStatus(503)
@@ -577,6 +589,7 @@ func TestRetriesKeptForConnecting(t *testing.T) {
 
 // Where those that are well are full, those that are down aren't tried instead.
 func TestFullAndDown(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn(), wsproxy.WithUpstreams(
 			wsproxy.Member{Target: "http://a.test"}, wsproxy.Member{Target: "http://b.test", MaxSessions: 1}))
@@ -602,6 +615,7 @@ func TestFullAndDown(t *testing.T) {
 // What becomes of a handshake with a member that is gone meanwhile is not the
 // business of the one that may come back under its name.
 func TestGoneIsNotJudged(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		logs := new(wstest.Logs)
 		s := newScene(t, 2, inTurn(), wsproxy.WithLogger(slog.New(logs)))
@@ -630,6 +644,7 @@ func TestGoneIsNotJudged(t *testing.T) {
 // A refusal that would be tried again is the client's answer after all, whole,
 // if the other member has gone meanwhile.
 func TestRefusalIsKept(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn(), wsproxy.WithRetryAfterSend())
 		s.act["a"] = func(ctx context.Context) (net.Conn, error) {
@@ -651,6 +666,7 @@ func TestRefusalIsKept(t *testing.T) {
 // The first handshake with a member that may be back goes alone: while it is
 // under way, others go elsewhere.
 func TestSingleProbe(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn())
 		s.act["a"] = failing(syscall.ECONNREFUSED)
@@ -674,6 +690,7 @@ func TestSingleProbe(t *testing.T) {
 // once, and what comes of it is the answer.
 func TestAllDown(t *testing.T) {
 	t.Attr("case", "F19")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 3, inTurn())
 		for _, name := range []string{"a", "b", "c"} {
@@ -689,6 +706,7 @@ func TestAllDown(t *testing.T) {
 
 // When a whole cluster fails, only a share of the handshakes are tried again.
 func TestRetryBudget(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		share   float64
 		retries int
@@ -714,6 +732,7 @@ func TestRetryBudget(t *testing.T) {
 // Where WithRewrite goes to another host, that is not the member's, and its
 // failure neither: nothing is tried again.
 func TestRewriteLeavesMembersAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn(), wsproxy.WithRewrite(rewriteHost("z.test")))
 		s.act["z"] = failing(syscall.ECONNREFUSED)
@@ -730,6 +749,7 @@ func TestRewriteLeavesMembersAlone(t *testing.T) {
 // The first handshake with a member that may be back doesn't hold it for ever,
 // whatever becomes of it.
 func TestProbeIsGivenBack(t *testing.T) {
+	t.Parallel()
 	for name, probe := range map[string]struct {
 		option wsproxy.Option
 		a      act
@@ -777,6 +797,7 @@ func (panickingConn) Close() error                    { return nil }
 // When none is well, they are tried in turn, so that one that is back is found
 // soon; and one that hangs is not waited for by all.
 func TestAllDownInTurn(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 3, inTurn())
 		for _, name := range []string{"a", "b", "c"} {
@@ -800,6 +821,7 @@ func TestAllDownInTurn(t *testing.T) {
 
 // Without retries, a member has all the time.
 func TestNoRetryNoShare(t *testing.T) {
+	t.Parallel()
 	for _, options := range [][]wsproxy.Option{
 		{wsproxy.WithRetry(0)},
 		{wsproxy.WithRetry(0), wsproxy.WithRetryAfterSend()},
@@ -821,6 +843,7 @@ func TestNoRetryNoShare(t *testing.T) {
 // However many members hang, one that is well and comes late is not given up
 // before it had a second.
 func TestLeastShare(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 14, inTurn())
 		for i := range 14 {
@@ -842,6 +865,7 @@ func TestLeastShare(t *testing.T) {
 
 // A proxy with a single upstream tries that every time, as it always has.
 func TestSingleMemberIsAlwaysTried(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 1)
 		s.act["a"] = failing(syscall.ECONNREFUSED)
@@ -862,6 +886,7 @@ func rewriteHost(host string) func(*httputil.ProxyRequest) {
 // answers 500, or doesn't answer, and ten more.
 func TestOneClientOverTCP(t *testing.T) {
 	t.Attr("case", "A85")
+	t.Parallel()
 	for _, path := range []string{"/500", "/hangup", "/status/103"} {
 		var members []wsproxy.Member
 		for i := range 3 {
@@ -913,6 +938,7 @@ func TestOneClientOverTCP(t *testing.T) {
 // A dialer that keeps to no deadline looks like a proxy that didn't run when the
 // time was up. That is nobody's fault a few times in a row, and then the member's.
 func TestDialerIsLate(t *testing.T) {
+	t.Parallel()
 	late := func(ctx context.Context) (net.Conn, error) {
 		<-ctx.Done()
 		time.Sleep(2 * time.Second) // of the bubble's

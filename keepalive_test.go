@@ -125,6 +125,7 @@ func answerOnce(t *testing.T, wires ...*wstest.Wire) {
 // for the interval; nobody sees the Pongs to the proxy's Pings.
 func TestPingSilentLegOnly(t *testing.T) {
 	t.Attr("case", "C27 F36")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory)
 		busy, silent := w.open(r, "", "")
@@ -159,6 +160,7 @@ func TestPingSilentLegOnly(t *testing.T) {
 // is its own.
 func TestPingJitter(t *testing.T) {
 	t.Attr("case", "C27")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory)
 		var legs []*watch
@@ -190,6 +192,7 @@ func TestPingJitter(t *testing.T) {
 
 // A timeout longer than the interval doesn't stretch the interval.
 func TestPingLongTimeout(t *testing.T) {
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(20*time.Second, time.Minute))
 		from, to := w.open(r, "", "")
@@ -214,6 +217,7 @@ func TestPingLongTimeout(t *testing.T) {
 // found by the Ping that it doesn't answer. It gets no Close: nobody is there.
 func TestVanished(t *testing.T) {
 	t.Attr("case", "F26 F27")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
@@ -241,6 +245,7 @@ func TestVanished(t *testing.T) {
 // answer none. It is pinged on, at the interval, and the session, the log and
 // the stats tell of it. From its first answer on it is held to them.
 func TestNeverAnswers(t *testing.T) {
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		side := wsproxy.Client
 		if w.name == "upstream" {
@@ -305,6 +310,7 @@ func TestNeverAnswers(t *testing.T) {
 
 // A side that talks and answers no Ping ignores them, too.
 func TestIgnoresPingsAndTalks(t *testing.T) {
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
@@ -329,6 +335,7 @@ func TestIgnoresPingsAndTalks(t *testing.T) {
 // WithPingTo sets one side: with an interval of 0 nothing is injected there,
 // whatever the other side gets, and its silence costs nothing.
 func TestPingTo(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		options func(wsproxy.Side) []wsproxy.Option
@@ -368,6 +375,7 @@ func TestPingTo(t *testing.T) {
 // complete, and so is a Pong with a wrong body, an old one, a late one.
 func TestSignsOfLife(t *testing.T) {
 	t.Attr("case", "F28")
+	t.Parallel()
 	signs := map[string]func(w *wstest.Wire, n int, ping string) string{
 		"drip in a header": func(w *wstest.Wire, n int, _ string) string {
 			return w.Frame(wstest.Binary, strings.Repeat("x", 70_000))[n%8:][:1]
@@ -418,6 +426,7 @@ func TestSignsOfLife(t *testing.T) {
 // it is lost, and the connection across just ends.
 func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
@@ -451,6 +460,7 @@ func TestStallMidFrame(t *testing.T) {
 // held back, so Pings and the Close can still be written.
 func TestStallMidHeader(t *testing.T) {
 	t.Attr("case", "F31")
+	t.Parallel()
 	for _, n := range []int{1, 2, 3} {
 		eachWayInTime(t, func(t *testing.T, w way) {
 			r := newRig(t, wstest.Memory)
@@ -497,6 +507,7 @@ func flood(w *wstest.Wire, n int) {
 // meanwhile, isn't taken for silent, however long that was.
 func TestSlowReader(t *testing.T) {
 	t.Attr("case", "F32 F28")
+	t.Parallel()
 	for _, timeout := range []time.Duration{60 * time.Second, 3 * time.Minute} {
 		eachWayInTime(t, func(t *testing.T, w way) {
 			r := newRig(t, wstest.Memory, wsproxy.WithWriteTimeout(timeout))
@@ -527,6 +538,7 @@ func TestSlowReader(t *testing.T) {
 // When the peer reads after all, the Ping is whole and in its place.
 func TestStuckPing(t *testing.T) {
 	t.Attr("case", "F32")
+	t.Parallel()
 	for _, recovers := range []bool{false, true} {
 		eachWayInTime(t, func(t *testing.T, w way) {
 			r := newRig(t, wstest.Memory)
@@ -576,6 +588,7 @@ func TestStuckPing(t *testing.T) {
 // F33: both sides write and neither reads. That ends at the write timeout.
 func TestBothFull(t *testing.T) {
 	t.Attr("case", "F33")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory)
 		client, upstream := r.open("", "")
@@ -599,6 +612,7 @@ func TestBothFull(t *testing.T) {
 // the Ping that its silent receiver is due waits for the frame's end.
 func TestLongFrame(t *testing.T) {
 	t.Attr("case", "F34")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
@@ -633,6 +647,7 @@ func TestLongFrame(t *testing.T) {
 // whosever they are; a data frame is, from either side.
 func TestIdle(t *testing.T) {
 	t.Attr("case", "C28 F37")
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		say  func(w *wstest.Wire) string // at 50 s
@@ -671,6 +686,7 @@ func TestIdle(t *testing.T) {
 // timeout.
 func TestEndMidFrame(t *testing.T) {
 	t.Attr("case", "F37 F39")
+	t.Parallel()
 	ends := map[string]struct {
 		option wsproxy.Option
 		begin  func(t *testing.T, r *rig)
@@ -721,6 +737,7 @@ func TestEndMidFrame(t *testing.T) {
 // answer has its own code back then; one that closed its connection instead
 // of answering is not waited for.
 func TestCloseUnanswered(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{0, 1000, 4401} {
 		for _, leaves := range []bool{false, true} {
 			eachWayInTime(t, func(t *testing.T, w way) {
@@ -754,6 +771,7 @@ func TestCloseUnanswered(t *testing.T) {
 // for that.
 func TestWhoClosesFirst(t *testing.T) {
 	t.Attr("case", "F23")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory)
 		from, to := w.open(r, "", "")
@@ -779,6 +797,7 @@ func TestWhoClosesFirst(t *testing.T) {
 // nothing about it; each is told all the same.
 func TestEndsUnanswered(t *testing.T) {
 	t.Attr("case", "F42")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(7*time.Second))
 		for n, test := range []struct {
@@ -810,6 +829,7 @@ func TestEndsUnanswered(t *testing.T) {
 // One that sends without end behind its Close, or behind a breach, doesn't
 // keep the session.
 func TestFloodAfterEnd(t *testing.T) {
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		for _, last := range []string{wstest.CloseBody(1000, ""), "\x00"} {
 			r := newRig(t, wstest.Memory)
@@ -839,6 +859,7 @@ func TestFloodAfterEnd(t *testing.T) {
 // session.
 func TestServerTimeouts(t *testing.T) {
 	t.Attr("case", "F43")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory)
 		r.front = wstest.Listen(t, wstest.Memory)

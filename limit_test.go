@@ -18,6 +18,7 @@ import (
 // shows it; up to the limit everything passes, and control frames always do.
 func TestMaxMessageSize(t *testing.T) {
 	t.Attr("case", "A58")
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		side := wsproxy.Upstream
 		if w.masked() {
@@ -74,6 +75,7 @@ func TestMaxMessageSize(t *testing.T) {
 // streamed up to the limit, not gathered.
 func TestMaxMessageHuge(t *testing.T) {
 	t.Attr("case", "A46 A58")
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k, wsproxy.WithMaxMessageSize(wsproxy.Client, 1<<20), wsproxy.WithMaxMessageSize(wsproxy.Upstream, 1<<20))
 		from, to := w.open(r, "", "")
@@ -92,6 +94,7 @@ func TestMaxMessageHuge(t *testing.T) {
 // What goes over a rate is read later: the sender is held up, nothing is lost,
 // and neither its Pings nor its silence count against it.
 func TestRateSlowsDown(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name     string
 		rate     wsproxy.RateLimit
@@ -139,6 +142,7 @@ func TestRateSlowsDown(t *testing.T) {
 // its place, for as long as the limit would hold up what it has sent.
 func TestLeavesWhileSlowed(t *testing.T) {
 	t.Attr("case", "A83")
+	t.Parallel()
 	for name, leave := range map[string]func(c *wstest.Wire){
 		"Close and FIN": func(c *wstest.Wire) { c.SendClose(1000, "bye"); c.FIN() },
 		"FIN":           func(c *wstest.Wire) { c.FIN() },
@@ -188,6 +192,7 @@ func TestLeavesWhileSlowed(t *testing.T) {
 // only writing to the client fails.
 func TestLeavesUnseen(t *testing.T) {
 	t.Attr("case", "A83")
+	t.Parallel()
 	plain := func(ln net.Listener) net.Listener { return ln }
 	wrap := func(ln net.Listener) net.Listener { return wrapping{ln} }
 	multipath := new(net.Dialer)
@@ -259,6 +264,7 @@ func (l wrapping) Accept() (net.Conn, error) {
 // and Pongs to the proxy's own Pings that come again and again.
 func TestRateOfFrames(t *testing.T) {
 	t.Attr("case", "A82")
+	t.Parallel()
 	for _, row := range []struct {
 		name          string
 		first         byte
@@ -299,6 +305,7 @@ func TestRateOfFrames(t *testing.T) {
 // again and again is.
 func TestRateOfPongs(t *testing.T) {
 	t.Attr("case", "A82")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(time.Second, 2*time.Second),
 			wsproxy.WithRateLimit(w.side(), wsproxy.RateLimit{Messages: 1.0 / 60, Close: true}))
@@ -322,6 +329,7 @@ func TestRateOfPongs(t *testing.T) {
 // with one.
 func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 	t.Attr("case", "A82")
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		r := newRig(t, wstest.Memory, wsproxy.WithMaxMessageSize(w.side(), 10))
 		from, to := w.open(r, "", "")
@@ -344,6 +352,7 @@ func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 
 // A53: or the session ends, by Close 1008.
 func TestRateCloses(t *testing.T) {
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		side := w.side()
 		r := newRig(t, wstest.Memory, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
@@ -372,6 +381,7 @@ func TestRateCloses(t *testing.T) {
 
 // A throttled peer isn't taken for dead, and a Kick isn't held up by the limit.
 func TestRateAndKeepalive(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 600}))
 		client, upstream := r.open("", "")
@@ -407,6 +417,7 @@ func TestRateAndKeepalive(t *testing.T) {
 
 // When the limit falls with the session's end, no frame is lost over it.
 func TestRateEndsMidway(t *testing.T) {
+	t.Parallel()
 	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP} {
 		r := newRig(t, k, wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 		client, upstream := r.open("", "")
@@ -428,6 +439,7 @@ func TestRateEndsMidway(t *testing.T) {
 
 // What the limit holds back is no silence of the application's.
 func TestRateAndIdle(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(time.Minute),
 			wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1.0 / 90}))
@@ -447,6 +459,7 @@ func TestRateAndIdle(t *testing.T) {
 // A client that is reset while it is slowed down isn't kept until all that it
 // had sent is through.
 func TestRateAndReset(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells of a reset behind bytes")
 	}
@@ -463,6 +476,7 @@ func TestRateAndReset(t *testing.T) {
 // Pongs that the proxy keeps to itself are bytes, too, and only one answers a
 // Ping.
 func TestRateAndPongs(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithPing(50*time.Millisecond, wstest.Timeout), wsproxy.WithCloseTimeout(time.Second),
 		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Bytes: 1000, Close: true}))
 	client, upstream := r.open("", "")
@@ -493,6 +507,7 @@ func TestRateAndPongs(t *testing.T) {
 
 // Between two TCP sockets long frames don't pass a limit by.
 func TestRateLongFrame(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithRateLimit(wsproxy.Upstream, wsproxy.RateLimit{Bytes: 4 << 20, Burst: 100 * time.Millisecond}))
 	client, upstream := r.open("", "")
 	began := time.Now()

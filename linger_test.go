@@ -16,6 +16,7 @@ import (
 // close_notify, and no sooner than at that side's own FIN is its connection
 // closed: whatever it says in the meantime resets nothing.
 func TestCutFrameIsNoReset(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		for _, reset := range []bool{false, true} {
 			r := newRig(t, k)
@@ -47,6 +48,7 @@ func TestCutFrameIsNoReset(t *testing.T) {
 // What was written to a side, and counted, arrives there, although that side
 // talks all the time and what it says is of no use any more.
 func TestLastWordsArrive(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		for _, closes := range []bool{false, true} {
 			if closes && w.masked() {
@@ -99,6 +101,7 @@ func TestLastWordsArrive(t *testing.T) {
 // A side that is sent a FIN and goes on talking, or does nothing at all, is
 // not waited for longer than the close timeout.
 func TestFINUnanswered(t *testing.T) {
+	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, w way) {
 		for _, talks := range []bool{false, true} {
 			r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(3*time.Second))

@@ -25,6 +25,7 @@ import (
 // A panic in whatever is the user's makes one record that says where, and no
 // other record has the stack in it.
 func TestPanicRecord(t *testing.T) {
+	t.Parallel()
 	boom := func() { panic("boom") }
 	key := func(*http.Request) string { boom(); return "" }
 	members := wsproxy.WithUpstreams(wsproxy.Member{Target: "http://a.test"}, wsproxy.Member{Target: "http://b.test"})
@@ -101,6 +102,7 @@ func wantPanic(t *testing.T, m map[string]any, hook string) {
 
 // What strangers do wrong is no warning: they may do it all day.
 func TestLevels(t *testing.T) {
+	t.Parallel()
 	none := func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
 	answers := func(status int) func(context.Context, string, string) (net.Conn, error) {
 		return func(ctx context.Context, _, _ string) (net.Conn, error) { return answeringStatus(status)(ctx) }
@@ -159,6 +161,7 @@ func TestLoggerPanics(t *testing.T) {
 		client.SendClose(1000, "")
 		upstream.WantClose(1000)
 		upstream.SendClose(1000, "")
+		upstream.Close()
 		client.WantClose(1000)
 		client.WantEnd()
 		<-r.returned
@@ -170,6 +173,7 @@ func TestLoggerPanics(t *testing.T) {
 
 // A long path is cut between two characters.
 func TestClip(t *testing.T) {
+	t.Parallel()
 	for _, path := range []string{strings.Repeat("é", 150), "x" + strings.Repeat("é", 150), strings.Repeat("日", 99), "xx" + strings.Repeat("🙂", 99), strings.Repeat("a", 300), strings.Repeat("\x80", 300)} {
 		r := newRigTo(t, wstest.Memory, "http://upstream.test")
 		c := r.client()
@@ -195,6 +199,7 @@ func escape(s string) string {
 // A record of a failure towards an upstream says which one it was, what it was
 // asked, and what came; never the query.
 func TestUpstreamInLog(t *testing.T) {
+	t.Parallel()
 	https := httptest.NewTLSServer(http.NotFoundHandler())
 	defer https.Close()
 	https.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -258,6 +263,7 @@ func TestUpstreamInLog(t *testing.T) {
 
 // What is in the way of taking the connection over is named.
 func TestNoHijackInLog(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name  string
 		wrap  func(http.Handler) http.Handler

@@ -41,6 +41,7 @@ type attack struct {
 
 func TestUntidyRequests(t *testing.T) {
 	t.Attr("case", "A14 A17 A34 A38")
+	t.Parallel()
 	const (
 		keyLine   = "Sec-WebSocket-Key: " + wstest.Key
 		version   = "Sec-WebSocket-Version: 13"
@@ -138,6 +139,7 @@ func TestUntidyRequests(t *testing.T) {
 
 func TestUntidyAnswers(t *testing.T) {
 	t.Attr("case", "A7 A8 A9 A35 A36")
+	t.Parallel()
 	const (
 		status = "HTTP/1.1 101 Switching Protocols\r\n"
 		up     = "Upgrade: websocket\r\n"
@@ -220,6 +222,7 @@ func TestUntidyAnswers(t *testing.T) {
 // offers.
 func TestAskedOnce(t *testing.T) {
 	t.Attr("case", "A20 A35")
+	t.Parallel()
 	const plain = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 		"Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\n"
 	open := func(f func(r *http.Request)) wsproxy.Option {
@@ -298,6 +301,7 @@ func TestAskedOnce(t *testing.T) {
 // A field that a hook or middleware has written in several spellings is one
 // field: the same goes on each time.
 func TestSpellings(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
 		pr.Out.Header["sec-websocket-protocol"] = []string{"c"}
 		pr.Out.Header["Sec-WebSocket-Protocol"] = []string{"b", "a"}
@@ -347,6 +351,7 @@ func numbered(n int, format, sep string) string {
 // three.
 func TestItemLimits(t *testing.T) {
 	t.Attr("case", "A62 A63 A84")
+	t.Parallel()
 	const most = 256
 	protocols := func(n int) string { return "Sec-WebSocket-Protocol: " + numbered(n, "%x", ",") }
 	extensions := func(n int) string { return "Sec-WebSocket-Extensions: " + numbered(n, "%x", ",") }

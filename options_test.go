@@ -45,6 +45,7 @@ func optionErrors(t *testing.T, err error) (all []*wsproxy.OptionError) {
 
 // No wait is so long that it overflows, which would switch off others.
 func TestLongWaits(t *testing.T) {
+	t.Parallel()
 	const century = 100 * 365 * 24 * time.Hour
 	options := map[string]wsproxy.Option{
 		"WithPing":             wsproxy.WithPing(century, century),
@@ -70,6 +71,7 @@ func TestLongWaits(t *testing.T) {
 
 // With the longest waits there are, others are kept.
 func TestLongestWaits(t *testing.T) {
+	t.Parallel()
 	const longest = 50 * 365 * 24 * time.Hour
 	for _, option := range []wsproxy.Option{wsproxy.WithWriteTimeout(longest), wsproxy.WithIdleTimeout(longest), wsproxy.WithCloseTimeout(longest), wsproxy.WithPing(time.Second, longest)} {
 		synctest.Test(t, func(t *testing.T) {
@@ -100,6 +102,7 @@ func TestLongestWaits(t *testing.T) {
 
 // Every mistake is reported, all at once, and each by its option's name.
 func TestMistakes(t *testing.T) {
+	t.Parallel()
 	rows := []struct {
 		option string
 		value  wsproxy.Option
@@ -209,6 +212,7 @@ func TestMistakes(t *testing.T) {
 
 // What looks odd and is meant is no mistake.
 func TestNoMistakes(t *testing.T) {
+	t.Parallel()
 	for _, o := range []wsproxy.Option{
 		wsproxy.WithPing(0, 0), wsproxy.WithPing(0, -1), wsproxy.WithIdleTimeout(0), wsproxy.WithHost(""), wsproxy.WithHost("[::1]:80"),
 		wsproxy.WithOrigins(), wsproxy.WithOrigins("a.test", "*.a.test", "http://a.test:80", "https://[::1]:8443", "chrome-extension://abc"),
@@ -226,6 +230,7 @@ func TestNoMistakes(t *testing.T) {
 // fragment of one is in the error's text or value.
 func TestTargets(t *testing.T) {
 	t.Attr("case", "A81")
+	t.Parallel()
 	for _, good := range []string{"http://h", "HTTPS://h:1/p?q", "ws://[::1]:80", "wss://h", "unix:/s", "unix:///s", "unix:s", "unix:@s",
 		"http://bücher.example", "http://127.0.0.1:", "http://h:080/", "http://[fe80::1%25eth0]:80", "http://a_b.c-d"} {
 		if _, err := wsproxy.New(good); err != nil {
@@ -260,6 +265,7 @@ func TestTargets(t *testing.T) {
 // Durations that are so short that seconds were meant are mistakes, each by its
 // option's name; the shortest ones that can be meant aren't.
 func TestShortWaits(t *testing.T) {
+	t.Parallel()
 	source := func(d time.Duration) wsproxy.Option {
 		return wsproxy.WithSource(d, func(context.Context) ([]wsproxy.Member, error) {
 			return []wsproxy.Member{{Target: "http://upstream.test"}}, nil
@@ -305,6 +311,7 @@ func TestShortWaits(t *testing.T) {
 
 // Where an option is given twice, the later one counts.
 func TestLaterOptionCounts(t *testing.T) {
+	t.Parallel()
 	refused := func(text string) wsproxy.Option {
 		return wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New(text) })
 	}
@@ -318,6 +325,7 @@ func TestLaterOptionCounts(t *testing.T) {
 
 // The defaults that the comments promise are those in the const block.
 func TestDocumentedDefaults(t *testing.T) {
+	t.Parallel()
 	files := token.NewFileSet()
 	source := func(name string) *ast.File {
 		f, err := parser.ParseFile(files, name, nil, parser.ParseComments)

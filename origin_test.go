@@ -16,6 +16,7 @@ import (
 // do about it. The client is told none of that.
 func TestForbiddenOrigin(t *testing.T) {
 	t.Attr("case", "A40 A43")
+	t.Parallel()
 	trusted := wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))
 	another := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"))
 	replaced := func(addr string) middleware {
@@ -106,6 +107,7 @@ func TestForbiddenOrigin(t *testing.T) {
 // A long Origin beyond ASCII costs nothing: conversion to its A-label, whose
 // time grows with the square of the length, would take seconds.
 func TestLongOrigin(t *testing.T) {
+	t.Parallel()
 	var name strings.Builder
 	for c := '\u4e00'; name.Len() < 60_000; c++ {
 		name.WriteRune(c)

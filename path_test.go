@@ -30,6 +30,7 @@ var untidy = func() (paths []string) {
 
 func TestRequestTarget(t *testing.T) {
 	t.Attr("case", "A33 C6")
+	t.Parallel()
 	type row struct {
 		name, target string
 		wrap         func(http.Handler) http.Handler // nil: the proxy alone
@@ -145,6 +146,7 @@ func rewriteURL(f func(*url.URL)) wsproxy.Option {
 // and nothing is dialled.
 func TestRequestTargetRefused(t *testing.T) {
 	t.Attr("case", "A33")
+	t.Parallel()
 	for _, target := range []string{
 		"/x y", "/x?y z", "/x\ty", "/x\x00", "/x\x7f", "/x\ry", "/x\x0b", "/%", "/%2", "/%zz", "x", "", "?x",
 	} {

@@ -13,6 +13,7 @@ import (
 // A session carries messages both ways, passes the Close handshake through,
 // and leaves one record.
 func TestSession(t *testing.T) {
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		for _, detach := range []bool{false, true} {
 			var options []wsproxy.Option
@@ -58,6 +59,7 @@ func TestSession(t *testing.T) {
 // answered one before.
 func TestPingTimeout(t *testing.T) {
 	t.Attr("case", "F26")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory)
 		client, upstream := r.open("", "")

@@ -49,6 +49,7 @@ func anchors(text string) (all []string) {
 
 // Links within the repository lead somewhere.
 func TestLinks(t *testing.T) {
+	t.Parallel()
 	all := documents(t)
 	links := 0
 	for name, text := range all {
@@ -76,6 +77,7 @@ func TestLinks(t *testing.T) {
 
 // The README stays short enough to be read.
 func TestREADMELength(t *testing.T) {
+	t.Parallel()
 	if n := strings.Count(documents(t)["README.md"], "\n"); n > 180 {
 		t.Errorf("README.md has %d lines, want at most 180", n)
 	}
@@ -84,6 +86,7 @@ func TestREADMELength(t *testing.T) {
 // docs/options.md has every option, once, and no document names one that
 // doesn't exist.
 func TestDocumentedOptions(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +122,7 @@ func TestDocumentedOptions(t *testing.T) {
 
 // docs/operations.md has every log record, and no other.
 func TestDocumentedRecords(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -154,6 +158,7 @@ func TestDocumentedRecords(t *testing.T) {
 
 // The README's figures are those of docs/performance.md.
 func TestREADMEFigures(t *testing.T) {
+	t.Parallel()
 	readme, performance := documents(t)["README.md"], documents(t)["docs/performance.md"]
 	number := `([0-9.]+)`
 	measured := make(map[string]bool) // wsproxy, detached, nginx, HAProxy

@@ -24,6 +24,7 @@ import (
 // connection open for good.
 func TestRefusalAsItComes(t *testing.T) {
 	t.Attr("case", "F7 F8")
+	t.Parallel()
 	for _, row := range []struct {
 		name, head string
 		piece      func(string) string
@@ -102,6 +103,7 @@ func TestRefusalAsItComes(t *testing.T) {
 // meaning is tidied; what has two is a bad answer, and makes 502.
 func TestRefusalFraming(t *testing.T) {
 	t.Attr("case", "F7")
+	t.Parallel()
 	const chunks = "2\r\nhi\r\n0\r\n\r\n"
 	r := newRig(t, wstest.TCP)
 	for _, row := range []struct {
@@ -154,6 +156,7 @@ func TestRefusalFraming(t *testing.T) {
 // upstream's connection, however that is said; nothing is made up.
 func TestRefusalHeader(t *testing.T) {
 	t.Attr("case", "A24 A87")
+	t.Parallel()
 	r := newRig(t, wstest.TCP)
 	for _, row := range []struct{ name, lines, want string }{
 		{"nominated beside close", "Connection: close, X-Hop\r\nX-Hop: 1\r\n", ""},
@@ -194,6 +197,7 @@ func sortedLines(head string) string {
 // those that are about the connection and the body's framing. The same goes
 // for what middleware has set before.
 func TestRefusalFields(t *testing.T) {
+	t.Parallel()
 	const text = `{"error":1}`
 	json := http.Header{"Content-Type": {"application/json"}}
 	with := func(pairs ...string) http.Header {
@@ -275,6 +279,7 @@ func TestRefusalFields(t *testing.T) {
 // A client that doesn't read its refusal holds nothing up: neither for longer
 // than a write may take, nor beyond the end of the proxy.
 func TestUnreadRefusal(t *testing.T) {
+	t.Parallel()
 	big := strings.Repeat("x", 60_000)
 	for _, row := range []struct {
 		name   string

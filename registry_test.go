@@ -42,6 +42,7 @@ func (r *rig) the() *wsproxy.Session {
 
 // Of neither side there is nothing to tell.
 func TestNeither(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP)
 	r.open("", "")
 	s := r.the()
@@ -54,6 +55,7 @@ func TestNeither(t *testing.T) {
 
 // A session is listed from its 101 to its end, with all that is known of it.
 func TestSessions(t *testing.T) {
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		if n := len(slices.Collect(r.proxy.Sessions())); n != 0 {
@@ -131,6 +133,7 @@ func wantCounts(t *testing.T, s *wsproxy.Session, from wsproxy.Side, want wsprox
 // A session that the operator ends: its client is told the code and the
 // reason, between two frames, and the upstream 1001.
 func TestKick(t *testing.T) {
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client, upstream := r.open("", "")
@@ -183,6 +186,7 @@ func TestKick(t *testing.T) {
 // Who refuses in a hook says how; nothing is dialled, and the hooks for the end
 // are told.
 func TestOnOpen(t *testing.T) {
+	t.Parallel()
 	type key struct{}
 	for _, row := range []struct {
 		name   string
@@ -248,6 +252,7 @@ func TestOnOpen(t *testing.T) {
 // What a hook sets in the request goes on to the upstream, whatever the client
 // nominates; the request that the server holds stays as it was.
 func TestOnOpenHeader(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error {
 		r.Header.Set("X-User", "42")
 		return nil
@@ -273,6 +278,7 @@ func TestOnOpenHeader(t *testing.T) {
 // OnClose is called once, whatever has ended the session, and one that panics
 // does no harm; never for what no hook has seen.
 func TestOnClose(t *testing.T) {
+	t.Parallel()
 	for _, detached := range []bool{false, true} {
 		var mu sync.Mutex
 		var errs []error
@@ -376,6 +382,7 @@ func (p panicking) WithGroup(string) slog.Handler           { return p }
 
 // A session may be ended before its 101: its client is refused then.
 func TestKickInHandshake(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
 		go s.Close(1008, "")
 		return nil
@@ -390,6 +397,7 @@ func TestKickInHandshake(t *testing.T) {
 
 // A session ends when its expiry, which may be moved, says so.
 func TestExpiry(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
 			if err := s.SetExpiry(time.Now(), 1006, ""); err == nil {
@@ -430,6 +438,7 @@ func TestExpiry(t *testing.T) {
 
 // Sessions end at the maximum age, up to a tenth earlier, and not in step.
 func TestMaxAge(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithMaxAge(100*time.Minute))
 		began := time.Now()
@@ -458,6 +467,7 @@ func TestMaxAge(t *testing.T) {
 
 // Round trips are those of the proxy's own Pings, each leg's own.
 func TestRoundTrip(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithPing(10*time.Second, 5*time.Second))
 		client, upstream := r.open("", "")
@@ -500,6 +510,7 @@ func TestRoundTrip(t *testing.T) {
 // whoever leaves, in whatever way, makes room.
 func TestMaxSessions(t *testing.T) {
 	t.Attr("case", "F15")
+	t.Parallel()
 	for _, row := range []struct {
 		name   string
 		option wsproxy.Option
@@ -567,6 +578,7 @@ func TestMaxSessions(t *testing.T) {
 
 // Handshakes under way have a limit of their own; open sessions don't count.
 func TestMaxHandshakes(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithMaxHandshakes(1))
 	r.open("", "")
 	r.open("", "")
@@ -590,6 +602,7 @@ func TestMaxHandshakes(t *testing.T) {
 // One client is one address, whatever its port; of IPv6 one /64. Behind a
 // trusted proxy it is the address that that one tells of.
 func TestClientKeys(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		first, second, forwarded string // addresses; X-Forwarded-For of the second
 		same                     bool
@@ -654,6 +667,7 @@ func TestClientKeys(t *testing.T) {
 // The totals hold what has passed in sessions that are over as well as in those
 // that are open, and how handshakes have failed.
 func TestStats(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP)
 	client, upstream := r.open("", "")
 	client.SendText("12345")
@@ -701,6 +715,7 @@ func TestStats(t *testing.T) {
 // What is listed, counted, ended and opened all at once is consistent: for the
 // race detector.
 func TestRegistryUnderLoad(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithMaxSessionsPerClient(1000, nil), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
 		s.Set("user", s.ID())
 		return s.SetExpiry(time.Now().Add(time.Hour), 1008, "")
@@ -747,6 +762,7 @@ func TestRegistryUnderLoad(t *testing.T) {
 // A session that is ended while its 101 is on the way, by the operator or by a
 // drain, ends as soon as it is open.
 func TestEndWhileAnswering(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		name   string
 		end    func(p *wsproxy.Proxy, s *wsproxy.Session)

@@ -64,6 +64,7 @@ func eachWay(t *testing.T, f func(t *testing.T, k wstest.Kind, w way)) {
 // after the 101, in order, all of them.
 func TestEarlyFrames(t *testing.T) {
 	t.Attr("case", "A11 C22")
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		for name, stream := range map[string][]string{
 			"one frame":      {"early"},
@@ -161,6 +162,7 @@ func breaches(masked bool) map[string]breach {
 // Close. It makes no difference how the bytes are cut.
 func TestBreaches(t *testing.T) {
 	t.Attr("case", "A45 A47 A48 A50 A52 A54 C12 C13 C15")
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r, n := newRig(t, k), 0
 		for name, b := range breaches(w.masked()) {
@@ -180,6 +182,7 @@ func TestBreaches(t *testing.T) {
 // and on no other. The other bits stay forbidden.
 func TestBreachesWithDeflate(t *testing.T) {
 	t.Attr("case", "A51")
+	t.Parallel()
 	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		f := func(first byte, payload string) string { return wstest.RawFrame(first, w.masked(), payload) }
@@ -294,6 +297,7 @@ func TestEndlessFrame(t *testing.T) {
 // and so does the answer.
 func TestClosePasses(t *testing.T) {
 	t.Attr("case", "A52 C15 F23")
+	t.Parallel()
 	bodies := []string{"", wstest.CloseBody(1000, strings.Repeat("r", 123)), wstest.CloseBody(1001, "grüße"), wstest.CloseBody(4401, "token expired")}
 	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999} {
 		bodies = append(bodies, wstest.CloseBody(code, ""))
@@ -331,6 +335,7 @@ func TestClosePasses(t *testing.T) {
 
 // Closes that cross: each side gets the other's.
 func TestCloseCrossing(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -350,6 +355,7 @@ func TestCloseCrossing(t *testing.T) {
 // later; not even another Close.
 func TestDataAfterClose(t *testing.T) {
 	t.Attr("case", "A59")
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -376,6 +382,7 @@ func TestDataAfterClose(t *testing.T) {
 // unread: its last words still go to the other side, though writing to it
 // fails.
 func TestCloseOfOneThatIsGone(t *testing.T) {
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -401,6 +408,7 @@ func TestCloseOfOneThatIsGone(t *testing.T) {
 // full arrives before.
 func TestLost(t *testing.T) {
 	t.Attr("case", "C25 F21 F22 F24 F25")
+	t.Parallel()
 	tests := []struct {
 		name string
 		tail func(w *wstest.Wire) string // how its stream ends
@@ -459,6 +467,7 @@ func TestLost(t *testing.T) {
 // the other side does.
 func TestTLSBroken(t *testing.T) {
 	t.Attr("case", "A80")
+	t.Parallel()
 	for _, w := range ways {
 		for name, breaks := range map[string]func(c net.Conn){
 			"garbled": func(c net.Conn) { io.WriteString(c, "\x17\x03\x03\x00\x20"+strings.Repeat("x", 32)) },
@@ -488,6 +497,7 @@ func TestTLSBroken(t *testing.T) {
 // that one has answered the Close.
 func TestHalfClose(t *testing.T) {
 	t.Attr("case", "F29")
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -508,6 +518,7 @@ func TestHalfClose(t *testing.T) {
 // Pongs that look like answers to the proxy's own Pings but aren't.
 func TestForeignPingsPass(t *testing.T) {
 	t.Attr("case", "C11 F35")
+	t.Parallel()
 	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
 		r := newRig(t, k)
 		from, to := w.open(r, "", "")
@@ -526,6 +537,7 @@ func TestForeignPingsPass(t *testing.T) {
 // frame or many, small ones between big ones.
 func TestPayloadSizes(t *testing.T) {
 	t.Attr("case", "C16 C23 C24")
+	t.Parallel()
 	sizes := []int{0, 1, 125, 126, 127, 511, 512, 513, 48_000}
 	for _, base := range []int{16 << 10, 32 << 10, 64 << 10, 1 << 20} {
 		for d := -16; d <= 16; d += 4 {
@@ -578,6 +590,7 @@ func TestPayloadSizes(t *testing.T) {
 // own; those to a client aren't.
 func TestInjection(t *testing.T) {
 	t.Attr("case", "C18 C19 C20 C21")
+	t.Parallel()
 	talk := func(t *testing.T, k wstest.Kind, many int32, client, upstream bool, pause func()) {
 		r := newRig(t, k, wsproxy.WithPing(time.Millisecond, time.Minute))
 		a, b := r.open("", "")

@@ -29,6 +29,7 @@ import (
 // when the last one is over; whoever comes then is answered 503.
 func TestShutdown(t *testing.T) {
 	t.Attr("case", "C29 F38")
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		var wires [][2]*wstest.Wire
@@ -70,6 +71,7 @@ func TestShutdown(t *testing.T) {
 // sessions.
 func TestShutdownAgain(t *testing.T) {
 	t.Attr("case", "C29 F40")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory)
 		client, upstream := r.open("", "")
@@ -104,6 +106,7 @@ func TestShutdownAgain(t *testing.T) {
 // for a Close. These hold nobody else's Close up.
 func TestShutdownDeadline(t *testing.T) {
 	t.Attr("case", "C29 F38")
+	t.Parallel()
 	const window = time.Millisecond // the least there is
 	wantAt := func(t *testing.T, began time.Time, d time.Duration) {
 		t.Helper()
@@ -167,6 +170,7 @@ func fill(w *wstest.Wire) string {
 // F40: a handshake under way when Shutdown comes is refused.
 func TestShutdownInHandshake(t *testing.T) {
 	t.Attr("case", "C29 F40")
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client := r.client()
@@ -188,6 +192,7 @@ func TestShutdownInHandshake(t *testing.T) {
 // Close cuts all sessions, with no Close frames, also ones whose peers take
 // nothing or send without end.
 func TestClose(t *testing.T) {
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		const n = 6
@@ -242,6 +247,7 @@ func TestClose(t *testing.T) {
 // is over.
 func TestContextEnds(t *testing.T) {
 	t.Attr("case", "F41")
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -422,6 +428,7 @@ func descriptors(t *testing.T) (sockets, pipes int) {
 // F50: a session leaves one record, with the bytes that were on the wire.
 func TestRecord(t *testing.T) {
 	t.Attr("case", "F50")
+	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
 		r := newRig(t, k)
 		client, upstream := r.open("", "")
@@ -504,6 +511,7 @@ func (b *brittle) Close() error {
 // and the log says why.
 func TestConnPanics(t *testing.T) {
 	t.Attr("case", "F47 F48")
+	t.Parallel()
 	type rigged struct {
 		*rig
 		client, upstream   *wstest.Wire
@@ -618,6 +626,7 @@ func TestSessionAllocs(t *testing.T) {
 
 // A connection of the user's own may return from Read with nothing.
 func TestEmptyReads(t *testing.T) {
+	t.Parallel()
 	var r *rig
 	r = newRig(t, wstest.TCP, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 		c, err := wstest.Dial(ctx, r.back)
@@ -691,6 +700,7 @@ func raceEnabled() bool {
 // counted as relayed.
 func TestDroppedIsNotCounted(t *testing.T) {
 	t.Attr("case", "F50")
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithIdleTimeout(time.Minute), wsproxy.WithPing(0, 0))
 		client, upstream := r.open("", "")
@@ -713,6 +723,7 @@ func TestDroppedIsNotCounted(t *testing.T) {
 // leaves that connection closed like any other.
 func TestPanicUnderRawRead(t *testing.T) {
 	t.Attr("case", "F48")
+	t.Parallel()
 	var write, never atomic.Bool
 	var r *rig
 	r = newRig(t, wstest.TCP, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -730,6 +741,7 @@ func TestPanicUnderRawRead(t *testing.T) {
 // An upstream that breaks the protocol and reads nothing can't hold the
 // session, not even over a connection without deadlines.
 func TestNoDeadlinesAtTheEnd(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		near, far := wstest.MemPair(1 << 10)
 		r := newRig(t, wstest.Memory, wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
@@ -750,6 +762,7 @@ func TestNoDeadlinesAtTheEnd(t *testing.T) {
 
 // 5.9: a wrapper that embeds a TLS connection is closed by its own Close.
 func TestWrappedTLSClose(t *testing.T) {
+	t.Parallel()
 	var closed atomic.Int32
 	var r *rig
 	r = newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(time.Second), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -782,10 +795,10 @@ func (c countsClose) Close() error { c.n.Add(1); return c.Conn.Close() }
 // Close, though that takes longer than the close timeout.
 func TestSlowTail(t *testing.T) {
 	t.Attr("case", "F29")
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("what a peer has taken shows on Linux only")
 	}
-	t.Parallel()
 	const timeout, size = time.Second, 1 << 20
 	r := newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(timeout))
 	client, upstream := r.open("", "")
@@ -858,6 +871,7 @@ func TestEndlessFrameIsCut(t *testing.T) {
 // written, and not only when the time for the session's end is up.
 func TestResetFoundByWriting(t *testing.T) {
 	t.Attr("case", "F25")
+	t.Parallel()
 	for _, side := range []string{"client", "upstream"} {
 		t.Run(side, func(t *testing.T) {
 			r := newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(wstest.Timeout/2))

@@ -141,6 +141,7 @@ func names(p *wsproxy.Proxy) string {
 // again, and when it can't be, the last good answer stays.
 func TestEachAddress(t *testing.T) {
 	t.Attr("case", "F18")
+	t.Parallel()
 	dns := new(nameServer)
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")})
 	logs := new(wstest.Logs)
@@ -171,6 +172,7 @@ func TestEachAddress(t *testing.T) {
 // What is missing from an answer isn't gone: it is removed when it has been
 // missing from five in a row. What a name server has told can't pile up.
 func TestEachAddressMissing(t *testing.T) {
+	t.Parallel()
 	addrs := func(last ...byte) (all []netip.Addr) {
 		for _, b := range last {
 			all = append(all, netip.AddrFrom4([4]byte{10, 0, 0, b}))
@@ -229,6 +231,7 @@ func TestEachAddressMissing(t *testing.T) {
 // So it is with servers; one that is there with a lower priority is said to be
 // none.
 func TestEachServerMissing(t *testing.T) {
+	t.Parallel()
 	dns := new(nameServer)
 	resolver := dns.inMemory()
 	resolver.LookupSRV(t.Context(), "", "", "first.test")
@@ -266,6 +269,7 @@ func TestEachServerMissing(t *testing.T) {
 // A source that asks by HTTP may have a token in its URL, which net/http's errors
 // tell.
 func TestSourceErrors(t *testing.T) {
+	t.Parallel()
 	logs := new(wstest.Logs)
 	p, err := wsproxy.New("", wsproxy.WithLogger(slog.New(logs)), wsproxy.WithSource(time.Hour, func(context.Context) ([]wsproxy.Member, error) {
 		return nil, fmt.Errorf("consul: %w", &url.Error{Op: "Get", URL: "https://consul.test/?token=" + wstest.Secret,
@@ -283,6 +287,7 @@ func TestSourceErrors(t *testing.T) {
 // SRV records name hosts, ports and weights; only those of the first priority
 // count.
 func TestEachServer(t *testing.T) {
+	t.Parallel()
 	dns := new(nameServer)
 	dns.set(nil,
 		dnsmessage.SRVResource{Priority: 1, Weight: 1, Port: 0, Target: dnsmessage.MustNewName(".")},
@@ -304,6 +309,7 @@ func TestEachServer(t *testing.T) {
 // What a source does wrong: a mistake is New's error; a failure is not, and
 // leaves what there was; a panic is a failure.
 func TestSourceFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32
 		var answer atomic.Pointer[func() ([]wsproxy.Member, error)]
@@ -378,6 +384,7 @@ func TestSourceFails(t *testing.T) {
 // F18: a name is looked up anew for each handshake.
 func TestNameThatMoves(t *testing.T) {
 	t.Attr("case", "F18")
+	t.Parallel()
 	dns := new(nameServer)
 	var seen atomic.Value
 	serve := func(address string) netip.AddrPort {

@@ -10,6 +10,7 @@ import (
 // Members are told apart by their targets and addresses in normal form (RFC
 // 3986, 6.2.2 and 6.2.3).
 func TestNormalForm(t *testing.T) {
+	t.Parallel()
 	type member = wsproxy.Member
 	for _, row := range []struct {
 		name   string // of all of them

@@ -36,6 +36,7 @@ func issueCert(notBefore, notAfter time.Time, names []string, ips ...net.IP) tls
 // A71 to A75, F6: TLS with the upstream.
 func TestUpstreamTLS(t *testing.T) {
 	t.Attr("case", "A71 A72 A73 A74 A75 A76 A79 F6")
+	t.Parallel()
 	const name = "upstream.test"
 	long, later := time.Unix(0, 0), time.Unix(1<<33, 0)
 	ours := &tls.Config{RootCAs: wstest.CA().Pool()}
@@ -123,6 +124,7 @@ func TestUpstreamTLS(t *testing.T) {
 
 // The configuration that was given is cloned: changing it later changes nothing.
 func TestTLSConfigCloned(t *testing.T) {
+	t.Parallel()
 	config := &tls.Config{RootCAs: wstest.CA().Pool(), ServerName: "upstream.test"}
 	r := newRig(t, wstest.TLS, wsproxy.WithTLSConfig(config))
 	config.ServerName, config.RootCAs = "other.test", nil
@@ -131,6 +133,7 @@ func TestTLSConfigCloned(t *testing.T) {
 
 // Any certificate is taken only where the option's name says so.
 func TestInsecureSkipVerify(t *testing.T) {
+	t.Parallel()
 	r := newRigTo(t, wstest.TLS, "https://other.test", wsproxy.WithInsecureSkipVerify(), wsproxy.WithInsecureAnyOrigin())
 	r.open("", "")
 }
@@ -138,6 +141,7 @@ func TestInsecureSkipVerify(t *testing.T) {
 // A72: an upstream behind a unix socket is verified by its name.
 func TestTLSOverUnixSocket(t *testing.T) {
 	t.Attr("case", "A72")
+	t.Parallel()
 	for _, row := range []struct {
 		target string
 		want   int
@@ -168,6 +172,7 @@ func TestTLSOverUnixSocket(t *testing.T) {
 // nowhere else.
 func TestResumption(t *testing.T) {
 	t.Attr("case", "A77")
+	t.Parallel()
 	shared := tls.NewLRUClientSessionCache(10)
 	trusting := &tls.Config{RootCAs: wstest.CA().Pool(), ClientSessionCache: shared}
 	server := &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}}
@@ -237,6 +242,7 @@ func certFiles(dir, name string) wsproxy.CertificateFiles {
 
 // Which certificate is served to whom, and after what has happened to the files.
 func TestCertificates(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		a, b := certFiles(dir, "a"), certFiles(dir, "b")
@@ -330,6 +336,7 @@ func TestCertificates(t *testing.T) {
 
 // Files that are not in order are told of at the start, all of them.
 func TestLoadCertificatesMistakes(t *testing.T) {
+	t.Parallel()
 	if _, err := wsproxy.LoadCertificates(); err == nil {
 		t.Error("no error for no files")
 	}
@@ -348,6 +355,7 @@ func TestLoadCertificatesMistakes(t *testing.T) {
 // Certificates are replaced under 200 sessions: all of them live on, and new
 // handshakes get the new one.
 func TestReplaceUnderSessions(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	files := certFiles(dir, "front")
 	issue := func() tls.Certificate {
@@ -457,6 +465,7 @@ func hangingUp(t *testing.T) string {
 
 // What is wrong on the way to the upstream is told in a word, too.
 func TestErrorKinds(t *testing.T) {
+	t.Parallel()
 	closed := wstest.Listen(t, wstest.TCP)
 	closed.Close()
 	for _, row := range []struct {
@@ -481,6 +490,7 @@ func TestErrorKinds(t *testing.T) {
 
 // Every kind of error has its counter from the start.
 func TestKindsCounted(t *testing.T) {
+	t.Parallel()
 	source, err := os.ReadFile("kind.go")
 	if err != nil {
 		t.Fatal(err)
@@ -507,6 +517,7 @@ func TestKindsCounted(t *testing.T) {
 
 // A logger may call back: nothing is locked while it is called.
 func TestCertificatesLoggerCallsBack(t *testing.T) {
+	t.Parallel()
 	files := certFiles(t.TempDir(), "cert")
 	writeCert(t, files, wstest.Cert())
 	c, err := wsproxy.LoadCertificates(files)

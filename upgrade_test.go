@@ -69,6 +69,7 @@ var countsFields = slices.Contains(build.Default.ReleaseTags, "go1.27")
 // request.
 func TestRefuse(t *testing.T) {
 	t.Attr("case", "A1 A13 A14 A15 A16 A17 A18 A22 A23 A34 A37 A38 A62 C3 C9")
+	t.Parallel()
 	const (
 		key      = "Sec-WebSocket-Key: " + wstest.Key
 		version  = "Sec-WebSocket-Version: 13"
@@ -178,6 +179,7 @@ func TestRefuse(t *testing.T) {
 // accept (C1: RFC 6455, 1.3), and the upstream gets one clean handshake.
 func TestAccept(t *testing.T) {
 	t.Attr("case", "A12 A22 A23 A31 C1 C2")
+	t.Parallel()
 	const connLine, upLine = "Connection: Upgrade", "Upgrade: websocket"
 	rows := []struct {
 		id, name string
@@ -308,6 +310,7 @@ func wantCleanHead(t *testing.T, head string) {
 
 // C4, C5, C7, A24: what of the upstream's 101 the client gets.
 func TestAnswer101(t *testing.T) {
+	t.Parallel()
 	const offer = "Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Protocol: v2\r\n" +
 		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a; b=\"c\"\r\n" +
 		"Sec-WebSocket-Extensions: permessage-deflate\r\n"
@@ -358,6 +361,7 @@ func TestAnswer101(t *testing.T) {
 // What middleware has set in the ResponseWriter is in the 101, too, but can't
 // spoil the handshake.
 func TestAnswer101Middleware(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP)
 	front := wstest.Listen(t, wstest.TCP)
 	go http.Serve(front, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -381,6 +385,7 @@ func TestAnswer101Middleware(t *testing.T) {
 // A39, A40: which pages may open a WebSocket.
 func TestOrigin(t *testing.T) {
 	t.Attr("case", "A39 A40")
+	t.Parallel()
 	type row struct {
 		id, origin string // origin "-": no field
 		want       int    // 502: let through, and nobody is there
@@ -593,6 +598,7 @@ func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 // answered 501 before anything is dialled.
 func TestHijackable(t *testing.T) {
 	t.Attr("case", "F12")
+	t.Parallel()
 	var dials atomic.Int32
 	r := newRig(t, wstest.TCP)
 	front := wstest.Listen(t, wstest.TCP)
@@ -626,6 +632,7 @@ func TestHijackable(t *testing.T) {
 // F12, F13: HTTP/2 requests are refused, whatever their fields say.
 func TestHTTP2(t *testing.T) {
 	t.Attr("case", "C26 F12 F13")
+	t.Parallel()
 	var dials atomic.Int32
 	p, err := wsproxy.New("http://upstream.test", noDial(&dials), wsproxy.WithLogger(discard))
 	if err != nil {
@@ -672,6 +679,7 @@ func TestHTTP2(t *testing.T) {
 // gone, the upstream's is closed.
 func TestHijackFails(t *testing.T) {
 	t.Attr("case", "F13")
+	t.Parallel()
 	gone, other := wstest.MemPair(1 << 16)
 	other.Close()
 	rows := []struct {
@@ -724,6 +732,7 @@ func TestHijackFails(t *testing.T) {
 // is answered 503 with Retry-After.
 func TestShutdownHandshake(t *testing.T) {
 	t.Attr("case", "F40 F15")
+	t.Parallel()
 	for name, shutdown := range map[string]func(*wsproxy.Proxy) error{
 		"Shutdown": func(p *wsproxy.Proxy) error { return p.Shutdown(context.Background()) },
 		"Close":    (*wsproxy.Proxy).Close,
@@ -783,6 +792,7 @@ func TestShutdownHandshake(t *testing.T) {
 // that is to end, whoever ends it; one that takes it is told why.
 func TestUntakenAnswer(t *testing.T) {
 	t.Attr("case", "F40")
+	t.Parallel()
 	for _, row := range []struct {
 		name string
 		end  func(p *wsproxy.Proxy, cancel func())
@@ -867,6 +877,7 @@ func TestUntakenAnswer(t *testing.T) {
 // fields already in place; not for a client that has left, nor an upstream's own
 // refusal.
 func TestErrorHandler(t *testing.T) {
+	t.Parallel()
 	var got []*wsproxy.Error
 	r := newRig(t, wstest.TCP, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) {
 		got = append(got, e)
@@ -911,6 +922,7 @@ func TestErrorHandler(t *testing.T) {
 // and in what the upstream sets. None of them is in a log record or an error.
 func TestNoSecrets(t *testing.T) {
 	t.Attr("case", "A43")
+	t.Parallel()
 	const secret = "s3cr3t"
 	lines := "Cookie: sid=" + secret + "\r\nAuthorization: Bearer " + secret + "\r\nX-Token: " + secret + "\r\n" +
 		"Sec-WebSocket-Protocol: base64url.bearer." + secret + "\r\n" +
@@ -1158,6 +1170,7 @@ func scripted(f func(head string) string) net.Conn {
 // time-out of middleware's) is answered, and the connection closed: what is
 // behind the handshake is not served.
 func TestContextEndsInHandshake(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name   string
 		ctx    func(context.Context) (context.Context, context.CancelFunc)
@@ -1205,6 +1218,7 @@ func TestContextEndsInHandshake(t *testing.T) {
 
 // A refused request over HTTP/2 doesn't end the connection's other ones.
 func TestHTTP2ConnectionStays(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP)
 	mux := http.NewServeMux()
 	mux.Handle("/websocket", r.proxy)
@@ -1239,6 +1253,7 @@ func TestHTTP2ConnectionStays(t *testing.T) {
 // Answers have a limit of their own: a server's WriteTimeout that has passed
 // doesn't eat them, and a client that doesn't read them holds up nothing.
 func TestAnswerLimits(t *testing.T) {
+	t.Parallel()
 	t.Run("WriteTimeout", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, wstest.Memory)
@@ -1290,6 +1305,7 @@ func TestAnswerLimits(t *testing.T) {
 // A43: a refusal's body that is broken off doesn't get into the log.
 func TestRefusalTrailerNotLogged(t *testing.T) {
 	t.Attr("case", "A43")
+	t.Parallel()
 	r := newRig(t, wstest.Memory)
 	r.client().Send(wstest.Request("/", ""))
 	u := r.upstream()
@@ -1303,6 +1319,7 @@ func TestRefusalTrailerNotLogged(t *testing.T) {
 // What middleware sees of a session is that its writer is hijacked, once, and no
 // status; of a refusal, the status, once.
 func TestMiddlewareStatus(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct {
 		answer string
 		want   string

@@ -177,6 +177,7 @@ func closedWith(t testing.TB, conn *websocket.Conn, code websocket.StatusCode) {
 // Each rule, over real sockets: how sessions lie, and that the counts go back
 // to zero.
 func TestBalanceOverSockets(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		balance wsproxy.Balance
@@ -220,6 +221,7 @@ func TestBalanceOverSockets(t *testing.T) {
 
 // A user's function that panics makes 500, and nothing is dialled or kept.
 func TestChoosePanics(t *testing.T) {
+	t.Parallel()
 	for _, b := range []wsproxy.Balance{
 		wsproxy.BalanceFunc(func(*http.Request, []wsproxy.MemberState) int { panic("x") }),
 		wsproxy.Rendezvous(func(*http.Request) string { panic("x") }),
@@ -235,6 +237,7 @@ func TestChoosePanics(t *testing.T) {
 
 // A user's function may look at the proxy, and is told of members that fit only.
 func TestChooseSees(t *testing.T) {
+	t.Parallel()
 	var c *cluster
 	var mu sync.Mutex
 	var seen []wsproxy.MemberState
@@ -269,6 +272,7 @@ func TestChooseSees(t *testing.T) {
 // goes back to zero.
 func TestCountsReturn(t *testing.T) {
 	t.Attr("case", "F49")
+	t.Parallel()
 	open := func(r *rig) (client, upstream *wstest.Wire) { return r.open("", "") }
 	for _, test := range []struct {
 		name    string
@@ -368,6 +372,7 @@ func TestCountsReturn(t *testing.T) {
 // A member with MaxSessions gets no more; when all are full, it is 503, and a
 // place that gets free is given away.
 func TestMemberMaxSessions(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2)
 	limited := []wsproxy.Member{{Target: c.members[0].URL, MaxSessions: 2}, {Target: c.members[1].URL, MaxSessions: 1}}
 	if err := c.proxy.SetUpstreams(limited...); err != nil {
@@ -390,6 +395,7 @@ func TestMemberMaxSessions(t *testing.T) {
 // Members that stay keep their sessions and counts; those that go get no new
 // ones and are drained by 1012; those that come get their share.
 func TestSetUpstreams(t *testing.T) {
+	t.Parallel()
 	for _, detach := range []bool{false, true} {
 		options := []wsproxy.Option{wsproxy.WithDrain(time.Millisecond, 0)}
 		if detach {
@@ -439,6 +445,7 @@ func TestSetUpstreams(t *testing.T) {
 // With the option, sessions of a member that went go on; and should it come
 // back, they count again.
 func TestKeepRemoved(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, wsproxy.WithKeepRemovedMembers())
 	var conns []*websocket.Conn
 	for range 4 {
@@ -471,6 +478,7 @@ func TestKeepRemoved(t *testing.T) {
 // A session whose member goes while its handshake is under way is told as soon
 // as it is open.
 func TestRemovedDuringHandshake(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	other := newMember(t)
 	c.members[0].answer(func(http.ResponseWriter, *http.Request) bool {
@@ -487,6 +495,7 @@ func TestRemovedDuringHandshake(t *testing.T) {
 // A member that is back before its sessions are told keeps them, and so does one
 // whose query has changed.
 func TestBackInTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory, wsproxy.WithDrain(time.Hour, 0), wsproxy.WithPing(0, 0))
 		clients := make([]*watch, 4)
@@ -538,6 +547,7 @@ func TestBackInTime(t *testing.T) {
 
 // A changed query goes to the upstream from then on.
 func TestChangedQuery(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	var query atomic.Value
 	c.members[0].answer(func(_ http.ResponseWriter, r *http.Request) bool {
@@ -558,6 +568,7 @@ func TestChangedQuery(t *testing.T) {
 
 // Mistakes change nothing, and are told all at once.
 func TestSetUpstreamsMistakes(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2)
 	before := c.proxy.Stats().Members
 	for _, test := range []struct {
@@ -594,6 +605,7 @@ func TestSetUpstreamsMistakes(t *testing.T) {
 
 // An Address is where a member is, and its target who it is.
 func TestMemberAddress(t *testing.T) {
+	t.Parallel()
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}})
 	if err != nil {
 		t.Fatal(err)
@@ -625,6 +637,7 @@ func TestMemberAddress(t *testing.T) {
 // A changing set under load: no session of a member that stays is disturbed,
 // and all counts agree at the end.
 func TestChangesUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 4, wsproxy.WithDrain(time.Millisecond, 0), wsproxy.WithBalance(wsproxy.TwoChoices()))
 	stays := wsproxy.Member{Target: c.members[0].URL}
 	if err := c.proxy.SetUpstreams(stays); err != nil {
@@ -681,6 +694,7 @@ func TestChangesUnderLoad(t *testing.T) {
 // A client comes back to the member that had its last session, at every proxy
 // that knows the secret; a cookie that isn't ours does nothing.
 func TestSticky(t *testing.T) {
+	t.Parallel()
 	secret := []byte("0123456789abcdef")
 	cookie := http.Cookie{Name: "member", Path: "/ws", HttpOnly: true, SameSite: http.SameSiteStrictMode}
 	c := newCluster(t, 5, wsproxy.WithSticky(cookie, secret))
@@ -759,6 +773,7 @@ func TestSticky(t *testing.T) {
 // written (RFC 3986, 6.2.2 and 6.2.3): sessions stay with one that is written in
 // another way.
 func TestSpellingsOfMembers(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, wstest.TCP)
 	client, upstream := r.open("", "")
 	for _, target := range []string{"http://upstream.test:80", "http://UPSTREAM.test/", "ws://upstream.test", "HTTP://upstream.test:080", "http://upstream.test?a=b"} {

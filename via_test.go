@@ -28,6 +28,7 @@ func via(head string) string {
 }
 
 func TestVia(t *testing.T) {
+	t.Parallel()
 	t.Run("random", func(t *testing.T) {
 		names := make(map[string]bool)
 		for range 2 {
@@ -75,6 +76,7 @@ func TestVia(t *testing.T) {
 // A request that carries the proxy's name isn't passed on, and only such a one.
 func TestLoopRefused(t *testing.T) {
 	t.Attr("case", "A29")
+	t.Parallel()
 	for _, row := range []struct {
 		lines string
 		code  int
@@ -113,6 +115,7 @@ func TestLoopRefused(t *testing.T) {
 // round: the client is answered 508 at once, and no connection is left.
 func TestLoop(t *testing.T) {
 	t.Attr("case", "A29")
+	t.Parallel()
 	for _, n := range []int{1, 2, 5} {
 		for _, detach := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d, detached: %v", n, detach), func(t *testing.T) {
