@@ -18,6 +18,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What this machine runs out of: descriptors and ports. The fault is here, not
@@ -117,35 +118,35 @@ func TestOutOfDescriptors(t *testing.T) {
 	defer ln.Close()
 	p := start(t, "proxy", "http://"+ln.Addr().String())
 	address := p.line(t)
-	connect := func() *peer.Wire {
+	connect := func() *wstest.Wire {
 		t.Helper()
 		c, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return peer.Client(t, c)
+		return wstest.NewWire(t, c, true)
 	}
-	open := func(c *peer.Wire) (client, upstream *peer.Wire) {
+	open := func(c *wstest.Wire) (client, upstream *wstest.Wire) {
 		t.Helper()
 		c.Send(peer.Request("/", ""))
-		ln.(*net.TCPListener).SetDeadline(time.Now().Add(peer.Patience))
+		ln.(*net.TCPListener).SetDeadline(time.Now().Add(wstest.Timeout))
 		accepted, err := ln.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		u := peer.Upstream(t, accepted)
-		u.Accept("")
+		u := wstest.NewWire(t, accepted, false)
+		peer.Accept(u, "")
 		c.WantStatus(101)
 		return c, u
 	}
 	c, u := open(connect())
-	closed := func(c, u *peer.Wire) {
+	closed := func(c, u *wstest.Wire) {
 		t.Helper()
 		c.SendClose(1000, "")
-		u.WantClose(1000)
+		u.WantCloseAfterPings(1000)
 		u.SendClose(1000, "")
 		u.Close()
-		c.WantClose(1000)
+		c.WantCloseAfterPings(1000)
 		c.WantEnd()
 		if m := p.record(t); m["reason"] != "closed" || m["by"] != "client" {
 			t.Errorf("logged %v, want a session closed by the client", m)
@@ -154,8 +155,8 @@ func TestOutOfDescriptors(t *testing.T) {
 
 	// What is kept for the next long frame is given up for a connection.
 	long := strings.Repeat("long", 1<<20)
-	c.SendLater(c.Frame(peer.Data, long))
-	u.Want(peer.Data, long)
+	go io.WriteString(c, c.Frame(wstest.Binary, long))
+	u.Want(wstest.Binary, long)
 	p.leave(t, 1)
 	closed(open(connect()))
 
@@ -172,8 +173,8 @@ func TestOutOfDescriptors(t *testing.T) {
 			t.Errorf("logged %v, want a local fault", m)
 		}
 	}
-	c.SendLater(c.Frame(peer.Data, long))
-	u.Want(peer.Data, long)
+	go io.WriteString(c, c.Frame(wstest.Binary, long))
+	u.Want(wstest.Binary, long)
 
 	// None left: the server can't take the connection, tries again, and takes
 	// it once there is one.
@@ -181,19 +182,19 @@ func TestOutOfDescriptors(t *testing.T) {
 	waiting := connect()
 	waiting.Send(peer.Request("/", ""))
 	c.SendText("still here")
-	u.Want(peer.Text, "still here")
+	u.Want(wstest.Text, "still here")
 	waiting.SetReadDeadline(time.Now().Add(soon))
 	if _, err := waiting.Read(make([]byte, 1)); !os.IsTimeout(err) {
 		t.Errorf("got %v, want no answer while there is no descriptor", err)
 	}
-	waiting.SetReadDeadline(time.Now().Add(peer.Patience))
+	waiting.SetReadDeadline(time.Now().Add(wstest.Timeout))
 	p.leave(t, 20)
 	accepted, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := peer.Upstream(t, accepted)
-	w.Accept("")
+	w := wstest.NewWire(t, accepted, false)
+	peer.Accept(w, "")
 	waiting.WantStatus(101)
 
 	closed(c, u)
@@ -213,7 +214,7 @@ func TestOutOfPorts(t *testing.T) {
 	n := newNetwork(t)
 	r := n.rig(peer.Legs{}, wsproxy.WithCloseTimeout(soon))
 	n.fourPorts()
-	var clients, upstreams []*peer.Wire
+	var clients, upstreams []*wstest.Wire
 	for range 4 {
 		c, u := r.Open()
 		clients, upstreams = append(clients, c), append(upstreams, u)
@@ -235,7 +236,7 @@ func TestOutOfPorts(t *testing.T) {
 	}
 	for i, c := range clients {
 		c.SendText("still here")
-		upstreams[i].Want(peer.Text, "still here")
+		upstreams[i].Want(wstest.Text, "still here")
 	}
 	goodbye(t, r, clients[0], upstreams[0])
 	if r.Opened(3); !t.Failed() {
@@ -244,7 +245,7 @@ func TestOutOfPorts(t *testing.T) {
 	}
 	for i, c := range clients {
 		c.Reset()
-		upstreams[i].WantClose(1001)
+		upstreams[i].WantCloseAfterPings(1001)
 		upstreams[i].Close()
 	}
 }
@@ -257,25 +258,30 @@ func TestPortsComeBack(t *testing.T) {
 	n := newNetwork(t)
 	r := n.rig(peer.Legs{})
 	n.fourPorts()
-	ends := []func(c, u *peer.Wire){
-		func(c, u *peer.Wire) {
+	ends := []func(c, u *wstest.Wire){
+		func(c, u *wstest.Wire) {
 			c.SendClose(1000, "")
-			u.WantClose(1000)
+			u.WantCloseAfterPings(1000)
 			u.SendClose(1000, "")
 			u.Close()
 			c.WantGone()
 		},
-		func(c, u *peer.Wire) {
+		func(c, u *wstest.Wire) {
 			u.SendClose(1000, "")
-			c.WantClose(1000)
+			c.WantCloseAfterPings(1000)
 			c.SendClose(1000, "")
-			u.WantClose(1000)
+			u.WantCloseAfterPings(1000)
 			u.Close()
 		},
-		func(c, u *peer.Wire) { c.TCP().Close(); u.WantClose(1001); u.SendClose(1001, ""); u.Close() },
-		func(c, u *peer.Wire) { c.Reset(); u.WantClose(1001); u.Close() },
-		func(c, u *peer.Wire) { u.Close(); c.WantClose(1011); c.SendClose(1011, ""); c.WantGone() },
-		func(c, u *peer.Wire) { u.Reset(); c.WantClose(1011); c.SendClose(1011, ""); c.WantGone() },
+		func(c, u *wstest.Wire) {
+			c.TCP().Close()
+			u.WantCloseAfterPings(1001)
+			u.SendClose(1001, "")
+			u.Close()
+		},
+		func(c, u *wstest.Wire) { c.Reset(); u.WantCloseAfterPings(1001); u.Close() },
+		func(c, u *wstest.Wire) { u.Close(); c.WantCloseAfterPings(1011); c.SendClose(1011, ""); c.WantGone() },
+		func(c, u *wstest.Wire) { u.Reset(); c.WantCloseAfterPings(1011); c.SendClose(1011, ""); c.WantGone() },
 	}
 	for i := range 5 * len(ends) {
 		c, u := r.Open()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 func init() { roles["fair"] = fairProcess }
@@ -124,7 +125,7 @@ func underFlood(t *testing.T, address, path string) [2]time.Duration {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := peer.Client(t, c)
+		w := wstest.NewWire(t, c, true)
 		w.Send(peer.Request(path, ""))
 		w.WantStatus(http.StatusSwitchingProtocols)
 		return c
@@ -144,7 +145,7 @@ func underFlood(t *testing.T, address, path string) [2]time.Duration {
 	}
 	c := open(path + "/echo")
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(peer.Patience))
+	c.SetDeadline(time.Now().Add(wstest.Timeout))
 	var trips []time.Duration
 	answer := make([]byte, 6)
 	for began := time.Now(); len(trips) < 20 || time.Since(began) < 1500*time.Millisecond; {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What can go wrong between the client's request and its 101. The client gets
@@ -53,15 +54,15 @@ func withinLimit(t *testing.T, f func()) {
 func TestSilentUpstream(t *testing.T) {
 	silences := []struct {
 		name, cases string
-		leg         string // "": either
+		leg         wstest.Kind // "": either
 		op          string
-		upstream    func(w *peer.Wire)
+		upstream    func(w *wstest.Wire)
 	}{
-		{"doesn't read", "F3", peer.TCP, "answer", func(*peer.Wire) {}},
-		{"reads the request", "F3", "", "answer", func(w *peer.Wire) { w.ReadRequest() }},
-		{"half a header", "F3", "", "answer", func(w *peer.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 101 Switching") }},
-		{"no ServerHello", "F5", peer.TLS, "tls", func(*peer.Wire) {}},
-		{"half a ServerHello", "F5", peer.TLS, "tls", func(w *peer.Wire) { io.WriteString(w.TCP(), "\x16\x03\x03\x00\x7a\x02\x00") }},
+		{"doesn't read", "F3", wstest.TCP, "answer", func(*wstest.Wire) {}},
+		{"reads the request", "F3", "", "answer", func(w *wstest.Wire) { w.ReadRequest() }},
+		{"half a header", "F3", "", "answer", func(w *wstest.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 101 Switching") }},
+		{"no ServerHello", "F5", wstest.TLS, "tls", func(*wstest.Wire) {}},
+		{"half a ServerHello", "F5", wstest.TLS, "tls", func(w *wstest.Wire) { io.WriteString(w.TCP(), "\x16\x03\x03\x00\x7a\x02\x00") }},
 	}
 	for _, s := range silences {
 		t.Run(s.name, func(t *testing.T) {
@@ -98,15 +99,15 @@ func TestDroppedHandshake(t *testing.T) {
 	t.Attr("case", "F4")
 	drops := []struct {
 		name string
-		drop func(w *peer.Wire)
+		drop func(w *wstest.Wire)
 		kind map[string]bool
 	}{
-		{"FIN at once", func(w *peer.Wire) { w.TCP().Close() }, map[string]bool{"closed": true, "reset": true}},
-		{"RST at once", (*peer.Wire).Reset, map[string]bool{"reset": true, "closed": true}},
-		{"FIN behind the request", func(w *peer.Wire) { w.ReadRequest(); w.CloseWrite() }, map[string]bool{"closed": true}},
-		{"RST behind the request", func(w *peer.Wire) { w.ReadRequest(); w.Reset() }, map[string]bool{"reset": true}},
-		{"FIN in the answer", func(w *peer.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 101 Sw"); w.CloseWrite() }, map[string]bool{"bad answer": true}},
-		{"RST in the answer", func(w *peer.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 101 Sw"); w.Reset() }, map[string]bool{"reset": true}},
+		{"FIN at once", func(w *wstest.Wire) { w.TCP().Close() }, map[string]bool{"closed": true, "reset": true}},
+		{"RST at once", (*wstest.Wire).Reset, map[string]bool{"reset": true, "closed": true}},
+		{"FIN behind the request", func(w *wstest.Wire) { w.ReadRequest(); w.CloseWrite() }, map[string]bool{"closed": true}},
+		{"RST behind the request", func(w *wstest.Wire) { w.ReadRequest(); w.Reset() }, map[string]bool{"reset": true}},
+		{"FIN in the answer", func(w *wstest.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 101 Sw"); w.CloseWrite() }, map[string]bool{"bad answer": true}},
+		{"RST in the answer", func(w *wstest.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 101 Sw"); w.Reset() }, map[string]bool{"reset": true}},
 	}
 	for _, d := range drops {
 		t.Run(d.name, func(t *testing.T) {
@@ -129,7 +130,7 @@ func TestDroppedHandshake(t *testing.T) {
 
 // failedKind is the kind of the one handshake that has failed so far.
 func failedKind(r *peer.Rig) (kind string) {
-	peer.Until(func() bool {
+	wstest.Until(func() bool {
 		for k, n := range r.Proxy.Stats().Failed {
 			if n > 0 {
 				kind = string(k)
@@ -144,9 +145,9 @@ func failedKind(r *peer.Rig) (kind string) {
 // in TLS or plain, and is not tried again.
 func TestUntrustedCertificate(t *testing.T) {
 	t.Attr("case", "F6 A73")
-	for _, legs := range []peer.Legs{{Client: peer.TCP, Upstream: peer.TLS}, {Client: peer.TLS, Upstream: peer.TLS}} {
+	for _, legs := range []peer.Legs{{Client: wstest.TCP, Upstream: wstest.TLS}, {Client: wstest.TLS, Upstream: wstest.TLS}} {
 		t.Run(legs.Name(), func(t *testing.T) {
-			cert := peer.Stranger()
+			cert := wstest.NewAuthority().Issue("upstream.test", "127.0.0.1", "10.221.2.2")
 			r := peer.New(t, peer.Config{Legs: legs, Cert: &cert})
 			c := r.Connect()
 			c.Send(peer.Request("/", ""))
@@ -206,7 +207,7 @@ func TestEndlessRefusal(t *testing.T) {
 				}
 			}
 		}()
-		resp, err := http.ReadResponse(c.Buffered(), nil)
+		resp, err := http.ReadResponse(c.In, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +231,7 @@ func TestWrongAnswers(t *testing.T) {
 		{"a mail server", "F9", "220 mail.test ESMTP\r\n\r\n"},
 		{"no end of header", "F9", "HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("X-A: b\r\n", 20_000)},
 		{"no Accept", "F10", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"},
-		{"wrong Accept", "F10", peer.Answer(peer.Key, "")}, // of the client's key, which isn't ours
+		{"wrong Accept", "F10", peer.Answer(wstest.Key, "")}, // of the client's key, which isn't ours
 		{"right Accept and another", "F10", "ACCEPT" + "Sec-WebSocket-Accept: x\r\n\r\n"},
 		{"with a body", "F10", "ACCEPT" + "Content-Length: 2\r\n\r\nhi"},
 		{"in HTTP/1.0", "F10", "1.0"},
@@ -242,7 +243,7 @@ func TestWrongAnswers(t *testing.T) {
 				r := peer.New(t, peer.Config{Legs: legs})
 				sockets := peer.Sockets()
 				c := r.Connect()
-				c.Send(peer.Request("/", "") + c.Frame(peer.Text, "too early"))
+				c.Send(peer.Request("/", "") + c.Frame(wstest.Text, "too early"))
 				u := r.Accept()
 				key := u.ReadRequest().Header.Get("Sec-WebSocket-Key")
 				answer := a.answer
@@ -251,7 +252,7 @@ func TestWrongAnswers(t *testing.T) {
 				} else if answer == "1.0" {
 					answer = strings.Replace(peer.Answer(key, ""), "1.1", "1.0", 1)
 				}
-				u.SendLater(answer)
+				go io.WriteString(u, answer)
 				_, body := c.WantStatus(502)
 				r.Phrase(502, body)
 				u.WantEnd()
@@ -262,7 +263,7 @@ func TestWrongAnswers(t *testing.T) {
 				r.Failed(502, kind)
 				c.TCP().Close()
 				u.TCP().Close()
-				if !peer.Until(func() bool { return peer.Sockets() <= sockets }) {
+				if !wstest.Until(func() bool { return peer.Sockets() <= sockets }) {
 					t.Errorf("%d sockets, %d before", peer.Sockets(), sockets)
 				}
 			})
@@ -274,7 +275,7 @@ func TestWrongAnswers(t *testing.T) {
 func TestPlainForTLS(t *testing.T) {
 	t.Attr("case", "F9 A75")
 	t.Run("no TLS", func(t *testing.T) {
-		r := peer.New(t, peer.Config{Legs: peer.Legs{Client: peer.TCP, Upstream: peer.TLS}})
+		r := peer.New(t, peer.Config{Legs: peer.Legs{Client: wstest.TCP, Upstream: wstest.TLS}})
 		c := r.Connect()
 		c.Send(peer.Request("/", ""))
 		u := r.AcceptRaw()
@@ -289,7 +290,7 @@ func TestPlainForTLS(t *testing.T) {
 		c := r.Connect()
 		c.Send(peer.Request("/", ""))
 		u := r.AcceptRaw()
-		if err := tls.Server(u.Conn, &tls.Config{Certificates: []tls.Certificate{peer.Stranger()}}).Handshake(); err == nil {
+		if err := tls.Server(u.Conn, &tls.Config{Certificates: []tls.Certificate{wstest.NewAuthority().Issue("upstream.test", "127.0.0.1", "10.221.2.2")}}).Handshake(); err == nil {
 			t.Error("a TLS handshake with plain HTTP went well")
 		}
 		u.TCP().CloseWrite()
@@ -305,16 +306,16 @@ func TestPlainForTLS(t *testing.T) {
 // it.
 func TestClientLeavesEarly(t *testing.T) {
 	t.Attr("case", "F11")
-	steps := map[string]func(w *peer.Wire){
+	steps := map[string]func(w *wstest.Wire){
 		"in TLS":       nil,
-		"in the wait":  func(w *peer.Wire) { w.ReadRequest() },
-		"in a refusal": func(w *peer.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\nab") },
+		"in the wait":  func(w *wstest.Wire) { w.ReadRequest() },
+		"in a refusal": func(w *wstest.Wire) { w.ReadRequest(); w.Send("HTTP/1.1 401 No\r\nContent-Length: 9\r\n\r\nab") },
 	}
 	for name, step := range steps {
 		for _, reset := range []bool{false, true} {
 			t.Run(name+map[bool]string{false: ", FIN", true: ", RST"}[reset], func(t *testing.T) {
 				peer.Each(t, func(t *testing.T, legs peer.Legs) {
-					if step == nil && legs.Upstream != peer.TLS {
+					if step == nil && legs.Upstream != wstest.TLS {
 						return
 					}
 					r := peer.New(t, peer.Config{Legs: legs})
@@ -368,9 +369,9 @@ func TestNoReplay(t *testing.T) {
 		r := peer.New(t, peer.Config{Legs: legs})
 		c, u := r.Open()
 		c.SendText("only once")
-		u.Want(peer.Text, "only once")
+		u.Want(wstest.Text, "only once")
 		u.Reset()
-		c.WantClose(1011)
+		c.WantCloseAfterPings(1011)
 		c.SendClose(1011, "")
 		c.WantEnd()
 		r.Ended(wsproxy.Upstream, wsproxy.ReasonLost)
@@ -402,13 +403,13 @@ func TestBackAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := peer.Upstream(t, accepted)
-	u.Accept("")
+	u := wstest.NewWire(t, accepted, false)
+	peer.Accept(u, "")
 	c.WantStatus(101)
 	u.SendText("here")
-	c.Want(peer.Text, "here")
+	c.Want(wstest.Text, "here")
 	c.Reset()
-	u.WantClose(1001)
+	u.WantCloseAfterPings(1001)
 	u.Close()
 	r.Ended(wsproxy.Client, wsproxy.ReasonLost)
 }

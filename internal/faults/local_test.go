@@ -15,6 +15,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What can go wrong on the proxy's own side: middleware, hooks, connections of
@@ -57,7 +58,7 @@ func TestHijackFails(t *testing.T) {
 		c := r.Connect()
 		c.Send(peer.Request("/", ""))
 		u := r.Accept()
-		u.Accept("")
+		peer.Accept(u, "")
 		_, body := c.WantStatus(500)
 		r.Phrase(500, body)
 		u.WantEnd()
@@ -71,7 +72,7 @@ func TestHijackFails(t *testing.T) {
 func TestClientGoneAt101(t *testing.T) {
 	t.Attr("case", "F13")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
-		var c *peer.Wire
+		var c *wstest.Wire
 		r := peer.New(t, peer.Config{Legs: legs, Wrap: func(h http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				h.ServeHTTP(&wrapped{w, func() (net.Conn, *bufio.ReadWriter, error) {
@@ -84,7 +85,7 @@ func TestClientGoneAt101(t *testing.T) {
 		c = r.Connect()
 		c.Send(peer.Request("/", ""))
 		u := r.Accept()
-		u.Accept("")
+		peer.Accept(u, "")
 		c.WantEnd()
 		u.WantEnd()
 		r.Failed(499, "client left")
@@ -123,14 +124,14 @@ func TestHooksPanic(t *testing.T) {
 		}
 		r.NoDial()
 		c.SendText("still here")
-		u.Want(peer.Text, "still here")
+		u.Want(wstest.Text, "still here")
 		name := "close"
 		armed.Store(&name)
 		goodbye(t, r, c, u)
 		r.Opened(0)
 		want := []any{"open", "rewrite", "dial", "open", "rewrite", "dial", "close"}
 		var logged []any
-		peer.Until(func() bool { // a session is over before its last hook is called
+		wstest.Until(func() bool { // a session is over before its last hook is called
 			logged = nil
 			for _, m := range r.Other() { // one for each, of which nobody else tells the stack
 				logged = append(logged, m["panic"])
@@ -161,7 +162,7 @@ func TestFull(t *testing.T) {
 			r.NoDial()
 			r.FailedAs(i, 503, "limit")
 			c.Reset()
-			u.WantClose(1001)
+			u.WantCloseAfterPings(1001)
 			u.Close()
 			r.EndedAs(i, wsproxy.Client, wsproxy.ReasonLost)
 			r.Opened(0)
@@ -219,16 +220,16 @@ func TestRelayPanics(t *testing.T) {
 					write.Store(true)
 					c.SendText("ouch")
 				}
-				c.WantClose(1011)
+				c.WantCloseAfterPings(1011)
 				u.WantGone()
 				m := r.Ended(wsproxy.Self, wsproxy.ReasonPanic)
 				if text, _ := m["error"].(string); !strings.Contains(text, "brittle") {
 					t.Errorf("logged %v, want the panic", m)
 				}
 				c2.SendText("still here")
-				u2.Want(peer.Text, "still here")
+				u2.Want(wstest.Text, "still here")
 				c2.Reset()
-				u2.WantClose(1001)
+				u2.WantCloseAfterPings(1001)
 				u2.Close()
 			})
 		})
@@ -250,7 +251,7 @@ func TestMemory(t *testing.T) {
 			return m.HeapAlloc + m.StackInuse
 		}
 		before := inUse()
-		var wires []*peer.Wire
+		var wires []*wstest.Wire
 		for range n {
 			c, u := r.Open()
 			wires = append(wires, c, u)

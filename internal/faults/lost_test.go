@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What can go wrong when a session is open: one side goes, in whatever way, and
@@ -21,16 +22,16 @@ import (
 func TestLost(t *testing.T) {
 	tails := []struct {
 		name string
-		tail func(w *peer.Wire) string
+		tail func(w *wstest.Wire) string
 		sent int  // of the tail's bytes go on
 		mid  bool // the other side is then within a frame
 	}{
-		{"between frames", func(*peer.Wire) string { return "" }, 0, false},
-		{"between fragments", func(w *peer.Wire) string { return w.Frame(peer.Begin, "to be") }, 1 << 20, false},
-		{"in a header", func(w *peer.Wire) string { return w.Frame(peer.Data, strings.Repeat("x", 300))[:3] }, 0, false},
-		{"in a Close", func(w *peer.Wire) string { return w.Frame(peer.Close, peer.CloseBody(1000, "bye"))[:5] }, 0, false},
-		{"in a payload", func(w *peer.Wire) string { return w.Frame(peer.Data, "12345678")[:9] }, 1 << 20, true},
-		{"in a long payload", func(w *peer.Wire) string { return w.Frame(peer.Data, strings.Repeat("x", 200_000))[:100_000] }, 1 << 20, true},
+		{"between frames", func(*wstest.Wire) string { return "" }, 0, false},
+		{"between fragments", func(w *wstest.Wire) string { return w.Frame(wstest.OpText, "to be") }, 1 << 20, false},
+		{"in a header", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, strings.Repeat("x", 300))[:3] }, 0, false},
+		{"in a Close", func(w *wstest.Wire) string { return w.Frame(wstest.Close, wstest.CloseBody(1000, "bye"))[:5] }, 0, false},
+		{"in a payload", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, "12345678")[:9] }, 1 << 20, true},
+		{"in a long payload", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, strings.Repeat("x", 200_000))[:100_000] }, 1 << 20, true},
 	}
 	for _, reset := range []bool{false, true} {
 		how := map[bool]string{false: "FIN", true: "RST"}[reset]
@@ -45,10 +46,10 @@ func TestLost(t *testing.T) {
 	}
 }
 
-func testLost(t *testing.T, legs peer.Legs, faulty wsproxy.Side, reset bool, tail func(*peer.Wire) string, sent int, mid bool) {
+func testLost(t *testing.T, legs peer.Legs, faulty wsproxy.Side, reset bool, tail func(*wstest.Wire) string, sent int, mid bool) {
 	r := peer.New(t, peer.Config{Legs: legs})
 	gone, left := r.OpenSide(faulty)
-	whole, rest := gone.Frame(peer.Text, "last words"), tail(gone)
+	whole, rest := gone.Frame(wstest.Text, "last words"), tail(gone)
 	passed := whole + rest[:min(sent, len(rest))]
 	gone.Send(whole + rest)
 	left.WantBytes(passed)
@@ -59,7 +60,7 @@ func testLost(t *testing.T, legs peer.Legs, faulty wsproxy.Side, reset bool, tai
 		gone.CloseWrite()
 	}
 	if !mid {
-		left.WantClose(peer.Told(faulty))
+		left.WantCloseAfterPings(peer.Told(faulty))
 		left.SendClose(peer.Told(faulty), "")
 		if faulty == wsproxy.Client { // an upstream closes first (RFC 6455, 7.1.1)
 			left.Close()
@@ -92,9 +93,9 @@ func TestClose(t *testing.T) {
 				r := peer.New(t, peer.Config{Legs: legs})
 				from, to := r.OpenSide(first)
 				from.SendClose(c.code, c.reason)
-				to.Want(peer.Close, peer.CloseBody(c.code, c.reason))
+				to.Want(wstest.Close, wstest.CloseBody(c.code, c.reason))
 				to.SendClose(c.code, "")
-				from.Want(peer.Close, peer.CloseBody(c.code, ""))
+				from.Want(wstest.Close, wstest.CloseBody(c.code, ""))
 				client, upstream := from, to
 				if first == wsproxy.Upstream {
 					client, upstream = to, from
@@ -122,10 +123,10 @@ func TestCloseUnanswered(t *testing.T) {
 		from, to := r.OpenSide(first)
 		withinLimit(t, func() {
 			from.SendClose(4000, "bye")
-			to.Want(peer.Close, peer.CloseBody(4000, "bye"))
+			to.Want(wstest.Close, wstest.CloseBody(4000, "bye"))
 			to.SendText("not yet")
-			from.Want(peer.Text, "not yet")
-			from.Want(peer.Close, peer.CloseBody(4000, ""))
+			from.Want(wstest.Text, "not yet")
+			from.Want(wstest.Close, wstest.CloseBody(4000, ""))
 			from.WantEnd()
 		})
 		to.WantEnd()
@@ -142,12 +143,12 @@ func TestHalfClose(t *testing.T) {
 		half, whole := r.OpenSide(first)
 		half.SendText("over to you")
 		half.CloseWrite()
-		whole.Want(peer.Text, "over to you")
-		whole.WantClose(peer.Told(first))
-		rest := strings.Repeat(whole.Frame(peer.Data, strings.Repeat("y", 30_000)), 60)
-		whole.SendLater(rest + whole.Frame(peer.Close, peer.CloseBody(peer.Told(first), "")))
+		whole.Want(wstest.Text, "over to you")
+		whole.WantCloseAfterPings(peer.Told(first))
+		rest := strings.Repeat(whole.Frame(wstest.Binary, strings.Repeat("y", 30_000)), 60)
+		go io.WriteString(whole, rest+whole.Frame(wstest.Close, wstest.CloseBody(peer.Told(first), "")))
 		for range 60 {
-			half.Want(peer.Data, strings.Repeat("y", 30_000))
+			half.Want(wstest.Binary, strings.Repeat("y", 30_000))
 		}
 		half.WantEnd()
 		whole.Close()
@@ -166,9 +167,9 @@ func TestHalfCloseBounded(t *testing.T) {
 				half, whole := r.OpenSide(first)
 				began := time.Now()
 				half.CloseWrite()
-				whole.WantClose(peer.Told(first))
+				whole.WantCloseAfterPings(peer.Told(first))
 				if talks {
-					message := whole.Frame(peer.Data, strings.Repeat("z", 1000))
+					message := whole.Frame(wstest.Binary, strings.Repeat("z", 1000))
 					go func() {
 						for {
 							if _, err := io.WriteString(whole, message); err != nil {
@@ -226,8 +227,8 @@ func TestGoneBehindStuck(t *testing.T) {
 
 // flood has the wire write messages for as long as they are taken. The channel
 // gets a value when they aren't any more, for a while or for good.
-func flood(w *peer.Wire) (stalled <-chan struct{}) {
-	message := w.Frame(peer.Data, strings.Repeat("f", 16_000))
+func flood(w *wstest.Wire) (stalled <-chan struct{}) {
+	message := w.Frame(wstest.Binary, strings.Repeat("f", 16_000))
 	var written atomic.Int64
 	over := make(chan struct{})
 	go func() {
@@ -263,29 +264,40 @@ func flood(w *peer.Wire) (stalled <-chan struct{}) {
 // with its bytes.
 func TestManyEnds(t *testing.T) {
 	t.Attr("case", "F42 F46 F49 F50 C31")
-	ends := []func(c, u *peer.Wire){
-		func(c, u *peer.Wire) { c.Reset() },
-		func(c, u *peer.Wire) { u.Reset() },
-		func(c, u *peer.Wire) { c.TCP().Close() },
-		func(c, u *peer.Wire) { u.TCP().Close() },
-		func(c, u *peer.Wire) { c.Reset(); u.Reset() },
-		func(c, u *peer.Wire) { c.Send("\xFF\xFF") },
-		func(c, u *peer.Wire) { u.Send("\xFF\xFF") },
-		func(c, u *peer.Wire) { c.SendClose(1000, ""); u.WantClose(1000); u.SendClose(1000, ""); u.Close() },
-		func(c, u *peer.Wire) { c.Send(c.Frame(peer.Data, strings.Repeat("x", 100_000))[:50_000]); c.Reset() },
-		func(c, u *peer.Wire) { u.Send(u.Frame(peer.Data, strings.Repeat("x", 100_000))[:50_000]); u.Reset() },
+	ends := []func(c, u *wstest.Wire){
+		func(c, u *wstest.Wire) { c.Reset() },
+		func(c, u *wstest.Wire) { u.Reset() },
+		func(c, u *wstest.Wire) { c.TCP().Close() },
+		func(c, u *wstest.Wire) { u.TCP().Close() },
+		func(c, u *wstest.Wire) { c.Reset(); u.Reset() },
+		func(c, u *wstest.Wire) { c.Send("\xFF\xFF") },
+		func(c, u *wstest.Wire) { u.Send("\xFF\xFF") },
+		func(c, u *wstest.Wire) {
+			c.SendClose(1000, "")
+			u.WantCloseAfterPings(1000)
+			u.SendClose(1000, "")
+			u.Close()
+		},
+		func(c, u *wstest.Wire) {
+			c.Send(c.Frame(wstest.Binary, strings.Repeat("x", 100_000))[:50_000])
+			c.Reset()
+		},
+		func(c, u *wstest.Wire) {
+			u.Send(u.Frame(wstest.Binary, strings.Repeat("x", 100_000))[:50_000])
+			u.Reset()
+		},
 	}
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
 		r := peer.New(t, peer.Config{Legs: legs})
 		const each = 10
-		var clients, upstreams []*peer.Wire
+		var clients, upstreams []*wstest.Wire
 		sockets := peer.Sockets()
 		for range each * len(ends) {
 			c, u := r.Open()
 			c.SendText("up")
-			u.Want(peer.Text, "up")
+			u.Want(wstest.Text, "up")
 			u.SendText("down")
-			c.Want(peer.Text, "down")
+			c.Want(wstest.Text, "down")
 			clients, upstreams = append(clients, c), append(upstreams, u)
 		}
 		if got, want := peer.Sockets()-sockets, 4*len(clients); got != want { // ours are half of them
@@ -300,7 +312,7 @@ func TestManyEnds(t *testing.T) {
 			upstreams[i].TCP().Close()
 		}
 		r.Opened(0)
-		if !peer.Until(func() bool { return peer.Sockets() == sockets }) {
+		if !wstest.Until(func() bool { return peer.Sockets() == sockets }) {
 			t.Errorf("%d sockets, %d before", peer.Sockets(), sockets)
 		}
 		st := r.Proxy.Stats()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A names is a server of names on loopback: every name has its addresses.
@@ -102,7 +103,7 @@ func TestNameMoves(t *testing.T) {
 	s := newNames(t, "127.0.0.1")
 	t.Cleanup(func() { first.Close(); second.Close() })
 	r := peer.New(t, peer.Config{Target: "http://upstream.test.:" + port, Options: []wsproxy.Option{s.dialler()}})
-	open := func(ln net.Listener) (c, u *peer.Wire) {
+	open := func(ln net.Listener) (c, u *wstest.Wire) {
 		t.Helper()
 		c = r.Connect()
 		c.Send(peer.Request("/", ""))
@@ -110,8 +111,8 @@ func TestNameMoves(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u = peer.Upstream(t, accepted)
-		u.Accept("")
+		u = wstest.NewWire(t, accepted, false)
+		peer.Accept(u, "")
 		c.WantStatus(101)
 		return c, u
 	}
@@ -125,11 +126,11 @@ func TestNameMoves(t *testing.T) {
 	if n := s.asked.Load(); n < 3 {
 		t.Errorf("asked %d times for 3 sessions", n)
 	}
-	for _, pair := range [][2]*peer.Wire{{c1, u1}, {c2, u2}, {c3, u3}} {
+	for _, pair := range [][2]*wstest.Wire{{c1, u1}, {c2, u2}, {c3, u3}} {
 		pair[0].SendText("here")
-		pair[1].Want(peer.Text, "here")
+		pair[1].Want(wstest.Text, "here")
 		pair[0].Reset()
-		pair[1].WantClose(1001)
+		pair[1].WantCloseAfterPings(1001)
 		pair[1].Close()
 	}
 	r.Opened(0)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Networks of the tests' own: a namespace each for client, proxy and upstream,
@@ -172,7 +173,7 @@ func TestCablePulled(t *testing.T) {
 				r := n.rig(legs, pings(), wsproxy.WithCloseTimeout(soon))
 				cut, across := r.OpenSide(faulty)
 				cut.SendText("last words")
-				across.Want(peer.Text, "last words")
+				across.Want(wstest.Text, "last words")
 				respond(cut)
 				other := respond(across)
 				began := time.Now()
@@ -193,8 +194,8 @@ func TestCablePulledWhileSlowed(t *testing.T) {
 	r := n.rig(peer.Legs{}, pings(), wsproxy.WithCloseTimeout(soon),
 		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 	c, u := r.Open()
-	c.Send(strings.Repeat(c.Frame(peer.Text, "m"), 1000))
-	u.Want(peer.Text, "m")
+	c.Send(strings.Repeat(c.Frame(wstest.Text, "m"), 1000))
+	u.Want(wstest.Text, "m")
 	other := respond(u)
 	began := time.Now()
 	n.pull("client")
@@ -211,7 +212,7 @@ func TestCablePulledWhileWriting(t *testing.T) {
 		r := n.rig(legs, pings(), wsproxy.WithWriteTimeout(patient), wsproxy.WithCloseTimeout(soon))
 		cut, across := r.OpenSide(faulty)
 		across.SendText("first")
-		cut.Want(peer.Text, "first")
+		cut.Want(wstest.Text, "first")
 		began := time.Now()
 		n.pull(faulty.String())
 		flood(across)
@@ -232,16 +233,16 @@ func TestCablePutBack(t *testing.T) {
 	t.Attr("case", "F26 F27 F35")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		n := newNetwork(t)
-		r := n.rig(legs, wsproxy.WithPing(pingEvery, peer.Patience))
+		r := n.rig(legs, wsproxy.WithPing(pingEvery, wstest.Timeout))
 		cut, across := r.OpenSide(faulty)
 		n.pull(faulty.String())
 		across.SendText("into the void")
 		cut.SendText("from the void")
 		for range 2 { // Pings are the clock
-			if f, err := across.ReadFrame(); err != nil || f.First != peer.Ping {
+			if f, err := across.ReadFrame(); err != nil || f.First != wstest.Ping {
 				t.Fatalf("got %v, %v, want a Ping", f, err)
 			}
-			across.Send(across.Frame(peer.Pong, "any"))
+			across.Send(across.Frame(wstest.Pong, "any"))
 		}
 		n.plug(faulty.String())
 		wantButPings(t, cut, "into the void")
@@ -252,14 +253,14 @@ func TestCablePutBack(t *testing.T) {
 }
 
 // wantMessage wants a message, behind any number of control frames.
-func wantMessage(t *testing.T, w *peer.Wire, message string) {
+func wantMessage(t *testing.T, w *wstest.Wire, message string) {
 	t.Helper()
 	for {
 		f, err := w.ReadFrame()
-		if err != nil || f.First < peer.Close && f != (peer.Frame{First: peer.Text, Payload: message}) {
-			t.Fatalf("%v: got %v, %v, want %q", w.Side, f, err, message)
+		if err != nil || f.First < wstest.Close && f != (wstest.Frame{First: wstest.Text, Payload: message}) {
+			t.Fatalf("%s: got %v, %v, want %q", w.Who(), f, err, message)
 		}
-		if f.First < peer.Close {
+		if f.First < wstest.Close {
 			return
 		}
 	}
@@ -291,7 +292,7 @@ func TestNoWay(t *testing.T) {
 			n := newNetwork(t)
 			limit := patient
 			if w.status != 504 {
-				limit = peer.Patience // a new network may lose something at first
+				limit = wstest.Timeout // a new network may lose something at first
 			}
 			r := n.rig(peer.Legs{}, wsproxy.WithHandshakeTimeout(limit))
 			if w.cut == nil {
@@ -315,13 +316,13 @@ func TestCablePulledInTLS(t *testing.T) {
 	for _, before := range []string{"TLS", "the answer"} {
 		t.Run("before "+before, func(t *testing.T) {
 			n := newNetwork(t)
-			r := n.rig(peer.Legs{Client: peer.TCP, Upstream: peer.TLS}, wsproxy.WithHandshakeTimeout(patient))
+			r := n.rig(peer.Legs{Client: wstest.TCP, Upstream: wstest.TLS}, wsproxy.WithHandshakeTimeout(patient))
 			c := r.Connect()
 			c.Send(peer.Request("/", ""))
 			u := r.Accept()
 			if before == "TLS" {
 				n.pull("upstream")
-				go u.Buffered().Peek(1) // its side of the handshake
+				go u.In.Peek(1) // its side of the handshake
 			} else {
 				u.ReadRequest()
 				n.pull("upstream")
@@ -356,14 +357,14 @@ func TestMultipathTCP(t *testing.T) {
 	n.in("client", "ip", "mptcp", "endpoint", "add", second, "dev", "wire2", "subflow")
 	n.multipath = true
 	// A quiet session's connection is looked at every half write timeout.
-	r := n.rig(peer.Legs{}, wsproxy.WithPing(1700*time.Millisecond, peer.Patience), wsproxy.WithWriteTimeout(time.Second))
+	r := n.rig(peer.Legs{}, wsproxy.WithPing(1700*time.Millisecond, wstest.Timeout), wsproxy.WithWriteTimeout(time.Second))
 	c, u := r.Open()
 	if is, err := c.TCP().MultipathTCP(); !is {
 		t.Fatalf("the client's connection is no Multipath TCP, %v", err)
 	}
 	c.SendText("over the first way")
-	u.Want(peer.Text, "over the first way")
-	if !peer.Until(func() bool {
+	u.Want(wstest.Text, "over the first way")
+	if !wstest.Until(func() bool {
 		out, _ := exec.Command("ip", "netns", "exec", n.name+"client", "ss", "-Htn", "src", second).Output()
 		return strings.Contains(string(out), "ESTAB")
 	}) {
@@ -374,17 +375,17 @@ func TestMultipathTCP(t *testing.T) {
 	n.in("client", "nft", "add table inet r; add chain inet r in { type filter hook input priority 0; }; "+
 		"add rule inet r in iifname wire meta l4proto tcp reject with tcp reset")
 	u.SendText("over the second way")
-	c.Want(peer.Text, "over the second way")
+	c.Want(wstest.Text, "over the second way")
 	respond(u)
 	for range 2 { // Pings are the clock
-		if f, err := c.ReadFrame(); err != nil || f.First != peer.Ping {
+		if f, err := c.ReadFrame(); err != nil || f.First != wstest.Ping {
 			t.Fatalf("got %v, %v, want a Ping by the second way", f, err)
 		} else {
-			c.Send(c.Frame(peer.Pong, f.Payload))
+			c.Send(c.Frame(wstest.Pong, f.Payload))
 		}
 	}
 	c.SendClose(1000, "")
-	c.WantClose(1000)
+	c.WantCloseAfterPings(1000)
 	r.Ended(wsproxy.Client, wsproxy.ReasonClosed)
 }
 

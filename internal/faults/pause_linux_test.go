@@ -22,6 +22,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A proxy that is stopped while it waits for its members, or while it drains.
@@ -131,7 +132,7 @@ func stopWithMembers(t *testing.T, settings string) {
 
 	if settings != "checks" {
 		for i := range 16 {
-			patience := peer.Patience
+			patience := wstest.Timeout
 			if settings == "clients" {
 				patience = 2 * memberTimeout // but longer than a member takes
 			}
@@ -145,7 +146,7 @@ func stopWithMembers(t *testing.T, settings string) {
 	}
 	for range 3 {
 		goal := asked.Load() + 4
-		if !peer.Until(func() bool { return asked.Load() >= goal }) {
+		if !wstest.Until(func() bool { return asked.Load() >= goal }) {
 			t.Fatal("nobody asks the members anything")
 		}
 		proxy.signal(t, syscall.SIGSTOP)
@@ -153,7 +154,7 @@ func stopWithMembers(t *testing.T, settings string) {
 		proxy.signal(t, syscall.SIGCONT)
 		// What was under way then is over long before the next stop.
 		goal = asked.Load() + 8
-		if !peer.Until(func() bool { return asked.Load() >= goal }) {
+		if !wstest.Until(func() bool { return asked.Load() >= goal }) {
 			t.Error("the members aren't asked anything any more")
 		}
 	}
@@ -227,7 +228,7 @@ func TestDrainStopped(t *testing.T) {
 }
 
 func stopDraining(t *testing.T, settings string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*peer.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*wstest.Timeout)
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	defer cancel()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Peers that are processes of their own, and are killed or stopped.
@@ -20,7 +21,7 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 	if err := p.Process.Signal(s); err != nil {
 		t.Fatal(err)
 	}
-	if s == syscall.SIGSTOP && !peer.Until(func() bool {
+	if s == syscall.SIGSTOP && !wstest.Until(func() bool {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
 		_, state, _ := strings.Cut(string(b), ") ")
 		return strings.HasPrefix(state, "T")
@@ -30,13 +31,13 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 }
 
 // echoed opens a session with an upstream that is a process, and uses it.
-func echoed(t *testing.T, r *peer.Rig) *peer.Wire {
+func echoed(t *testing.T, r *peer.Rig) *wstest.Wire {
 	t.Helper()
 	c := r.Connect()
 	c.Send(peer.Request("/", ""))
 	c.WantStatus(http.StatusSwitchingProtocols)
 	c.SendText("hello")
-	c.Want(peer.Text, "hello")
+	c.Want(wstest.Text, "hello")
 	return c
 }
 
@@ -45,18 +46,18 @@ func echoed(t *testing.T, r *peer.Rig) *peer.Wire {
 func TestUpstreamKilled(t *testing.T) {
 	t.Attr("case", "F21 F22 F1")
 	for _, legs := range peer.Few {
-		legs.Upstream = peer.TCP
+		legs.Upstream = wstest.TCP
 		t.Run(legs.Name(), func(t *testing.T) {
 			upstream := start(t, "upstream")
 			r := peer.New(t, peer.Config{Legs: legs, Target: "http://" + upstream.line(t)})
-			var clients []*peer.Wire
+			var clients []*wstest.Wire
 			for range 5 {
 				clients = append(clients, echoed(t, r))
 			}
 			began := time.Now()
 			upstream.signal(t, syscall.SIGKILL)
 			for i, c := range clients {
-				c.WantClose(1011)
+				c.WantCloseAfterPings(1011)
 				c.SendClose(1011, "")
 				c.WantEnd()
 				r.EndedAs(i, wsproxy.Upstream, wsproxy.ReasonLost)
@@ -95,17 +96,17 @@ func TestUpstreamStopped(t *testing.T) {
 func TestUpstreamPauses(t *testing.T) {
 	t.Attr("case", "F27 F35")
 	upstream := start(t, "upstream")
-	r := peer.New(t, peer.Config{Target: "http://" + upstream.line(t), Options: []wsproxy.Option{wsproxy.WithPing(pingEvery, peer.Patience)}})
+	r := peer.New(t, peer.Config{Target: "http://" + upstream.line(t), Options: []wsproxy.Option{wsproxy.WithPing(pingEvery, wstest.Timeout)}})
 	c := echoed(t, r)
 	for range 3 {
 		upstream.signal(t, syscall.SIGSTOP)
 		c.SendText("are you there")
 		for n := 0; n < 2; { // its own Pings are the clock
 			f, err := c.ReadFrame()
-			if err != nil || f.First != peer.Ping {
+			if err != nil || f.First != wstest.Ping {
 				t.Fatalf("got %v, %v, want a Ping", f, err)
 			}
-			c.Send(c.Frame(peer.Pong, f.Payload))
+			c.Send(c.Frame(wstest.Pong, f.Payload))
 			n++
 		}
 		upstream.signal(t, syscall.SIGCONT)
@@ -123,7 +124,7 @@ func TestClientKilledOrStopped(t *testing.T) {
 			r := peer.New(t, peer.Config{Options: []wsproxy.Option{pings()}})
 			client := start(t, "client", "http://"+r.Address()+"/")
 			u := r.Accept()
-			u.Accept("")
+			peer.Accept(u, "")
 			if got := client.line(t); got != "open" {
 				t.Fatal(got)
 			}

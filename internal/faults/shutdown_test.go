@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What can go wrong around the end of a server: drains, contexts that end, and
@@ -31,7 +32,7 @@ func TestDrain(t *testing.T) {
 		late := r.Connect() // is there before, and asks during the drain
 		done := make(chan error, 1)
 		go func() { done <- r.Proxy.Shutdown(context.Background()) }()
-		if !peer.Until(func() bool { return !r.Proxy.Stats().Drain.Began.IsZero() }) {
+		if !wstest.Until(func() bool { return !r.Proxy.Stats().Drain.Began.IsZero() }) {
 			t.Fatal("the drain doesn't begin")
 		}
 		late.Send(peer.Request("/", ""))
@@ -65,28 +66,28 @@ func TestDrainMidFrame(t *testing.T) {
 			peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, sender wsproxy.Side) {
 				limit := patient
 				if completes {
-					limit = peer.Patience
+					limit = wstest.Timeout
 				}
 				r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithCloseTimeout(limit), wsproxy.WithDrain(time.Millisecond, 1001)}})
 				from, to := r.OpenSide(sender)
-				frame := from.Frame(peer.Data, strings.Repeat("m", 50_000))
+				frame := from.Frame(wstest.Binary, strings.Repeat("m", 50_000))
 				from.Send(frame[:20_000])
 				to.WantBytes(frame[:20_000])
-				ctx, cancel := context.WithTimeout(context.Background(), peer.Patience)
+				ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 				defer cancel()
 				done := make(chan error, 1)
 				go func() { done <- r.Proxy.Shutdown(ctx) }()
-				from.WantClose(1001) // the other direction is at a boundary
+				from.WantCloseAfterPings(1001) // the other direction is at a boundary
 				if !completes {
 					to.WantEnd()
 					from.WantGone()
 				} else {
 					from.Send(frame[20_000:])
 					to.WantBytes(frame[20_000:])
-					to.WantClose(1001)
-					for _, w := range []*peer.Wire{from, to} {
+					to.WantCloseAfterPings(1001)
+					for _, w := range []*wstest.Wire{from, to} {
 						w.SendClose(1001, "")
-						if w.Side == wsproxy.Upstream {
+						if !w.Client {
 							w.Close()
 						}
 					}
@@ -106,7 +107,7 @@ func TestDrainDeadline(t *testing.T) {
 	t.Attr("case", "F38 F40 C29")
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
 		r := peer.New(t, peer.Config{Legs: legs})
-		var wires []*peer.Wire
+		var wires []*wstest.Wire
 		for range 3 {
 			c, u := r.Open()
 			wires = append(wires, c, u) // which answer nothing
@@ -147,7 +148,7 @@ func TestDrainHandshakes(t *testing.T) {
 		if st := r.Proxy.Stats(); st.Handshakes != 1 {
 			t.Errorf("%d handshakes are under way, want 1", st.Handshakes)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), peer.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
 		defer cancel()
 		if err := r.Proxy.Shutdown(ctx); err != nil {
 			t.Error(err)
@@ -197,14 +198,14 @@ func TestServerTimeouts(t *testing.T) {
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
 		const limit = 300 * time.Millisecond
 		r := peer.New(t, peer.Config{Legs: legs,
-			Options: []wsproxy.Option{wsproxy.WithPing(limit, peer.Patience)},
+			Options: []wsproxy.Option{wsproxy.WithPing(limit, wstest.Timeout)},
 			Server: func(s *http.Server) {
 				s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = limit, limit, limit
 			}})
 		c, u := r.Open()
 		began := time.Now()
 		for time.Since(began) < 3*limit { // the Pings are the clock
-			if f, err := c.ReadFrame(); err != nil || f.First != peer.Ping {
+			if f, err := c.ReadFrame(); err != nil || f.First != wstest.Ping {
 				t.Fatalf("got %v, %v after %v, want a Ping", f, err, time.Since(began))
 			}
 			c.SendText("still here")
@@ -213,10 +214,10 @@ func TestServerTimeouts(t *testing.T) {
 			wantButPings(t, c, "me too")
 		}
 		c.SendClose(1000, "")
-		u.WantClose(1000)
+		u.WantCloseAfterPings(1000)
 		u.SendClose(1000, "")
 		u.Close()
-		c.WantClose(1000)
+		c.WantCloseAfterPings(1000)
 		c.WantEnd()
 		r.Ended(wsproxy.Client, wsproxy.ReasonClosed)
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // What can go wrong without anybody going: a side stalls, reads nothing, or
@@ -26,12 +27,12 @@ func pings() wsproxy.Option { return wsproxy.WithPing(pingEvery, patient) }
 // responder answers Pings and Closes as a well-behaved peer does, and keeps what
 // else comes.
 type responder struct {
-	frames chan peer.Frame // closed at the end of the stream
+	frames chan wstest.Frame // closed at the end of the stream
 	pings  atomic.Int64
 }
 
-func respond(w *peer.Wire) *responder {
-	p := &responder{frames: make(chan peer.Frame, 1000)}
+func respond(w *wstest.Wire) *responder {
+	p := &responder{frames: make(chan wstest.Frame, 1000)}
 	go func() {
 		defer close(p.frames)
 		for {
@@ -40,15 +41,15 @@ func respond(w *peer.Wire) *responder {
 				w.TCP().Close()
 				return
 			}
-			if f.First == peer.Ping {
+			if f.First == wstest.Ping {
 				p.pings.Add(1)
-				io.WriteString(w, w.Frame(peer.Pong, f.Payload))
+				io.WriteString(w, w.Frame(wstest.Pong, f.Payload))
 				continue
 			}
 			p.frames <- f
-			if f.First == peer.Close {
-				io.WriteString(w, w.Frame(peer.Close, f.Payload))
-				if w.Side == wsproxy.Upstream {
+			if f.First == wstest.Close {
+				io.WriteString(w, w.Frame(wstest.Close, f.Payload))
+				if !w.Client {
 					w.TCP().Close()
 					return
 				}
@@ -86,7 +87,7 @@ func lostBetween(t *testing.T, r *peer.Rig, faulty wsproxy.Side, began time.Time
 // them.
 func answers(t *testing.T, r *peer.Rig, side wsproxy.Side) {
 	t.Helper()
-	if !peer.Until(func() bool {
+	if !wstest.Until(func() bool {
 		for _, n := range r.Proxy.Stats().RoundTrips[side].Counts {
 			if n > 0 {
 				return true
@@ -99,13 +100,13 @@ func answers(t *testing.T, r *peer.Rig, side wsproxy.Side) {
 }
 
 // answerOne reads a Ping and answers it.
-func answerOne(t *testing.T, w *peer.Wire) {
+func answerOne(t *testing.T, w *wstest.Wire) {
 	t.Helper()
 	f, err := w.ReadFrame()
-	if err != nil || f.First != peer.Ping {
-		t.Fatalf("%v: got %v, %v, want a Ping", w.Side, f, err)
+	if err != nil || f.First != wstest.Ping {
+		t.Fatalf("%s: got %v, %v, want a Ping", w.Who(), f, err)
 	}
-	w.Send(w.Frame(peer.Pong, f.Payload))
+	w.Send(w.Frame(wstest.Pong, f.Payload))
 }
 
 const silent, stuck = "no answer to a ping", "no progress in writing"
@@ -120,7 +121,7 @@ func TestSilence(t *testing.T) {
 		other := respond(across)
 		answerOne(t, mute)
 		began := time.Now()
-		if f, err := mute.ReadFrame(); err != nil || f.First != peer.Ping {
+		if f, err := mute.ReadFrame(); err != nil || f.First != wstest.Ping {
 			t.Fatalf("got %v, %v, want a Ping", f, err)
 		}
 		mute.WantEnd()
@@ -141,7 +142,7 @@ func TestNeverAnswers(t *testing.T) {
 		mute, across := r.OpenSide(faulty)
 		other := respond(across)
 		for range 3 * int(patient/pingEvery) {
-			if f, err := mute.ReadFrame(); err != nil || f.First != peer.Ping {
+			if f, err := mute.ReadFrame(); err != nil || f.First != wstest.Ping {
 				t.Fatalf("got %v, %v, want a Ping", f, err)
 			}
 		}
@@ -170,7 +171,7 @@ func TestStallMidFrame(t *testing.T) {
 		answerOne(t, stalled)
 		answerOne(t, across)
 		began := time.Now()
-		part := stalled.Frame(peer.Data, strings.Repeat("x", 60_000))[:30_000]
+		part := stalled.Frame(wstest.Binary, strings.Repeat("x", 60_000))[:30_000]
 		stalled.Send(part)
 		across.WantBytes(part)
 		for i := range 5 {
@@ -187,14 +188,14 @@ func TestStallMidFrame(t *testing.T) {
 
 // wantButPings wants a message, behind any number of Pings that stay
 // unanswered.
-func wantButPings(t *testing.T, w *peer.Wire, message string) {
+func wantButPings(t *testing.T, w *wstest.Wire, message string) {
 	t.Helper()
 	for {
 		f, err := w.ReadFrame()
 		switch {
-		case err != nil || f.First != peer.Ping && f != (peer.Frame{First: peer.Text, Payload: message}):
-			t.Fatalf("%v: got %v, %v, want %q", w.Side, f, err, message)
-		case f.First != peer.Ping:
+		case err != nil || f.First != wstest.Ping && f != (wstest.Frame{First: wstest.Text, Payload: message}):
+			t.Fatalf("%s: got %v, %v, want %q", w.Who(), f, err, message)
+		case f.First != wstest.Ping:
 			return
 		}
 	}
@@ -212,9 +213,9 @@ func TestStallMidHeader(t *testing.T) {
 				other := respond(across)
 				answerOne(t, stalled)
 				began := time.Now()
-				frame := stalled.Frame(peer.Data, strings.Repeat("x", 70_000))
+				frame := stalled.Frame(wstest.Binary, strings.Repeat("x", 70_000))
 				if n == 5 {
-					frame = stalled.Frame(peer.Close, peer.CloseBody(1000, "goodbye"))
+					frame = stalled.Frame(wstest.Close, wstest.CloseBody(1000, "goodbye"))
 				}
 				stalled.Send(frame[:n])
 				stalled.WantGone()
@@ -238,8 +239,8 @@ func TestSlowReader(t *testing.T) {
 		lazy, across := r.OpenSide(faulty)
 		<-flood(across)
 		lazy.SendText("but I do write")
-		across.Want(peer.Text, "but I do write")
-		across.WantClose(peer.Told(faulty))
+		across.Want(wstest.Text, "but I do write")
+		across.WantCloseAfterPings(peer.Told(faulty))
 		across.WantEnd()
 		lostBetween(t, r, faulty, began, patient, stuck)
 		if lazy.WantGone() == 0 {
@@ -275,7 +276,7 @@ func TestLongFrame(t *testing.T) {
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, sender wsproxy.Side) {
 		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithPing(pingEvery, pongs), wsproxy.WithCloseTimeout(soon)}})
 		from, to := r.OpenSide(sender)
-		long := from.Frame(peer.Data, strings.Repeat("l", 300_000))
+		long := from.Frame(wstest.Binary, strings.Repeat("l", 300_000))
 		began := time.Now()
 		sent := make(chan error, 1)
 		go func() { // paced by a clock: the time it takes is what this is about
@@ -298,7 +299,7 @@ func TestLongFrame(t *testing.T) {
 			t.Fatalf("took %v: that was no long frame", d)
 		}
 		f, err := to.ReadFrame()
-		if err != nil || f.First != peer.Ping {
+		if err != nil || f.First != wstest.Ping {
 			t.Fatalf("got %v, %v, want a Ping behind the frame", f, err)
 		}
 		from.Reset()
@@ -312,11 +313,11 @@ func TestSignsOfLife(t *testing.T) {
 	signs := []struct {
 		name, cases string
 		passes      bool
-		sign        func(w *peer.Wire, first string) string
+		sign        func(w *wstest.Wire, first string) string
 	}{
-		{"Pong with a wrong body", "F35", true, func(w *peer.Wire, _ string) string { return w.Frame(peer.Pong, "wrong") }},
-		{"Pong to the first Ping only", "F35 F36", false, func(w *peer.Wire, first string) string { return w.Frame(peer.Pong, first) }},
-		{"Ping of its own", "F36", true, func(w *peer.Wire, _ string) string { return w.Frame(peer.Ping, "mine") }},
+		{"Pong with a wrong body", "F35", true, func(w *wstest.Wire, _ string) string { return w.Frame(wstest.Pong, "wrong") }},
+		{"Pong to the first Ping only", "F35 F36", false, func(w *wstest.Wire, first string) string { return w.Frame(wstest.Pong, first) }},
+		{"Ping of its own", "F36", true, func(w *wstest.Wire, _ string) string { return w.Frame(wstest.Ping, "mine") }},
 	}
 	const answer = 400 * time.Millisecond
 	for _, s := range signs {
@@ -327,17 +328,17 @@ func TestSignsOfLife(t *testing.T) {
 				from, across := r.OpenSide(odd)
 				other := respond(across)
 				f, err := from.ReadFrame()
-				if err != nil || f.First != peer.Ping {
+				if err != nil || f.First != wstest.Ping {
 					t.Fatalf("got %v, %v, want a Ping", f, err)
 				}
 				began := time.Now()
 				for time.Since(began) < 3*answer {
 					from.Send(s.sign(from, f.Payload))
 					again, err := from.ReadFrame() // the next Ping: it has been silent again
-					for err == nil && again.First == peer.Pong {
+					for err == nil && again.First == wstest.Pong {
 						again, err = from.ReadFrame()
 					}
-					if err != nil || again.First != peer.Ping {
+					if err != nil || again.First != wstest.Ping {
 						t.Fatalf("got %v, %v after %v, want Pings to go on", again, err, time.Since(began))
 					}
 				}
@@ -345,7 +346,7 @@ func TestSignsOfLife(t *testing.T) {
 				r.Ended(odd, wsproxy.ReasonLost)
 				var got int
 				for f := range other.frames {
-					if f.First == peer.Pong {
+					if f.First == wstest.Pong {
 						got++
 					}
 				}

@@ -22,6 +22,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A proxy that is a process of its own, and is stopped under load: its timers
@@ -61,8 +62,8 @@ func stoppedProxy(args []string) {
 		os.Exit(1)
 	}
 	fmt.Println(ln.Addr())
-	if strings.HasPrefix(legs, peer.TLS) {
-		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{peer.Stranger()}})
+	if strings.HasPrefix(legs, string(wstest.TLS)) {
+		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{wstest.NewAuthority().Issue("upstream.test", "127.0.0.1", "10.221.2.2")}})
 	}
 	go http.Serve(ln, p)
 	untilStdinEnds()
@@ -93,7 +94,7 @@ func TestProxyStopped(t *testing.T) {
 }
 
 func stopProxy(t *testing.T, legs peer.Legs, settings string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*peer.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*wstest.Timeout)
 	var peers sync.WaitGroup
 	defer peers.Wait()
 	defer cancel()
@@ -116,7 +117,7 @@ func stopProxy(t *testing.T, legs peer.Legs, settings string) {
 			}
 		}
 	}))
-	if legs.Upstream == peer.TLS {
+	if legs.Upstream == wstest.TLS {
 		upstream.StartTLS()
 	} else {
 		upstream.Start()
@@ -136,7 +137,7 @@ func stopProxy(t *testing.T, legs peer.Legs, settings string) {
 		c := &client{path: path}
 		clients = append(clients, c)
 		scheme := "ws"
-		if legs.Client == peer.TLS {
+		if legs.Client == wstest.TLS {
 			scheme = "wss"
 		}
 		transport := &http.Transport{
@@ -207,7 +208,7 @@ func stopProxy(t *testing.T, legs peer.Legs, settings string) {
 		for i, c := range clients {
 			before[i] = c.got.Load()
 		}
-		if !peer.Until(func() bool {
+		if !wstest.Until(func() bool {
 			for i, c := range clients {
 				if c.err.Load() == nil && c.got.Load() == before[i] {
 					return false
@@ -283,7 +284,7 @@ func TestProxyStoppedInClosing(t *testing.T) {
 		if _, status, err := wire.Open(conn, "/", ""); status != 101 {
 			t.Fatalf("status %d, %v", status, err)
 		}
-		conn.SetDeadline(time.Now().Add(peer.Patience))
+		conn.SetDeadline(time.Now().Add(wstest.Timeout))
 		clients = append(clients, conn)
 	}
 	for _, conn := range clients {
@@ -291,7 +292,7 @@ func TestProxyStoppedInClosing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !peer.Until(func() bool { return closing.Load() == sessions }) {
+	if !wstest.Until(func() bool { return closing.Load() == sessions }) {
 		t.Fatalf("%d upstreams have the Close, want %d", closing.Load(), sessions)
 	}
 	proxy.signal(t, syscall.SIGSTOP)

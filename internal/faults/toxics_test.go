@@ -13,6 +13,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Toxiproxy's toxics, each on either leg and in either direction: towards the
@@ -77,10 +78,10 @@ func (p *poisoned) add(t *testing.T, kind, attributes string) {
 }
 
 // sides returns the wire on the poisoned leg, and the one across.
-func (p *poisoned) sides() (bad, good *peer.Wire) { return p.OpenSide(p.way.leg) }
+func (p *poisoned) sides() (bad, good *wstest.Wire) { return p.OpenSide(p.way.leg) }
 
 // sender and receiver are the wires by the direction of the toxic.
-func (p *poisoned) order(bad, good *peer.Wire) (sender, receiver *peer.Wire) {
+func (p *poisoned) order(bad, good *wstest.Wire) (sender, receiver *wstest.Wire) {
 	if p.way.towards {
 		return bad, good
 	}
@@ -88,17 +89,17 @@ func (p *poisoned) order(bad, good *peer.Wire) (sender, receiver *peer.Wire) {
 }
 
 // goodbye closes the session in good order, begun by the client.
-func goodbye(t *testing.T, r *peer.Rig, a, b *peer.Wire) {
+func goodbye(t *testing.T, r *peer.Rig, a, b *wstest.Wire) {
 	t.Helper()
 	c, u := a, b
-	if a.Side == wsproxy.Upstream {
+	if !a.Client {
 		c, u = b, a
 	}
 	c.SendClose(1000, "")
-	u.WantClose(1000)
+	u.WantCloseAfterPings(1000)
 	u.SendClose(1000, "")
 	u.Close()
-	c.WantClose(1000)
+	c.WantCloseAfterPings(1000)
 	c.WantGone()
 	r.Ended(wsproxy.Client, wsproxy.ReasonClosed)
 }
@@ -149,9 +150,9 @@ func TestToxicDown(t *testing.T) {
 				r := poison(t, w, legs)
 				bad, good := r.sides()
 				bad.SendText("last words")
-				good.Want(peer.Text, "last words")
+				good.Want(wstest.Text, "last words")
 				r.toxic.Stop()
-				good.WantClose(peer.Told(w.leg))
+				good.WantCloseAfterPings(peer.Told(w.leg))
 				good.SendClose(peer.Told(w.leg), "")
 				good.Close()
 				bad.WantEnd()
@@ -174,14 +175,14 @@ func TestToxicBandwidth(t *testing.T) {
 		from, to := r.order(bad, good)
 		var want strings.Builder
 		for i := range 12 {
-			want.WriteString(from.Frame(peer.Data, strings.Repeat(fmt.Sprint(i%10), 10_000)))
+			want.WriteString(from.Frame(wstest.Binary, strings.Repeat(fmt.Sprint(i%10), 10_000)))
 		}
 		began := time.Now()
-		from.SendLater(want.String())
+		go io.WriteString(from, want.String())
 		for i := range 12 {
-			to.Want(peer.Data, strings.Repeat(fmt.Sprint(i%10), 10_000))
+			to.Want(wstest.Binary, strings.Repeat(fmt.Sprint(i%10), 10_000))
 			to.SendText("ack") // the other direction is as fast as ever
-			from.Want(peer.Text, "ack")
+			from.Want(wstest.Text, "ack")
 		}
 		if d := time.Since(began); d < 400*time.Millisecond {
 			t.Errorf("took %v: that was no thin pipe", d)
@@ -201,23 +202,23 @@ func TestToxicSlowClose(t *testing.T) {
 				r.add(t, "slow_close", fmt.Sprintf(`"delay":%d`, delay.Milliseconds()))
 				bad, good := r.sides()
 				bad.SendText("a")
-				good.Want(peer.Text, "a")
+				good.Want(wstest.Text, "a")
 				c, u := bad, good
 				if w.leg == wsproxy.Upstream {
 					c, u = good, bad
 				}
 				began := time.Now()
 				c.SendClose(1000, "")
-				u.Want(peer.Close, peer.CloseBody(1000, ""))
+				u.Want(wstest.Close, wstest.CloseBody(1000, ""))
 				u.SendClose(1000, "")
 				u.CloseWrite()
-				c.Want(peer.Close, peer.CloseBody(1000, ""))
+				c.Want(wstest.Close, wstest.CloseBody(1000, ""))
 				r.Ended(wsproxy.Client, wsproxy.ReasonClosed)
 				d := time.Since(began)
 				if d > 8*time.Second {
 					t.Errorf("ended after %v, want the close timeout of 1 s at most", d)
 				}
-				if w == ways[2] && legs.Upstream == peer.TCP && d < min(delay, time.Second) { // TLS says goodbye before
+				if w == ways[2] && legs.Upstream == wstest.TCP && d < min(delay, time.Second) { // TLS says goodbye before
 					t.Errorf("ended after %v, before the upstream's end had come", d)
 				}
 				r.toxic.Stop()
@@ -235,7 +236,7 @@ func TestToxicTimeout(t *testing.T) {
 		r := poison(t, w, legs, pings(), wsproxy.WithCloseTimeout(soon))
 		bad, good := r.sides()
 		bad.SendText("a")
-		good.Want(peer.Text, "a")
+		good.Want(wstest.Text, "a")
 		respond(bad)
 		other := respond(good)
 		answers(t, r.Rig, w.leg)
@@ -253,7 +254,7 @@ func TestToxicTimeoutEnds(t *testing.T) {
 		r := poison(t, w, legs, wsproxy.WithCloseTimeout(soon))
 		bad, good := r.sides()
 		bad.SendText("a")
-		good.Want(peer.Text, "a")
+		good.Want(wstest.Text, "a")
 		other := respond(good)
 		gone := respond(bad)
 		r.add(t, "timeout", `"timeout":200`)
@@ -269,10 +270,10 @@ func TestToxicReset(t *testing.T) {
 		r := poison(t, w, legs, wsproxy.WithCloseTimeout(soon))
 		r.add(t, "reset_peer", `"timeout":50`)
 		c := r.Connect()
-		if w.leg == wsproxy.Client && (w.towards || legs.Client == peer.TLS) {
+		if w.leg == wsproxy.Client && (w.towards || legs.Client == wstest.TLS) {
 			// The request never comes: there is nothing to log.
 			io.WriteString(c, peer.Request("/", ""))
-			if _, err := http.ReadResponse(c.Buffered(), nil); err == nil {
+			if _, err := http.ReadResponse(c.In, nil); err == nil {
 				t.Error("the handshake went well")
 			}
 			r.NoDial()
@@ -282,9 +283,9 @@ func TestToxicReset(t *testing.T) {
 		if w.leg == wsproxy.Client {
 			t.Attr("case", "F25 F13") // its 101 is lost
 			u := r.Accept()
-			u.Accept("")
+			peer.Accept(u, "")
 			c.WantGone()
-			u.WantClose(1001)
+			u.WantCloseAfterPings(1001)
 			u.Close()
 			r.Ended(wsproxy.Client, wsproxy.ReasonLost)
 			return
@@ -292,7 +293,7 @@ func TestToxicReset(t *testing.T) {
 		t.Attr("case", "F4")
 		u := r.Accept()
 		if w.towards {
-			go io.WriteString(u, peer.Answer(peer.Key, "")) // whatever it is, it gets lost
+			go io.WriteString(u, peer.Answer(wstest.Key, "")) // whatever it is, it gets lost
 		}
 		_, body := c.WantStatus(502)
 		r.Phrase(502, body)
@@ -306,17 +307,17 @@ func TestToxicReset(t *testing.T) {
 // A stream in slices of a few bytes is the same stream.
 func TestToxicSlicer(t *testing.T) {
 	eachWay(t, "A56 C18", func(t *testing.T, w way, legs peer.Legs) {
-		r := poison(t, w, legs, wsproxy.WithPing(20*time.Millisecond, peer.Patience))
+		r := poison(t, w, legs, wsproxy.WithPing(20*time.Millisecond, wstest.Timeout))
 		r.add(t, "slicer", `"average_size":2,"size_variation":1,"delay":0`)
 		bad, good := r.sides()
 		from, to := r.order(bad, good)
 		messages := []string{"", "a", strings.Repeat("b", 125), strings.Repeat("c", 126), strings.Repeat("d", 5000)}
 		var stream strings.Builder
 		for _, m := range messages {
-			stream.WriteString(from.Frame(peer.Text, m))
+			stream.WriteString(from.Frame(wstest.Text, m))
 		}
 		for range 3 {
-			from.SendLater(stream.String())
+			go io.WriteString(from, stream.String())
 			for _, m := range messages {
 				wantButPings(t, to, m)
 			}
@@ -331,29 +332,29 @@ func TestToxicSlicer(t *testing.T) {
 // within one.
 func TestToxicLimitData(t *testing.T) {
 	eachWay(t, "F28", func(t *testing.T, w way, legs peer.Legs) {
-		if legs.Client == peer.TLS { // what a cut falls on can't be told there
-			legs = peer.Legs{Client: peer.TCP, Upstream: peer.TCP, Detach: true}
+		if legs.Client == wstest.TLS { // what a cut falls on can't be told there
+			legs = peer.Legs{Client: wstest.TCP, Upstream: wstest.TCP, Detach: true}
 		}
 		for _, extra := range []int{0, 5} {
 			t.Run(fmt.Sprint(extra), func(t *testing.T) {
 				r := poison(t, w, legs, wsproxy.WithCloseTimeout(soon))
 				bad, good := r.sides()
 				from, to := r.order(bad, good)
-				frame := from.Frame(peer.Text, "whole")
+				frame := from.Frame(wstest.Text, "whole")
 				r.add(t, "limit_data", fmt.Sprintf(`"bytes":%d`, len(frame)+extra+3*min(extra, 1)))
 				from.Send(frame)
-				to.Want(peer.Text, "whole")
+				to.Want(wstest.Text, "whole")
 				if extra > 0 {
 					from.SendText("not any more")
 				}
 				if w.towards && extra > 0 { // the cut is within what has gone on
 					to.WantGone()
 				} else if w.towards {
-					to.WantClose(peer.Told(w.leg))
+					to.WantCloseAfterPings(peer.Told(w.leg))
 				} else {
 					to.WantGone()
 					to.TCP().Close()
-					from.WantClose(peer.Told(w.leg))
+					from.WantCloseAfterPings(peer.Told(w.leg))
 				}
 				r.toxic.Stop()
 				r.Ended(w.leg, wsproxy.ReasonLost)
@@ -374,8 +375,8 @@ func TestToxicLimitHandshake(t *testing.T) {
 				c := r.Connect()
 				c.Send(peer.Request("/", ""))
 				u := r.Accept()
-				if legs.Upstream == peer.TCP && w.towards {
-					u.Accept("")
+				if legs.Upstream == wstest.TCP && w.towards {
+					peer.Accept(u, "")
 				}
 				go io.Copy(io.Discard, u)
 				_, body := c.WantStatus(502)

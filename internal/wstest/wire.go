@@ -40,6 +40,9 @@ func (w *Wire) Below() net.Conn {
 	return w.Conn
 }
 
+// TCP returns the TCP connection, below TLS if there is any.
+func (w *Wire) TCP() *net.TCPConn { return w.Below().(*net.TCPConn) }
+
 // Who returns which peer this end is.
 func (w *Wire) Who() string {
 	if w.Client {
@@ -124,6 +127,21 @@ func (w *Wire) Want(first byte, payload string) {
 func (w *Wire) WantClose(code int) {
 	w.T.Helper()
 	f, err := w.ReadFrame()
+	w.wantClose(f, err, code)
+}
+
+// WantCloseAfterPings is [Wire.WantClose] with any number of Pings before it.
+func (w *Wire) WantCloseAfterPings(code int) {
+	w.T.Helper()
+	f, err := w.ReadFrame()
+	for err == nil && f.First == Ping {
+		f, err = w.ReadFrame()
+	}
+	w.wantClose(f, err, code)
+}
+
+func (w *Wire) wantClose(f Frame, err error, code int) {
+	w.T.Helper()
 	if err != nil {
 		w.T.Fatalf("%s: got %v, want Close %d", w.Who(), err, code)
 	}
@@ -220,6 +238,28 @@ func (w *Wire) ReadHead() string {
 			return b.String()
 		}
 	}
+}
+
+// WantStatus reads an answer and wants it to have that status. Any but 101 has
+// to be the last thing on the connection. It returns the header and the body.
+func (w *Wire) WantStatus(status int) (http.Header, string) {
+	w.T.Helper()
+	resp := w.ReadResponse()
+	if resp.StatusCode != status {
+		w.T.Fatalf("%s: answered %d, want %d", w.Who(), resp.StatusCode, status)
+	}
+	if status == http.StatusSwitchingProtocols {
+		return resp.Header, ""
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		w.T.Errorf("%s: body of the answer: %v", w.Who(), err)
+	}
+	if !resp.Close {
+		w.T.Errorf("%s: the answer doesn't say Connection: close", w.Who())
+	}
+	w.WantEnd()
+	return resp.Header, string(body)
 }
 
 // WantRefusal reads a refusal as it is on the wire, up to the end of the

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // counts is what a process has in hand.
@@ -55,15 +57,36 @@ func stacks() []string {
 	return found
 }
 
+// ofSession matches the functions that run a session, in the proxy's package or
+// in those below it.
+var ofSession = regexp.MustCompile(`/wsproxy(/internal/relay)?\.\(\*(Proxy|Session|pump|leg)\)`)
+
 // ofSessions are those stacks that run a session.
 func (c counts) ofSessions() []string {
 	var found []string
 	for _, s := range c.goroutines {
-		for _, of := range []string{"(*Proxy)", "(*Session)", "(*pump)", "(*leg)"} {
-			if strings.Contains(s, "/wsproxy."+of) {
-				found = append(found, s)
-				break
-			}
+		if ofSession.MatchString(s) {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// What the proxy's records say.
+const (
+	opened = "wsproxy: session opened"
+	ended  = "wsproxy: session ended"
+	failed = "wsproxy: handshake failed"
+)
+
+// records returns the records with that message; "": those with any other one
+// than the three above.
+func (r *Rig) records(msg string) []wstest.Record {
+	var found []wstest.Record
+	for _, m := range r.logs.Records() {
+		got := m["msg"]
+		if got == msg || msg == "" && got != opened && got != ended && got != failed {
+			found = append(found, m)
 		}
 	}
 	return found
@@ -72,22 +95,22 @@ func (c counts) ofSessions() []string {
 // Opened waits until there are as many sessions.
 func (r *Rig) Opened(n int) {
 	r.t.Helper()
-	if !Until(func() bool { return r.Proxy.Stats().Open == n }) {
+	if !wstest.Until(func() bool { return r.Proxy.Stats().Open == n }) {
 		r.t.Fatalf("%d sessions are open, want %d", r.Proxy.Stats().Open, n)
 	}
 }
 
 // Ended waits for the first session's end, wants it to be by that side for that
 // reason, and returns its record.
-func (r *Rig) Ended(by wsproxy.Side, reason wsproxy.Reason) Record {
+func (r *Rig) Ended(by wsproxy.Side, reason wsproxy.Reason) wstest.Record {
 	r.t.Helper()
 	return r.EndedAs(0, by, reason)
 }
 
 // EndedAs is Ended for the n-th session that ends, from 0.
-func (r *Rig) EndedAs(n int, by wsproxy.Side, reason wsproxy.Reason) Record {
+func (r *Rig) EndedAs(n int, by wsproxy.Side, reason wsproxy.Reason) wstest.Record {
 	r.t.Helper()
-	m := r.logs.wait(r.t, ended, n)
+	m := r.logs.WaitFor(r.t, ended, n)
 	if m["by"] != by.String() || m["reason"] != string(reason) {
 		r.t.Fatalf("logged %v, want a session ended by %v: %v", m, by, reason)
 	}
@@ -96,15 +119,15 @@ func (r *Rig) EndedAs(n int, by wsproxy.Side, reason wsproxy.Reason) Record {
 
 // Failed waits for the first handshake's failure, wants it to be logged with
 // that status and of that kind, and returns its record.
-func (r *Rig) Failed(status int, kind string) Record {
+func (r *Rig) Failed(status int, kind string) wstest.Record {
 	r.t.Helper()
 	return r.FailedAs(0, status, kind)
 }
 
 // FailedAs is Failed for the n-th handshake that fails, from 0.
-func (r *Rig) FailedAs(n, status int, kind string) Record {
+func (r *Rig) FailedAs(n, status int, kind string) wstest.Record {
 	r.t.Helper()
-	m := r.logs.wait(r.t, failed, n)
+	m := r.logs.WaitFor(r.t, failed, n)
 	if m["status"] != int64(status) || m["kind"] != kind {
 		r.t.Fatalf("logged %v, want status %d, kind %q", m, status, kind)
 	}
@@ -112,7 +135,7 @@ func (r *Rig) FailedAs(n, status int, kind string) Record {
 }
 
 // Other returns the records that are about neither a session nor a handshake.
-func (r *Rig) Other() []Record { return r.logs.all("") }
+func (r *Rig) Other() []wstest.Record { return r.records("") }
 
 // settle stops the rig and balances the books: every session has ended and
 // every ServeHTTP has returned by itself; there is one record for each session
@@ -127,7 +150,7 @@ func (r *Rig) settle(served <-chan struct{}) {
 		<-served
 		return
 	}
-	if !Until(func() bool {
+	if !wstest.Until(func() bool {
 		st := r.Proxy.Stats()
 		return st.Open == 0 && st.Handshakes == 0 && r.entered.Load() == r.left.Load()
 	}) {
@@ -141,7 +164,7 @@ func (r *Rig) settle(served <-chan struct{}) {
 	r.back.Close()
 	<-served
 	var now counts
-	if !Until(func() bool {
+	if !wstest.Until(func() bool {
 		now = count()
 		return len(now.ofSessions()) == 0 && len(now.goroutines) <= len(r.base.goroutines) && now.sockets <= r.base.sockets
 	}) {
@@ -159,13 +182,11 @@ func (r *Rig) balance() {
 			t.Errorf("%s: got %v, want %v", what, got, want)
 		}
 	}
-	for _, m := range r.logs.every() {
-		if text := fmt.Sprint(m); strings.Contains(text, planted) {
-			t.Errorf("a secret was logged: %s", text)
-		}
+	if text := r.logs.String(); strings.Contains(text, wstest.Secret) {
+		t.Errorf("a secret was logged: %s", text)
 	}
-	ends, fails := r.logs.all(ended), r.logs.all(failed)
-	equal("records of sessions opened", len(r.logs.all(opened)), len(ends))
+	ends, fails := r.records(ended), r.records(failed)
+	equal("records of sessions opened", len(r.records(opened)), len(ends))
 	equal("Stats.Opened", st.Opened, uint64(len(ends)))
 
 	outcomes, kinds, ids := map[string]uint64{}, map[string]uint64{}, map[any]bool{}

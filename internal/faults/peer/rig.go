@@ -5,7 +5,6 @@
 package peer
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"log"
@@ -14,27 +13,23 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Legs is what the two connections of a session are made of.
 type Legs struct {
-	Client, Upstream string // TCP or TLS
-	Detach           bool   // WithDetach
+	Client, Upstream wstest.Kind // TCP or TLS
+	Detach           bool        // WithDetach
 }
-
-// What a leg is made of.
-const (
-	TCP = "tcp"
-	TLS = "tls"
-)
 
 // Name names the legs in a test's name.
 func (l Legs) Name() string {
-	s := l.Client + "-" + l.Upstream
+	s := string(l.Client + "-" + l.Upstream)
 	if l.Detach {
 		s += "-detached"
 	}
@@ -43,17 +38,17 @@ func (l Legs) Name() string {
 
 // Kinds are the combinations that Each goes through.
 var Kinds = []Legs{
-	{TCP, TCP, false},
-	{TCP, TCP, true},
-	{TLS, TCP, true},
-	{TCP, TLS, false},
-	{TLS, TLS, false},
+	{wstest.TCP, wstest.TCP, false},
+	{wstest.TCP, wstest.TCP, true},
+	{wstest.TLS, wstest.TCP, true},
+	{wstest.TCP, wstest.TLS, false},
+	{wstest.TLS, wstest.TLS, false},
 }
 
 // Few are those that differ most, for tests that take their time.
 var Few = []Legs{
-	{TCP, TCP, false},
-	{TLS, TLS, true},
+	{wstest.TCP, wstest.TCP, false},
+	{wstest.TLS, wstest.TLS, true},
 }
 
 // Each runs a test over legs of each kind.
@@ -119,7 +114,7 @@ type Config struct {
 type Rig struct {
 	t     testing.TB
 	cfg   Config
-	logs  *Logs
+	logs  *wstest.Logs
 	base  counts
 	front net.Listener
 	back  net.Listener
@@ -136,24 +131,24 @@ type Rig struct {
 func New(t testing.TB, cfg Config) *Rig {
 	t.Helper()
 	if cfg.Client == "" {
-		cfg.Client = TCP
+		cfg.Client = wstest.TCP
 	}
 	if cfg.Upstream == "" {
-		cfg.Upstream = TCP
+		cfg.Upstream = wstest.TCP
 	}
-	trusted() // or its making would take part
+	cert() // or its making would take part
 	// A connection that is merely forgotten isn't to be closed by its
 	// finalizer and go unnoticed.
 	percent := debug.SetGCPercent(-1)
 	t.Cleanup(func() { debug.SetGCPercent(percent) })
-	r := &Rig{t: t, cfg: cfg, logs: new(Logs), base: count()}
+	r := &Rig{t: t, cfg: cfg, logs: &wstest.Logs{Least: slog.LevelDebug}, base: count()}
 	r.front, r.back = r.listen(wsproxy.Client), r.listen(wsproxy.Upstream)
 	r.to = r.via(wsproxy.Client, r.front)
 
 	target := cfg.Target
 	if target == "" {
 		scheme := "http"
-		if cfg.Upstream == TLS {
+		if cfg.Upstream == wstest.TLS {
 			scheme = "https"
 		}
 		target = scheme + "://" + r.via(wsproxy.Upstream, r.back)
@@ -161,7 +156,7 @@ func New(t testing.TB, cfg Config) *Rig {
 	options := []wsproxy.Option{
 		wsproxy.WithLogger(slog.New(r.logs)),
 		wsproxy.WithInsecureAnyOrigin(),
-		wsproxy.WithTLSConfig(Trust()),
+		wsproxy.WithTLSConfig(wstest.ClientConfig("")),
 	}
 	if cfg.Detach {
 		options = append(options, wsproxy.WithDetach())
@@ -187,8 +182,8 @@ func New(t testing.TB, cfg Config) *Rig {
 		cfg.Server(r.Server)
 	}
 	front := r.front
-	if cfg.Client == TLS {
-		front = tls.NewListener(front, &tls.Config{Certificates: []tls.Certificate{trusted().cert}})
+	if cfg.Client == wstest.TLS {
+		front = tls.NewListener(front, &tls.Config{Certificates: []tls.Certificate{cert()}})
 	}
 	done := make(chan struct{})
 	go func() {
@@ -221,7 +216,7 @@ func (r *Rig) via(side wsproxy.Side, ln net.Listener) string {
 }
 
 // Connect connects a client to the front; TLS is done, HTTP isn't begun.
-func (r *Rig) Connect() *Wire {
+func (r *Rig) Connect() *wstest.Wire {
 	r.t.Helper()
 	dial := r.cfg.Dial
 	if dial == nil {
@@ -231,13 +226,10 @@ func (r *Rig) Connect() *Wire {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	w := newWire(r.t, c, wsproxy.Client)
-	if r.cfg.Client == TLS {
-		cfg := Trust()
-		cfg.ServerName = "front.test"
-		w = newWire(r.t, tls.Client(c, cfg), wsproxy.Client)
+	if r.cfg.Client == wstest.TLS {
+		c = tls.Client(c, wstest.ClientConfig("front.test"))
 	}
-	return w
+	return wstest.NewWire(r.t, c, true)
 }
 
 // Back is where the upstream listens; closing it makes the upstream one that
@@ -246,31 +238,23 @@ func (r *Rig) Back() net.Listener { return r.back }
 
 // AcceptRaw waits for the proxy to connect to the upstream; what is spoken on
 // top of TCP isn't begun.
-func (r *Rig) AcceptRaw() *Wire {
+func (r *Rig) AcceptRaw() *wstest.Wire {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { r.back.Close() })
-	defer stop()
-	c, err := r.back.Accept()
-	if err != nil {
-		r.t.Fatalf("nobody connects to the upstream: %v", err)
-	}
-	return newWire(r.t, c, wsproxy.Upstream)
+	return wstest.NewWire(r.t, wstest.Accept(r.t, r.back), false)
 }
 
 // Accept is AcceptRaw with TLS, where the leg is in TLS.
-func (r *Rig) Accept() *Wire {
+func (r *Rig) Accept() *wstest.Wire {
 	r.t.Helper()
 	w := r.AcceptRaw()
-	if r.cfg.Upstream != TLS {
+	if r.cfg.Upstream != wstest.TLS {
 		return w
 	}
-	cert := trusted().cert
+	own := cert()
 	if r.cfg.Cert != nil {
-		cert = *r.cfg.Cert
+		own = *r.cfg.Cert
 	}
-	return newWire(r.t, tls.Server(w.Conn, &tls.Config{Certificates: []tls.Certificate{cert}}), wsproxy.Upstream)
+	return wstest.NewWire(r.t, tls.Server(w.Conn, &tls.Config{Certificates: []tls.Certificate{own}}), false)
 }
 
 // NoDial wants nobody to be connecting to the upstream.
@@ -291,18 +275,18 @@ func (r *Rig) NoDial() {
 }
 
 // Open takes both sides through their handshakes.
-func (r *Rig) Open() (client, upstream *Wire) {
+func (r *Rig) Open() (client, upstream *wstest.Wire) {
 	r.t.Helper()
 	client = r.Connect()
 	client.Send(Request("/", ""))
 	upstream = r.Accept()
-	upstream.Accept("")
+	Accept(upstream, "")
 	client.WantStatus(http.StatusSwitchingProtocols)
 	return client, upstream
 }
 
 // OpenSide is Open for a test that is about one side: that one comes first.
-func (r *Rig) OpenSide(side wsproxy.Side) (this, across *Wire) {
+func (r *Rig) OpenSide(side wsproxy.Side) (this, across *wstest.Wire) {
 	r.t.Helper()
 	client, upstream := r.Open()
 	if side == wsproxy.Client {
@@ -313,3 +297,25 @@ func (r *Rig) OpenSide(side wsproxy.Side) (this, across *Wire) {
 
 // Address is where clients connect to, for those that are none of the rig's.
 func (r *Rig) Address() string { return r.to }
+
+// cert is what both legs of a rig use, also on the tests' own networks.
+var cert = sync.OnceValue(func() tls.Certificate {
+	return wstest.CA().Issue("front.test", "upstream.test", "127.0.0.1", "10.221.2.2")
+})
+
+// Request is [wstest.Request] with [wstest.Secret] in it.
+func Request(path, lines string) string {
+	return wstest.Request(path+"?token="+wstest.Secret, "Authorization: Bearer "+wstest.Secret+"\r\n"+lines)
+}
+
+// Answer is [wstest.Answer] with [wstest.Secret] in it.
+func Answer(key, lines string) string {
+	return wstest.Answer(key, "Set-Cookie: id="+wstest.Secret+"\r\n"+lines)
+}
+
+// Accept reads the handshake's request and sends the [Answer].
+func Accept(upstream *wstest.Wire, lines string) *http.Request {
+	req := upstream.ReadRequest()
+	upstream.Send(Answer(req.Header.Get("Sec-WebSocket-Key"), lines))
+	return req
+}
