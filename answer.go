@@ -42,14 +42,14 @@ func readAnswer(br *bufio.Reader) (*http.Response, error) {
 			// The upstream speaks HTTP. Some servers send a body with a 1xx status
 			// that a client requested, and a client's request must not count
 			// against the upstream.
-			return nil, fmt.Errorf("%w: what follows an answer of 1xx is none", ErrBadAnswer)
+			return nil, fmt.Errorf("%w: malformed answer after a 1xx", ErrBadAnswer)
 		case err != nil:
 			return nil, err
 		case resp.StatusCode == http.StatusSwitchingProtocols, resp.StatusCode >= 200:
 			return resp, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: more than %d answers of 1xx", ErrBadAnswer, maxInformational)
+	return nil, fmt.Errorf("%w: more than %d informational (1xx) answers", ErrBadAnswer, maxInformational)
 }
 
 var (
@@ -57,7 +57,7 @@ var (
 	errNotHTTP = errors.New("not HTTP")
 	// errWantsTLS means that the upstream speaks TLS although its target does
 	// not say so.
-	errWantsTLS = errors.New("the upstream speaks TLS here: its target should be https or wss")
+	errWantsTLS = errors.New("the upstream speaks TLS: use an https or wss target")
 )
 
 // saysTLS reports whether the available part of a 400 answer complains about
@@ -76,9 +76,9 @@ func readHead(br *bufio.Reader) (string, error) {
 	// The line may never end, so check the first byte first.
 	switch first, err := br.Peek(1); {
 	case err == io.EOF:
-		return "", fmt.Errorf("%w: connection closed with no answer: %w", ErrBadAnswer, err)
+		return "", fmt.Errorf("%w: connection closed without an answer: %w", ErrBadAnswer, err)
 	case err == io.ErrUnexpectedEOF: // in the middle of a TLS record
-		return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
+		return "", fmt.Errorf("%w: connection closed within the header", ErrBadAnswer)
 	case err != nil:
 		return "", err
 	case first[0] != 'H':
@@ -86,7 +86,7 @@ func readHead(br *bufio.Reader) (string, error) {
 		if first[0] == 0x15 || first[0] == 0x16 { // an alert or handshake record: RFC 8446, 5.1
 			return "", fmt.Errorf("%w: %w: %w", ErrBadAnswer, errNotHTTP, errWantsTLS)
 		}
-		return "", fmt.Errorf("%w: %w: it begins with %q", ErrBadAnswer, errNotHTTP, first)
+		return "", fmt.Errorf("%w: %w: starts with %q", ErrBadAnswer, errNotHTTP, first)
 	}
 	var head []byte
 	for line, lines := 0, 0; ; {
@@ -96,7 +96,7 @@ func readHead(br *bufio.Reader) (string, error) {
 		case err == bufio.ErrBufferFull:
 			continue
 		case err == io.EOF, err == io.ErrUnexpectedEOF:
-			return "", fmt.Errorf("%w: connection closed in the middle of it", ErrBadAnswer)
+			return "", fmt.Errorf("%w: connection closed within the header", ErrBadAnswer)
 		case err != nil:
 			return "", err
 		}
@@ -105,7 +105,7 @@ func readHead(br *bufio.Reader) (string, error) {
 		}
 		line = len(head)
 		if lines++; lines > maxFields+1 { // not counting the status line
-			return "", fmt.Errorf("%w: header has over %d fields", ErrBadAnswer, maxFields)
+			return "", fmt.Errorf("%w: header has more than %d fields", ErrBadAnswer, maxFields)
 		}
 	}
 }
@@ -164,7 +164,7 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 	h := resp.Header
 	switch accept := h["Sec-Websocket-Accept"]; {
 	case resp.ProtoMajor != 1 || resp.ProtoMinor < 1: // RFC 9110, 6.2: 1.2 would be read as 1.1
-		return nil, errors.New("101 in another version than HTTP/1.1")
+		return nil, errors.New("101 is not HTTP/1.1")
 	case !upgradesToWebSocket(h["Upgrade"]):
 		return nil, errors.New("101 without Upgrade: websocket")
 	case !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
@@ -172,7 +172,7 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 	case announcesBody(h["Content-Length"]):
 		return nil, errors.New("101 with a body")
 	case len(accept) != 1 || accept[0] != acceptKey(sent.key):
-		return nil, errors.New("101 without the one right Sec-WebSocket-Accept")
+		return nil, errors.New("101 with a missing or wrong Sec-WebSocket-Accept")
 	}
 	chosen, field, err := parseOffer(h["Sec-Websocket-Protocol"], h["Sec-Websocket-Extensions"])
 	if err != nil {
@@ -181,19 +181,19 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 	up := &upstreamConn{}
 	switch p := chosen.protocols; {
 	case len(p) > 1:
-		return nil, errors.New("more than one subprotocol")
+		return nil, errors.New("101 selects more than one subprotocol")
 	case len(p) == 1 && !slices.Contains(sent.protocols, p[0]):
-		return nil, errors.New("subprotocol that was not offered")
+		return nil, errors.New("101 selects a subprotocol that was not offered")
 	case len(p) == 1 && slices.Contains(asked.protocols, p[0]):
 		// A rewrite may offer a subprotocol of its own; the client must not see it.
 		up.subprotocol = strings.Clone(p[0]) // a copy, so that it does not retain the whole answer
 	}
 	if len(chosen.extensions) > maxExtensions { // each is compared with all that were offered
-		return nil, errors.New("too many extensions")
+		return nil, errors.New("101 selects too many extensions")
 	}
 	for i, e := range chosen.extensions {
 		if !hasExtension(sent.extensions, e.name) || !hasExtension(asked.extensions, e.name) || hasExtension(chosen.extensions[:i], e.name) {
-			return nil, errors.New("extension that was not offered")
+			return nil, errors.New("101 selects an extension twice or without an offer")
 		}
 		if e.name == "permessage-deflate" {
 			up.rsvMessage |= frame.RSV1Bit // RFC 7692, 6

@@ -180,15 +180,15 @@ func forwardedOrigin(r *http.Request) (scheme, host, port string) {
 func (c *config) trustAdvice(r *http.Request, when string) string {
 	switch {
 	case c.trustedPeer(r):
-		return "the proxy in front, which is trusted, has to send X-Forwarded-Proto: https"
+		return "the trusted proxy in front must send X-Forwarded-Proto: https"
 	case overUnix(r):
-		return when + ", name it by WithTrustedUnixSockets"
+		return when + ", trust it with WithTrustedUnixSockets"
 	case !peerAddr(r).IsValid():
-		return when + ", name it by WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"
+		return when + ", trust it with WithTrustedProxies; middleware has replaced RemoteAddr, so also set ConnContext in the http.Server"
 	case len(c.trusted) > 0 && r.Context().Value(connKey{}) == nil:
-		return when + ", name it by WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"
+		return when + ", trust it with WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"
 	}
-	return when + ", name it by WithTrustedProxies"
+	return when + ", trust it with WithTrustedProxies"
 }
 
 // clientKey returns the key that a client's sessions are counted by, or "" if

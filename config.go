@@ -69,7 +69,7 @@ func (c *config) mistake(option string, value any, reason string) {
 // positive reports a duration that is not above zero as a mistake.
 func (c *config) positive(option string, d time.Duration) time.Duration {
 	if d <= 0 {
-		c.mistake(option, d, "must be above zero: every wait has a limit")
+		c.mistake(option, d, "must be positive")
 	}
 	return d
 }
@@ -96,12 +96,12 @@ func (c *config) plausible(option string, durations ...time.Duration) {
 	for _, d := range durations {
 		switch {
 		case d > longest:
-			c.mistake(option, d, "over 50 years")
+			c.mistake(option, d, "exceeds 50 years")
 			return
 		case d > 0 && d < shortest:
-			reason := "under 1 ms: were seconds meant?"
+			reason := "less than 1 ms; did you mean seconds?"
 			if d < shortest/10 {
-				reason = fmt.Sprintf("under 1 ms: were seconds meant, as in %d*time.Second?", d)
+				reason = fmt.Sprintf("less than 1 ms; did you mean %d*time.Second?", d)
 			}
 			c.mistake(option, d, reason)
 			return
@@ -128,7 +128,7 @@ func (c *config) checkDurations() {
 // limit returns the limits of the side.
 func (c *config) limit(option string, from Side) *protocol.Limits {
 	if from != Client && from != Upstream {
-		c.mistake(option, from, "neither Client nor Upstream")
+		c.mistake(option, from, "must be Client or Upstream")
 		return new(protocol.Limits)
 	}
 	return &c.limits[from]
@@ -165,7 +165,7 @@ func newConfig(target string, options []Option) (*config, error) {
 	c.checkDurations()
 	c.useMembers(target)
 	if c.dialContext != nil && len(c.sourceAddresses) > 0 {
-		c.mistake("WithSourceAddresses", "", "WithDialContext dials from where it likes")
+		c.mistake("WithSourceAddresses", "", "cannot be combined with WithDialContext")
 	}
 	if c.dialContext == nil {
 		d := new(net.Dialer)
@@ -182,7 +182,7 @@ func newConfig(target string, options []Option) (*config, error) {
 	completeTLS(c.tls)
 	c.tls.InsecureSkipVerify = c.tls.InsecureSkipVerify || c.skipVerify
 	if c.anyOrigin && len(c.origins) > 0 {
-		c.mistake("WithInsecureAnyOrigin", "", "makes WithOrigins meaningless: choose one")
+		c.mistake("WithInsecureAnyOrigin", "", "cannot be combined with WithOrigins")
 	}
 	return c, errors.Join(c.mistakes...)
 }
@@ -195,9 +195,9 @@ func (c *config) useMembers(target string) {
 	switch {
 	case target == "" && (c.members != nil || c.source != nil):
 	case c.members != nil:
-		c.mistake("target", redactTarget(target), "WithUpstreams says where to go: leave this empty")
+		c.mistake("target", redactTarget(target), "must be empty with WithUpstreams")
 	case c.source != nil:
-		c.mistake("target", redactTarget(target), "WithSource says where to go: leave this empty")
+		c.mistake("target", redactTarget(target), "must be empty with WithSource")
 	default:
 		m, err := c.newMember(Member{Target: target})
 		if err != nil {

@@ -84,7 +84,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 		err = part.Err()
 	}
 	if err != nil {
-		return fail("answer", fmt.Errorf("%w, to GET %s", err, askedFor(out)))
+		return fail("answer", fmt.Errorf("GET %s: %w", askedFor(out), err))
 	}
 	conn.SetDeadline(time.Time{})
 	done = true
@@ -144,7 +144,7 @@ func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn 
 		return nil, op, err
 	}
 	if conn == nil {
-		return nil, op, errors.New("neither a connection nor an error")
+		return nil, op, errors.New("dialer returned neither a connection nor an error")
 	}
 	if u.Scheme == "https" || u.Scheme == "wss" {
 		op = "tls"
@@ -202,7 +202,7 @@ func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamC
 	}()
 	if err != nil {
 		if limit.N <= 0 {
-			err = fmt.Errorf("%w: header over 64 KiB", ErrBadAnswer)
+			err = fmt.Errorf("%w: header exceeds 64 KiB", ErrBadAnswer)
 		}
 		return nil, err
 	}

@@ -848,7 +848,7 @@ func TestRelayRefusal(t *testing.T) {
 				u.WantEnd()
 				r.wantReturned()
 				m := r.logs.Wait(t, i)
-				cut := strings.Contains(m["error"].(string), "cut short")
+				cut := strings.Contains(m["error"].(string), "body truncated")
 				if m["status"] != int64(row.status) || m["kind"] != "refusal" || cut != row.cut {
 					t.Errorf("logged %v", m)
 				}

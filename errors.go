@@ -93,7 +93,7 @@ func (e *Error) Error() string { return fmt.Sprintf("wsproxy: %v %s: %v", e.Side
 func (e *Error) Unwrap() error { return e.Err }
 
 // errHook: a hook of [WithOnOpen] has refused the session.
-var errHook = errors.New("refused by the hook")
+var errHook = errors.New("refused by a hook")
 
 // A Refusal is an error that a hook of [WithOnOpen] returns to set the client's
 // answer.

@@ -603,9 +603,9 @@ func ExampleNew() {
 	var mistake *wsproxy.OptionError
 	fmt.Println(errors.As(err, &mistake), mistake.Option)
 	// Output:
-	// wsproxy: target: "ftp://example.com": unknown scheme: want http, https, ws, wss or unix
-	// wsproxy: WithPing: "-1s": interval is negative
-	// wsproxy: WithOrigins: "https://*": lets in every page on the internet: WithInsecureAnyOrigin says so
+	// wsproxy: target: "ftp://example.com": unknown scheme; want http, https, ws, wss or unix
+	// wsproxy: WithPing: "-1s": negative interval
+	// wsproxy: WithOrigins: "https://*": allows every page on the internet; use WithInsecureAnyOrigin for that
 	// true target
 }
 

@@ -110,17 +110,17 @@ func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *ur
 	}
 	for name, values := range h {
 		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
-			return nil, nil, fmt.Errorf("header field %q is not valid", name)
+			return nil, nil, fmt.Errorf("invalid header field %q", name)
 		}
 	}
 	if !httpguts.ValidHostHeader(out.Host) {
-		return nil, nil, errors.New("host is not valid")
+		return nil, nil, errors.New("invalid host")
 	}
 	if out.RequestURI = asked.bytes(out.URL); !validTarget(out.RequestURI) {
-		return nil, nil, errors.New("path or query is not valid")
+		return nil, nil, errors.New("invalid path or query")
 	}
 	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
-		return nil, nil, errors.New("no host, or a scheme that can't be dialled")
+		return nil, nil, errors.New("URL without a host, or with an unsupported scheme")
 	}
 	return out, sent, nil
 }
@@ -166,7 +166,7 @@ func takeOffer(h http.Header) (*offer, error) {
 func tidyRewritten(out *http.Request, target *url.URL) (err error) {
 	if out.URL.Scheme != "unix" && out.URL.Host != "" && out.URL.Host != target.Host {
 		if out.URL.Host, err = normalHost(out.URL.Scheme, out.URL.Host); err != nil {
-			return fmt.Errorf("URL's host %q: %w", clip(out.URL.Host), err)
+			return fmt.Errorf("URL host %q: %w", clip(out.URL.Host), err)
 		}
 	}
 	if !httpguts.ValidHostHeader(out.Host) {

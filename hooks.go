@@ -43,7 +43,7 @@ func (p *Proxy) callOnOpen(ctx context.Context, s *Session, r *http.Request) (_ 
 		}
 	}
 	if r.URL == nil || r.Header == nil {
-		return nil, &Error{Op: "open", Side: Self, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: no URL or header left", errHook)}
+		return nil, &Error{Op: "open", Side: Self, Status: http.StatusInternalServerError, Err: fmt.Errorf("%w: it set the URL or Header to nil", errHook)}
 	}
 	return r, nil
 }
@@ -118,7 +118,7 @@ func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http
 	pr := &httputil.ProxyRequest{In: in, Out: out}
 	f(pr)
 	if pr.Out == nil || pr.Out.URL == nil || pr.Out.Header == nil {
-		return nil, errors.New("no request, URL or header left")
+		return nil, errors.New("hook set the request, its URL or its Header to nil")
 	}
 	return pr.Out, nil
 }

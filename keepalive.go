@@ -58,7 +58,7 @@ func WithPingTo(side Side, interval, timeout time.Duration) Option {
 	return func(c *config) {
 		p := c.pinging("WithPingTo", interval, timeout)
 		if side != Client && side != Upstream {
-			c.mistake("WithPingTo", side, "neither Client nor Upstream")
+			c.mistake("WithPingTo", side, "must be Client or Upstream")
 			return
 		}
 		c.pings[side] = p
@@ -106,9 +106,9 @@ func WithCloseTimeout(d time.Duration) Option {
 func (c *config) pinging(option string, interval, timeout time.Duration) protocol.Pinging {
 	switch {
 	case interval < 0:
-		c.mistake(option, interval, "interval is negative")
+		c.mistake(option, interval, "negative interval")
 	case interval > 0 && timeout <= 0:
-		c.mistake(option, timeout, "timeout must be above zero")
+		c.mistake(option, timeout, "timeout must be positive")
 	case interval > 0:
 		c.plausible(option, interval, timeout)
 	}

@@ -173,7 +173,7 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 		e.Status = http.StatusServiceUnavailable
 	}
 	if e.Side == Upstream && overslept(limit) {
-		e.Err = fmt.Errorf("%w, and %w", e.Err, errOverslept)
+		e.Err = fmt.Errorf("%w (%w)", e.Err, errOverslept)
 	}
 	return e
 }
@@ -181,7 +181,7 @@ func dialError(ctx, limit context.Context, op string, err error) *Error {
 // errOverslept means that a handshake or a check failed so long after its
 // deadline that the process cannot have been running when it was due. That says
 // nothing about the upstream, whose answer may have arrived in time.
-var errOverslept = errors.New("the proxy itself did not run in time")
+var errOverslept = errors.New("the proxy was not running at the deadline")
 
 // overslept reports whether ctx's deadline passed so long ago that the process
 // cannot have been running when it was due.

@@ -215,7 +215,7 @@ func TestUpstreamInLog(t *testing.T) {
 	}
 	nginx := "HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Length: 90\r\nConnection: close\r\n\r\n" +
 		fmt.Sprintf("%-90s", "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>")
-	const wants = "the upstream speaks TLS here: its target should be https or wss"
+	const wants = "the upstream speaks TLS: use an https or wss target"
 	for _, test := range []struct {
 		name   string
 		dial   act
@@ -226,10 +226,10 @@ func TestUpstreamInLog(t *testing.T) {
 	}{
 		{"404", answeringStatus(404), 404, wsproxy.KindRefusal, slog.LevelInfo, "upstream answered 404 to GET /ws/websocket, want 101"},
 		{"502", answeringStatus(502), 502, wsproxy.KindRefusal, slog.LevelWarn, "upstream answered 502 to GET /ws/websocket, want 101"},
-		{"bad 101", answering("HTTP/1.1 101 x\r\n\r\n"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, ", to GET /ws/websocket"},
-		{"SSH", says("SSH-2.0-x"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, `bad answer: not HTTP: it begins with "SSH-", to GET /ws/websocket`},
+		{"bad 101", answering("HTTP/1.1 101 x\r\n\r\n"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, "GET /ws/websocket: "},
+		{"SSH", says("SSH-2.0-x"), 502, wsproxy.KindBadAnswer, slog.LevelWarn, `GET /ws/websocket: bad answer: not HTTP: starts with "SSH-"`},
 		{"refused", failing(syscall.ECONNREFUSED), 502, wsproxy.KindRefused, slog.LevelWarn, "refused"},
-		{"reset", func(context.Context) (net.Conn, error) { return &resetOnce{}, nil }, 502, wsproxy.KindReset, slog.LevelWarn, "to GET /ws/websocket"},
+		{"reset", func(context.Context) (net.Conn, error) { return &resetOnce{}, nil }, 502, wsproxy.KindReset, slog.LevelWarn, "GET /ws/websocket"},
 		{"an alert", says("\x15\x03\x01\x00\x02\x02\x46"), 502, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
 		{"nginx's HTTPS port", says(nginx), 400, wsproxy.KindWantsTLS, slog.LevelWarn, wants},
 		{"Go's HTTPS port", func(ctx context.Context) (net.Conn, error) {
@@ -272,11 +272,11 @@ func TestNoHijackInLog(t *testing.T) {
 		level slog.Level
 		error string
 	}{
-		{"TimeoutHandler", func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Minute, "") }, 1, wsproxy.KindNoHijack, slog.LevelWarn, "*http.timeoutWriter: neither Hijacker nor Unwrap"},
+		{"TimeoutHandler", func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Minute, "") }, 1, wsproxy.KindNoHijack, slog.LevelWarn, "*http.timeoutWriter implements neither http.Hijacker nor Unwrap"},
 		{"within one that unwraps", func(h http.Handler) http.Handler {
 			inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapping{w}, r) })
 			return http.TimeoutHandler(inner, time.Minute, "")
-		}, 1, wsproxy.KindNoHijack, slog.LevelWarn, "*http.timeoutWriter: neither Hijacker nor Unwrap"},
+		}, 1, wsproxy.KindNoHijack, slog.LevelWarn, "*http.timeoutWriter implements neither http.Hijacker nor Unwrap"},
 		{"HTTP/2", func(h http.Handler) http.Handler { return h }, 2, wsproxy.KindHTTPVersion, slog.LevelInfo, "WebSockets are supported over HTTP/1.1 only: HTTP/2.0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -176,9 +176,9 @@ func WithTrustedProxies(prefixes ...netip.Prefix) Option {
 		for _, p := range prefixes {
 			switch {
 			case !p.IsValid():
-				c.mistake("WithTrustedProxies", p, "not a valid prefix")
+				c.mistake("WithTrustedProxies", p, "invalid prefix")
 			case p.Addr().Is4In6():
-				c.mistake("WithTrustedProxies", p, "IPv4 within IPv6 never matches: write it as IPv4")
+				c.mistake("WithTrustedProxies", p, "IPv4-mapped prefixes never match; use an IPv4 prefix")
 			}
 		}
 	}
@@ -231,14 +231,14 @@ func WithTLSConfig(t *tls.Config) Option {
 		}
 		c.tls = t.Clone()
 		if t.InsecureSkipVerify && t.VerifyConnection == nil && t.VerifyPeerCertificate == nil {
-			c.mistake("WithTLSConfig", "InsecureSkipVerify", "verifies nothing: WithInsecureSkipVerify says so")
+			c.mistake("WithTLSConfig", "InsecureSkipVerify", "use WithInsecureSkipVerify to disable verification")
 		}
 		for _, limit := range []struct {
 			name    string
 			version uint16
 		}{{"MinVersion", t.MinVersion}, {"MaxVersion", t.MaxVersion}} {
 			if v := limit.version; v != 0 && v < tls.VersionTLS12 {
-				c.mistake("WithTLSConfig", limit.name+" "+tls.VersionName(v), "TLS 1.2 is the least")
+				c.mistake("WithTLSConfig", limit.name+" "+tls.VersionName(v), "must be TLS 1.2 or later")
 			}
 		}
 	}
@@ -381,7 +381,7 @@ func WithDrain(window time.Duration, code websocket.StatusCode) Option {
 			c.mistake("WithDrain", window, "negative")
 		}
 		if !sendable(c.drainCode) {
-			c.mistake("WithDrain", int(code), "a close code that may not be sent")
+			c.mistake("WithDrain", int(code), "close code may not be sent")
 		}
 	}
 }

@@ -77,7 +77,7 @@ func WithSource(interval time.Duration, s Source) Option {
 func WithBalance(b Balance) Option {
 	return func(c *config) {
 		if c.balance = b; b.find == nil {
-			c.mistake("WithBalance", "Balance{}", "made by none of LeastSessions, RoundRobin, TwoChoices, Rendezvous, BalanceFunc; or by BalanceFunc(nil)")
+			c.mistake("WithBalance", "Balance{}", "use LeastSessions, RoundRobin, TwoChoices, Rendezvous or BalanceFunc with a function")
 		}
 	}
 }
@@ -97,7 +97,7 @@ func WithSticky(cookie http.Cookie, secret []byte) Option {
 			c.mistake("WithSticky", cookie.Name, strings.TrimPrefix(err.Error(), "http: "))
 		}
 		if len(secret) < 16 {
-			c.mistake("WithSticky", len(secret), "a secret of fewer than 16 bytes")
+			c.mistake("WithSticky", len(secret), "secret is shorter than 16 bytes")
 		}
 		c.sticky = &sticky{cookie: cookie, secret: slices.Clone(secret)}
 	}
@@ -115,7 +115,7 @@ func WithSticky(cookie http.Cookie, secret []byte) Option {
 func WithRetry(share float64) Option {
 	return func(c *config) {
 		if c.retryShare = share; !(share >= 0 && share <= 1) {
-			c.mistake("WithRetry", share, "not a share from 0 to 1")
+			c.mistake("WithRetry", share, "must be from 0 to 1")
 		}
 	}
 }
@@ -143,7 +143,7 @@ func WithJudgeAnswers(clients int) Option {
 	return func(c *config) {
 		c.judgeAnswers, c.doubtsNeeded = true, clients
 		if clients < 2 || clients > mostDoubts {
-			c.mistake("WithJudgeAnswers", clients, "not from 2 to 1000: one client must not decide for others")
+			c.mistake("WithJudgeAnswers", clients, "must be from 2 to 1000")
 		}
 	}
 }
@@ -164,17 +164,17 @@ func WithHealthCheck(h HealthCheck) Option {
 		}
 		if _, err := url.ParseRequestURI(h.Path); h.Path != "" && (err != nil || !strings.HasPrefix(h.Path, "/")) {
 			path, _, _ := strings.Cut(h.Path, "?") // what follows may be a secret
-			c.mistake("WithHealthCheck", path, "not a path that begins with a slash")
+			c.mistake("WithHealthCheck", path, "path must begin with a slash")
 		}
 		h.Header = h.Header.Clone()
 		for _, name := range slices.Sorted(maps.Keys(h.Header)) {
 			values := h.Header[name]
 			if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
-				c.mistake("WithHealthCheck", name, "not a valid header field")
+				c.mistake("WithHealthCheck", name, "invalid header field")
 			}
 		}
 		if h.Interval > 0 && h.Interval < time.Millisecond {
-			c.mistake("WithHealthCheck", h.Interval, "under a millisecond")
+			c.mistake("WithHealthCheck", h.Interval, "less than 1 ms")
 		}
 		h.Interval, h.Timeout = cmp.Or(h.Interval, defaultCheckInterval), cmp.Or(h.Timeout, defaultCheckTimeout)
 		h.Fall, h.Rise = cmp.Or(h.Fall, defaultFall), cmp.Or(h.Rise, defaultRise)
@@ -202,7 +202,7 @@ func WithSourceAddresses(addresses ...netip.Addr) Option {
 		c.sourceAddresses = slices.Clone(addresses)
 		for _, a := range addresses {
 			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
-				c.mistake("WithSourceAddresses", a, "not the address of a machine")
+				c.mistake("WithSourceAddresses", a, "not a unicast address")
 			}
 		}
 	}

@@ -71,17 +71,17 @@ func WithRateLimit(from Side, r RateLimit) Option {
 		case !(r.Messages >= 0 && r.Frames >= 0 && r.Bytes >= 0) || r.Burst < 0: // or no number
 			c.mistake("WithRateLimit", r, "negative")
 		case math.IsInf(r.Messages, 0) || math.IsInf(r.Frames, 0) || math.IsInf(r.Bytes, 0):
-			c.mistake("WithRateLimit", r, "infinite: 0 is no limit")
+			c.mistake("WithRateLimit", r, "infinite; use 0 for no limit")
 		case r.Messages == 0 && r.Frames == 0 && r.Bytes == 0:
-			c.mistake("WithRateLimit", r, "limits neither messages nor frames nor bytes")
+			c.mistake("WithRateLimit", r, "sets no limit")
 		case r.Messages > 0 && r.Messages < protocol.LeastMessages:
-			c.mistake("WithRateLimit", r, "under one message an hour")
+			c.mistake("WithRateLimit", r, "less than one message per hour")
 		case r.Frames > 0 && r.Frames < protocol.LeastMessages:
-			c.mistake("WithRateLimit", r, "under one frame an hour")
+			c.mistake("WithRateLimit", r, "less than one frame per hour")
 		case r.Bytes > 0 && r.Bytes < protocol.LeastBytes:
-			c.mistake("WithRateLimit", r, "under one byte a second")
+			c.mistake("WithRateLimit", r, "less than one byte per second")
 		case r.Burst > longest:
-			c.mistake("WithRateLimit", r, "burst over 50 years")
+			c.mistake("WithRateLimit", r, "burst exceeds 50 years")
 		default:
 			c.plausible("WithRateLimit", r.Burst)
 		}

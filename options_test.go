@@ -59,7 +59,7 @@ func TestLongWaits(t *testing.T) {
 	}
 	for name, option := range options {
 		_, err := wsproxy.New("http://127.0.0.1", option)
-		if want := "wsproxy: " + name + `: "876000h0m0s": over 50 years`; err == nil || err.Error() != want {
+		if want := "wsproxy: " + name + `: "876000h0m0s": …`; err == nil || !like(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
@@ -100,89 +100,102 @@ func TestLongestWaits(t *testing.T) {
 	}
 }
 
+// like reports whether got is want, in which … stands for any text: tests pin what
+// an error is about and what it suggests, not its sentence.
+func like(got, want string) bool {
+	for i, part := range strings.Split(want, "…") {
+		at := strings.Index(got, part)
+		if at < 0 || i == 0 && at > 0 {
+			return false
+		}
+		got = got[at+len(part):]
+	}
+	return got == "" || strings.HasSuffix(want, "…")
+}
+
 // Every mistake is reported, all at once, and each by its option's name.
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	rows := []struct {
 		option string
 		value  wsproxy.Option
-		text   string
+		text   string // of the error; … stands for any text
 	}{
-		{"WithPing", wsproxy.WithPing(-1, 1), `wsproxy: WithPing: "-1ns": interval is negative`},
-		{"WithPing", wsproxy.WithPing(time.Second, 0), `wsproxy: WithPing: "0s": timeout must be above zero`},
+		{"WithPing", wsproxy.WithPing(-1, 1), `wsproxy: WithPing: "-1ns": …`},
+		{"WithPing", wsproxy.WithPing(time.Second, 0), `wsproxy: WithPing: "0s": …`},
 		{"WithPing", wsproxy.WithPing(time.Second, -1), ""},
-		{"WithPing", wsproxy.WithPing(25, 10), `wsproxy: WithPing: "25ns": under 1 ms: were seconds meant, as in 25*time.Second?`},
-		{"WithPing", wsproxy.WithPing(time.Millisecond, 999*time.Microsecond), `wsproxy: WithPing: "999µs": under 1 ms: were seconds meant?`},
-		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Client, 25, 10), `wsproxy: WithPingTo: "25ns": under 1 ms: were seconds meant, as in 25*time.Second?`},
-		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Client, time.Second, 0), `wsproxy: WithPingTo: "0s": timeout must be above zero`},
+		{"WithPing", wsproxy.WithPing(25, 10), `wsproxy: WithPing: "25ns": …25*time.Second…`},
+		{"WithPing", wsproxy.WithPing(time.Millisecond, 999*time.Microsecond), `wsproxy: WithPing: "999µs": …`},
+		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Client, 25, 10), `wsproxy: WithPingTo: "25ns": …25*time.Second…`},
+		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Client, time.Second, 0), `wsproxy: WithPingTo: "0s": …`},
 		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Upstream, -1, 1), ""},
-		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Self, time.Second, time.Second), `wsproxy: WithPingTo: "proxy": neither Client nor Upstream`},
-		{"WithIdleTimeout", wsproxy.WithIdleTimeout(-time.Second), `wsproxy: WithIdleTimeout: "-1s": negative`},
+		{"WithPingTo", wsproxy.WithPingTo(wsproxy.Self, time.Second, time.Second), `wsproxy: WithPingTo: "proxy": …`},
+		{"WithIdleTimeout", wsproxy.WithIdleTimeout(-time.Second), `wsproxy: WithIdleTimeout: "-1s": …`},
 		{"WithWriteTimeout", wsproxy.WithWriteTimeout(0), ""},
 		{"WithHandshakeTimeout", wsproxy.WithHandshakeTimeout(-1), ""},
 		{"WithCloseTimeout", wsproxy.WithCloseTimeout(0), ""},
 		{"WithRewrite", wsproxy.WithRewrite(nil), ""},
 		{"WithBalance", wsproxy.WithBalance(wsproxy.BalanceFunc(nil)), ""},
-		{"WithHealthCheck", wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "health?token=" + wstest.Secret}), `wsproxy: WithHealthCheck: "health": not a path that begins with a slash`},
+		{"WithHealthCheck", wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: "health?token=" + wstest.Secret}), `wsproxy: WithHealthCheck: "health": …`},
 		{"WithHost", wsproxy.WithHost("a b"), ""},
 		{"WithHost", wsproxy.WithHost("a/b"), ""},
-		{"WithHost", wsproxy.WithHost("a\r\nX-B: c"), `wsproxy: WithHost: "a\r\nX-B: c": not a host name or an IP address`},
-		{"WithHost", wsproxy.WithHost("a:99999"), `wsproxy: WithHost: "a:99999": port is not from 1 to 65535`},
-		{"WithHost", wsproxy.WithHost("::1"), `wsproxy: WithHost: "::1": an IPv6 address stands in brackets`},
+		{"WithHost", wsproxy.WithHost("a\r\nX-B: c"), `wsproxy: WithHost: "a\r\nX-B: c": …`},
+		{"WithHost", wsproxy.WithHost("a:99999"), `wsproxy: WithHost: "a:99999": …`},
+		{"WithHost", wsproxy.WithHost("::1"), `wsproxy: WithHost: "::1": …`},
 		{"WithHost", wsproxy.WithHost("http://a"), ""},
-		{"WithOrigins", wsproxy.WithOrigins("*"), `wsproxy: WithOrigins: "*": lets in every page on the internet: WithInsecureAnyOrigin says so`},
-		{"WithOrigins", wsproxy.WithOrigins("https://*"), `wsproxy: WithOrigins: "https://*": lets in every page on the internet: WithInsecureAnyOrigin says so`},
-		{"WithOrigins", wsproxy.WithOrigins("*:*"), `wsproxy: WithOrigins: "*:*": lets in every page on the internet: WithInsecureAnyOrigin says so`},
-		{"WithOrigins", wsproxy.WithOrigins(""), `wsproxy: WithOrigins: "": empty: want "[scheme://]host[:port]"`},
-		{"WithOrigins", wsproxy.WithOrigins("https://a.test/chat"), `wsproxy: WithOrigins: "https://a.test/chat": an origin has no path and no query: write "https://a.test"`},
-		{"WithOrigins", wsproxy.WithOrigins("a.test?x"), `wsproxy: WithOrigins: "a.test?x": an origin has no path and no query: write "a.test"`},
-		{"WithOrigins", wsproxy.WithOrigins("https://u@a.test"), `wsproxy: WithOrigins: "https://u@a.test": an origin has no user: write "https://a.test"`},
-		{"WithOrigins", wsproxy.WithOrigins("wss://a.test"), `wsproxy: WithOrigins: "wss://a.test": an origin is a page's: write "https://a.test"`},
-		{"WithOrigins", wsproxy.WithOrigins("WS://localhost:*"), `wsproxy: WithOrigins: "WS://localhost:*": an origin is a page's: write "http://localhost:*"`},
-		{"WithOrigins", wsproxy.WithOrigins("https://"), `wsproxy: WithOrigins: "https://": no host: want "[scheme://]host[:port]"`},
-		{"WithOrigins", wsproxy.WithOrigins("file:///app/index.html"), `wsproxy: WithOrigins: "file:///app/index.html": local files have the origin "file://", or "null": write these`},
-		{"WithOrigins", wsproxy.WithOrigins("file://*"), `wsproxy: WithOrigins: "file://*": local files have the origin "file://", or "null": write these`},
+		{"WithOrigins", wsproxy.WithOrigins("*"), `wsproxy: WithOrigins: "*": …WithInsecureAnyOrigin…`},
+		{"WithOrigins", wsproxy.WithOrigins("https://*"), `wsproxy: WithOrigins: "https://*": …WithInsecureAnyOrigin…`},
+		{"WithOrigins", wsproxy.WithOrigins("*:*"), `wsproxy: WithOrigins: "*:*": …WithInsecureAnyOrigin…`},
+		{"WithOrigins", wsproxy.WithOrigins(""), `wsproxy: WithOrigins: "": …`},
+		{"WithOrigins", wsproxy.WithOrigins("https://a.test/chat"), `wsproxy: WithOrigins: "https://a.test/chat": …"https://a.test"…`},
+		{"WithOrigins", wsproxy.WithOrigins("a.test?x"), `wsproxy: WithOrigins: "a.test?x": …"a.test"…`},
+		{"WithOrigins", wsproxy.WithOrigins("https://u@a.test"), `wsproxy: WithOrigins: "https://u@a.test": …"https://a.test"…`},
+		{"WithOrigins", wsproxy.WithOrigins("wss://a.test"), `wsproxy: WithOrigins: "wss://a.test": …"https://a.test"…`},
+		{"WithOrigins", wsproxy.WithOrigins("WS://localhost:*"), `wsproxy: WithOrigins: "WS://localhost:*": …"http://localhost:*"…`},
+		{"WithOrigins", wsproxy.WithOrigins("https://"), `wsproxy: WithOrigins: "https://": …`},
+		{"WithOrigins", wsproxy.WithOrigins("file:///app/index.html"), `wsproxy: WithOrigins: "file:///app/index.html": …`},
+		{"WithOrigins", wsproxy.WithOrigins("file://*"), `wsproxy: WithOrigins: "file://*": …`},
 		{"WithOrigins", wsproxy.WithOrigins("https://a*.test"), ""},
 		{"WithOrigins", wsproxy.WithOrigins("https://a.*.test"), ""},
 		{"WithOrigins", wsproxy.WithOrigins("https://*.*.test"), ""},
 		{"WithOrigins", wsproxy.WithOrigins("https://*:8443"), ""},
-		{"WithOrigins", wsproxy.WithOrigins("*://a.test"), `wsproxy: WithOrigins: "*://a.test": without a scheme, a pattern is for http and https`},
-		{"WithOrigins", wsproxy.WithOrigins("1x://a.test"), `wsproxy: WithOrigins: "1x://a.test": not a scheme before ://`},
+		{"WithOrigins", wsproxy.WithOrigins("*://a.test"), `wsproxy: WithOrigins: "*://a.test": …`},
+		{"WithOrigins", wsproxy.WithOrigins("1x://a.test"), `wsproxy: WithOrigins: "1x://a.test": …`},
 		{"WithOrigins", wsproxy.WithOrigins("https://a.test, https://b.test"), ""},
-		{"WithOrigins", wsproxy.WithOrigins("a.test,b.test"), `wsproxy: WithOrigins: "a.test,b.test": more than one: each is an argument of its own`},
-		{"WithOrigins", wsproxy.WithOrigins("https://a.test:99999"), `wsproxy: WithOrigins: "https://a.test:99999": port is not from 1 to 65535`},
-		{"WithOrigins", wsproxy.WithOrigins("::1"), `wsproxy: WithOrigins: "::1": an IPv6 address stands in brackets`},
-		{"WithOrigins", wsproxy.WithOrigins("http://[fe80::1%eth0]"), `wsproxy: WithOrigins: "http://[fe80::1%eth0]": an origin's address has no zone`},
-		{"WithOrigins", wsproxy.WithOrigins("*.127.0.0.1"), `wsproxy: WithOrigins: "*.127.0.0.1": there are no names below an address`},
-		{"WithOrigins", wsproxy.WithOrigins("http://127.1"), `wsproxy: WithOrigins: "http://127.1": a host that ends in a number is an IPv4 address, of four numbers from 0 to 255`},
+		{"WithOrigins", wsproxy.WithOrigins("a.test,b.test"), `wsproxy: WithOrigins: "a.test,b.test": …`},
+		{"WithOrigins", wsproxy.WithOrigins("https://a.test:99999"), `wsproxy: WithOrigins: "https://a.test:99999": …`},
+		{"WithOrigins", wsproxy.WithOrigins("::1"), `wsproxy: WithOrigins: "::1": …`},
+		{"WithOrigins", wsproxy.WithOrigins("http://[fe80::1%eth0]"), `wsproxy: WithOrigins: "http://[fe80::1%eth0]": …`},
+		{"WithOrigins", wsproxy.WithOrigins("*.127.0.0.1"), `wsproxy: WithOrigins: "*.127.0.0.1": …`},
+		{"WithOrigins", wsproxy.WithOrigins("http://127.1"), `wsproxy: WithOrigins: "http://127.1": …`},
 		{"WithOrigins", wsproxy.WithOrigins("http://aü\x00.test"), ""},
 		{"WithTrustedProxies", wsproxy.WithTrustedProxies(netip.Prefix{}), ""},
 		{"WithTrustedProxies", wsproxy.WithTrustedProxies(netip.MustParsePrefix("::ffff:10.0.0.0/104")), ""},
 		{"WithDialContext", wsproxy.WithDialContext(nil), ""},
 		{"WithTLSConfig", wsproxy.WithTLSConfig(nil), ""},
-		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}), `wsproxy: WithTLSConfig: "InsecureSkipVerify": verifies nothing: WithInsecureSkipVerify says so`},
-		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{MinVersion: tls.VersionTLS11}), `wsproxy: WithTLSConfig: "MinVersion TLS 1.1": TLS 1.2 is the least`},
+		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}), `wsproxy: WithTLSConfig: "InsecureSkipVerify": …WithInsecureSkipVerify…`},
+		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{MinVersion: tls.VersionTLS11}), `wsproxy: WithTLSConfig: "MinVersion TLS 1.1": …`},
 		{"WithTLSConfig", wsproxy.WithTLSConfig(&tls.Config{MaxVersion: tls.VersionTLS10}), ""},
 		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1, Bytes: math.Inf(1)}), ""},
 		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: math.NaN()}), ""},
 		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: -1}), ""},
 		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{}), ""},
-		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1e-10}), "wsproxy: WithRateLimit: \"{1e-10 0 0 0s false}\": under one message an hour"},
-		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1, Bytes: 0.5}), "wsproxy: WithRateLimit: \"{1 0.5 0 0s false}\": under one byte a second"},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1e-10}), "wsproxy: WithRateLimit: \"{1e-10 0 0 0s false}\": …"},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1, Bytes: 0.5}), "wsproxy: WithRateLimit: \"{1 0.5 0 0s false}\": …"},
 		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1, Burst: math.MaxInt64}), ""},
-		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Self, wsproxy.RateLimit{Messages: 1}), `wsproxy: WithRateLimit: "proxy": neither Client nor Upstream`},
-		{"WithMaxMessageSize", wsproxy.WithMaxMessageSize(wsproxy.Client, -1), `wsproxy: WithMaxMessageSize: "-1": negative`},
+		{"WithRateLimit", wsproxy.WithRateLimit(wsproxy.Self, wsproxy.RateLimit{Messages: 1}), `wsproxy: WithRateLimit: "proxy": …`},
+		{"WithMaxMessageSize", wsproxy.WithMaxMessageSize(wsproxy.Client, -1), `wsproxy: WithMaxMessageSize: "-1": …`},
 		{"WithMaxFrameSize", wsproxy.WithMaxFrameSize(wsproxy.Upstream, -1), ""},
 		{"WithMaxSessions", wsproxy.WithMaxSessions(-1), ""},
 		{"WithMaxHandshakes", wsproxy.WithMaxHandshakes(-1), ""},
 		{"WithMaxSessionsPerClient", wsproxy.WithMaxSessionsPerClient(-1, nil), ""},
 		{"WithMaxAge", wsproxy.WithMaxAge(-1), ""},
 		{"WithDrain", wsproxy.WithDrain(-1, 1001), ""},
-		{"WithDrain", wsproxy.WithDrain(0, 1006), `wsproxy: WithDrain: "1006": a close code that may not be sent`},
+		{"WithDrain", wsproxy.WithDrain(0, 1006), `wsproxy: WithDrain: "1006": …`},
 		{"WithOnOpen", wsproxy.WithOnOpen(nil), ""},
 		{"WithOnClose", wsproxy.WithOnClose(nil), ""},
 		{"WithLogger", wsproxy.WithLogger(nil), ""},
-		{"WithErrorHandler", wsproxy.WithErrorHandler(nil), `wsproxy: WithErrorHandler: "<nil>": nil function`},
+		{"WithErrorHandler", wsproxy.WithErrorHandler(nil), `wsproxy: WithErrorHandler: "<nil>": …`},
 		{"Option", nil, ""},
 	}
 	var all []wsproxy.Option
@@ -193,7 +206,7 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("%s: got %v and no error", row.option, p)
 			continue
 		}
-		if e := optionErrors(t, err); len(e) != 1 || e[0].Option != row.option || e[0].Reason == "" || row.text != "" && err.Error() != row.text {
+		if e := optionErrors(t, err); len(e) != 1 || e[0].Option != row.option || e[0].Reason == "" || row.text != "" && !like(err.Error(), row.text) {
 			t.Errorf("%s: got %v, want one mistake of it, %s", row.option, err, row.text)
 		}
 		all, want = append(all, row.value), append(want, row.option)
@@ -289,8 +302,8 @@ func TestShortWaits(t *testing.T) {
 		},
 	} {
 		for d, want := range map[time.Duration]string{
-			30:                     `wsproxy: ` + name + `: "30ns": under 1 ms: were seconds meant, as in 30*time.Second?`,
-			1:                      `wsproxy: ` + name + `: "1ns": under 1 ms: were seconds meant, as in 1*time.Second?`,
+			30:                     `wsproxy: ` + name + `: "30ns": …30*time.Second…`,
+			1:                      `wsproxy: ` + name + `: "1ns": …1*time.Second…`,
 			time.Millisecond:       "",
 			100 * time.Millisecond: "",
 		} {
@@ -299,7 +312,7 @@ func TestShortWaits(t *testing.T) {
 				target = ""
 			}
 			p, err := wsproxy.New(target, option(d))
-			if got := fmt.Sprint(err); got != want && !(want == "" && err == nil) {
+			if got := fmt.Sprint(err); !like(got, want) && !(want == "" && err == nil) {
 				t.Errorf("%s %v: got %v, want %s", name, d, err, want)
 			}
 			if p != nil {

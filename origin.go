@@ -75,14 +75,14 @@ type originPattern struct {
 }
 
 var (
-	errAnyPage  = errors.New("lets in every page on the internet: WithInsecureAnyOrigin says so")
-	errWildcard = errors.New(`a * stands for all names below a host ("*.example.com"), for all ports ("localhost:*"), or, with a scheme other than http and https, for all hosts ("moz-extension://*")`)
+	errAnyPage  = errors.New("allows every page on the internet; use WithInsecureAnyOrigin for that")
+	errWildcard = errors.New(`* matches only all names below a host ("*.example.com"), all ports ("localhost:*") or, with a scheme other than http and https, all hosts ("moz-extension://*")`)
 )
 
 func parseOriginPattern(p string) (o originPattern, err error) {
 	switch strings.ToLower(p) {
 	case "":
-		return o, errors.New(`empty: want "[scheme://]host[:port]"`)
+		return o, errors.New(`empty; want "[scheme://]host[:port]"`)
 	case "*":
 		return o, errAnyPage
 	case "null":
@@ -98,13 +98,13 @@ func parseOriginPattern(p string) (o originPattern, err error) {
 	case "http", "https":
 		web = true
 	case "ws", "wss":
-		return o, fmt.Errorf("an origin is a page's: write %q", "http"+o.scheme[2:]+"://"+rest)
+		return o, fmt.Errorf("an origin has the scheme of its page; use %q", "http"+o.scheme[2:]+"://"+rest)
 	default:
 		switch {
 		case strings.Contains(scheme, "*"):
-			return o, errors.New("without a scheme, a pattern is for http and https")
+			return o, errors.New("no * in a scheme; a pattern without a scheme matches http and https")
 		case found && !validScheme(o.scheme):
-			return o, errors.New("not a scheme before ://")
+			return o, errors.New("invalid scheme")
 		}
 	}
 	rest = strings.TrimSuffix(rest, "/")
@@ -113,17 +113,17 @@ func parseOriginPattern(p string) (o originPattern, err error) {
 		authority = rest[:i]
 	}
 	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		return o, fmt.Errorf("an origin has no user: write %q", prefix+authority[i+1:])
+		return o, fmt.Errorf("an origin has no user; use %q", prefix+authority[i+1:])
 	}
 	switch {
 	case o.scheme == "file" && rest != "":
-		return o, errors.New(`local files have the origin "file://", or "null": write these`)
+		return o, errors.New(`the origin of local files is "file://" or "null"`)
 	case o.scheme == "file":
 		return o, nil
 	case authority == "":
-		return o, errors.New(`no host: want "[scheme://]host[:port]"`)
+		return o, errors.New(`no host; want "[scheme://]host[:port]"`)
 	case authority != rest:
-		return o, fmt.Errorf("an origin has no path and no query: write %q", prefix+authority)
+		return o, fmt.Errorf("an origin has no path or query; use %q", prefix+authority)
 	}
 	if host, ok := strings.CutSuffix(rest, ":*"); ok {
 		rest, o.port = host, "*"
@@ -140,7 +140,7 @@ func parseOriginPattern(p string) (o originPattern, err error) {
 		return o, errWildcard
 	}
 	if strings.ContainsAny(rest, ", ;") {
-		return o, errors.New("more than one: each is an argument of its own")
+		return o, errors.New("more than one pattern; pass each as a separate argument")
 	}
 	name, port, err := readHost(rest)
 	if err != nil {
@@ -149,11 +149,11 @@ func parseOriginPattern(p string) (o originPattern, err error) {
 	ip, err := netip.ParseAddr(name)
 	switch isIP := err == nil; {
 	case isIP && ip.Zone() != "":
-		return o, errors.New("an origin's address has no zone")
+		return o, errors.New("an address in an origin has no zone")
 	case isIP && below:
-		return o, errors.New("there are no names below an address")
+		return o, errors.New("an IP address has no names below it")
 	case !isIP && web && numeric(name[strings.LastIndexByte(name, '.')+1:]):
-		return o, errors.New("a host that ends in a number is an IPv4 address, of four numbers from 0 to 255")
+		return o, errors.New("a host that ends in a number must be an IPv4 address")
 	}
 	if o.host = name; below {
 		o.host = "." + name
@@ -202,15 +202,15 @@ func (c *config) checkOrigin(r *http.Request) *Error {
 	text := fmt.Sprintf("%q is not %q: ", clip(redactOrigin(value)), clip(scheme+"://"+host))
 	switch {
 	case !ok:
-		text = fmt.Sprintf("%q is not an origin: want scheme://host[:port]", clip(redactOrigin(value)))
+		text = fmt.Sprintf("%q is not an origin; want scheme://host[:port]", clip(redactOrigin(value)))
 	case o.scheme == "https" && scheme == "http" && o.name == name && (o.port == cmp.Or(hostPort, port) || o.port == "443" && hostPort == ""):
-		text += c.trustAdvice(r, "if a proxy in front ends TLS")
+		text += c.trustAdvice(r, "if a proxy in front terminates TLS")
 	case !c.trustedPeer(r) && o.isOf(forwardedOrigin(r)):
-		text += c.trustAdvice(r, "if a proxy in front has set the X-Forwarded fields")
+		text += c.trustAdvice(r, "if a proxy in front set the X-Forwarded fields")
 	case o.scheme == scheme && o.name == name && hostPort == "":
-		text += "a proxy in front has to pass the port on, in Host or X-Forwarded-Port; or allow it by WithOrigins"
+		text += "a proxy in front must send the port in Host or X-Forwarded-Port, or allow the origin with WithOrigins"
 	default:
-		text += "allow it by WithOrigins"
+		text += "allow it with WithOrigins"
 	}
 	return &Error{Op: "origin", Side: Client, Status: http.StatusForbidden, Err: fmt.Errorf("%w: %s", ErrForbiddenOrigin, text)}
 }

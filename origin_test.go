@@ -28,8 +28,8 @@ func TestForbiddenOrigin(t *testing.T) {
 		}
 	}
 	const (
-		ends   = "if a proxy in front ends TLS, name it by "
-		fields = "if a proxy in front has set the X-Forwarded fields, name it by "
+		ends   = "if a proxy in front terminates TLS, trust it with "
+		fields = "if a proxy in front set the X-Forwarded fields, trust it with "
 	)
 	for _, row := range []struct {
 		name, lines string
@@ -39,45 +39,45 @@ func TestForbiddenOrigin(t *testing.T) {
 		want        string
 	}{
 		{"another host", "Origin: http://evil.test", wstest.TCP, nil, nil,
-			`"http://evil.test" is not "http://front.test": allow it by WithOrigins`},
+			`"http://evil.test" is not "http://front.test": allow it with WithOrigins`},
 		{"null", "Origin: null", wstest.TCP, nil, nil,
-			`"null" is not "http://front.test": allow it by WithOrigins`},
+			`"null" is not "http://front.test": allow it with WithOrigins`},
 		{"the scheme", "Origin: https://front.test", wstest.TCP, nil, nil,
 			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies"},
 		{"the scheme, with a port", "Origin: https://front.test:443/", wstest.TCP, nil, nil,
 			`"https://front.test:443" is not "http://front.test": ` + ends + "WithTrustedProxies"},
 		{"the scheme, the other way", "Origin: http://front.test", wstest.TLS, nil, nil,
-			`"http://front.test" is not "https://front.test": allow it by WithOrigins`},
+			`"http://front.test" is not "https://front.test": allow it with WithOrigins`},
 		{"the scheme, trusted", "Origin: https://front.test", wstest.TCP, trusted, nil,
-			`"https://front.test" is not "http://front.test": the proxy in front, which is trusted, has to send X-Forwarded-Proto: https`},
+			`"https://front.test" is not "http://front.test": the trusted proxy in front must send X-Forwarded-Proto: https`},
 		{"the scheme, another is trusted", "Origin: https://front.test", wstest.TCP, another, nil,
 			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"},
 		{"the scheme, RemoteAddr replaced", "Origin: https://front.test\r\nX-Forwarded-Proto: https", wstest.TCP, trusted, replaced("203.0.113.7"),
-			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"},
+			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedProxies; middleware has replaced RemoteAddr, so also set ConnContext in the http.Server"},
 		{"the scheme, unix", "Origin: https://front.test", wstest.Unix, nil, nil,
 			`"https://front.test" is not "http://front.test": ` + ends + "WithTrustedUnixSockets"},
 		{"the port", "Origin: http://front.test:8080", wstest.TCP, nil, nil,
-			`"http://front.test:8080" is not "http://front.test": a proxy in front has to pass the port on, in Host or X-Forwarded-Port; or allow it by WithOrigins`},
+			`"http://front.test:8080" is not "http://front.test": a proxy in front must send the port in Host or X-Forwarded-Port, or allow the origin with WithOrigins`},
 		{"what a trusted proxy says", "Origin: https://a.test\r\nX-Forwarded-Host: b\".test\r\nX-Forwarded-Proto: https", wstest.TCP, trusted, nil,
-			`"https://a.test" is not "https://b\".test": allow it by WithOrigins`},
+			`"https://a.test" is not "https://b\".test": allow it with WithOrigins`},
 		{"none", "Origin: http://user:" + wstest.Secret + "@front.test/" + wstest.Secret + "?" + wstest.Secret, wstest.TCP, nil, nil,
-			`"http://…@front.test/…" is not an origin: want scheme://host[:port]`},
+			`"http://…@front.test/…" is not an origin; want scheme://host[:port]`},
 		{"a path", "Origin: http://front.test/" + wstest.Secret, wstest.TCP, nil, nil,
-			`"http://front.test/…" is not an origin: want scheme://host[:port]`},
+			`"http://front.test/…" is not an origin; want scheme://host[:port]`},
 		{"a query", "Origin: http://front.test?" + wstest.Secret, wstest.TCP, nil, nil,
-			`"http://front.test/…" is not an origin: want scheme://host[:port]`},
+			`"http://front.test/…" is not an origin; want scheme://host[:port]`},
 		{"a list", "Origin: http://front.test, http://evil.test", wstest.TCP, nil, nil,
-			`"http://front.test, http:/…" is not an origin: want scheme://host[:port]`},
+			`"http://front.test, http:/…" is not an origin; want scheme://host[:port]`},
 		{"the host, not trusted", "Origin: http://www.test\r\nX-Forwarded-Host: www.test", wstest.TCP, another, nil,
 			`"http://www.test" is not "http://front.test": ` + fields + "WithTrustedProxies; if middleware replaces RemoteAddr, set ConnContext in the http.Server"},
 		{"the host, RemoteAddr replaced", "Origin: https://www.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test", wstest.TCP, trusted, replaced("203.0.113.7"),
-			`"https://www.test" is not "http://front.test": ` + fields + "WithTrustedProxies; middleware has replaced RemoteAddr, so set ConnContext in the http.Server, too"},
+			`"https://www.test" is not "http://front.test": ` + fields + "WithTrustedProxies; middleware has replaced RemoteAddr, so also set ConnContext in the http.Server"},
 		{"the host, as nobody says", "Origin: http://www.test\r\nX-Forwarded-Host: evil.test", wstest.TCP, another, nil,
-			`"http://www.test" is not "http://front.test": allow it by WithOrigins`},
+			`"http://www.test" is not "http://front.test": allow it with WithOrigins`},
 		{"hostile", "Origin: http://a\"\tb", wstest.TCP, nil, nil,
-			`"http://a\"\tb" is not an origin: want scheme://host[:port]`},
+			`"http://a\"\tb" is not an origin; want scheme://host[:port]`},
 		{"long", "Origin: http://" + strings.Repeat("a", 5000), wstest.TCP, nil, nil,
-			`"http://` + strings.Repeat("a", 193) + `…" is not an origin: want scheme://host[:port]`},
+			`"http://` + strings.Repeat("a", 193) + `…" is not an origin; want scheme://host[:port]`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			var got []*wsproxy.Error

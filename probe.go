@@ -117,7 +117,7 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 		stripHopByHop(req.Header)
 	}
 	if !validTarget(req.RequestURI) || !httpguts.ValidHostHeader(req.Host) {
-		return "check", errors.New("path or host is not valid")
+		return "check", errors.New("invalid path or host")
 	}
 	if _, ok := req.Header["User-Agent"]; !ok {
 		req.Header["User-Agent"] = []string{"Go-http-client/1.1"}

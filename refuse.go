@@ -137,7 +137,7 @@ func (e refusedError) Error() string {
 		text += ": " + errWantsTLS.Error()
 	}
 	if e.cut != nil {
-		text += ", body cut short: " + e.cut.Error()
+		text += ", body truncated: " + e.cut.Error()
 	}
 	return text
 }
@@ -167,7 +167,7 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 		case strings.EqualFold(coding, "identity"): // RFC 2616, 3.6: none
 		case chunked || !strings.EqualFold(coding, "chunked"):
 			// The client could not decode it: the field is hop-by-hop.
-			return errors.New("unknown transfer coding")
+			return errors.New("unsupported transfer coding")
 		default:
 			chunked = true
 		}
@@ -180,7 +180,7 @@ func (f *upstreamRefusal) frame(br *bufio.Reader) error {
 		n, err := strconv.ParseUint(v, 10, 63)
 		if err != nil || f.length >= 0 && f.length != int64(n) {
 			// RFC 9112, 6.3, 5.: an unrecoverable error, and a 502.
-			return errors.New("more than one Content-Length, or none that is a number")
+			return errors.New("conflicting or invalid Content-Length")
 		}
 		f.length = int64(n)
 	}
@@ -253,7 +253,7 @@ func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) 
 		f.length -= int64(n)
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
-				return errors.New("the client doesn't take it")
+				return errors.New("write to the client failed")
 			}
 		}
 		if err == io.EOF && f.length <= 0 {
@@ -267,12 +267,12 @@ func (f *upstreamRefusal) relayBody(ctx context.Context, w http.ResponseWriter) 
 			case limit.Err() != nil:
 				return os.ErrDeadlineExceeded
 			}
-			return errors.New("broken off") // err's text may quote the body
+			return errors.New("read from the upstream failed") // err's text may quote the body
 		}
 	}
 }
 
-var errOverLimit = errors.New("over 64 KiB")
+var errOverLimit = errors.New("exceeds 64 KiB")
 
 // A flushingReader reads from an upstream. Before each read it flushes earlier
 // data to the client, because the next piece may take long.

@@ -90,7 +90,7 @@ func TestRefusalAsItComes(t *testing.T) {
 					u.WantGone()
 					r.wantReturned()
 					wstest.Receive(t, done)
-					if m := r.logs.Wait(t, 0); m["status"] != int64(403) || !strings.Contains(fmt.Sprint(m["error"]), "cut short") {
+					if m := r.logs.Wait(t, 0); m["status"] != int64(403) || !strings.Contains(fmt.Sprint(m["error"]), "body truncated") {
 						t.Errorf("logged %v", m)
 					}
 				})

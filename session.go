@@ -242,7 +242,7 @@ func checkClose(code websocket.StatusCode, reason string) error {
 	case !sendable(code):
 		return fmt.Errorf("wsproxy: close code %d may not be sent", code)
 	case len(reason) > frame.MaxControlPayload-2:
-		return errors.New("wsproxy: close reason over 123 bytes")
+		return errors.New("wsproxy: close reason exceeds 123 bytes")
 	case !utf8.ValidString(reason):
 		return errors.New("wsproxy: close reason is not UTF-8")
 	}

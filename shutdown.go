@@ -50,7 +50,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	return p.finish(ctx, sessions, first)
 }
 
-var errCalledBack = errors.New("wsproxy: called by a hook, which is waited for: shutting down in the background")
+var errCalledBack = errors.New("wsproxy: called from a hook: shutting down in the background")
 
 // finish ends the sessions, if this call is the first, and waits until they are
 // over.

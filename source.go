@@ -170,7 +170,7 @@ func sourceTarget(option string, m Member) (*url.URL, error) {
 	case err != nil:
 		return nil, &OptionError{Option: option, Value: redactTarget(m.Target), Reason: err.Error()}
 	case u.Scheme == "unix", m.Address != "":
-		return nil, &OptionError{Option: option, Value: redactTarget(m.Target), Reason: "has no name to look up"}
+		return nil, &OptionError{Option: option, Value: redactTarget(m.Target), Reason: "no host name to look up"}
 	}
 	return u, nil
 }
@@ -194,7 +194,7 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 			err = newPanic("WithSource", v)
 		}
 		if err != nil && p.life.Err() == nil {
-			p.log(ctx, slog.LevelWarn, "wsproxy: members not renewed", slog.String("error", withoutURL(err).Error()))
+			p.log(ctx, slog.LevelWarn, "wsproxy: members not updated", slog.String("error", withoutURL(err).Error()))
 			p.logPanic(0, err)
 		}
 	}()
@@ -203,7 +203,7 @@ func (p *Proxy) renew(ctx context.Context) (err error) {
 	case err != nil:
 		return err
 	case len(members) == 0:
-		return errors.New("the source has none")
+		return errors.New("source returned no members")
 	}
 	return p.SetUpstreams(members...)
 }

@@ -162,7 +162,7 @@ func TestEachAddress(t *testing.T) {
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.9")})
 	want("chat.test/x#127.0.0.9:80") // after a few answers
 	dns.set(nil)
-	wstest.Await(t, func() bool { return strings.Contains(logs.String(), "not renewed") }, func() string { return "no record of the failure" })
+	wstest.Await(t, func() bool { return strings.Contains(logs.String(), "members not updated") }, func() string { return "no record of the failure" })
 	want("chat.test/x#127.0.0.9:80")
 	dns.set([]netip.Addr{netip.MustParseAddr("127.0.0.1")})
 	want("chat.test/x#127.0.0.1:80")

@@ -56,17 +56,17 @@ func parseTarget(target string) (*url.URL, error) {
 		u.Scheme = "https"
 	case "http", "https":
 	case "":
-		return nil, errors.New("no scheme: want http, https, ws, wss or unix")
+		return nil, errors.New("no scheme; want http, https, ws, wss or unix")
 	default:
-		return nil, errors.New("unknown scheme: want http, https, ws, wss or unix")
+		return nil, errors.New("unknown scheme; want http, https, ws, wss or unix")
 	}
 	switch {
 	case u.Hostname() == "":
 		return nil, errors.New("no host")
 	case u.User != nil:
-		return nil, errors.New("user and password: set an Authorization header by WithRewrite")
+		return nil, errors.New("contains a user; set Authorization in WithRewrite instead")
 	case u.Fragment != "":
-		return nil, errors.New("a fragment, which is never sent")
+		return nil, errors.New("contains a fragment")
 	}
 	if u.Host, err = normalHost(u.Scheme, u.Host); err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func normalHost(scheme, host string) (string, error) {
 func normalAddress(address string) (string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || host == "" || port == "" {
-		return "", errors.New("the address is not host:port")
+		return "", errors.New("address is not host:port")
 	}
 	n, err := net.LookupPort("tcp", port) // reads a file at most
 	if err != nil || n == 0 {
@@ -162,11 +162,11 @@ func readHost(s string) (name, port string, err error) {
 	case strings.HasPrefix(name, "[") && strings.HasSuffix(name, "]"):
 		a, err := netip.ParseAddr(name[1 : len(name)-1])
 		if err != nil || !a.Is6() {
-			return "", "", errors.New("what stands in brackets is not an IPv6 address")
+			return "", "", errors.New("invalid IPv6 address in brackets")
 		}
 		name = a.String()
 	case strings.Contains(name, ":"):
-		return "", "", errors.New("an IPv6 address stands in brackets")
+		return "", "", errors.New("IPv6 address must be in brackets")
 	default:
 		// Limit the length before the conversion, which takes quadratic time.
 		beyond := func(r rune) bool { return r > unicode.MaxASCII }

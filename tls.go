@@ -46,7 +46,7 @@ func clientTLS(ctx context.Context, conn net.Conn, config *tls.Config, name stri
 		return nil, err
 	}
 	if p := c.ConnectionState().NegotiatedProtocol; p != "" && p != "http/1.1" {
-		return nil, errors.New("upstream insists on another protocol than http/1.1")
+		return nil, errors.New("upstream selected a protocol other than http/1.1")
 	}
 	return c, nil
 }
@@ -93,7 +93,7 @@ const certificateCheck = 10 * time.Second
 // [errors.Join].
 func LoadCertificates(files ...CertificateFiles) (*Certificates, error) {
 	if len(files) == 0 {
-		return nil, errors.New("wsproxy: no certificate files given")
+		return nil, errors.New("wsproxy: no certificate files")
 	}
 	c := &Certificates{
 		files:  append([]CertificateFiles(nil), files...),

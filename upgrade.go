@@ -68,32 +68,32 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 		!httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade"):
 		return bad(http.StatusUpgradeRequired, "not a request to upgrade to WebSocket")
 	case fields > maxFields:
-		return bad(http.StatusRequestHeaderFieldsTooLarge, "header has over 256 fields")
+		return bad(http.StatusRequestHeaderFieldsTooLarge, "header has more than 256 fields")
 	case len(r.RequestURI)+len(r.Host)+size > maxHandshakeHeader: // net/http stores Host separately
-		return bad(http.StatusRequestHeaderFieldsTooLarge, "header is over 64 KiB")
+		return bad(http.StatusRequestHeaderFieldsTooLarge, "header exceeds 64 KiB")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		// The body's bytes would be read as frames.
 		return bad(http.StatusBadRequest, "request has a body")
 	case slices.ContainsFunc(h["Expect"], func(v string) bool { return !strings.EqualFold(v, "100-continue") }):
 		// RFC 9110, 10.1.1. Without a body, 100-continue needs no response.
-		return bad(http.StatusExpectationFailed, "request expects more than 100-continue")
+		return bad(http.StatusExpectationFailed, "unsupported Expect field")
 	case !asksForPath(r):
 		return bad(http.StatusBadRequest, "request target is not a path")
 	case len(h["Sec-Websocket-Version"]) == 0:
-		return bad(http.StatusBadRequest, "want a Sec-WebSocket-Version field")
+		return bad(http.StatusBadRequest, "missing Sec-WebSocket-Version")
 	case !saysVersion13(h["Sec-Websocket-Version"]):
 		return bad(http.StatusUpgradeRequired, "Sec-WebSocket-Version is not 13")
 	case !oneKey || key == "":
-		return bad(http.StatusBadRequest, "want one Sec-WebSocket-Key field")
+		return bad(http.StatusBadRequest, "missing or repeated Sec-WebSocket-Key")
 	case !validKey(key):
 		return bad(http.StatusBadRequest, "Sec-WebSocket-Key is not 16 bytes in base64")
 	case !oneOrigin:
-		return bad(http.StatusBadRequest, "Origin fields that differ")
+		return bad(http.StatusBadRequest, "conflicting Origin fields")
 	}
 	asked, field, err := parseOffer(h["Sec-Websocket-Protocol"], h["Sec-Websocket-Extensions"])
 	switch {
 	case err == errLong:
-		return bad(http.StatusRequestHeaderFieldsTooLarge, field+" has over 256 elements")
+		return bad(http.StatusRequestHeaderFieldsTooLarge, field+" has more than 256 elements")
 	case err != nil:
 		return bad(http.StatusBadRequest, "malformed "+field)
 	}
@@ -123,7 +123,9 @@ func notHijackable(w http.ResponseWriter) error {
 // usually one of the program's middleware.
 type hijackError struct{ w http.ResponseWriter }
 
-func (e hijackError) Error() string { return fmt.Sprintf("%T: neither Hijacker nor Unwrap", e.w) }
+func (e hijackError) Error() string {
+	return fmt.Sprintf("%T implements neither http.Hijacker nor Unwrap", e.w)
+}
 
 func (e hijackError) Unwrap() error { return http.ErrNotSupported }
 

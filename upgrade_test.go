@@ -776,7 +776,7 @@ func TestShutdownHandshake(t *testing.T) {
 				}
 				for n := range 4 {
 					m := r.logs.Wait(t, n)
-					if m["kind"] == "refusal" && m["status"] == int64(401) && strings.HasSuffix(m["error"].(string), "cut short: shutting down") {
+					if m["kind"] == "refusal" && m["status"] == int64(401) && strings.HasSuffix(m["error"].(string), "body truncated: shutting down") {
 						continue
 					}
 					if m["status"] != int64(503) || m["side"] != "proxy" {

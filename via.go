@@ -25,7 +25,7 @@ func (c *config) checkLoop(r *http.Request) *Error {
 		by, _, _ = strings.Cut(strings.TrimLeft(by, " "), " ")
 		if strings.EqualFold(by, c.via) {
 			return &Error{Op: "handshake", Side: Self, Status: http.StatusLoopDetected,
-				Err: fmt.Errorf("%w: the request has passed this proxy before; is it its own upstream?", ErrLoop)}
+				Err: fmt.Errorf("%w: the request has passed this proxy before; the proxy may be its own upstream", ErrLoop)}
 		}
 	}
 	return nil

@@ -63,7 +63,7 @@ func (r *route) checkMembers() {
 
 // memberKey is which of a member's keys a mistake is about.
 func memberKey(e *wsproxy.OptionError) string {
-	for word, key := range map[string]string{"weight": "weight", "number of sessions": "max_sessions", "the address": "address"} {
+	for word, key := range map[string]string{"weight": "weight", "number of sessions": "max_sessions", "address is not": "address"} {
 		if strings.Contains(e.Reason, word) {
 			return key
 		}

@@ -121,9 +121,9 @@ func read(t *table) (*config, error) {
 	}
 	switch {
 	case c.shutdownTimeout <= 0:
-		t.mistake("shutdown_timeout", "must be above zero")
+		t.mistake("shutdown_timeout", "must be positive")
 	case c.drainWindow >= c.shutdownTimeout:
-		t.mistake("drain_window", "%v is not less than the shutdown_timeout of %v, within which it lies", c.drainWindow, c.shutdownTimeout)
+		t.mistake("drain_window", "%v is not less than shutdown_timeout (%v)", c.drainWindow, c.shutdownTimeout)
 	}
 	if c.shutdownDelay < 0 {
 		t.mistake("shutdown_delay", "negative")
@@ -136,7 +136,7 @@ func read(t *table) (*config, error) {
 		c.readTLS(tls)
 	}
 	if len(t.texts("listen")) == 0 && !t.has("tls") {
-		t.mistake("listen", "no address to listen on")
+		t.mistake("listen", "no listen address")
 	}
 	if text, ok := get[string](t, "admin"); ok {
 		c.readAddress(t, "admin", text, address{admin: true})
@@ -148,7 +148,7 @@ func read(t *table) (*config, error) {
 		c.adminHosts = append(c.adminHosts, strings.ToLower(strings.TrimSuffix(host, ".")))
 	}
 	if t.has("admin_hosts") && !t.has("admin") {
-		t.mistake("admin_hosts", "there is no admin to be called")
+		t.mistake("admin_hosts", "set without admin")
 	}
 	c.readRoutes(t)
 	t.end()
@@ -183,16 +183,16 @@ func (c *config) readAddress(t *table, key, text string, a address) {
 		t.mistake(key, "%q is neither host:port nor unix:/path", text)
 		return
 	} else if _, err := net.LookupPort("tcp", port); err != nil {
-		t.mistake(key, "%q: there is no port %q", text, port)
+		t.mistake(key, "%q: unknown port %q", text, port)
 		return
 	}
 	for _, b := range c.listen {
 		switch {
 		case a == b || a.overlaps(b) && a.text == b.text:
-			t.mistake(key, "%q is there twice", text)
+			t.mistake(key, "%q is listed twice", text)
 			return
 		case a.overlaps(b):
-			t.mistake(key, "%q is in use already, by %q", text, b.String())
+			t.mistake(key, "%q is already used by %q", text, b.String())
 			return
 		}
 	}
@@ -205,7 +205,7 @@ func (c *config) readTLS(t *table) {
 		c.readAddress(t, fmt.Sprintf("listen[%d]", i), text, address{tls: true})
 	}
 	if len(t.texts("listen")) == 0 {
-		t.mistake("listen", "no address to listen on")
+		t.mistake("listen", "no listen address")
 	}
 	var pairs []wsproxy.CertificateFiles
 	for _, pair := range t.tables("certificates") {
@@ -263,7 +263,7 @@ func tryPattern(mux *http.ServeMux, pattern string) (err error) {
 		return errors.New("no path")
 	}
 	if strings.ContainsAny(pattern, " \t") {
-		return fmt.Errorf("%q has a method: WebSockets are all opened by GET", pattern)
+		return fmt.Errorf("%q has a method; all WebSockets are opened with GET", pattern)
 	}
 	defer func() {
 		if v := recover(); v != nil {

@@ -94,7 +94,7 @@ func (g *gateway) prepare(read func() (*config, error)) (*change, error) {
 	case err != nil:
 		return nil, err
 	case g.config != nil && c.json != g.config.json:
-		return nil, errors.New("log can't change while it runs")
+		return nil, errors.New("log cannot change at run time")
 	}
 	ch := &change{config: c, before: make(map[string]*running)}
 	for _, r := range g.routes {

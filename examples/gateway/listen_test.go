@@ -148,15 +148,15 @@ func TestOverlap(t *testing.T) {
 	}{
 		{`"127.0.0.1:8080", "127.0.0.2:8080"`, ""},
 		{`"127.0.0.1:0", "127.0.0.2:0", ":0"`, ""},
-		{`"127.0.0.1:8080", "127.0.0.1:8080"`, `"127.0.0.1:8080" is there twice`},
-		{`"127.0.0.1:80", "127.0.0.1:http"`, `"127.0.0.1:http" is in use already, by "127.0.0.1:80"`},
+		{`"127.0.0.1:8080", "127.0.0.1:8080"`, `"127.0.0.1:8080" is listed twice`},
+		{`"127.0.0.1:80", "127.0.0.1:http"`, `"127.0.0.1:http" is already used by "127.0.0.1:80"`},
 		{`"[::ffff:127.0.0.1]:80", "127.0.0.1:80"`, `"127.0.0.1:80" is in use already`},
-		{`":80", "127.0.0.1:80"`, `"127.0.0.1:80" is in use already, by ":80"`},
-		{`"127.0.0.1:80", "[::]:80"`, `"[::]:80" is in use already, by "127.0.0.1:80"`},
-		{`"unix:/run/a", "unix:/run//a"`, `"unix:/run//a" is in use already, by "unix:/run/a"`},
+		{`":80", "127.0.0.1:80"`, `"127.0.0.1:80" is already used by ":80"`},
+		{`"127.0.0.1:80", "[::]:80"`, `"[::]:80" is already used by "127.0.0.1:80"`},
+		{`"unix:/run/a", "unix:/run//a"`, `"unix:/run//a" is already used by "unix:/run/a"`},
 		{`"unix:/run/a", "unix:/run/b"`, ""},
-		{`"127.0.0.1:99999"`, `there is no port "99999"`},
-		{`"127.0.0.1:no-such-service"`, `there is no port "no-such-service"`},
+		{`"127.0.0.1:99999"`, `unknown port "99999"`},
+		{`"127.0.0.1:no-such-service"`, `unknown port "no-such-service"`},
 	} {
 		if strings.Contains(test.want, "by") && runtime.GOOS != "linux" {
 			continue

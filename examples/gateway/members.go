@@ -31,11 +31,11 @@ func (r *route) readMembers() {
 	given := slices.DeleteFunc(slices.Clone(ways), func(key string) bool { return !t.has(key) })
 	switch len(given) {
 	case 0:
-		t.doc.mistake(t.path, "where to? one of %s must say", strings.Join(ways, ", "))
+		t.doc.mistake(t.path, "no target; set one of %s", strings.Join(ways, ", "))
 		return
 	case 1:
 	default:
-		t.mistake(given[1], "%s is there already: choose one", given[0])
+		t.mistake(given[1], "cannot be combined with %s", given[0])
 	}
 	if every := t.duration("every", r.every); t.has("every") {
 		r.every = every
@@ -47,7 +47,7 @@ func (r *route) readMembers() {
 	}
 	upstreams := t.tables("upstreams")
 	if t.has("upstreams") && len(upstreams) == 0 {
-		t.mistake("upstreams", "there are none")
+		t.mistake("upstreams", "no upstreams")
 	}
 	for i, m := range upstreams {
 		r.members = append(r.members, wsproxy.Member{
@@ -74,7 +74,7 @@ func (r *route) readMembers() {
 		r.checkSource(given[0])
 	}
 	if t.has("every") && (t.has("target") || t.has("upstreams")) {
-		t.mistake("every", "nothing is asked every so often")
+		t.mistake("every", "set without a source of members")
 	}
 }
 
@@ -92,7 +92,7 @@ func (r *route) checkSource(key string) {
 	case err != nil:
 		r.at.mistake(key, "%v", err)
 	case len(members) == 0:
-		r.at.mistake(key, "there are none in there")
+		r.at.mistake(key, "no upstreams in it")
 	default:
 		for _, mistake := range try(wsproxy.WithUpstreams(members...)) {
 			r.at.mistake(key, "%q: %s", mistake.Value, mistake.Reason)
@@ -125,7 +125,7 @@ func membersFile(path string) wsproxy.Source {
 			return nil, fmt.Errorf("%s:%d: %w", path, line, err)
 		}
 		if _, err := d.Token(); err != io.EOF {
-			return nil, fmt.Errorf("%s: something behind the list", path)
+			return nil, fmt.Errorf("%s: data after the list", path)
 		}
 		members := make([]wsproxy.Member, len(list))
 		for i, m := range list {
@@ -156,7 +156,7 @@ func (r *route) readBalance() {
 		t.mistake("balance", "%q is none of least_sessions, round_robin, two_choices, rendezvous", balance)
 	}
 	if t.text("balance") != "rendezvous" && t.has("key") {
-		t.mistake("key", "is for rendezvous only")
+		t.mistake("key", "applies only to rendezvous")
 	}
 	t.text("key")
 	r.readSticky()
@@ -248,7 +248,7 @@ func (r *route) readSticky() {
 	case "none": // for pages of other sites
 		cookie.SameSite = http.SameSiteNoneMode
 		if !cookie.Secure {
-			t.mistake("same_site", "browsers take none with secure only")
+			t.mistake("same_site", "browsers accept \"none\" only with secure")
 		}
 	default:
 		t.mistake("same_site", `%q is none of "lax", "strict", "none"`, same)

@@ -235,9 +235,9 @@ func TestMembersFile(t *testing.T) {
 	}
 	// What can't be used is logged, and changes nothing.
 	for _, bad := range []string{"[", `[{"target": "ftp://a"}]`, "[]", `[{"colour": 1}]`} {
-		before := strings.Count(in.logs.String(), "members not renewed")
+		before := strings.Count(in.logs.String(), "members not updated")
 		write(bad)
-		eventually(t, "a record of "+bad, func() bool { return strings.Count(in.logs.String(), "members not renewed") > before })
+		eventually(t, "a record of "+bad, func() bool { return strings.Count(in.logs.String(), "members not updated") > before })
 		if members() != 2 {
 			t.Errorf("%s: %d members, want 2 still", bad, members())
 		}

@@ -174,7 +174,7 @@ func TestReloadMistakes(t *testing.T) {
 		{routes(b) + "max_age = \"-1s\"\n", "gateway.toml:9: route.max_age"},
 		{routes(b) + "[[route]]\npath = \"/b\"\ntarget = \"http://a\"\n", "gateway.toml:10: route.path"},
 		{routes(b, a) + "[[", "gateway.toml:14: "},
-		{"log = \"json\"\n" + routes(b), "log can't change while it runs"},
+		{"log = \"json\"\n" + routes(b), "log cannot change at run time"},
 	} {
 		err := in.rewrite(t, test.text)
 		if err == nil || !strings.Contains(err.Error(), test.want) {

@@ -183,11 +183,11 @@ func readFields(t *table) http.Header {
 		canonical := http.CanonicalHeaderKey(name)
 		switch {
 		case !httpguts.ValidHeaderFieldName(name):
-			t.mistake(name, "not a field's name")
+			t.mistake(name, "invalid field name")
 		case !httpguts.ValidHeaderFieldValue(value):
-			t.mistake(name, "not a field's value")
+			t.mistake(name, "invalid field value")
 		case slices.Contains(notOurs, canonical):
-			t.mistake(name, "is the handshake's own")
+			t.mistake(name, "is set by the handshake")
 		case canonical == "Host":
 			t.mistake(name, "set by the route's host")
 		default:
@@ -267,7 +267,7 @@ func (r *route) readTLS() {
 		r.addFile(t, "ca", ca)
 		config.RootCAs = x509.NewCertPool()
 		if ca != nil && !config.RootCAs.AppendCertsFromPEM(ca) {
-			t.mistake("ca", "no certificate in there")
+			t.mistake("ca", "no certificate in the file")
 		}
 	}
 	switch cert, key := t.text("cert"), t.text("key"); {
@@ -278,7 +278,7 @@ func (r *route) readTLS() {
 		}
 		config.GetClientCertificate = certificate
 	case cert != "", key != "":
-		t.mistake("cert", "cert and key go together")
+		t.mistake("cert", "cert and key must be set together")
 	}
 	if t.flag("insecure_skip_verify") {
 		r.add(wsproxy.WithInsecureSkipVerify())

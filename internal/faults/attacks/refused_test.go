@@ -56,12 +56,12 @@ var refusals = []refusal{
 	{"A16", "HTTP/1.0, kept alive", edited("HTTP/1.1", "HTTP/1.0", "Connection: Upgrade", "Connection: Upgrade, keep-alive"), 400, "HTTP version is below 1.1"},
 	{"A16", "HTTP/3.0", edited("HTTP/1.1", "HTTP/3.0"), 505, ""},
 
-	{"A17", "no key", edited(keyOfClient, ""), 400, "want one Sec-WebSocket-Key field"},
-	{"A17 A38", "two keys", edited(keyOfClient, keyOfClient+"sec-websocket-key: AQIDBAUGBwgJCgsMDQ4PEC==\r\n"), 400, "want one Sec-WebSocket-Key field"},
+	{"A17", "no key", edited(keyOfClient, ""), 400, "missing or repeated Sec-WebSocket-Key"},
+	{"A17 A38", "two keys", edited(keyOfClient, keyOfClient+"sec-websocket-key: AQIDBAUGBwgJCgsMDQ4PEC==\r\n"), 400, "missing or repeated Sec-WebSocket-Key"},
 	{"A17", "key of 15 bytes", edited(key, "dGhlIHNhbXBsZSBub25j"), 400, "Sec-WebSocket-Key is not 16 bytes in base64"},
 	{"A17", "key in base64 of the other kind", edited(key, "_-hlIHNhbXBsZSBub25jZQ=="), 400, "Sec-WebSocket-Key is not 16 bytes in base64"},
 	{"A17", "key within a line break", edited(key, "dGhlIHNhbXBs\r\n ZSBub25jZQ=="), 400, "Sec-WebSocket-Key is not 16 bytes in base64"},
-	{"A38", "two origins", handshake("Origin: http://front.test\r\nOrigin: http://evil.test\r\n"), 400, "Origin fields that differ"},
+	{"A38", "two origins", handshake("Origin: http://front.test\r\nOrigin: http://evil.test\r\n"), 400, "conflicting Origin fields"},
 
 	{"A31", "target *", edited("GET / ", "GET * "), 400, "request target is not a path"},
 	{"A31", "target that is an authority", edited("GET / ", "GET evil.test:80 "), 400, "request target is not a path"},
@@ -83,13 +83,13 @@ var refusals = []refusal{
 	{"A34", "subprotocol that is no token", handshake("Sec-WebSocket-Protocol: a\x20b\r\n"), 400, "malformed Sec-WebSocket-Protocol"},
 	{"A34", "extension that is no token", handshake("Sec-WebSocket-Extensions: a; b=\"c,d\"\r\n"), 400, "malformed Sec-WebSocket-Extensions"},
 
-	{"A62", "Host of 64 KiB", edited("front.test", strings.Repeat("h", 65_536)), 431, "header is over 64 KiB"},
-	{"A62", "one line of 64 KiB", handshake("X-A: " + strings.Repeat("a", 65_536) + "\r\n"), 431, "header is over 64 KiB"},
-	{"A62", "253 lines besides", handshake(strings.Repeat("A:\r\n", 253)), 431, "header has over 256 fields"},
-	{"A62", "8,810 lines", handshake(strings.Repeat("A:\r\n", 8_810)), 431, "header has over 256 fields"},
-	{"A62", "257 subprotocols", handshake("Sec-WebSocket-Protocol: " + strings.Repeat("a,", 257) + "\r\n"), 431, "Sec-WebSocket-Protocol has over 256 elements"},
-	{"A62", "an extension with 256 parameters", handshake("Sec-WebSocket-Extensions: a" + strings.Repeat(";b", 256) + "\r\n"), 431, "Sec-WebSocket-Extensions has over 256 elements"},
-	{"A62", "target of 64 KiB", edited("GET /", "GET /?"+strings.Repeat("q", 65_536)), 431, "header is over 64 KiB"},
+	{"A62", "Host of 64 KiB", edited("front.test", strings.Repeat("h", 65_536)), 431, "header exceeds 64 KiB"},
+	{"A62", "one line of 64 KiB", handshake("X-A: " + strings.Repeat("a", 65_536) + "\r\n"), 431, "header exceeds 64 KiB"},
+	{"A62", "253 lines besides", handshake(strings.Repeat("A:\r\n", 253)), 431, "header has more than 256 fields"},
+	{"A62", "8,810 lines", handshake(strings.Repeat("A:\r\n", 8_810)), 431, "header has more than 256 fields"},
+	{"A62", "257 subprotocols", handshake("Sec-WebSocket-Protocol: " + strings.Repeat("a,", 257) + "\r\n"), 431, "Sec-WebSocket-Protocol has more than 256 elements"},
+	{"A62", "an extension with 256 parameters", handshake("Sec-WebSocket-Extensions: a" + strings.Repeat(";b", 256) + "\r\n"), 431, "Sec-WebSocket-Extensions has more than 256 elements"},
+	{"A62", "target of 64 KiB", edited("GET /", "GET /?"+strings.Repeat("q", 65_536)), 431, "header exceeds 64 KiB"},
 	{"A62", "over a megabyte", handshake("X-A: " + strings.Repeat("a", 1<<20+8000) + "\r\n"), 431, ""},
 }
 
