@@ -286,7 +286,7 @@ func TestCheck(t *testing.T) {
 		{[]string{"-config", bad}, 1, []string{bad + ":2: x: unknown key\n"}},
 		{[]string{"-config", filepath.Join(dir, "none")}, 1, []string{"no such file"}},
 		{[]string{"-listen", "127.0.0.1:0", "-to", "ftp://a"}, 1, []string{`command line: route.upstreams.target: "ftp://a": unknown scheme`}},
-		{[]string{"-to", "http://a"}, 1, []string{"command line: listen: no address"}},
+		{[]string{"-to", "http://a"}, 1, []string{"command line: listen: no listen address"}},
 		{[]string{"-config", bad, "-to", "http://a"}, 2, []string{"either -config"}},
 		{nil, 2, []string{"either -config"}},
 		{[]string{"-nonsense"}, 2, []string{"-nonsense"}},
