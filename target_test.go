@@ -42,7 +42,7 @@ func TestNormalForm(t *testing.T) {
 			if err := p.SetUpstreams(append([]member{row.same[0]}, row.others...)...); err != nil {
 				t.Errorf("%+v: %v", m, err)
 			}
-			if err := p.SetUpstreams(m, row.same[0]); err == nil || !strings.Contains(err.Error(), "is there twice") {
+			if err := p.SetUpstreams(m, row.same[0]); err == nil || !strings.Contains(err.Error(), "duplicate") {
 				t.Errorf("%+v beside %+v: got %v, want them to be one member", m, row.same[0], err)
 			}
 			p.Close()

@@ -108,7 +108,7 @@ func (c *config) newMember(m Member) (*member, error) {
 	case err != nil:
 		return nil, err
 	case m.Weight < 0 || m.Weight > mostWeight:
-		return nil, errors.New("weight not from 0 to 65535")
+		return nil, errors.New("weight must be from 0 to 65535")
 	case m.MaxSessions < 0:
 		return nil, errors.New("negative number of sessions")
 	}
@@ -124,7 +124,7 @@ func (c *config) newMember(m Member) (*member, error) {
 			return nil, err
 		}
 		if u.Scheme == "unix" {
-			return nil, errors.New("a unix socket has no other address")
+			return nil, errors.New("a unix target cannot have an Address")
 		}
 		n.name += "#" + n.address
 		n.origin += "#" + n.address
@@ -152,7 +152,7 @@ func (c *config) newMembers(members []Member) (list []*member, mistakes []error)
 		case err != nil:
 			mistake(m, err.Error())
 		case names[n.name]:
-			mistake(m, "is there twice")
+			mistake(m, "duplicate member")
 		default:
 			names[n.name] = true
 			list = append(list, n)

@@ -793,7 +793,7 @@ func TestSpellingsOfMembers(t *testing.T) {
 		{{Target: "http://a.test"}, {Target: "http://A.test:80/"}},
 		{{Target: "http://a.test", Address: "[::1]:80"}, {Target: "http://a.test", Address: "[0:0:0:0:0:0:0:1]:80"}},
 	} {
-		if err := r.proxy.SetUpstreams(two[0], two[1]); err == nil || !strings.Contains(err.Error(), "is there twice") {
+		if err := r.proxy.SetUpstreams(two[0], two[1]); err == nil || !strings.Contains(err.Error(), "duplicate") {
 			t.Errorf("%v: got %v, want a mistake", two, err)
 		}
 	}
