@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // offers are what the client offers in the tests of answers.
@@ -55,7 +56,7 @@ var answers = []upstreamAnswer{
 
 	{"A5", "101 and nothing else", status101 + "\r\n", bad},
 	{"A6", "no accept", status101 + upgradeLine + connectionLine + "\r\n", bad},
-	{"A6 A20", "the accept of the client's key", status101 + upgradeLine + connectionLine + "Sec-WebSocket-Accept: " + keyAnswer + "\r\n\r\n", bad},
+	{"A6 A20", "the accept of the client's key", status101 + upgradeLine + connectionLine + "Sec-WebSocket-Accept: " + wstest.KeyAnswer + "\r\n\r\n", bad},
 	{"A6", "two accepts", right(acceptLine), bad},
 	{"A6", "an accept in a list", status101 + upgradeLine + connectionLine + "Sec-WebSocket-Accept: ACCEPT, x\r\n\r\n", bad},
 	{"A7", "Upgrade: h2c", strings.Replace(right(""), "websocket", "h2c", 1), bad},
@@ -107,31 +108,31 @@ func TestAnswers(t *testing.T) {
 				t.Attr("case", row.cases)
 				r := r.on(t)
 				c := r.client()
-				c.send(handshake(offers) + frame("client", text, early))
+				c.Send(handshake(offers) + frame("client", wstest.Text, early))
 				u := r.upstream()
-				head := u.head()
-				if n := u.br.Buffered(); n > 0 {
+				head := u.ReadHead()
+				if n := u.In.Buffered(); n > 0 {
 					t.Errorf("upstream: %d bytes came before its answer", n)
 				}
 				said := strings.ReplaceAll(row.send, "ACCEPT", acceptOf(head))
 				if !strings.HasPrefix(row.want, status101) {
 					go func() { // the proxy need not take it all
 						io.WriteString(u, said)
-						u.below.(*net.TCPConn).CloseWrite()
+						u.Below().(*net.TCPConn).CloseWrite()
 					}()
-					if got := undated(c.rest()); got != row.want {
+					if got := undated(c.Rest()); got != row.want {
 						t.Errorf("client: got\n%.900q, want\n%.900q", got, row.want)
 					}
-					u.wantRest("")
+					wantRest(u, "")
 					return
 				}
-				u.send(said + frame("upstream", text, "coalesced"))
-				c.want(row.want + frame("upstream", text, "coalesced"))
-				u.want(frame("client", text, early))
-				c.send(closeFrame("client", 1000, ""))
-				u.want(closeFrame("client", 1000, ""))
-				u.send(closeFrame("upstream", 1000, ""))
-				c.wantRest(closeFrame("upstream", 1000, ""))
+				u.Send(said + frame("upstream", wstest.Text, "coalesced"))
+				c.WantBytes(row.want + frame("upstream", wstest.Text, "coalesced"))
+				u.WantBytes(frame("client", wstest.Text, early))
+				c.Send(closeFrame("client", 1000, ""))
+				u.WantBytes(closeFrame("client", 1000, ""))
+				u.Send(closeFrame("upstream", 1000, ""))
+				wantRest(c, closeFrame("upstream", 1000, ""))
 			})
 		}
 	})
@@ -151,9 +152,9 @@ func TestDrips(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				r := newRig(t, secure, wsproxy.WithHandshakeTimeout(300*time.Millisecond))
 				c := r.client()
-				c.send(handshake("") + second)
+				c.Send(handshake("") + second)
 				u := r.upstream()
-				u.head()
+				u.ReadHead()
 				stop := make(chan struct{})
 				done := make(chan struct{})
 				go func() {
@@ -169,10 +170,10 @@ func TestDrips(t *testing.T) {
 						}
 					}
 				}()
-				if got := undated(c.rest()); got != refused(504, "") {
+				if got := undated(c.Rest()); got != refused(504, "") {
 					t.Errorf("client: got\n%q, want\n%q", got, refused(504, ""))
 				}
-				u.wantRest("")
+				wantRest(u, "")
 				close(stop)
 				<-done
 			})
@@ -191,17 +192,17 @@ func TestClientLeaves(t *testing.T) {
 					// Long enough for the test to fail before.
 					r := newRig(t, secure, wsproxy.WithHandshakeTimeout(time.Hour))
 					c := r.client()
-					c.send(handshake(""))
+					c.Send(handshake(""))
 					u := r.upstream()
-					u.head()
-					u.send(said)
+					u.ReadHead()
+					u.Send(said)
 					if how == "FIN" {
-						c.fin()
+						c.FIN()
 					} else {
-						c.reset()
+						c.Reset()
 					}
 					began := time.Now()
-					u.wantRest("")
+					wantRest(u, "")
 					if d := time.Since(began); d > 8*time.Second {
 						t.Errorf("the upstream's connection ended after %v", d)
 					}

@@ -1,26 +1,19 @@
 package attacks
 
 import (
-	"crypto/sha1"
-	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 	"net/http"
 	"regexp"
 	"strings"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// The handshake of RFC 6455, 1.3.
-const (
-	key       = "dGhlIHNhbXBsZSBub25jZQ=="
-	keyAnswer = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-)
+// key is the client's.
+const key = wstest.Key
 
 // handshake is a client's handshake with further lines, each ending in CRLF.
-func handshake(lines string) string {
-	return "GET / HTTP/1.1\r\nHost: front.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key + "\r\n" + lines + "\r\n"
-}
+func handshake(lines string) string { return wstest.Request("/", lines) }
 
 // edited is the plain handshake with pieces replaced: old, new, old, new …
 func edited(edits ...string) string { return strings.NewReplacer(edits...).Replace(handshake("")) }
@@ -29,10 +22,7 @@ func edited(edits ...string) string { return strings.NewReplacer(edits...).Repla
 const second = "GET /second HTTP/1.1\r\nHost: front.test\r\n\r\n"
 
 // opened is the 101 that the client gets, with what the upstream has added.
-func opened(lines string) string {
-	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: " + keyAnswer + "\r\n" + lines + "\r\n"
-}
+func opened(lines string) string { return wstest.Answer(key, lines) }
 
 // forwarded are the lines by which the upstream is told of the client.
 func forwarded(host string, secure bool) string {
@@ -69,19 +59,16 @@ func keyed(head string) string {
 }
 
 // answer is a correct 101 to a request, with further lines.
-func answer(request, lines string) string {
-	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-		"Sec-WebSocket-Accept: " + acceptOf(request) + "\r\n" + lines + "\r\n"
-}
+func answer(request, lines string) string { return wstest.Answer(keyOf(request), lines) }
 
 // acceptOf is what answers the key in a request.
-func acceptOf(request string) string {
-	k := "none"
+func acceptOf(request string) string { return wstest.AcceptKey(keyOf(request)) }
+
+func keyOf(request string) string {
 	if m := keyField.FindStringSubmatch(request); m != nil {
-		k = m[1]
+		return m[1]
 	}
-	sum := sha1.Sum([]byte(k + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
+	return "none"
 }
 
 var dateLine = regexp.MustCompile(`(?m)^Date: [A-Z][a-z]{2}, .*GMT\r\n`)
@@ -119,44 +106,12 @@ func refused(status int, text string) string {
 // statusLine is how an answer with the status begins.
 func statusLine(status int) string { return fmt.Sprintf("HTTP/1.1 %d ", status) }
 
-// First bytes of frames that are whole messages.
-const (
-	text    = 0x81
-	binary2 = 0x82
-	closing = 0x88
-	ping    = 0x89
-	pong    = 0x8A
-)
-
 // frame is a whole frame; a client's is masked.
 func frame(who string, first byte, payload string) string {
-	b := []byte{first, 0}
-	switch n := len(payload); {
-	case n < 126:
-		b[1] = byte(n)
-	case n <= 0xFFFF:
-		b[1] = 126
-		b = binary.BigEndian.AppendUint16(b, uint16(n))
-	default:
-		b[1] = 127
-		b = binary.BigEndian.AppendUint64(b, uint64(n))
-	}
-	if who != "client" {
-		return string(b) + payload
-	}
-	const mask = "\x37\xfa\x21\x3d" // RFC 6455, 5.7
-	b[1] |= 0x80
-	b = append(b, mask...)
-	for i := range len(payload) {
-		b = append(b, payload[i]^mask[i&3])
-	}
-	return string(b)
+	return wstest.RawFrame(first, who == "client", payload)
 }
 
 // closeFrame is a Close frame; with no body for code 0.
 func closeFrame(who string, code int, reason string) string {
-	if code == 0 {
-		return frame(who, closing, "")
-	}
-	return frame(who, closing, string([]byte{byte(code >> 8), byte(code)})+reason)
+	return frame(who, wstest.Close, wstest.CloseBody(code, reason))
 }

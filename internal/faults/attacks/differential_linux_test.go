@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 var update = flag.Bool("update", false, "write the tables in README.md anew")
@@ -35,7 +37,7 @@ const decided = 1500 * time.Millisecond
 
 // mark is what the client sends behind the answer: where there is a tunnel, it
 // arrives as it is.
-var mark = frame("client", text, "mark")
+var mark = frame("client", wstest.Text, "mark")
 
 // An asked is an upstream that takes everything for a handshake.
 type asked struct {
@@ -50,7 +52,7 @@ type asked struct {
 }
 
 func newAsked(t *testing.T) *asked {
-	a := &asked{ln: listen(t)}
+	a := &asked{ln: wstest.Listen(t, wstest.TCP)}
 	go func() {
 		for {
 			c, err := a.ln.Accept()
@@ -87,7 +89,7 @@ func (a *asked) end() {
 
 func (a *asked) serve(c net.Conn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wstest.Timeout))
 	br := bufio.NewReaderSize(c, 128<<10)
 	var head strings.Builder
 	for {
@@ -148,7 +150,7 @@ func (a *asked) ask(t *testing.T, addr string, d difference) string {
 	tunnel := false
 	if err == nil {
 		ended := make(chan struct{})
-		c.SetReadDeadline(time.Now().Add(patience))
+		c.SetReadDeadline(time.Now().Add(wstest.Timeout))
 		go func() {
 			defer close(ended)
 			io.WriteString(c, mark)

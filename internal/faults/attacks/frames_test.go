@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A side is a test's view of a session from one of its ends.
@@ -32,7 +33,7 @@ func eachSide(t *testing.T, f func(t *testing.T, secure bool, s side)) {
 }
 
 // between opens a session and returns its ends, from's first.
-func (r *rig) between(s side, requestLines, answerLines string) (from, to *wire) {
+func (r *rig) between(s side, requestLines, answerLines string) (from, to *wstest.Wire) {
 	r.Helper()
 	from, to = r.open(requestLines, answerLines)
 	if s.who == "upstream" {
@@ -51,12 +52,12 @@ func (s side) other() string {
 
 // closed ends a session in order, from's Close first, and wants nothing else
 // to have come.
-func closed(s side, from, to *wire) {
-	from.t.Helper()
-	from.send(closeFrame(s.who, 1000, ""))
-	to.want(closeFrame(s.who, 1000, ""))
-	to.send(closeFrame(s.other(), 1000, ""))
-	from.want(closeFrame(s.other(), 1000, ""))
+func closed(s side, from, to *wstest.Wire) {
+	from.T.Helper()
+	from.Send(closeFrame(s.who, 1000, ""))
+	to.WantBytes(closeFrame(s.who, 1000, ""))
+	to.Send(closeFrame(s.other(), 1000, ""))
+	from.WantBytes(closeFrame(s.other(), 1000, ""))
 	from.Close()
 	to.Close()
 }
@@ -77,22 +78,22 @@ func TestFramesPass(t *testing.T) {
 		frames      func(f func(first byte, payload string) string) string
 	}{
 		{"A60 C14", "text that is not UTF-8", func(f func(byte, string) string) string {
-			return f(text, "\xff\xfe") + f(text, "\xed\xa0\x80") + f(0x01, "\xce") + f(0x80, "\xba\xf4\x90\x80\x80")
+			return f(wstest.Text, "\xff\xfe") + f(wstest.Text, "\xed\xa0\x80") + f(0x01, "\xce") + f(0x80, "\xba\xf4\x90\x80\x80")
 		}},
 		{"A57", "64 MiB in 64 KiB", func(f func(byte, string) string) string { return f(0xC2, bomb) }},
 		{"A57", "compressed garbage", func(f func(byte, string) string) string { return f(0xC1, strings.Repeat("\xff\x00", 700)) }},
 		{"C10", "lengths around the limits of each form", func(f func(byte, string) string) string {
 			var b strings.Builder
 			for _, n := range []int{0, 1, 125, 126, 127, 128, 65535, 65536, 65537} {
-				b.WriteString(f(binary2, strings.Repeat("\x00", n)) + f(text, strings.Repeat("x", n)))
+				b.WriteString(f(wstest.Binary, strings.Repeat("\x00", n)) + f(wstest.Text, strings.Repeat("x", n)))
 			}
 			return b.String()
 		}},
 		{"C11", "Pings and Pongs", func(f func(byte, string) string) string {
-			return f(ping, "") + f(ping, "\x00\xff\xfe\xfd") + f(ping, strings.Repeat("\xfe", 125)) + f(pong, "unasked") + strings.Repeat(f(ping, "ten"), 10)
+			return f(wstest.Ping, "") + f(wstest.Ping, "\x00\xff\xfe\xfd") + f(wstest.Ping, strings.Repeat("\xfe", 125)) + f(wstest.Pong, "unasked") + strings.Repeat(f(wstest.Ping, "ten"), 10)
 		}},
 		{"C13", "Pings within a message", func(f func(byte, string) string) string {
-			return f(0x01, "a") + f(ping, "p") + f(0x00, "") + f(pong, "q") + f(0x00, "b") + f(ping, "") + f(0x80, "")
+			return f(0x01, "a") + f(wstest.Ping, "p") + f(0x00, "") + f(wstest.Pong, "q") + f(0x00, "b") + f(wstest.Ping, "") + f(0x80, "")
 		}},
 		{"A55 C13", "10,000 fragments of no bytes", func(f func(byte, string) string) string {
 			return f(0x02, "") + strings.Repeat(f(0x00, ""), 10_000) + f(0x80, "x")
@@ -105,8 +106,8 @@ func TestFramesPass(t *testing.T) {
 				r := newRig(t, secure)
 				from, to := r.between(s, deflate, deflate)
 				sent := row.frames(func(first byte, payload string) string { return frame(s.who, first, payload) })
-				from.sendLater(sent)
-				to.want(sent)
+				go io.WriteString(from, sent)
+				to.WantBytes(sent)
 				closed(s, from, to)
 				if got := r.ended(0); got != s.who+": closed 1000" {
 					t.Errorf("logged %q, want a Close by the %s", got, s.who)
@@ -122,11 +123,11 @@ func TestPartsOfFramesPass(t *testing.T) {
 	t.Attr("case", "C10 C14")
 	eachSide(t, func(t *testing.T, secure bool, s side) {
 		from, to := newRig(t, secure).between(s, "", "")
-		f := frame(s.who, text, strings.Repeat("x", 10_000))
+		f := frame(s.who, wstest.Text, strings.Repeat("x", 10_000))
 		for at := 0; at < len(f); at += 997 {
 			part := f[at:min(at+997, len(f))]
-			from.send(part)
-			to.want(part)
+			from.Send(part)
+			to.WantBytes(part)
 		}
 		closed(s, from, to)
 	})
@@ -140,9 +141,9 @@ func TestByteByByte(t *testing.T) {
 		from, to := newRig(t, secure).between(s, "", "")
 		var b strings.Builder
 		for i := range 60 {
-			b.WriteString(frame(s.who, text, strings.Repeat("x", i%7)))
-			b.WriteString(frame(s.who, pong, "twelve bytes")) // looked into, for it might be ours
-			b.WriteString(frame(s.who, ping, strings.Repeat("p", i*2)))
+			b.WriteString(frame(s.who, wstest.Text, strings.Repeat("x", i%7)))
+			b.WriteString(frame(s.who, wstest.Pong, "twelve bytes")) // looked into, for it might be ours
+			b.WriteString(frame(s.who, wstest.Ping, strings.Repeat("p", i*2)))
 		}
 		stream := b.String()
 		go func() {
@@ -152,7 +153,7 @@ func TestByteByByte(t *testing.T) {
 				}
 			}
 		}()
-		to.want(stream)
+		to.WantBytes(stream)
 		closed(s, from, to)
 	})
 }
@@ -166,37 +167,37 @@ func TestEarly(t *testing.T) {
 			r := newRig(t, secure)
 			long := strings.Repeat("early ", 1<<18)
 			c := r.client()
-			c.sendLater(handshake("") + frame("client", text, long))
+			go io.WriteString(c, handshake("")+frame("client", wstest.Text, long))
 			u := r.upstream()
-			head := u.head()
-			u.sendLater(answer(head, "") + frame("upstream", text, long))
-			c.want(opened(""))
+			head := u.ReadHead()
+			go io.WriteString(u, answer(head, "")+frame("upstream", wstest.Text, long))
+			c.WantBytes(opened(""))
 			got := make(chan bool)
-			go func() { c.want(frame("upstream", text, long)); close(got) }()
-			u.want(frame("client", text, long))
+			go func() { c.WantBytes(frame("upstream", wstest.Text, long)); close(got) }()
+			u.WantBytes(frame("client", wstest.Text, long))
 			<-got
 			closed(sides[0], c, u)
 		})
 		t.Run("a Close from each side", func(t *testing.T) {
 			r := newRig(t, secure)
 			c := r.client()
-			c.send(handshake("") + closeFrame("client", 4001, "never mind"))
+			c.Send(handshake("") + closeFrame("client", 4001, "never mind"))
 			u := r.upstream()
-			u.send(answer(u.head(), "") + closeFrame("upstream", 4002, "neither"))
-			c.want(opened(""))
-			u.want(closeFrame("client", 4001, "never mind"))
-			c.want(closeFrame("upstream", 4002, "neither"))
+			u.Send(answer(u.ReadHead(), "") + closeFrame("upstream", 4002, "neither"))
+			c.WantBytes(opened(""))
+			u.WantBytes(closeFrame("client", 4001, "never mind"))
+			c.WantBytes(closeFrame("upstream", 4002, "neither"))
 			u.Close()
-			c.wantRest("")
+			wantRest(c, "")
 		})
 		t.Run("all that an upstream has to say", func(t *testing.T) {
 			r := newRig(t, secure)
 			c := r.client()
-			c.send(handshake(""))
+			c.Send(handshake(""))
 			u := r.upstream()
-			u.send(answer(u.head(), "") + frame("upstream", text, "bye") + closeFrame("upstream", 4000, "that was it"))
+			u.Send(answer(u.ReadHead(), "") + frame("upstream", wstest.Text, "bye") + closeFrame("upstream", 4000, "that was it"))
 			u.Close()
-			c.want(opened("") + frame("upstream", text, "bye") + closeFrame("upstream", 4000, "that was it"))
+			c.WantBytes(opened("") + frame("upstream", wstest.Text, "bye") + closeFrame("upstream", 4000, "that was it"))
 			c.Close()
 			if got := r.ended(0); got != "upstream: closed 4000" {
 				t.Errorf("logged %q, want a Close by the upstream", got)
@@ -205,52 +206,14 @@ func TestEarly(t *testing.T) {
 		t.Run("another handshake", func(t *testing.T) {
 			r := newRig(t, secure)
 			c := r.client()
-			c.send(handshake("") + handshake(""))
+			c.Send(handshake("") + handshake(""))
 			u := r.upstream()
-			u.send(answer(u.head(), ""))
-			u.wantClose(1001) // a G is no frame
+			u.Send(answer(u.ReadHead(), ""))
+			u.WantClose(1001) // a G is no frame
 			u.Close()
-			c.wantRest(opened("") + closeFrame("upstream", 1002, "protocol error by the client"))
+			wantRest(c, opened("")+closeFrame("upstream", 1002, "protocol error by the client"))
 		})
 	})
-}
-
-// wantClose reads a frame of the proxy's own, and wants a Close with the code.
-// What the proxy sends to an upstream is masked by a key that nobody can know
-// before.
-func (w *wire) wantClose(code int) {
-	w.t.Helper()
-	first, payload := w.readFrame()
-	if first != closing || len(payload) < 2 || int(payload[0])<<8|int(payload[1]) != code {
-		w.t.Errorf("%s: got frame %#x %q, want Close %d", w.who, first, payload, code)
-	}
-}
-
-// readFrame reads a frame of up to 125 bytes, and wants it masked as it must be.
-func (w *wire) readFrame() (first byte, payload string) {
-	w.t.Helper()
-	masked := w.who == "upstream"
-	b := make([]byte, 2+4+125)
-	size := 2
-	if masked {
-		size = 6
-	}
-	if _, err := io.ReadFull(w.br, b[:size]); err != nil {
-		w.t.Fatalf("%s: got %v, want a frame", w.who, err)
-	}
-	if (b[1]&0x80 != 0) != masked {
-		w.t.Errorf("%s: got a frame with masked=%v", w.who, !masked)
-	}
-	body := b[size : size+int(b[1]&0x7F)]
-	if _, err := io.ReadFull(w.br, body); err != nil {
-		w.t.Fatalf("%s: got %v within a frame", w.who, err)
-	}
-	for i := range body {
-		if masked {
-			body[i] ^= b[2+i&3]
-		}
-	}
-	return b[0], string(body)
 }
 
 // A49: the proxy's own frames to an upstream are masked by keys of its own,
@@ -260,10 +223,10 @@ func TestMasks(t *testing.T) {
 	eachLeg(t, func(t *testing.T, secure bool) {
 		r := newRig(t, secure, wsproxy.WithPing(10*time.Millisecond, 10*time.Second))
 		c, u := r.open("", "")
-		go io.Copy(io.Discard, c.br)
+		go io.Copy(io.Discard, c.In)
 		keys := make(map[string]bool)
 		for len(keys) < 5 {
-			b, err := u.br.Peek(6)
+			b, err := u.In.Peek(6)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -272,25 +235,28 @@ func TestMasks(t *testing.T) {
 			} else {
 				keys[k] = true
 			}
-			first, payload := u.readFrame()
-			if first != ping || len(payload) != 12 {
-				t.Fatalf("upstream: got frame %#x %q, want a Ping of the proxy's", first, payload)
+			f, err := u.ReadFrame()
+			if err != nil || f.First != wstest.Ping || len(f.Payload) != 12 {
+				t.Fatalf("upstream: got frame %v, %v, want a Ping of the proxy's", f, err)
 			}
-			u.send(frame("upstream", pong, payload))
+			u.Send(frame("upstream", wstest.Pong, f.Payload))
 		}
 		// GET / in the clear, for a cache that knows no WebSocket.
 		raw := "\x82\x85\x00\x00\x00\x00GET /"
-		c.send(raw)
+		c.Send(raw)
 		for {
-			if b, err := u.br.Peek(1); err != nil {
+			if b, err := u.In.Peek(1); err != nil {
 				t.Fatal(err)
-			} else if b[0] != ping {
+			} else if b[0] != wstest.Ping {
 				break
 			}
-			_, payload := u.readFrame()
-			u.send(frame("upstream", pong, payload))
+			f, err := u.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Send(frame("upstream", wstest.Pong, f.Payload))
 		}
-		u.want(raw)
+		u.WantBytes(raw)
 	})
 }
 
@@ -304,25 +270,25 @@ func TestCutOff(t *testing.T) {
 			passes bool // the tail goes on, and leaves a frame open across
 		}{
 			"at a frame's end":     {"", false},
-			"in a header":          {frame(s.who, binary2, strings.Repeat("x", 300))[:3], false},
+			"in a header":          {frame(s.who, wstest.Binary, strings.Repeat("x", 300))[:3], false},
 			"in a Close":           {closeFrame(s.who, 1000, "bye")[:4], false},
-			"in a payload":         {frame(s.who, text, "12345678")[:9], true},
+			"in a payload":         {frame(s.who, wstest.Text, "12345678")[:9], true},
 			"in an empty fragment": {frame(s.who, 0x01, "") + frame(s.who, 0x00, "x")[:1], false},
 		} {
 			t.Run(name, func(t *testing.T) {
 				r := newRig(t, secure)
 				from, to := r.between(s, "", "")
-				from.send(frame(s.who, text, "hello") + end.tail)
-				from.fin()
-				to.want(frame(s.who, text, "hello"))
+				from.Send(frame(s.who, wstest.Text, "hello") + end.tail)
+				from.FIN()
+				to.WantBytes(frame(s.who, wstest.Text, "hello"))
 				switch {
 				case end.passes:
-					to.wantRest(end.tail)
+					wantRest(to, end.tail)
 				case name == "in an empty fragment":
-					to.want(frame(s.who, 0x01, ""))
+					to.WantBytes(frame(s.who, 0x01, ""))
 					fallthrough
 				default:
-					to.wantClose(s.toldOther)
+					to.WantClose(s.toldOther)
 				}
 				to.Close()
 				if got := r.ended(0); !strings.HasPrefix(got, s.who+": lost ") {
@@ -342,15 +308,15 @@ func TestAnnouncedOnly(t *testing.T) {
 		if s.who == "client" {
 			mask, bit = "KEY!", 0x80
 		}
-		announcing := string([]byte{binary2, 127 | bit, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}) + mask + "some"
+		announcing := string([]byte{wstest.Binary, 127 | bit, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}) + mask + "some"
 		runtime.GC()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		const sessions = 20
 		for range sessions {
 			from, to := r.between(s, "", "")
-			from.send(announcing)
-			to.want(announcing)
+			from.Send(announcing)
+			to.WantBytes(announcing)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)

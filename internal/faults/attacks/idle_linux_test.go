@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A70: a side that has ended while the other one takes nothing costs no CPU,
@@ -17,18 +18,18 @@ func TestHalfDead(t *testing.T) {
 	eachSide(t, func(t *testing.T, secure bool, s side) {
 		r := newRig(t, secure, wsproxy.WithCloseTimeout(10*time.Second))
 		const sessions = 10
-		long := frame(s.who, binary2, strings.Repeat("x", 32<<20))
+		long := frame(s.who, wstest.Binary, strings.Repeat("x", 32<<20))
 		for range sessions {
 			// One has sent as much as there is room for and gone; the other one
 			// reads none of it.
 			from, _ := r.between(s, "", "")
 			from.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 			io.WriteString(from, long)
-			from.below.Close()
+			from.Below().Close()
 			// One has gone with nothing on the way; the other one doesn't mind.
 			gone, to := r.between(s, "", "")
-			gone.fin()
-			to.wantClose(s.toldOther)
+			gone.FIN()
+			to.WantClose(s.toldOther)
 		}
 		began, used := time.Now(), cpu(t)
 		<-time.After(time.Second)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A67, A69: neither bytes in drips nor Pings keep a session for longer than it
@@ -18,23 +19,23 @@ func TestKeptAlive(t *testing.T) {
 			option            wsproxy.Option
 			want              string
 		}{
-			{"A67", "frames in drips", frame(s.who, text, "x"), wsproxy.WithMaxAge(500 * time.Millisecond), "proxy: age 1001"},
-			{"A67", "Pings in drips", frame(s.who, ping, "x"), wsproxy.WithMaxAge(500 * time.Millisecond), "proxy: age 1001"},
-			{"A69", "Pings", frame(s.who, ping, "x"), wsproxy.WithIdleTimeout(500 * time.Millisecond), "proxy: idle 1001"},
-			{"A69", "Pongs", frame(s.who, pong, "twelve bytes"), wsproxy.WithIdleTimeout(500 * time.Millisecond), "proxy: idle 1001"},
+			{"A67", "frames in drips", frame(s.who, wstest.Text, "x"), wsproxy.WithMaxAge(500 * time.Millisecond), "proxy: age 1001"},
+			{"A67", "Pings in drips", frame(s.who, wstest.Ping, "x"), wsproxy.WithMaxAge(500 * time.Millisecond), "proxy: age 1001"},
+			{"A69", "Pings", frame(s.who, wstest.Ping, "x"), wsproxy.WithIdleTimeout(500 * time.Millisecond), "proxy: idle 1001"},
+			{"A69", "Pongs", frame(s.who, wstest.Pong, "twelve bytes"), wsproxy.WithIdleTimeout(500 * time.Millisecond), "proxy: idle 1001"},
 		} {
 			t.Run(row.name, func(t *testing.T) {
 				t.Attr("case", row.cases)
 				r := newRig(t, secure, row.option, wsproxy.WithCloseTimeout(100*time.Millisecond))
 				from, to := r.between(s, "", "")
-				go io.Copy(io.Discard, to.br)
-				go io.Copy(io.Discard, from.br)
+				go io.Copy(io.Discard, to.In)
+				go io.Copy(io.Discard, from.In)
 				began := time.Now()
 				for i := 0; ; i++ {
 					if _, err := io.WriteString(from, row.drip[i%len(row.drip):][:1]); err != nil {
 						break
 					}
-					if time.Since(began) > patience/2 {
+					if time.Since(began) > wstest.Timeout/2 {
 						t.Fatal("the session still lasts")
 					}
 					<-time.After(time.Millisecond)
@@ -66,15 +67,15 @@ func TestEndless(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				r := newRig(t, secure, f.option)
 				from, to := r.between(s, "", "")
-				from.sendLater(f.first + strings.Repeat(f.more, 20))
-				to.want(f.first)
+				go io.WriteString(from, f.first+strings.Repeat(f.more, 20))
+				to.WantBytes(f.first)
 				for name == "message" {
-					if b, err := to.br.Peek(1); err != nil || b[0] == closing {
+					if b, err := to.In.Peek(1); err != nil || b[0] == wstest.Close {
 						break
 					}
-					to.want(f.more)
+					to.WantBytes(f.more)
 				}
-				to.wantClose(1001)
+				to.WantClose(1001)
 				to.Close()
 				from.Close()
 				if got := r.ended(0); got != s.who+": limit 1009" {
@@ -105,8 +106,8 @@ func TestTooMany(t *testing.T) {
 					c2, u2 := r.open("", "")
 					for range 20 {
 						c := r.client()
-						c.send(handshake("") + second)
-						if got := undated(c.rest()); got != row.want {
+						c.Send(handshake("") + second)
+						if got := undated(c.Rest()); got != row.want {
 							t.Fatalf("client: got\n%q, want\n%q", got, row.want)
 						}
 					}
@@ -117,8 +118,8 @@ func TestTooMany(t *testing.T) {
 				// Refusals of all kinds, in any number, count for nothing.
 				for _, bad := range refusals[:20] {
 					c := r.client()
-					c.sendLater(bad.send + second)
-					c.rest()
+					go io.WriteString(c, bad.send+second)
+					c.Rest()
 				}
 				r.open("", "")
 				r.open("", "")

@@ -2,6 +2,7 @@ package attacks
 
 import (
 	"cmp"
+	"io"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -103,9 +104,9 @@ func TestPasses(t *testing.T) {
 					r = newRig(t, secure, row.options...)
 				}
 				c := r.client()
-				c.sendLater(row.send)
+				go io.WriteString(c, row.send)
 				u := r.upstream()
-				head := u.head()
+				head := u.ReadHead()
 				if k := keyLine.FindString(head); keys[k] {
 					t.Errorf("upstream: got %q a second time, want a fresh one (A20)", k)
 				} else {
@@ -115,11 +116,11 @@ func TestPasses(t *testing.T) {
 				if got := keyed(head); got != want {
 					t.Errorf("upstream: got\n%.900q, want\n%.900q", got, want)
 				}
-				u.send(answer(head, ""))
-				c.want(opened(""))
-				c.send(closeFrame("client", 1000, ""))
-				u.send(closeFrame("upstream", 1000, ""))
-				c.wantRest(closeFrame("upstream", 1000, ""))
+				u.Send(answer(head, ""))
+				c.WantBytes(opened(""))
+				c.Send(closeFrame("client", 1000, ""))
+				u.Send(closeFrame("upstream", 1000, ""))
+				wantRest(c, closeFrame("upstream", 1000, ""))
 			})
 		}
 	})
@@ -139,15 +140,15 @@ func TestCrossOriginProtection(t *testing.T) {
 			"Origin: " + strings.Replace(origin, "front", "FRONT.test@evil", 1) + "\r\n",
 		} {
 			c := r.client()
-			c.send(handshake(lines) + second)
-			if got := undated(c.rest()); got != refused(403, "") {
+			c.Send(handshake(lines) + second)
+			if got := undated(c.Rest()); got != refused(403, "") {
 				t.Errorf("%q: got\n%q, want\n%q", lines, got, refused(403, ""))
 			}
 		}
 		c := r.client()
-		c.send(handshake("Origin: " + origin + "\r\nSec-Fetch-Site: same-origin\r\n"))
+		c.Send(handshake("Origin: " + origin + "\r\nSec-Fetch-Site: same-origin\r\n"))
 		u := r.upstream()
-		u.send(answer(u.head(), ""))
-		c.want(opened(""))
+		u.Send(answer(u.ReadHead(), ""))
+		c.WantBytes(opened(""))
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // The proxies that are compared, each as its documentation has it set up for
@@ -139,7 +140,7 @@ func startProgram(t *testing.T, name string, args []string, conf string) (addr s
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			<-ended
 		})
-		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(wstest.Timeout); time.Now().Before(deadline); {
 			if c, err := net.Dial("tcp", addr); err == nil {
 				c.Close()
 				return addr

@@ -1,11 +1,13 @@
 package attacks
 
 import (
+	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A refusal is a client's handshake that must come to nothing. Nothing is
@@ -100,8 +102,8 @@ func TestRefusals(t *testing.T) {
 			t.Run(row.name, func(t *testing.T) {
 				t.Attr("case", row.cases)
 				c := r.on(t).client()
-				c.sendLater(row.send + second)
-				got := undated(c.rest())
+				go io.WriteString(c, row.send+second)
+				got := undated(c.Rest())
 				if row.text == "" {
 					// net/http's own, or ours to what isn't HTTP/1: in its words.
 					if head, body, _ := strings.Cut(got, "\r\n\r\n"); !strings.HasPrefix(head, statusLine(row.status)) ||
@@ -131,8 +133,8 @@ func TestRefusedBodyMissing(t *testing.T) {
 		r := newRig(t, secure, wsproxy.WithCloseTimeout(100*time.Millisecond))
 		for _, lines := range []string{"Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 5\r\nExpect: 100-continue\r\n"} {
 			c := r.client()
-			c.send(handshake(lines))
-			if got := undated(c.rest()); got != refused(400, "request has a body") {
+			c.Send(handshake(lines))
+			if got := undated(c.Rest()); got != refused(400, "request has a body") {
 				t.Errorf("client: got\n%q, want\n%q", got, refused(400, "request has a body"))
 			}
 		}
@@ -152,19 +154,19 @@ func TestRefusedFurtherOn(t *testing.T) {
 			{"A5 A18", "no right 101", "HTTP/1.1 101 OK\r\n\r\n", refused(502, "")},
 			{"A18", "no HTTP", "+OK\r\n\r\n", refused(502, "")},
 		} {
-			for what, behind := range map[string]string{"frames": frame("client", text, "early"), "a request": second} {
+			for what, behind := range map[string]string{"frames": frame("client", wstest.Text, "early"), "a request": second} {
 				t.Run(row.name+", behind it "+what, func(t *testing.T) {
 					t.Attr("case", row.cases)
 					r := r.on(t)
 					c := r.client()
-					c.send(handshake("") + behind)
+					c.Send(handshake("") + behind)
 					u := r.upstream()
-					u.head()
-					u.send(row.answer)
-					if got := undated(c.rest()); got != row.want {
+					u.ReadHead()
+					u.Send(row.answer)
+					if got := undated(c.Rest()); got != row.want {
 						t.Errorf("client: got\n%q, want\n%q", got, row.want)
 					}
-					u.wantRest("")
+					wantRest(u, "")
 				})
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A19: middleware that serves a request again after its session makes no
@@ -34,12 +35,12 @@ func TestServedAgain(t *testing.T) {
 		closed(sides[0], c, u)
 		select {
 		case c := <-r.dials: // of the second time
-			u := newWire(t, "upstream", c, c)
+			u := wstest.NewWire(t, c, false)
 			if secure {
-				u = newWire(t, "upstream", c, tls.Server(c, &tls.Config{Certificates: []tls.Certificate{identity().cert}}))
+				u = wstest.NewWire(t, tls.Server(c, wstest.ServerConfig()), false)
 			}
-			u.send(answer(u.head(), ""))
-			u.wantRest("")
+			u.Send(answer(u.ReadHead(), ""))
+			wantRest(u, "")
 			if v := <-again; v != nil {
 				t.Errorf("panic: %v", v)
 			}
@@ -76,7 +77,7 @@ func TestLoop(t *testing.T) {
 					scheme = "https://"
 				}
 				loop, err := wsproxy.New(scheme+front, append(row.options, wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
-					wsproxy.WithTLSConfig(&tls.Config{RootCAs: identity().pool}))...)
+					wsproxy.WithTLSConfig(&tls.Config{RootCAs: wstest.CA().Pool()}))...)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -87,8 +88,8 @@ func TestLoop(t *testing.T) {
 				}
 				r.serve(&http.Server{Handler: loop})
 				c := r.client()
-				c.send(handshake(""))
-				if got := c.rest(); !strings.HasPrefix(got, statusLine(row.want)) {
+				c.Send(handshake(""))
+				if got := c.Rest(); !strings.HasPrefix(got, statusLine(row.want)) {
 					t.Errorf("client: got %.100q, want %d", got, row.want)
 				}
 				await(t, "the loop to come to its end", func() bool { return loop.Stats().Handshakes == 0 })
@@ -127,8 +128,8 @@ func TestInwards(t *testing.T) {
 		_, port, _ := net.SplitHostPort(r.back.Addr().String())
 		for _, to := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "[::ffff:7f00:1]", "127.1.2.3"} {
 			c := r.client()
-			c.send(edited("GET / ", "GET /?to="+to+":"+port+" ") + second)
-			if got := undated(c.rest()); got != bad {
+			c.Send(edited("GET / ", "GET /?to="+to+":"+port+" ") + second)
+			if got := undated(c.Rest()); got != bad {
 				t.Errorf("%s: got\n%q, want\n%q", to, got, bad)
 			}
 		}
@@ -146,14 +147,14 @@ func TestNothingIsCountedByName(t *testing.T) {
 		before := r.proxy.Stats()
 		for i := range 20 {
 			c := r.client()
-			c.send(edited("GET / ", fmt.Sprintf("GET /%d ", i), "Version: 13", fmt.Sprint("Version: ", i+20)))
-			c.rest()
+			c.Send(edited("GET / ", fmt.Sprintf("GET /%d ", i), "Version: 13", fmt.Sprint("Version: ", i+20)))
+			c.Rest()
 			c, u := r.open(fmt.Sprintf("Origin: http://o%d.test\r\nSec-WebSocket-Protocol: p%d\r\n", i, i), fmt.Sprintf("Sec-WebSocket-Protocol: p%d\r\n", i))
-			c.send(closeFrame("client", 4000+i, fmt.Sprint("reason ", i)))
-			u.want(closeFrame("client", 4000+i, fmt.Sprint("reason ", i)))
-			u.send(closeFrame("upstream", 4000+i, ""))
+			c.Send(closeFrame("client", 4000+i, fmt.Sprint("reason ", i)))
+			u.WantBytes(closeFrame("client", 4000+i, fmt.Sprint("reason ", i)))
+			u.Send(closeFrame("upstream", 4000+i, ""))
 			u.Close()
-			c.want(closeFrame("upstream", 4000+i, ""))
+			c.WantBytes(closeFrame("upstream", 4000+i, ""))
 			r.ended(i)
 		}
 		after := r.proxy.Stats()
@@ -177,7 +178,7 @@ func TestSlowHandshake(t *testing.T) {
 			}
 			<-time.After(3 * time.Millisecond)
 		}
-		c.rest()
+		c.Rest()
 		r.reserve(&http.Server{Handler: r.proxy})
 		r.wantNoDial()
 	})
