@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // limit is how long anything may take on a machine that is busy.
@@ -20,9 +22,9 @@ const limit = 30 * time.Second
 
 // What the tests share: set by TestMain, before any test runs.
 var (
-	missing  string          // what isn't installed; "": nothing
-	chromium context.Context // holds the one browser
-	trusted  *authority      // of the sites that tests make
+	missing  string            // what isn't installed; "": nothing
+	chromium context.Context   // holds the one browser
+	trusted  *wstest.Authority // of the sites that tests make
 	example  struct {
 		plain, idle *program
 		drain       []*program // one each time that the tests are run (-count), to be ended
@@ -93,9 +95,9 @@ func start(ctx context.Context, dir string, count int) (err error) {
 		example.drain = append(example.drain, p)
 	}
 
-	trusted = newAuthority()
+	trusted = wstest.NewAuthority()
 	file := filepath.Join(dir, "ca.pem")
-	if err := os.WriteFile(file, trusted.pem, 0o644); err != nil {
+	if err := os.WriteFile(file, trusted.PEM(), 0o644); err != nil {
 		return err
 	}
 	// Chromium on Linux reads its user's NSS database, once: whoever is to be

@@ -10,6 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // TestMixedContent has a page that came over https try a ws:// URL. That the
@@ -18,7 +19,7 @@ import (
 func TestMixedContent(t *testing.T) {
 	t.Parallel()
 	b := newTab(t)
-	certificate := trusted.issue("page.test")
+	certificate := trusted.Issue("page.test")
 	secure := newSite(t, &certificate)
 	plain := newSite(t, nil, wsproxy.WithInsecureAnyOrigin())
 	ws := plain.at("ws", "page.test", "/websocket")
@@ -39,7 +40,7 @@ func TestAddress(t *testing.T) {
 	t.Parallel()
 	t.Run("in the certificate", func(t *testing.T) {
 		b := newTab(t)
-		certificate := trusted.issue("127.0.0.1")
+		certificate := trusted.Issue("127.0.0.1")
 		s := newSite(t, &certificate)
 		b.visit(s.at("https", "127.0.0.1", "/"))
 		b.dial(s.at("wss", "127.0.0.1", "/websocket")).open(t, "wss:// to an address")
@@ -47,7 +48,7 @@ func TestAddress(t *testing.T) {
 	})
 	t.Run("not in the certificate", func(t *testing.T) {
 		b := newTab(t)
-		certificate := trusted.issue("page.test")
+		certificate := trusted.Issue("page.test")
 		s := newSite(t, &certificate, wsproxy.WithInsecureAnyOrigin())
 		b.visit(s.at("https", "page.test", "/"))
 		b.dial(s.at("wss", "127.0.0.1", "/websocket")).refused(t, "wss:// to an address that the certificate doesn't have")
@@ -61,7 +62,7 @@ func TestAddress(t *testing.T) {
 func TestTrust(t *testing.T) {
 	t.Parallel()
 	b := newTab(t)
-	good, bad := trusted.issue("page.test"), newAuthority().issue("page.test")
+	good, bad := trusted.Issue("page.test"), wstest.NewAuthority().Issue("page.test")
 	page := newSite(t, &good)
 	stranger := newSite(t, &bad, wsproxy.WithInsecureAnyOrigin())
 	b.visit(page.at("https", "page.test", "/"))
@@ -73,7 +74,7 @@ func TestTrust(t *testing.T) {
 func TestOrigin(t *testing.T) {
 	require(t)
 	t.Parallel()
-	certificate := trusted.issue("page.test", "api.test")
+	certificate := trusted.Issue("page.test", "api.test")
 	page := newSite(t, &certificate)
 	origin := page.at("https", "page.test", "")
 

@@ -23,7 +23,7 @@ const (
 func TestSilence(t *testing.T) {
 	require(t)
 	t.Parallel()
-	certificate := trusted.issue("page.test")
+	certificate := trusted.Issue("page.test")
 	open := func(t *testing.T, ping time.Duration) (*tab, *site) {
 		t.Parallel()
 		b := newTab(t)

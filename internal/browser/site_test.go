@@ -2,13 +2,7 @@ package browser
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -24,64 +18,6 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 )
-
-// An authority vouches for certificates.
-type authority struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pem         []byte
-}
-
-func newAuthority() *authority {
-	a := &authority{key: newKey()}
-	a.certificate = &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "wsproxy test authority"},
-		NotBefore:             time.Now().Add(-time.Hour),
-		NotAfter:              time.Now().Add(24 * time.Hour),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign,
-	}
-	der := a.sign(a.certificate, a.key)
-	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return a
-}
-
-func newKey() *ecdsa.PrivateKey {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	return key
-}
-
-func (a *authority) sign(template *x509.Certificate, key *ecdsa.PrivateKey) []byte {
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
-	if err != nil {
-		panic(err)
-	}
-	return der
-}
-
-// issue makes a certificate for names and addresses.
-func (a *authority) issue(hosts ...string) tls.Certificate {
-	leaf := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "wsproxy test"},
-		NotBefore:   a.certificate.NotBefore,
-		NotAfter:    a.certificate.NotAfter,
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	for _, host := range hosts {
-		if ip := net.ParseIP(host); ip != nil {
-			leaf.IPAddresses = append(leaf.IPAddresses, ip)
-		} else {
-			leaf.DNSNames = append(leaf.DNSNames, host)
-		}
-	}
-	key := newKey()
-	return tls.Certificate{Certificate: [][]byte{a.sign(leaf, key)}, PrivateKey: key}
-}
 
 // A site is a server with an empty page and a proxy, and an upstream that
 // echoes behind that.

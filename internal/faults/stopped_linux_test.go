@@ -245,14 +245,14 @@ func TestProxyStoppedInClosing(t *testing.T) {
 	defer ln.Close()
 	var closing atomic.Int32 // how many upstreams have the client's Close
 	stopped := make(chan struct{})
-	last := wire.AppendFrame(wire.AppendFrame(nil, wire.Fin|wire.Text, nil, []byte("last")), wire.Fin|wire.Closing, nil, wire.CloseBody(1000, ""))
+	last := wstest.AppendFrame(wstest.AppendFrame(nil, wstest.Text, nil, []byte("last")), wstest.Close, nil, wstest.CloseBody(1000, ""))
 	serve := func(conn net.Conn) {
 		defer conn.Close()
 		r, br, err := wire.ReadRequest(conn)
 		if err != nil {
 			return
 		}
-		io.WriteString(conn, wire.Answer(r, ""))
+		io.WriteString(conn, wstest.AnswerTo(r, ""))
 		if _, err := io.ReadFull(br, make([]byte, 8)); err != nil { // a masked Close with a code
 			return
 		}
@@ -288,7 +288,7 @@ func TestProxyStoppedInClosing(t *testing.T) {
 		clients = append(clients, conn)
 	}
 	for _, conn := range clients {
-		if _, err := conn.Write(wire.AppendFrame(nil, wire.Fin|wire.Closing, &[4]byte{1, 2, 3, 4}, wire.CloseBody(1000, ""))); err != nil {
+		if _, err := conn.Write(wstest.AppendFrame(nil, wstest.Close, &[4]byte{1, 2, 3, 4}, wstest.CloseBody(1000, ""))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,14 +1,8 @@
 package interop
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,6 +13,7 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A server that gets its certificates by autocert has the proxy in it like any
@@ -41,27 +36,12 @@ func TestAutocert(t *testing.T) {
 	}
 
 	// What autocert would get from an authority, it has in its cache.
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{name}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cached bytes.Buffer
-	pem.Encode(&cached, &pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
-	pem.Encode(&cached, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	authority := wstest.NewAuthority()
+	chain, private := wstest.PEM(authority.Sign(&x509.Certificate{
+		DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour),
+	}))
 	cache := autocert.DirCache(t.TempDir())
-	if err := cache.Put(t.Context(), name, cached.Bytes()); err != nil {
+	if err := cache.Put(t.Context(), name, append(private, chain...)); err != nil {
 		t.Fatal(err)
 	}
 	acme := &autocert.Manager{Prompt: autocert.AcceptTOS, HostPolicy: autocert.HostWhitelist(name), Cache: cache}
@@ -71,13 +51,7 @@ func TestAutocert(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	// httptest puts a certificate of its own in; autocert's comes first.
-	roots := x509.NewCertPool()
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots.AddCert(leaf)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: name}}}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Pool(), ServerName: name}}}
 	c, _, err := websocket.Dial(t.Context(), "wss"+strings.TrimPrefix(server.URL, "https"), &websocket.DialOptions{HTTPClient: client})
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ package interop
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"maps"
 	"net"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // nginxUpstream is what nginx has before an echo server at ECHO. It refuses
@@ -48,12 +48,12 @@ backend dead
 // TestBefore has two peers talk through the proxy and an upstream that is a
 // proxy itself. What that one refuses must come as it is, page and all.
 func TestBefore(t *testing.T) {
-	a := newAuthority(t, "private")
-	cert, root := a.files(t, "upstream.example")
-	verify := &tls.Config{RootCAs: pool(a)}
+	a := wstest.NewAuthority()
+	cert, root := files(t, a, "upstream.example")
+	verify := &tls.Config{RootCAs: a.Pool()}
 	identify := verify.Clone()
 	identify.ServerName = "upstream.example" // for it is dialled by address
-	identify.Certificates = []tls.Certificate{a.pair(t, "the proxy")}
+	identify.Certificates = []tls.Certificate{a.Issue("the proxy")}
 
 	nginxRefuses := map[string]refusal{
 		"dead":      {502, "<center>nginx", "upstream", "answer"},
@@ -107,9 +107,9 @@ func TestBefore(t *testing.T) {
 // TestBeforeTLS: whom the proxy can't verify, or who doesn't get the
 // certificate that it wants, gets no session.
 func TestBeforeTLS(t *testing.T) {
-	a, other := newAuthority(t, "private"), newAuthority(t, "other")
-	cert, root := a.files(t, "upstream.example")
-	stranger := other.pair(t, "a stranger")
+	a, other := wstest.NewAuthority(), wstest.NewAuthority()
+	cert, root := files(t, a, "upstream.example")
+	stranger := other.Issue("a stranger")
 	const name = "upstream.example"
 	present := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &stranger, nil }
 
@@ -123,22 +123,22 @@ func TestBeforeTLS(t *testing.T) {
 		tls     *tls.Config
 		want    refusal
 	}{
-		{"nginx by another name", nginx, nginxTLS, &tls.Config{RootCAs: pool(a), ServerName: "other.example"},
+		{"nginx by another name", nginx, nginxTLS, &tls.Config{RootCAs: a.Pool(), ServerName: "other.example"},
 			refusal{502, "Bad Gateway", "upstream", "tls"}},
-		{"nginx by its address", nginx, nginxTLS, &tls.Config{RootCAs: pool(a)},
+		{"nginx by its address", nginx, nginxTLS, &tls.Config{RootCAs: a.Pool()},
 			refusal{502, "Bad Gateway", "upstream", "tls"}},
-		{"nginx by another authority", nginx, nginxTLS, &tls.Config{RootCAs: pool(other), ServerName: name},
+		{"nginx by another authority", nginx, nginxTLS, &tls.Config{RootCAs: other.Pool(), ServerName: name},
 			refusal{502, "Bad Gateway", "upstream", "tls"}},
 		// nginx ends the TLS handshake all right, and refuses the request.
-		{"nginx without a client certificate", nginx, nginxAsks, &tls.Config{RootCAs: pool(a), ServerName: name},
+		{"nginx without a client certificate", nginx, nginxAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name},
 			refusal{400, "No required SSL certificate was sent", "upstream", "answer"}},
-		{"nginx with a stranger's", nginx, nginxAsks, &tls.Config{RootCAs: pool(a), ServerName: name, GetClientCertificate: present},
+		{"nginx with a stranger's", nginx, nginxAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name, GetClientCertificate: present},
 			refusal{400, "The SSL certificate error", "upstream", "answer"}},
 		// HAProxy refuses TLS itself. In TLS 1.3 the client's side of that
 		// handshake is over by then.
-		{"haproxy without a client certificate", haproxy, haproxyAsks, &tls.Config{RootCAs: pool(a), ServerName: name},
+		{"haproxy without a client certificate", haproxy, haproxyAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name},
 			refusal{502, "Bad Gateway", "upstream", "answer"}},
-		{"haproxy without a client certificate, TLS 1.2", haproxy, haproxyAsks, &tls.Config{RootCAs: pool(a), ServerName: name, MaxVersion: tls.VersionTLS12},
+		{"haproxy without a client certificate, TLS 1.2", haproxy, haproxyAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name, MaxVersion: tls.VersionTLS12},
 			refusal{502, "Bad Gateway", "upstream", "tls"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -148,12 +148,6 @@ func TestBeforeTLS(t *testing.T) {
 			f.wantRefused(t, map[string]refusal{"": c.want})
 		})
 	}
-}
-
-func pool(a *authority) *x509.CertPool {
-	roots := x509.NewCertPool()
-	roots.AddCert(a.cert)
-	return roots
 }
 
 // A refusal is what a client gets in a session's place, and what the proxy

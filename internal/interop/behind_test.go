@@ -20,6 +20,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A tlsEnd is a program that ends TLS in front of the proxy. In its
@@ -75,12 +76,12 @@ var loopback = netip.MustParsePrefix("127.0.0.1/32")
 // that.
 func (e tlsEnd) newFront(t *testing.T, upstream string, timeout time.Duration, options ...wsproxy.Option) (*front, *daemon) {
 	t.Helper()
-	a := newAuthority(t, "public")
-	cert, _ := a.files(t, "127.0.0.1")
+	a := wstest.NewAuthority()
+	cert, _ := files(t, a, "127.0.0.1")
 	f := newFront(t, upstream, false, options...)
 	d := e.start(t, e.conf, "CERT", cert, "PROXY", strings.TrimPrefix(f.origin, "http://"),
 		"TIMEOUT", strconv.FormatInt(timeout.Milliseconds(), 10)+"ms")
-	f.url, f.origin, f.root = "wss://"+d.addr, "https://"+d.addr, a.cert
+	f.url, f.origin, f.root = "wss://"+d.addr, "https://"+d.addr, a.Cert
 	return f, d
 }
 

@@ -4,14 +4,6 @@ package interop
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A program is a proxy of Debian's.
@@ -166,88 +160,13 @@ func (d *daemon) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
-// An authority issues certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T, name string) *authority {
-	a := new(authority)
-	der, key := a.sign(t, &x509.Certificate{
-		Subject:               pkix.Name{CommonName: name},
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign,
-	})
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.cert, a.key = cert, key
-	return a
-}
-
-// sign completes a certificate. An authority that has none yet signs its own.
-func (a *authority) sign(t *testing.T, c *x509.Certificate) (der []byte, key *ecdsa.PrivateKey) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
-		t.Fatal(err)
-	}
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = c, key
-	}
-	if der, err = x509.CreateCertificate(rand.Reader, c, parent, key.Public(), signer); err != nil {
-		t.Fatal(err)
-	}
-	return der, key
-}
-
-// issue issues a certificate for a name or an address, as server and as
-// client, and returns it with its key in PEM.
-func (a *authority) issue(t *testing.T, name string) []byte {
-	c := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: name},
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	if ip := net.ParseIP(name); ip != nil {
-		c.IPAddresses = []net.IP{ip}
-	} else {
-		c.DNSNames = []string{name}
-	}
-	der, key := a.sign(t, c)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return append(
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
-}
-
-// pair is a certificate for name, for Go.
-func (a *authority) pair(t *testing.T, name string) tls.Certificate {
-	both := a.issue(t, name)
-	pair, err := tls.X509KeyPair(both, both)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pair
-}
-
 // files writes a certificate for name with its key, and the authority's own,
 // to a file each.
-func (a *authority) files(t *testing.T, name string) (cert, root string) {
+func files(t *testing.T, a *wstest.Authority, name string) (cert, root string) {
 	dir := t.TempDir()
 	cert, root = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "root.pem")
-	own := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
-	for file, data := range map[string][]byte{cert: a.issue(t, name), root: own} {
+	chain, key := wstest.PEM(a.Issue(name))
+	for file, data := range map[string][]byte{cert: append(chain, key...), root: a.PEM()} {
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -63,10 +63,11 @@ func (a *Authority) Sign(template *x509.Certificate) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-// Issue issues a certificate for names and addresses, for servers and clients.
+// Issue issues a certificate for names and addresses, for servers and clients. The
+// first is its common name.
 func (a *Authority) Issue(hosts ...string) tls.Certificate {
 	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "wsproxy test"},
+		Subject:     pkix.Name{CommonName: hosts[0]},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}

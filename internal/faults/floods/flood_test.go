@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A flood is a proxy, who floods it, and the good sessions that it has besides.
@@ -212,7 +213,7 @@ func (b *backend) serve() {
 }
 
 var (
-	bulk = wire.AppendFrame(nil, wire.Fin|wire.Binary, nil, make([]byte, 32<<10))
+	bulk = wstest.AppendFrame(nil, wstest.Binary, nil, make([]byte, 32<<10))
 )
 
 func (b *backend) handle(c net.Conn) {
@@ -235,7 +236,7 @@ func (b *backend) handle(c net.Conn) {
 		}
 	case "large": // as much header as the proxy takes
 		lines := numbered(250, "X-%x: "+strings.Repeat("y", 220), "\r\n") + "\r\n"
-		if _, err := io.WriteString(c, wire.Answer(r, lines)); err == nil {
+		if _, err := io.WriteString(c, wstest.AnswerTo(r, lines)); err == nil {
 			c.SetDeadline(time.Time{})
 			e := wire.NewEnd(c, br, false)
 			e.Start()

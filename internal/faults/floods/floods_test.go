@@ -18,6 +18,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // The bounds of what a session costs the proxy's process at worst, in bytes of
@@ -78,7 +79,7 @@ func TestStuckBothWays(t *testing.T) {
 			var pushers sync.WaitGroup
 			for range n {
 				e := f.open("/"+test.path+"/mute", test.tls)
-				frame := wire.AppendFrame(nil, wire.Fin|wire.Binary, &[4]byte{1, 2, 3, 4}, make([]byte, 32<<10))
+				frame := wstest.AppendFrame(nil, wstest.Binary, &[4]byte{1, 2, 3, 4}, make([]byte, 32<<10))
 				pushers.Go(func() {
 					for e.Raw(frame) == nil {
 					}
@@ -104,11 +105,11 @@ func TestFrameFloods(t *testing.T) {
 	t.Attr("case", "A45 A46 A53 A55 A56 A58 F45")
 	f := newFlood(t)
 	key := &[4]byte{1, 2, 3, 4}
-	endless := wire.AppendHeader(nil, wire.Fin|wire.Binary, key, 1<<63-1)
+	endless := wstest.AppendHeader(nil, wstest.Binary, key, 1<<63-1)
 	var tiny, pings []byte
 	for range 200 {
-		tiny = wire.AppendFrame(tiny, wire.Continuation, key, []byte("x"))
-		pings = wire.AppendFrame(pings, wire.Fin|wire.Ping, key, make([]byte, 125))
+		tiny = wstest.AppendFrame(tiny, wstest.OpContinuation, key, []byte("x"))
+		pings = wstest.AppendFrame(pings, wstest.Ping, key, make([]byte, 125))
 	}
 	stop := make(chan struct{})
 	var floods sync.WaitGroup
@@ -136,7 +137,7 @@ func TestFrameFloods(t *testing.T) {
 		each(0, "/plain/drain", endless, []byte("x"), 50*time.Millisecond)
 	}
 	for range n / 5 {
-		each(1, "/plain/sink", wire.AppendFrame(nil, wire.Text, key, []byte("x")), tiny, 100*time.Millisecond)
+		each(1, "/plain/sink", wstest.AppendFrame(nil, wstest.OpText, key, []byte("x")), tiny, 100*time.Millisecond)
 		each(2, "/plain/crawl", pings, pings, 50*time.Millisecond)
 	}
 	f.good.keep("frame floods")
@@ -183,9 +184,9 @@ func TestHeaderFloods(t *testing.T) {
 		return resp.StatusCode
 	}
 	const n = 100
-	long := wire.Request("/plain/sink", "X-Long: "+strings.Repeat("x", 1<<20)+"\r\n")
-	many := wire.Request("/plain/sink", strings.Repeat("X-Many: 1\r\n", 100_000))
-	within := wire.Request("/plain/sink", "X-Long: "+strings.Repeat("x", maxHeaderBytes+1000)+"\r\n") // net/http lets 4 KiB more through
+	long := wstest.Request("/plain/sink", "X-Long: "+strings.Repeat("x", 1<<20)+"\r\n")
+	many := wstest.Request("/plain/sink", strings.Repeat("X-Many: 1\r\n", 100_000))
+	within := wstest.Request("/plain/sink", "X-Long: "+strings.Repeat("x", maxHeaderBytes+1000)+"\r\n") // net/http lets 4 KiB more through
 	answers := make(map[int]int)
 	for i := range n {
 		answers[status([]string{long, many, within}[i%3])]++
@@ -198,7 +199,7 @@ func TestHeaderFloods(t *testing.T) {
 	var bad atomic.Int64
 	for range n {
 		clients.Go(func() {
-			if status(wire.Request("/plain/header", "")) != http.StatusBadGateway {
+			if status(wstest.Request("/plain/header", "")) != http.StatusBadGateway {
 				bad.Add(1)
 			}
 		})
@@ -303,8 +304,8 @@ func TestMixedFlood(t *testing.T) {
 	t.Attr("case", "A53 A82 A83 A84 F45 F53")
 	f := newFlood(t)
 	key := &[4]byte{1, 2, 3, 4}
-	small := bytes.Repeat(wire.AppendFrame(nil, wire.Fin|wire.Text, key, []byte("x")), 200)
-	pings := bytes.Repeat(wire.AppendFrame(nil, wire.Fin|wire.Ping, key, []byte("x")), 300)
+	small := bytes.Repeat(wstest.AppendFrame(nil, wstest.Text, key, []byte("x")), 200)
+	pings := bytes.Repeat(wstest.AppendFrame(nil, wstest.Ping, key, []byte("x")), 300)
 	backlog := bytes.Repeat(small, 10) // minutes of it
 
 	stop := make(chan struct{})
@@ -446,7 +447,7 @@ func TestHalfDoneHandshakes(t *testing.T) {
 			ask("/handshakes/silent")
 		}
 	}
-	half := wire.Request("/plain/sink", "")
+	half := wstest.Request("/plain/sink", "")
 	var shed atomic.Int64
 	for i := range halves {
 		c := f.dial(false)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // The good sessions are in a process of their own, so that the flood's own
@@ -52,14 +53,14 @@ func echo(l net.Listener) {
 			if err != nil {
 				return
 			}
-			io.WriteString(c, wire.Answer(r, ""))
+			io.WriteString(c, wstest.AnswerTo(r, ""))
 			c.SetDeadline(time.Time{})
 			p := wire.Parser{Masked: true, Each: func(f *wire.Frame) {
 				first := f.First
-				if f.Opcode() == wire.Ping {
-					first = wire.Fin | wire.Pong
+				if f.Opcode() == wstest.OpPing {
+					first = wstest.Pong
 				}
-				c.Write(wire.AppendFrame(nil, first, nil, f.Payload))
+				c.Write(wstest.AppendFrame(nil, first, nil, f.Payload))
 			}}
 			buf := make([]byte, 1024)
 			for {
@@ -125,7 +126,7 @@ func talkFor(front string, length time.Duration) (took []time.Duration, err erro
 	got := make([]byte, 2+len(body))
 	for end := time.Now().Add(length); time.Now().Before(end); time.Sleep(goodPause) {
 		at := time.Now()
-		if err := e.Frame(wire.Fin|wire.Binary, body); err != nil {
+		if err := e.Frame(wstest.Binary, body); err != nil {
 			return took, err
 		}
 		if _, err := io.ReadFull(br, got); err != nil {

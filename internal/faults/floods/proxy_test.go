@@ -5,7 +5,6 @@ package floods_test
 import (
 	"crypto/tls"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Limits of the proxy under flood: short ones, so that the tests are, too.
@@ -63,11 +63,8 @@ func runProxy() error {
 		proxies[name] = p
 		mux.Handle("/"+name+"/", p)
 	}
-	server, _, err := wire.Certificate()
-	if err != nil {
-		return err
-	}
 	var fronts [2]net.Listener
+	var err error
 	for i := range fronts {
 		if fronts[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return err
@@ -75,11 +72,11 @@ func runProxy() error {
 	}
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: log.New(io.Discard, "", 0)}
 	go s.Serve(fronts[0])
-	go s.Serve(tls.NewListener(fronts[1], server))
+	go s.Serve(tls.NewListener(fronts[1], wstest.ServerConfig()))
 	return greet(hello{
 		Plain:     fronts[0].Addr().String(),
 		TLS:       fronts[1].Addr().String(),
-		Authority: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificates[0].Certificate[0]}),
+		Authority: wstest.CA().PEM(),
 	}, control(proxies))
 }
 

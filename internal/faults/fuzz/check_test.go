@@ -8,6 +8,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // check compares what each end sent with what the other one received.
@@ -73,7 +74,7 @@ type passage struct {
 func compare(from, to *stream, own map[string]bool, complete bool) (p passage, err error) {
 	sent, received := from.frames, to.frames
 	absorbed := func(f *wire.Frame) bool {
-		return f.Opcode() == wire.Pong && own[string(f.Payload)]
+		return f.Opcode() == wstest.OpPong && own[string(f.Payload)]
 	}
 	i := 0
 	for j := range received {
@@ -89,9 +90,9 @@ func compare(from, to *stream, own map[string]bool, complete bool) (p passage, e
 		switch {
 		case p.closed != nil:
 			return p, fmt.Errorf("frame %d, %v, behind a Close of the proxy's", j, f)
-		case f.Opcode() == wire.Ping && len(f.Payload) == 12 && f.First == wire.Fin|wire.Ping:
+		case f.Opcode() == wstest.OpPing && len(f.Payload) == 12 && f.First == wstest.Ping:
 			p.injected = append(p.injected, *f)
-		case f.Opcode() == wire.Closing:
+		case f.Opcode() == wstest.OpClose:
 			p.closed = f
 		default:
 			next := "nothing"
@@ -109,7 +110,7 @@ func compare(from, to *stream, own map[string]bool, complete bool) (p passage, e
 		if i < len(sent) {
 			next = sent[i].Raw
 		}
-		own := rest[0] == wire.Fin|wire.Ping && (len(rest) < 2 || rest[1]&0x7F == 12) || rest[0] == wire.Fin|wire.Closing
+		own := rest[0] == wstest.Ping && (len(rest) < 2 || rest[1]&0x7F == 12) || rest[0] == wstest.Close
 		if !bytes.HasPrefix(next, rest) && !own {
 			return p, fmt.Errorf("it ends in %d bytes that aren't those of the frame that was sent", len(rest))
 		}
@@ -125,12 +126,12 @@ func compare(from, to *stream, own map[string]bool, complete bool) (p passage, e
 func injected(received, sent []wire.Frame) map[string]bool {
 	own := make(map[string]bool)
 	for i := range received {
-		if f := &received[i]; f.Opcode() == wire.Ping && len(f.Payload) == 12 {
+		if f := &received[i]; f.Opcode() == wstest.OpPing && len(f.Payload) == 12 {
 			own[string(f.Payload)] = true
 		}
 	}
 	for i := range sent {
-		if sent[i].Opcode() == wire.Ping {
+		if sent[i].Opcode() == wstest.OpPing {
 			delete(own, string(sent[i].Payload))
 		}
 	}
@@ -146,10 +147,10 @@ func (r *run) mayLeaveEarly(side int) bool {
 func (p *passage) count(f *wire.Frame) {
 	p.frames++
 	p.bytes += len(f.Raw)
-	if !f.Control() && f.First&wire.Fin != 0 {
+	if !f.Control() && f.First&wstest.Fin != 0 {
 		p.messages++
 	}
-	if f.Opcode() == wire.Ping {
+	if f.Opcode() == wstest.OpPing {
 		p.pings++
 	}
 }

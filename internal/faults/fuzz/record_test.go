@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A tap is the connection of an endpoint. It takes both streams apart as they
@@ -104,7 +105,7 @@ func (s *stream) take(b []byte) {
 }
 
 func (s *stream) add(f *wire.Frame) {
-	s.closed = s.closed || f.Opcode() == wire.Closing
+	s.closed = s.closed || f.Opcode() == wstest.OpClose
 	s.frames = append(s.frames, wire.Frame{First: f.First, Raw: bytes.Clone(f.Raw), Payload: bytes.Clone(f.Payload)})
 }
 

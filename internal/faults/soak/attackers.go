@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // attackers are the fates of those who try for more than their share: each gets
@@ -65,7 +66,7 @@ func manyItems(s *session) error {
 func manyItemsAnswered(s *session) error {
 	s.answer = func(s *session, c net.Conn, _ *bufio.Reader, r *http.Request) {
 		defer c.Close()
-		io.WriteString(c, wire.Answer(r, itemLines[s.id%uint64(len(itemLines))])) // it isn't read to its end
+		io.WriteString(c, wstest.AnswerTo(r, itemLines[s.id%uint64(len(itemLines))])) // it isn't read to its end
 	}
 	return errors.Join(s.refusedWith(http.StatusBadGateway), s.sessionOver())
 }
@@ -107,7 +108,7 @@ func nominatingRefusal(s *session) error {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(wire.Timeout))
-	io.WriteString(c, wire.Request(s.path(), ""))
+	io.WriteString(c, wstest.Request(s.path(), ""))
 	head, err := io.ReadAll(c)
 	if err != nil && !isReset(err) {
 		return err
@@ -132,10 +133,10 @@ func givesUpOnHook(s *session) error {
 	if err != nil {
 		return err
 	}
-	io.WriteString(c, wire.Request(s.path(), ""))
+	io.WriteString(c, wstest.Request(s.path(), ""))
 	s.pause(60 * time.Millisecond)
 	if s.rng.IntN(2) == 0 {
-		wire.Reset(c)
+		wstest.Reset(c)
 	}
 	c.Close()
 	return s.quiet()
@@ -212,15 +213,15 @@ func answers500(s *session) error {
 func (s *session) flood(kind, n int) []byte {
 	key := maskOf(s.client)
 	var b []byte
-	first := byte(wire.Fin | wire.Ping)
+	first := byte(wstest.Ping)
 	switch kind {
 	case 1:
-		first = wire.Fin | wire.Pong
+		first = wstest.Pong
 	case 2:
-		first, b = wire.Continuation, wire.AppendFrame(nil, wire.Text, key, []byte("x"))
+		first, b = wstest.OpContinuation, wstest.AppendFrame(nil, wstest.OpText, key, []byte("x"))
 	}
 	for range n {
-		b = wire.AppendFrame(b, first, key, []byte("x"))
+		b = wstest.AppendFrame(b, first, key, []byte("x"))
 	}
 	return b
 }
@@ -264,8 +265,8 @@ func emptyFragments(s *session) error {
 		return err
 	}
 	key := maskOf(s.client)
-	b := wire.AppendFrame(nil, wire.Text, key, nil)
-	s.client.Raw(append(b, bytes.Repeat(wire.AppendFrame(nil, wire.Continuation, key, nil), smallMessage+1)...))
+	b := wstest.AppendFrame(nil, wstest.OpText, key, "")
+	s.client.Raw(append(b, bytes.Repeat(wstest.AppendFrame(nil, wstest.OpContinuation, key, ""), smallMessage+1)...))
 	return s.want(1009, 1001, wsproxy.Client, wsproxy.ReasonLimit)
 }
 
@@ -276,7 +277,7 @@ func leavesBacklog(s *session) error {
 		return err
 	}
 	began := time.Now()
-	message := wire.AppendFrame(nil, wire.Fin|wire.Text, maskOf(s.client), []byte("x"))
+	message := wstest.AppendFrame(nil, wstest.Text, maskOf(s.client), []byte("x"))
 	if err := s.client.Raw(bytes.Repeat(message, 120*slowMessages)); err != nil {
 		return err
 	}
@@ -312,7 +313,7 @@ func smallFrames(s *session) error {
 	for _, e := range []*wire.End{s.client, s.upstream} {
 		sending.Go(func() {
 			for range 20 {
-				e.Messages(wire.Binary, []byte("x"), 200)
+				e.Messages(wstest.OpBinary, []byte("x"), 200)
 			}
 		})
 	}
@@ -341,7 +342,7 @@ func stuckInLongFrames(s *session) error {
 		o.upstream = <-o.accepted
 		o.upstream.Start()
 		pushing.Go(func() {
-			o.upstream.Raw(wire.AppendHeader(nil, wire.Fin|wire.Binary, nil, 1<<30))
+			o.upstream.Raw(wstest.AppendHeader(nil, wstest.Binary, nil, 1<<30))
 			for range 1 << 30 / len(chunk) {
 				if o.upstream.Raw(chunk) != nil {
 					return

@@ -19,6 +19,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // said is what the upstream of TestDrainThousands says once a second.
@@ -47,7 +48,7 @@ func talk(l net.Listener) {
 				e.Start()
 				tick := time.NewTicker(time.Second)
 				defer tick.Stop()
-				for e.Message(wire.Text, said, 1) == nil {
+				for e.Message(wstest.OpText, said, 1) == nil {
 					select {
 					case <-tick.C:
 					case <-e.Done():

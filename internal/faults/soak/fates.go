@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A fate is a way for a session to live and to end. It returns what went
@@ -205,7 +206,7 @@ func upstreamFIN(s *session) error {
 
 // cutOff has an end go in the middle of a frame.
 func (s *session) cutOff(e *wire.End) error {
-	frame := wire.AppendFrame(nil, wire.Fin|wire.Binary, maskOf(e), make([]byte, 1+s.rng.IntN(40<<10)))
+	frame := wstest.AppendFrame(nil, wstest.Binary, maskOf(e), make([]byte, 1+s.rng.IntN(40<<10)))
 	if err := e.CutOff(frame[:1+s.rng.IntN(len(frame)-1)]); err != nil {
 		return err
 	}
@@ -270,19 +271,19 @@ func (s *session) broken(e *wire.End) []byte {
 	if wrong = nil; key == nil {
 		wrong = &[4]byte{1, 2, 3, 4}
 	}
-	long := wire.AppendHeader(nil, wire.Fin|wire.Binary, key, 1<<16)
+	long := wstest.AppendHeader(nil, wstest.Binary, key, 1<<16)
 	long[2] = 0x80
 	bad := [][]byte{
-		wire.AppendFrame(nil, wire.Fin|wire.Text, wrong, []byte("x")),
-		wire.AppendFrame(nil, wire.Fin|wire.RSV1|wire.Text, key, []byte("x")),
-		wire.AppendFrame(nil, wire.Fin|0x3, key, []byte("x")),
-		wire.AppendFrame(nil, wire.Fin|0xB, key, []byte("x")),
-		wire.AppendFrame(nil, wire.Fin|wire.Continuation, key, []byte("x")),
-		wire.AppendFrame(nil, wire.Ping, key, []byte("x")),
-		wire.AppendFrame(nil, wire.Fin|wire.Ping, key, make([]byte, 126)),
-		wire.AppendFrame(nil, wire.Fin|wire.Closing, key, []byte{3}),
-		wire.AppendFrame(nil, wire.Fin|wire.Closing, key, wire.CloseBody(1006, "")),
-		wire.AppendFrame(nil, wire.Fin|wire.Closing, key, wire.CloseBody(1000, "\xff")),
+		wstest.AppendFrame(nil, wstest.Text, wrong, []byte("x")),
+		wstest.AppendFrame(nil, wstest.Fin|wstest.RSV1|wstest.OpText, key, []byte("x")),
+		wstest.AppendFrame(nil, wstest.Fin|0x3, key, []byte("x")),
+		wstest.AppendFrame(nil, wstest.Fin|0xB, key, []byte("x")),
+		wstest.AppendFrame(nil, wstest.Fin|wstest.OpContinuation, key, []byte("x")),
+		wstest.AppendFrame(nil, wstest.OpPing, key, []byte("x")),
+		wstest.AppendFrame(nil, wstest.Ping, key, make([]byte, 126)),
+		wstest.AppendFrame(nil, wstest.Close, key, []byte{3}),
+		wstest.AppendFrame(nil, wstest.Close, key, wstest.CloseBody(1006, "")),
+		wstest.AppendFrame(nil, wstest.Close, key, wstest.CloseBody(1000, "\xff")),
 		long,
 	}
 	return bad[s.rng.IntN(len(bad))]
@@ -318,7 +319,7 @@ func clientTooBig(s *session) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	s.client.Raw(wire.AppendHeader(nil, wire.Fin|wire.Binary, maskOf(s.client), maxMessage+1))
+	s.client.Raw(wstest.AppendHeader(nil, wstest.Binary, maskOf(s.client), maxMessage+1))
 	return s.want(1009, 1001, wsproxy.Client, wsproxy.ReasonLimit)
 }
 
@@ -326,8 +327,8 @@ func upstreamTooBig(s *session) error {
 	if err := s.open(); err != nil {
 		return err
 	}
-	s.upstream.Raw(wire.AppendFrame(nil, wire.Binary, nil, make([]byte, maxMessage/2)))
-	s.upstream.Raw(wire.AppendHeader(nil, wire.Continuation, nil, maxMessage/2+1))
+	s.upstream.Raw(wstest.AppendFrame(nil, wstest.OpBinary, nil, make([]byte, maxMessage/2)))
+	s.upstream.Raw(wstest.AppendHeader(nil, wstest.OpContinuation, nil, maxMessage/2+1))
 	return s.want(1001, 1009, wsproxy.Upstream, wsproxy.ReasonLimit)
 }
 
@@ -337,7 +338,7 @@ func clientTooFast(s *session) error {
 		return err
 	}
 	for range 200 {
-		if s.client.Message(wire.Text, []byte("quick"), 1) != nil {
+		if s.client.Message(wstest.OpText, []byte("quick"), 1) != nil {
 			break // it has been told
 		}
 	}
@@ -410,7 +411,7 @@ func clientStuck(s *session) error {
 	s.upstream = <-s.accepted
 	s.upstream.Start()
 	for range 128 << 20 / maxMessage * 4 {
-		if s.upstream.Message(wire.Binary, make([]byte, maxMessage/4), 1) != nil {
+		if s.upstream.Message(wstest.OpBinary, make([]byte, maxMessage/4), 1) != nil {
 			break
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // refusals are the fates that end before the 101.
@@ -81,7 +82,7 @@ func (s *session) refused(lines string, want int, kind string) error {
 }
 
 func upstreamResets(s *session) error {
-	s.answer = func(_ *session, c net.Conn, _ *bufio.Reader, _ *http.Request) { wire.Reset(c) }
+	s.answer = func(_ *session, c net.Conn, _ *bufio.Reader, _ *http.Request) { wstest.Reset(c) }
 	return errors.Join(s.refusedWith(502), s.sessionOver())
 }
 
@@ -138,10 +139,10 @@ func clientGivesUp(s *session) error {
 		return err
 	}
 	defer c.Close()
-	io.WriteString(c, wire.Request(s.path(), ""))
+	io.WriteString(c, wstest.Request(s.path(), ""))
 	s.pause(60 * time.Millisecond)
 	if s.rng.IntN(2) == 0 {
-		wire.Reset(c)
+		wstest.Reset(c)
 	}
 	c.Close()
 	return s.quiet()
@@ -165,7 +166,7 @@ func clientGivesUpOn101(s *session) error {
 	if err != nil {
 		return err
 	}
-	io.WriteString(c, wire.Request(s.path(), ""))
+	io.WriteString(c, wstest.Request(s.path(), ""))
 	select {
 	case s.upstream = <-s.accepted:
 		s.upstream.Start()
@@ -173,7 +174,7 @@ func clientGivesUpOn101(s *session) error {
 		c.Close()
 		return errors.New("no upstream")
 	}
-	wire.Reset(c)
+	wstest.Reset(c)
 	if err := s.upstream.Wait(); err != nil {
 		return err
 	}
@@ -192,14 +193,14 @@ func clientStops(s *session) error {
 	if err != nil {
 		return err
 	}
-	request := wire.Request(s.path(), "")
+	request := wstest.Request(s.path(), "")
 	if s.v.tls {
 		request = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("x", 100)
 	}
 	io.WriteString(c, request[:1+s.rng.IntN(len(request)-1)])
 	s.pause(100 * time.Millisecond)
 	if s.rng.IntN(2) == 0 {
-		wire.Reset(c)
+		wstest.Reset(c)
 	}
 	c.Close()
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A session is one run of a fate: both ends of it are in its hands.
@@ -150,7 +151,7 @@ func (s *session) say(e *wire.End, max int) error {
 	if s.rng.IntN(4) == 0 {
 		frames += s.rng.IntN(5)
 	}
-	op := byte(wire.Text + s.rng.IntN(2))
+	op := byte(wstest.OpText + s.rng.IntN(2))
 	payload := make([]byte, size)
 	for i := 0; i < size; i += 7 {
 		payload[i] = byte('a' + s.rng.IntN(26))

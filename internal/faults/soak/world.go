@@ -23,6 +23,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // Limits of the routes, of which the fates make use.
@@ -102,20 +103,17 @@ func index(tls bool) int {
 // newWorld starts it all.
 func newWorld(pause time.Duration) (*world, error) {
 	w := &world{pause: pause}
-	server, client, err := wire.Certificate()
-	if err != nil {
-		return nil, err
-	}
-	w.client = client
+	w.client = wstest.ClientConfig("front.test")
 	muxes := [2]mux{make(mux), make(mux)}
 	var fronts [2]net.Listener
+	var err error
 	for i := range 2 {
 		for _, l := range []*net.Listener{&fronts[i], &w.upstream[i]} {
 			if *l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 				return nil, err
 			}
 			if i == 1 {
-				*l = tls.NewListener(*l, server)
+				*l = tls.NewListener(*l, wstest.ServerConfig())
 			}
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // A Digest stands for a sequence of messages: their order, types and bytes.
@@ -140,33 +142,33 @@ func (e *End) read() {
 // frame takes in one frame. It runs in the reader.
 func (e *End) frame(f *Frame) {
 	switch f.Opcode() {
-	case Ping:
+	case wstest.OpPing:
 		own := slices.Equal(f.Payload, appPing)
 		if !own {
 			e.Pings++
 		}
 		if !e.mute.Load() || !e.ponged {
 			e.ponged = e.ponged || !own
-			e.Frame(Fin|Pong, f.Payload)
+			e.Frame(wstest.Pong, f.Payload)
 		}
-	case Pong:
+	case wstest.OpPong:
 		e.Foreign++
-	case Closing:
+	case wstest.OpClose:
 		e.Code = CloseCode(f.Payload)
 		if len(f.Payload) > 2 {
 			e.Reason = string(f.Payload[2:])
 		}
 		e.Close(e.Code, e.Reason)
 	default:
-		if f.Opcode() != Continuation {
+		if f.Opcode() != wstest.OpContinuation {
 			e.op, e.whole = f.Opcode(), e.whole[:0]
 		}
-		if f.First&Fin != 0 && f.Opcode() != Continuation {
+		if f.First&wstest.Fin != 0 && f.Opcode() != wstest.OpContinuation {
 			e.Got.add(e.op, f.Payload)
 			return
 		}
 		e.whole = append(e.whole, f.Payload...)
-		if f.First&Fin != 0 {
+		if f.First&wstest.Fin != 0 {
 			e.Got.add(e.op, e.whole)
 			if cap(e.whole) > 4<<10 {
 				e.whole = nil
@@ -178,7 +180,7 @@ func (e *End) frame(f *Frame) {
 var appPing = []byte("a ping of the application's")
 
 // AppPing sends a Ping of the application's own.
-func (e *End) AppPing() error { return e.Frame(Fin|Ping, appPing) }
+func (e *End) AppPing() error { return e.Frame(wstest.Ping, appPing) }
 
 // Mute has it answer no more Pings, once it has answered one: only then can the
 // proxy tell that it is silent.
@@ -194,7 +196,7 @@ func (e *End) key() *[4]byte {
 
 // Frame writes one frame.
 func (e *End) Frame(first byte, payload []byte) error {
-	return e.Raw(AppendFrame(nil, first, e.key(), payload))
+	return e.Raw(wstest.AppendFrame(nil, first, e.key(), payload))
 }
 
 // Raw writes bytes, unless Close was sent.
@@ -228,10 +230,10 @@ func (e *End) Message(op byte, payload []byte, frames int) error {
 		part := payload[len(payload)*i/frames : len(payload)*(i+1)/frames]
 		first := op
 		if i > 0 {
-			first = Continuation
+			first = wstest.OpContinuation
 		}
 		if i == frames-1 {
-			first |= Fin
+			first |= wstest.Fin
 		}
 		if err := e.Frame(first, part); err != nil {
 			return err
@@ -245,7 +247,7 @@ func (e *End) Messages(op byte, payload []byte, n int) error {
 	var b []byte
 	for range n {
 		e.Sent.add(op, payload)
-		b = AppendFrame(b, Fin|op, e.key(), payload)
+		b = wstest.AppendFrame(b, wstest.Fin|op, e.key(), payload)
 	}
 	return e.Raw(b)
 }
@@ -258,7 +260,10 @@ func (e *End) Close(code int, reason string) error {
 		return nil
 	}
 	e.sentClose = true
-	_, err := e.Conn.Write(AppendFrame(nil, Fin|Closing, e.key(), CloseBody(code, reason)))
+	if code == NoCode {
+		code = 0
+	}
+	_, err := e.Conn.Write(wstest.AppendFrame(nil, wstest.Close, e.key(), wstest.CloseBody(code, reason)))
 	return err
 }
 
@@ -279,13 +284,4 @@ func (e *End) CloseWrite() error {
 }
 
 // Reset closes the connection by a RST.
-func (e *End) Reset() { Reset(e.Conn) }
-
-// Reset closes a connection by a RST.
-func Reset(c net.Conn) {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	c.(*net.TCPConn).SetLinger(0)
-	c.Close()
-}
+func (e *End) Reset() { wstest.Reset(e.Conn) }

@@ -4,26 +4,13 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"unicode/utf8"
-)
 
-// Opcodes, RFC 6455, 5.2.
-const (
-	Continuation = 0x0
-	Text         = 0x1
-	Binary       = 0x2
-	Closing      = 0x8
-	Ping         = 0x9
-	Pong         = 0xA
-)
-
-// Bits of a frame's first byte.
-const (
-	Fin  = 0x80
-	RSV1 = 0x40
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // NoCode stands for a Close frame without a body.
@@ -45,48 +32,6 @@ func (f *Frame) Control() bool { return f.First&0x08 != 0 }
 // String describes the frame in a line.
 func (f *Frame) String() string {
 	return fmt.Sprintf("%#02x %d bytes %.24q", f.First, len(f.Payload), f.Payload)
-}
-
-// AppendFrame appends a frame with that first byte; masked with key unless
-// that is nil.
-func AppendFrame(b []byte, first byte, key *[4]byte, payload []byte) []byte {
-	b = AppendHeader(b, first, key, uint64(len(payload)))
-	at := len(b)
-	b = append(b, payload...)
-	if key != nil {
-		for i := range b[at:] {
-			b[at+i] ^= key[i&3]
-		}
-	}
-	return b
-}
-
-// AppendHeader appends a frame's header, which announces n bytes of payload.
-func AppendHeader(b []byte, first byte, key *[4]byte, n uint64) []byte {
-	var mask byte
-	if key != nil {
-		mask = 0x80
-	}
-	switch {
-	case n < 126:
-		b = append(b, first, mask|byte(n))
-	case n <= 0xFFFF:
-		b = binary.BigEndian.AppendUint16(append(b, first, mask|126), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, first, mask|127), n)
-	}
-	if key != nil {
-		b = append(b, key[:]...)
-	}
-	return b
-}
-
-// CloseBody is a Close frame's payload; empty for NoCode.
-func CloseBody(code int, reason string) []byte {
-	if code == NoCode {
-		return nil
-	}
-	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...)
 }
 
 // ErrIllegal is what a stream that breaks RFC 6455 makes.
@@ -186,19 +131,17 @@ func (p *Parser) next(b []byte) (int, error) {
 	}
 	f := Frame{First: first, Raw: b[:at+int(n)], Payload: b[at : at+int(n)]}
 	if masked {
-		f.Payload = make([]byte, n)
-		for i := range f.Payload {
-			f.Payload[i] = b[at+i] ^ key[i&3]
-		}
+		f.Payload = bytes.Clone(f.Payload)
+		wstest.Mask(f.Payload, key)
 	}
 	switch {
-	case f.Opcode() == Closing:
+	case f.Opcode() == wstest.OpClose:
 		p.closed = true
 		if err := checkClose(f.Payload); err != nil {
 			return 0, err
 		}
 	case !f.Control():
-		p.message = first&Fin == 0
+		p.message = first&wstest.Fin == 0
 	}
 	if p.Each != nil {
 		p.Each(&f)
@@ -210,15 +153,15 @@ func (p *Parser) next(b []byte) (int, error) {
 func (p *Parser) checkFirst(b byte) error {
 	op, rsv := b&0x0F, b&0x70
 	switch {
-	case op > Pong || op > Binary && op < Closing:
+	case op > wstest.OpPong || op > wstest.OpBinary && op < wstest.OpClose:
 		return fmt.Errorf("opcode %#x", op)
-	case op >= Closing && b&Fin == 0:
+	case op >= wstest.OpClose && b&wstest.Fin == 0:
 		return errors.New("fragmented control frame")
-	case op == Continuation && !p.message:
+	case op == wstest.OpContinuation && !p.message:
 		return errors.New("continuation of nothing")
-	case (op == Text || op == Binary) && p.message:
+	case (op == wstest.OpText || op == wstest.OpBinary) && p.message:
 		return errors.New("message inside a message")
-	case rsv != 0 && !(rsv == RSV1 && p.Deflate && (op == Text || op == Binary)):
+	case rsv != 0 && !(rsv == wstest.RSV1 && p.Deflate && (op == wstest.OpText || op == wstest.OpBinary)):
 		return fmt.Errorf("reserved bits %#x", rsv)
 	}
 	return nil
