@@ -29,7 +29,7 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 
 const (
 	interval  = time.Second      // between snapshots
-	sendLimit = 10 * time.Second // a page that takes nothing for so long is given up
+	sendLimit = 10 * time.Second // a page that accepts nothing for this long is dropped
 	closing   = 10 * time.Second // after a drain's window, for the last sessions to end
 )
 
@@ -43,14 +43,14 @@ type console struct {
 	window time.Duration
 	hello  hello
 	local  bool
-	host   string // that may be asked for, beside addresses and localhost
+	host   string // allowed as the Host, besides IP addresses and localhost
 	mux    *http.ServeMux
 
 	drain   sync.Once
 	running sync.WaitGroup // feeds, and the drain
 }
 
-// hello is what a page is told first.
+// hello is the first message to a page.
 type hello struct {
 	Public string `json:"public"` // the proxy's URL
 	Local  bool   `json:"local"`  // only this machine reaches the console

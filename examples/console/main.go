@@ -134,7 +134,7 @@ func run(ctx context.Context, s settings) error {
 	say("", "Ctrl-C drains the sessions and ends it.")
 
 	var visitors sync.WaitGroup
-	visiting, stopVisiting := context.WithCancel(ctx) // whoever is sent away by the end doesn't come back
+	visiting, stopVisiting := context.WithCancel(ctx) // visitors that are disconnected at the end do not reconnect
 	defer visitors.Wait()
 	defer stopVisiting()
 	if demonstrating {

@@ -25,7 +25,7 @@ import (
 type document struct {
 	name     string          // of the file; "": there is none, all comes from flags
 	lines    map[string]int  // by path, such as route[0].upstreams[1].target
-	known    map[string]bool // paths of keys that somebody has asked for
+	known    map[string]bool // paths of keys that were read
 	mistakes []mistake
 }
 
@@ -197,7 +197,7 @@ func (t *table) has(key string) bool {
 	return ok
 }
 
-// end notes the keys that nobody has asked for.
+// end reports the keys that were not read.
 func (t *table) end() {
 	for _, key := range slices.Sorted(maps.Keys(t.values)) {
 		if !t.doc.known[t.at(key)] {

@@ -66,7 +66,7 @@ func (cr *crowd) start(ctx context.Context) error {
 	}
 }
 
-// leave says that A is told to go now.
+// leave records that A is now being shut down.
 func (cr *crowd) leave(now time.Time) {
 	cr.mu.Lock()
 	defer cr.mu.Unlock()
