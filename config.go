@@ -118,7 +118,7 @@ func (c *config) checkDurations() {
 	c.plausible("WithIdleTimeout", c.policy.Idle)
 	c.plausible("WithWriteTimeout", c.policy.Write)
 	c.plausible("WithHandshakeTimeout", c.handshakeTimeout)
-	c.plausible("WithCloseTimeout", c.closeTimeout)
+	c.plausible("WithCloseTimeout", c.policy.Close)
 	c.plausible("WithMaxAge", c.policy.Age)
 	c.plausible("WithDrain", c.drainWindow)
 	c.plausible("WithSource", c.sourceInterval)
@@ -141,12 +141,14 @@ func newConfig(target string, options []Option) (*config, error) {
 		retryShare:   defaultRetryShare,
 		doubtsNeeded: defaultDoubts,
 		settings: settings{
-			policy: protocol.Policy{Write: defaultWriteTimeout},
-			pings: [2]protocol.Pinging{
-				{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
-				{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
+			policy: protocol.Policy{
+				Pings: [2]protocol.Pinging{
+					{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
+					{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
+				},
+				Write: defaultWriteTimeout,
+				Close: defaultCloseTimeout,
 			},
-			closeTimeout: defaultCloseTimeout,
 		},
 		handshakeTimeout: defaultHandshakeTimeout,
 		tls:              new(tls.Config),
@@ -174,7 +176,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		// if the proxy can see whether the peer's kernel acknowledges them;
 		// otherwise only the keep-alive detects that a peer that answers no Ping
 		// is gone.
-		if p := c.pings[Upstream]; acksTell && p.Interval > 0 && p.Interval+p.Timeout <= 150*time.Second {
+		if p := c.policy.Pings[Upstream]; acksTell && p.Interval > 0 && p.Interval+p.Timeout <= 150*time.Second {
 			d.KeepAlive = -1
 		}
 		c.dialContext = dialFrom(d, c.sourceAddresses)

@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"cmp"
 	crand "crypto/rand"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -19,11 +18,9 @@ import (
 
 // settings is what all sessions of a proxy share.
 type settings struct {
-	policy       protocol.Policy
-	pings        [2]protocol.Pinging // by the side that is pinged
-	limits       [2]protocol.Limits  // by the side that is limited
-	closeTimeout time.Duration
-	totals       []cell // sessions add to one of them
+	policy protocol.Policy
+	limits [2]protocol.Limits // by the side that is limited
+	totals []cell             // sessions add to one of them
 }
 
 // A relayHost is told of rare events of a session: never of one per frame.
@@ -40,35 +37,35 @@ type relayHost interface {
 // by the goroutine that decides to send them.
 type relaySession struct {
 	// Set when joined.
-	*settings
 	host  relayHost
+	total *cell     // of settings.totals
 	began time.Time // set by begin, and guarded by mu until then
 	legs  [2]leg
 	pumps [2]pump // by the side they read from
-	pace  protocol.Pace
-	cell  uint8 // of the totals
 
-	graces   uint8      // guarded by mu; how often in a row the end was postponed
-	suspect  frame.Side // guarded by mu; the side to blame if the deadline passes without a cause
-	finished bool       // guarded by mu
+	finished bool         // guarded by mu
+	running  atomic.Int32 // pumps
 
-	running atomic.Int32 // pumps
-
-	mu       sync.Mutex
-	ending   protocol.Ending // guarded by mu
-	deadline time.Duration   // guarded by mu; when everything is cut; 0 before the end begins
-	latest   time.Duration   // guarded by mu; how far the deadline may be extended
-	timer    *time.Timer     // guarded by mu
-	due      time.Duration   // guarded by mu; when it is to fire
-	helpers  sync.WaitGroup  // ticks, and injections that may have to wait
-	hastened chan struct{}   // nil: nothing waits for it; closed when the end begins
-	expiry   *expiry         // guarded by mu; nil: none was set
+	mu      sync.Mutex
+	course  protocol.Course // guarded by mu
+	timer   *time.Timer     // guarded by mu
+	helpers sync.WaitGroup  // ticks, and injections that may have to wait
+	rare    *rare           // guarded by mu; nil: not needed
 }
 
-// An expiry is when and why a session expires.
-type expiry struct {
-	at    time.Time // zero: never
-	cause *protocol.Cause
+// rare is what few sessions need.
+type rare struct {
+	hastened chan struct{} // closed when the end begins; set when joined, if there is a rate limit
+	expires  time.Time     // zero: never
+	expiry   *protocol.Cause
+}
+
+// rareLocked returns the session's rare. s.mu is held.
+func (s *relaySession) rareLocked() *rare {
+	if s.rare == nil {
+		s.rare = new(rare)
+	}
+	return s.rare
 }
 
 // begin sets the start of the session. Its connections are joined later.
@@ -89,15 +86,17 @@ func (s *relaySession) start() time.Time {
 // received after each; the RSV bits are those of frame.Scanner. id tells sessions
 // apart.
 func (s *relaySession) join(shared *settings, h relayHost, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
-	s.settings, s.host = shared, h
-	s.pace, s.cell = protocol.NewPace(rand.Float32()), uint8(id%cells)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.host, s.total = h, &shared.totals[id%cells]
+	s.course = protocol.NewCourse(&shared.policy, protocol.NewPace(rand.Float32()))
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
 		l.writing.Store(-1)
 		l.initRaw()
 
-		p, limit := &s.pumps[side], &s.limits[side]
+		p, limit := &s.pumps[side], &shared.limits[side]
 		p.from, p.to = l, &s.legs[side^1]
 		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
 		if limit.Frame > 0 || limit.Message > 0 {
@@ -107,7 +106,8 @@ func (s *relaySession) join(shared *settings, h relayHost, id uint64, conns [2]n
 		p.held = early[side]
 		if limit.Rate != (protocol.Rate{}) {
 			p.throttle = protocol.NewThrottle(limit.Rate)
-			s.hastened = cmp.Or(s.hastened, make(chan struct{}))
+			x := s.rareLocked()
+			x.hastened = cmp.Or(x.hastened, make(chan struct{}))
 		}
 	}
 }
@@ -128,12 +128,8 @@ func (s *relaySession) detach() {
 func (s *relaySession) launch() {
 	s.running.Store(2)
 	s.mu.Lock()
-	first := s.firstTickLocked()
-	if s.deadline != 0 {
-		first = s.firstLook()
-	}
-	s.due = s.now() + first
-	s.timer = time.AfterFunc(first, s.tick)
+	now := s.now()
+	s.timer = time.AfterFunc(s.course.Start(now, s.expiryLocked())-now, s.tick)
 	s.mu.Unlock()
 	go s.pumps[frame.Client].run()
 }
@@ -162,34 +158,52 @@ func (s *relaySession) guard() {
 }
 
 func (s *relaySession) panicked(v any) {
-	s.blame(v)
+	err := s.host.Panicked(v)
 	s.mu.Lock()
-	s.hasten(frame.Self)
-	s.sever()
+	o := s.course.Sever(s.now(), protocol.CausePanic, err)
+	s.noteLocked(&o)
+	s.mu.Unlock()
+	s.carryOut(&o)
 }
 
 // blame makes a panic the cause of the session's end, if there is none yet.
 func (s *relaySession) blame(v any) {
 	err := s.host.Panicked(v)
 	s.mu.Lock()
-	s.ending.Begin(protocol.CausePanic, err)
+	s.course.Blame(protocol.CausePanic, err)
 	s.mu.Unlock()
 }
 
-// hasten sets the deadline of an end that has begun, and the side to blame if
-// no better cause is found. s.mu is held.
-func (s *relaySession) hasten(side frame.Side) {
-	if s.deadline != 0 {
-		return
+// noteLocked does what is to be done at once about orders: it arms the timer, and
+// wakes readers that wait for the rate limit. s.mu is held.
+func (s *relaySession) noteLocked(o *protocol.Orders) {
+	if o.Arm && s.timer != nil {
+		s.timer.Reset(o.Again - s.now())
 	}
-	s.suspect = side
-	s.deadline = s.now() + s.closeTimeout
-	s.latest = s.deadline + s.policy.Write
-	if s.timer != nil {
-		s.lookInLocked(s.firstLook())
+	if o.Began && s.rare != nil && s.rare.hastened != nil {
+		close(s.rare.hastened)
 	}
-	if s.hastened != nil {
-		close(s.hastened)
+}
+
+// carryOut does what is ordered for the legs, outside of a pump. The caller is one
+// of the session's helpers, unless no frame is to be written.
+func (s *relaySession) carryOut(o *protocol.Orders) {
+	for side := range s.legs {
+		l, order := &s.legs[side], &o.Legs[side]
+		switch {
+		case o.Sever:
+			if order.Close != 0 {
+				l.lastWord(order.Close)
+			}
+			l.abort()
+		case order.Abort:
+			l.abort()
+		default:
+			l.injectInPassing(uint32(order.Close))
+		}
+		if o.Wake {
+			l.wakeIfReset()
+		}
 	}
 }
 
@@ -201,8 +215,7 @@ func (s *relaySession) settle() {
 		closed := l.closed.Load()
 		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || inputWaits(l.conn))
 		s.mu.Lock()
-		e := &s.ending
-		done, fin := e.Done(l.side, closed, talks), e.Fin(l.side, closed)
+		done, fin := s.course.Settle(l.side, closed, talks)
 		s.mu.Unlock()
 		switch {
 		case done:
@@ -218,60 +231,38 @@ func (s *relaySession) settle() {
 // bytes would delay the other one, or all sessions of a Shutdown.
 func (s *relaySession) stop(c *protocol.Cause, err error) {
 	s.mu.Lock()
-	if s.finished || !s.ending.Begin(c, err) {
+	if s.finished {
 		s.mu.Unlock()
 		return
 	}
-	s.hasten(frame.Self)
-	tell := [2]frame.Code{s.ending.Tell(frame.Client), s.ending.Tell(frame.Upstream)}
+	o := s.course.Stop(s.now(), c, err)
+	s.noteLocked(&o)
 	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
 	s.mu.Unlock()
 	defer s.helpers.Done()
-	for side := range s.legs {
-		s.legs[side].injectInPassing(uint32(tell[side]))
-	}
+	s.carryOut(&o)
 }
 
 // cut ends the session at once, without Close frames.
 func (s *relaySession) cut(c *protocol.Cause, err error) {
 	s.mu.Lock()
-	s.ending.Begin(c, err)
-	s.hasten(frame.Self)
+	o := s.course.Cut(s.now(), c, err)
+	s.noteLocked(&o)
 	s.mu.Unlock()
-	s.legs[frame.Client].abort()
-	s.legs[frame.Upstream].abort()
+	s.carryOut(&o)
 }
 
-// firstTickLocked returns when the session's timer fires first. s.mu is held.
-func (s *relaySession) firstTickLocked() time.Duration {
-	first, _ := s.expiryLocked()
-	for side := range s.legs {
-		pol := s.policyFor(frame.Side(side))
-		_, again := pol.Check(0, protocol.Life{Writing: -1})
-		_, idle := pol.CheckIdle(0, 0)
-		first = min(first, again, idle)
-	}
-	return first
+// lose gives up a leg. Its reader then finds it closed and informs the other
+// side.
+func (s *relaySession) lose(l *leg, err error) {
+	s.mu.Lock()
+	o := s.course.Lost(s.now(), l.side, err)
+	s.noteLocked(&o)
+	s.mu.Unlock()
+	s.carryOut(&o)
 }
 
-// lookInLocked arms the session's timer. s.mu is held.
-func (s *relaySession) lookInLocked(d time.Duration) {
-	s.due = s.now() + d
-	s.timer.Reset(d)
-}
-
-// lateLocked returns how late the session's timer fired, if that is a reason to
-// postpone what it would end. s.mu is held.
-func (s *relaySession) lateLocked(now time.Duration) time.Duration {
-	late := now - s.due
-	if late <= protocol.Lateness || s.graces >= protocol.MostGraces {
-		return 0
-	}
-	s.graces++
-	return late
-}
-
-// tick is called by the session's timer. It checks both legs, does what is due,
+// tick is called by the session's timer. It looks at both legs, does what is due,
 // and rearms the timer. It runs in a goroutine of its own, and rearms the timer
 // first, so that a write that blocks delays nothing.
 func (s *relaySession) tick() {
@@ -283,57 +274,54 @@ func (s *relaySession) tick() {
 	s.helpers.Add(1)
 	defer s.helpers.Done()
 	defer s.guard()
-	now := s.now()
-	if s.deadline != 0 {
-		s.expire(now)
-		return
-	}
-	data := max(s.lastData(), time.Duration(s.legs[frame.Client].writing.Load()), time.Duration(s.legs[frame.Upstream].writing.Load()))
-	if s.pumps[frame.Client].slowed.Load() || s.pumps[frame.Upstream].slowed.Load() {
-		data = now
-	}
-	late := s.lateLocked(now) > 0
-	idle, again := s.policy.CheckIdle(now, data)
-	switch {
-	case !idle && !late:
-		s.graces = 0
-	case idle && late:
-		idle, again = false, now+protocol.Grace
-	case idle && s.graces < protocol.MostGraces && (inputWaits(s.legs[frame.Client].conn) || inputWaits(s.legs[frame.Upstream].conn)):
-		s.graces++
-		idle, again = false, now+protocol.Lateness
-	}
-	expires, expiry := s.expiryLocked()
-	again = min(again, expires)
-	var needs [2]protocol.Need
-	for side := range s.legs {
-		l := &s.legs[side]
-		var at time.Duration
-		pol := s.policyFor(frame.Side(side))
-		needs[side], at = pol.Check(now, l.life(now, s.pumps[side].waits.Load(), s.pumps[side].slowed.Load(), late))
-		again = min(again, at)
-		l.noteAnswersLocked(now, &pol)
-	}
-	s.lookInLocked(max(again-now, time.Millisecond))
+	look := s.lookLocked()
+	o := s.course.Look(&look)
+	s.noteLocked(&o)
 	s.mu.Unlock()
 
-	switch {
-	case now >= expires:
-		s.stop(expiry, nil)
-		return
-	case idle:
-		s.stop(protocol.CauseIdle, nil)
-		return
+	for side := range s.legs {
+		if o.Legs[side].Moves {
+			s.legs[side].writing.CompareAndSwap(int64(look.Legs[side].Writing), int64(look.Now))
+		}
 	}
-	if needs[frame.Client] != protocol.NeedNothing && needs[frame.Upstream] != protocol.NeedNothing {
+	s.carryOut(&o)
+	client, upstream := o.Legs[frame.Client].Need, o.Legs[frame.Upstream].Need
+	if client != protocol.NeedNothing && upstream != protocol.NeedNothing {
 		// A write that blocks must not delay that of the other leg.
-		need := needs[frame.Client]
-		s.helpers.Go(func() { s.meet(frame.Client, need, now) })
-		needs[frame.Client] = protocol.NeedNothing
+		s.helpers.Go(func() { s.meet(frame.Client, client, look.Now) })
+	} else {
+		s.meet(frame.Client, client, look.Now)
 	}
-	for side, need := range needs {
-		s.meet(frame.Side(side), need, now)
+	s.meet(frame.Upstream, upstream, look.Now)
+}
+
+// lookLocked returns what is to be seen of the legs. s.mu is held.
+func (s *relaySession) lookLocked() protocol.Look {
+	look := protocol.Look{Now: s.now(), Expiry: s.expiryLocked()}
+	for side := range s.legs {
+		l, p := &s.legs[side], &s.pumps[side]
+		look.Legs[side] = protocol.Facts{
+			Heard:   time.Duration(l.heard.Load()),
+			Data:    time.Duration(p.data.Load()),
+			Pinged:  time.Duration(l.pinged.Load()),
+			Writing: time.Duration(l.writing.Load()),
+			Pings:   l.awaited.Load(),
+			Unread:  p.waits.Load(),
+			Slowed:  p.slowed.Load(),
+			Closed:  l.closed.Load(),
+			Reset:   l.reset(),
+		}
 	}
+	for side, ask := range s.course.Asks(&look) {
+		l, f := &s.legs[side], &look.Legs[side]
+		if ask.Input {
+			f.Input = inputWaits(l.conn)
+		}
+		if ask.Acks {
+			f.Acks = peerAcks(l.conn)
+		}
+	}
+	return look
 }
 
 // meet does what a leg needs.
@@ -349,89 +337,6 @@ func (s *relaySession) meet(side frame.Side, need protocol.Need, now time.Durati
 		}
 	case protocol.NeedHearing:
 		l.heard.Store(int64(now))
-	case protocol.NeedEndSilent:
-		s.lose(l, errSilent)
-	case protocol.NeedEndStuck:
-		s.lose(l, errStuck)
-	case protocol.NeedEndReset:
-		s.lose(l, errReset)
-	}
-}
-
-var (
-	errSilent = errors.New("no answer to a ping")
-	errStuck  = errors.New("no progress in writing")
-	errReset  = errors.New("connection reset by peer")
-	errLate   = errors.New("no end within the close timeout")
-)
-
-// lose gives up a leg. Its reader then finds it closed and informs the other
-// side.
-func (s *relaySession) lose(l *leg, err error) {
-	s.mu.Lock()
-	s.ending.Begin(protocol.CauseLost[l.side], err)
-	s.hasten(l.side)
-	s.mu.Unlock()
-	l.abort()
-}
-
-// firstLook is the time from the beginning of the end to the first call of
-// expire.
-func (s *relaySession) firstLook() time.Duration { return min(s.closeTimeout/2, protocol.ResetGrace) }
-
-// expire severs a session whose end takes too long. s.mu is held, and released.
-// It is also called earlier, to find resets that a reader has not noticed, and
-// to start measuring what a slow peer accepts until the deadline.
-func (s *relaySession) expire(now time.Duration) {
-	if late := s.lateLocked(now); late > 0 {
-		s.deadline = max(s.deadline, min(s.deadline+late, now+s.closeTimeout), now+min(protocol.Grace, s.closeTimeout))
-		s.latest = max(s.latest+late, s.deadline)
-		for side := range s.legs {
-			s.legs[side].lookLocked(now) // start measuring what it accepts
-		}
-	}
-	if now < s.deadline {
-		for side := range s.legs {
-			l := &s.legs[side]
-			if l.ackedAt < s.deadline-s.closeTimeout {
-				l.lookLocked(now)
-			}
-			l.wakeIfReset()
-		}
-		s.lookInLocked(min(s.deadline-now, protocol.ResetGrace))
-		s.mu.Unlock()
-		return
-	}
-	if now < s.latest && (s.lingersLocked(frame.Client, now) || s.lingersLocked(frame.Upstream, now)) {
-		s.deadline = min(now+s.closeTimeout, s.latest)
-		s.lookInLocked(s.deadline - now)
-		s.mu.Unlock()
-		return
-	}
-	if s.suspect != frame.Self {
-		s.ending.Begin(protocol.CauseLost[s.suspect], errLate)
-	}
-	s.sever()
-}
-
-// lingersLocked reports whether a slow peer is still accepting what was sent to
-// it before its end, and nothing more will be sent. s.mu is held.
-func (s *relaySession) lingersLocked(side frame.Side, now time.Duration) bool {
-	l := &s.legs[side]
-	return l.takesLocked(now) && (l.closed.Load() || s.ending.Ended[side.Other()])
-}
-
-// sever closes both connections, each with a last Close frame if one is still
-// owed and can be written without waiting. s.mu is held, and released.
-func (s *relaySession) sever() {
-	tell := [2]frame.Code{s.ending.Tell(frame.Client), s.ending.Tell(frame.Upstream)}
-	s.mu.Unlock()
-	for side := range s.legs {
-		l := &s.legs[side]
-		if tell[side] != 0 {
-			l.lastWord(tell[side])
-		}
-		l.abort()
 	}
 }
 
@@ -439,31 +344,20 @@ func (s *relaySession) sever() {
 func (s *relaySession) setExpiry(at time.Time, c *protocol.Cause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.expiry = &expiry{at, c}
-	if s.timer != nil && s.deadline == 0 && !s.finished {
-		s.lookInLocked(0) // it will compute the next deadline
+	x := s.rareLocked()
+	x.expires, x.expiry = at, c
+	if s.timer != nil && !s.finished {
+		o := s.course.Expire(s.now())
+		s.noteLocked(&o)
 	}
 }
 
-// expiryLocked returns when the session expires, and why. s.mu is held.
-func (s *relaySession) expiryLocked() (at time.Duration, c *protocol.Cause) {
-	at, c = protocol.Never, protocol.CauseAge
-	if age := s.settings.policy.Age; age > 0 {
-		at = s.pace.Of(age)
+// expiryLocked returns when and why the session expires. s.mu is held.
+func (s *relaySession) expiryLocked() (x protocol.Expiry) {
+	if s.rare != nil && !s.rare.expires.IsZero() {
+		x = protocol.Expiry{At: s.rare.expires.Sub(s.began), Cause: s.rare.expiry}
 	}
-	if x := s.expiry; x != nil && !x.at.IsZero() {
-		if t := x.at.Sub(s.began); t < at {
-			return t, x.cause
-		}
-	}
-	return at, c
-}
-
-// policyFor returns the session's policy for a side.
-func (s *relaySession) policyFor(side frame.Side) protocol.Policy {
-	p := s.policy
-	p.Ping, p.Pong = s.pace.Of(s.pings[side].Interval), s.pings[side].Timeout
-	return p
+	return x
 }
 
 // lastData returns when bytes of a data frame last passed in either direction.
@@ -484,7 +378,7 @@ func (s *relaySession) roundTrip(side frame.Side) time.Duration {
 func (s *relaySession) ignoresPings(side frame.Side) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.legs[side].ignoresPingsLocked()
+	return s.course.IgnoresPings(side)
 }
 
 // result returns why the session ends, nil if it does not, the code of the
@@ -492,5 +386,5 @@ func (s *relaySession) ignoresPings(side frame.Side) bool {
 func (s *relaySession) result() (c *protocol.Cause, code frame.Code, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ending.Cause, s.ending.Code, s.ending.Err
+	return s.course.Result()
 }

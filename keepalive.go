@@ -41,7 +41,7 @@ import (
 func WithPing(interval, timeout time.Duration) Option {
 	return func(c *config) {
 		p := c.pinging("WithPing", interval, timeout)
-		c.pings = [2]protocol.Pinging{p, p}
+		c.policy.Pings = [2]protocol.Pinging{p, p}
 	}
 }
 
@@ -61,7 +61,7 @@ func WithPingTo(side Side, interval, timeout time.Duration) Option {
 			c.mistake("WithPingTo", side, "must be Client or Upstream")
 			return
 		}
-		c.pings[side] = p
+		c.policy.Pings[side] = p
 	}
 }
 
@@ -99,7 +99,7 @@ func WithWriteTimeout(d time.Duration) Option {
 // additional time, at most the write timeout, if the proxy can see its progress
 // (see [WithWriteTimeout]).
 func WithCloseTimeout(d time.Duration) Option {
-	return func(c *config) { c.closeTimeout = c.positive("WithCloseTimeout", d) }
+	return func(c *config) { c.policy.Close = c.positive("WithCloseTimeout", d) }
 }
 
 // pinging validates the durations of WithPing.

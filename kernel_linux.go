@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // This file queries the kernel about a connection: what the peer has acknowledged,
@@ -23,8 +25,8 @@ import (
 // a hot path of splice and TCP_INQ is known to work for TCP only.
 func isTCP(raw syscall.RawConn) (is bool) {
 	raw.Control(func(fd uintptr) {
-		protocol, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soProtocol)
-		is = err == nil && protocol == syscall.IPPROTO_TCP
+		number, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soProtocol)
+		is = err == nil && number == syscall.IPPROTO_TCP
 	})
 	return is
 }
@@ -125,19 +127,19 @@ func inputWaits(conn net.Conn) bool {
 // acksTell reports that peerAcks works on this system.
 const acksTell = true
 
-// peerAcks returns what the peer's kernel has acknowledged; ok is false if conn
-// is not TCP, or TLS on it.
-func peerAcks(conn net.Conn) (a acks, ok bool) {
+// peerAcks returns what the peer's kernel has acknowledged. That is unknown if
+// conn is not TCP, or TLS on it.
+func peerAcks(conn net.Conn) (a protocol.Acks) {
 	if c, is := conn.(*tls.Conn); is {
 		conn = c.NetConn()
 	}
 	c, is := conn.(*net.TCPConn)
 	if !is {
-		return a, false
+		return a
 	}
 	raw, err := c.SyscallConn()
 	if err != nil || !isTCP(raw) {
-		return a, false
+		return a
 	}
 	raw.Control(func(fd uintptr) {
 		// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
@@ -148,11 +150,11 @@ func peerAcks(conn net.Conn) (a acks, ok bool) {
 		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 		_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
-		ok = errno == 0 && errno2 == 0 && int(size) == len(info)
-		a.acked, a.queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
-		a.age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
+		a.Known = errno == 0 && errno2 == 0 && int(size) == len(info)
+		a.Acked, a.Queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
+		a.Age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
 	})
-	return a, ok
+	return a
 }
 
 const (

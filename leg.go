@@ -19,9 +19,7 @@ type leg struct {
 	raw  rawLeg
 	side frame.Side
 
-	deaf    bool // guarded by lock; a write failed: nothing more is written
-	answers bool // guarded by s.mu; it has answered a Ping of ours
-	ignored bool // guarded by s.mu; the timeout passed after a Ping without any answer so far
+	deaf bool // guarded by lock; a write failed: nothing more is written
 
 	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
 
@@ -29,18 +27,13 @@ type leg struct {
 	// the frame they belong to is complete.
 	lock writeLock
 
-	acked   uint64        // guarded by s.mu; total bytes that the peer's kernel has acknowledged
-	ackedAt time.Duration // guarded by s.mu; when acked was read
-	pingEnd uint64        // guarded by s.mu; the value of acked at the end of our last Ping
-	proven  uint64        // guarded by s.mu; pingEnd of the last Ping that was answered
-
 	closed  atomic.Bool  // a Close frame was written: nothing may follow it
 	shut    atomic.Bool  // conn is closed or about to be
 	busy    atomic.Bool  // its writer has much to write; see setBusy
 	reading atomic.Bool  // its reader is inside a callback of raw.conn
 	hangUp  sync.Once    // for closing conn
 	inq     bool         // set when made; raw reads report what is left to read
-	heard   atomic.Int64 // see protocol.Life
+	heard   atomic.Int64 // see protocol.Facts
 	pinged  atomic.Int64
 	writing atomic.Int64
 
@@ -52,67 +45,13 @@ type leg struct {
 
 const pingPending = 1 << 16 // a bit above every close code
 
-// life returns what is known about the leg at now. unread means that its reader
-// waits for something other than bytes, slowed that this is the rate limit, late
-// that the proxy was not running for a while. s.mu is held.
-func (l *leg) life(now time.Duration, unread, slowed, late bool) protocol.Life {
-	f := protocol.Life{
-		Heard:   time.Duration(l.heard.Load()),
-		Pinged:  time.Duration(l.pinged.Load()),
-		Writing: time.Duration(l.writing.Load()),
-		Unread:  unread,
-		Slowed:  slowed,
-		Late:    late,
-		Reset:   l.reset(),
-		Answers: l.answers,
-	}
-	if f.Writing < 0 && f.Pinged <= f.Heard {
-		return f
-	}
-	if late && f.Writing >= 0 && l.writing.CompareAndSwap(int64(f.Writing), int64(now)) {
-		// The peer may have accepted everything that our kernel had, and could have
-		// accepted more. Measure what it accepts from now on.
-		f.Writing = now
-	}
-	f.Input = f.Pinged > f.Heard && inputWaits(l.conn)
-	before, at := l.acked, l.ackedAt
-	a, ok := l.lookLocked(now)
-	if !ok {
-		f.Present = true
-		return f
-	}
-	// An acknowledgement of data before the Ping proves as much as one of the Ping
-	// itself, which may wait because the peer's receive window is closed.
-	f.Present = a.queued == 0 || a.acked >= l.pingEnd || a.age < now-f.Pinged-ackSlack
-	if a.acked >= l.pingEnd {
-		f.Behind = l.pingEnd - l.proven
-	}
-	// A socket accepts more only when a large part of its buffer is free, which may
-	// take minutes with a slow peer; a Ping waits behind all of it.
-	since := f.Heard
-	if f.Writing >= 0 {
-		since = f.Writing
-	}
-	if a.queued == 0 || a.acked <= before || at < since {
-		return f
-	}
-	if f.Writing >= 0 && l.writing.CompareAndSwap(int64(f.Writing), int64(now)) {
-		f.Writing = now
-	}
-	f.Taking = l.acked < l.pingEnd
-	return f
-}
-
 // answered records a Pong to our Ping of that number, and reports whether it is
 // the first.
 func (l *leg) answered(number uint32, now time.Duration) bool {
-	l.s.mu.Lock()
-	l.answers = true
 	sent := l.sent.Load()
 	first := l.awaited.CompareAndSwap(number, 0) // otherwise it is for an older Ping, or a duplicate
-	if first {
-		l.proven = l.pingEnd
-	}
+	l.s.mu.Lock()
+	l.s.course.Answered(l.side, first)
 	l.s.mu.Unlock()
 	if first {
 		d := max(now-time.Duration(sent), 1)
@@ -121,57 +60,6 @@ func (l *leg) answered(number uint32, now time.Duration) bool {
 	}
 	return first
 }
-
-// noteAnswersLocked records whether the peer has had the time to answer a Ping
-// and has answered none. s.mu is held.
-func (l *leg) noteAnswersLocked(now time.Duration, p *protocol.Policy) {
-	sent := l.awaited.Load() // the number of Pings sent, while none was answered
-	if l.ignored || sent == 0 || l.answers {
-		return
-	}
-	first := time.Duration(l.pinged.Load()) - time.Duration(sent-1)*p.Ping // or earlier
-	l.ignored = now-first >= p.Pong
-}
-
-// ignoresPingsLocked implements [Session.IgnoresPings]. s.mu is held.
-func (l *leg) ignoresPingsLocked() bool { return l.ignored && !l.answers }
-
-// lookBehindPing records where the Ping that was just written ends in the
-// stream.
-func (l *leg) lookBehindPing(now time.Duration) {
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	if a, ok := l.lookLocked(now); ok {
-		l.pingEnd = a.acked + a.queued
-	}
-}
-
-// takesLocked reports whether the peer's kernel has acknowledged more since the
-// last check, and has more to acknowledge. s.mu is held.
-func (l *leg) takesLocked(now time.Duration) bool {
-	before := l.acked
-	a, ok := l.lookLocked(now)
-	return ok && a.queued > 0 && a.acked > before
-}
-
-// lookLocked returns what the peer's kernel has acknowledged; ok is false if
-// that is unknown. s.mu is held.
-func (l *leg) lookLocked(now time.Duration) (a acks, ok bool) {
-	if a, ok = peerAcks(l.conn); ok {
-		l.acked, l.ackedAt = a.acked, now
-	}
-	return a, ok
-}
-
-// acks is what our kernel knows about the acknowledgements of the peer's.
-type acks struct {
-	acked  uint64        // bytes that it has acknowledged
-	queued uint64        // bytes that are still to be acknowledged
-	age    time.Duration // since it last acknowledged anything, including a probe
-}
-
-// ackSlack exceeds the resolution of the clock that measures acks.age.
-const ackSlack = 20 * time.Millisecond
 
 // mute reports that nothing more may be written to the leg. lock is held.
 func (l *leg) mute() bool { return l.deaf || l.closed.Load() }
@@ -198,7 +86,8 @@ func (l *leg) write(b []byte, now time.Duration) int {
 func (l *leg) fail() {
 	l.deaf = true
 	l.s.mu.Lock()
-	l.s.hasten(l.side)
+	o := l.s.course.WriteFailed(l.s.now(), l.side)
+	l.s.noteLocked(&o)
 	l.s.mu.Unlock()
 	l.wakeIfReset()
 }
@@ -230,15 +119,11 @@ func (l *leg) injectInPassing(frame uint32) {
 	}
 	l.await(frame)
 	switch {
-	case !l.lock.tryAcquire(): // the holder will write them
+	case l.lock.held.Load(): // the holder will write it
 	case takesAtOnce(l.conn):
-		l.writeAlone()
 		l.flush()
 	default:
-		l.s.helpers.Go(func() {
-			l.writeAlone()
-			l.flush()
-		})
+		l.s.helpers.Go(l.flush)
 	}
 }
 
@@ -257,22 +142,24 @@ func (l *leg) await(frame uint32) {
 	}
 }
 
+// flush writes the frames that wait for a boundary, unless the holder of the lock
+// will.
 func (l *leg) flush() {
-	for l.pending.Load() != 0 {
-		if !l.lock.tryAcquire() {
-			return // its holder will write them
-		}
-		l.writeAlone()
+	for l.pending.Load() != 0 && l.writeAlone() {
 	}
 }
 
-// writeAlone writes the frames that wait for a boundary, outside of a pump.
-// lock is held, and released. It may run in any goroutine: a panic of the
-// connection must neither propagate there nor keep the lock held.
-func (l *leg) writeAlone() {
+// writeAlone writes the frames that wait for a boundary, outside of a pump. It
+// returns false if it cannot have the lock. It may run in any goroutine: a panic
+// of the connection must neither propagate there nor keep the lock held.
+func (l *leg) writeAlone() bool {
+	if !l.lock.tryAcquire() {
+		return false
+	}
 	defer l.s.guard()
 	defer l.lock.release(&l.s.mu)
 	l.writePending()
+	return true
 }
 
 // writePending writes the frames that wait for a boundary. lock is held.
@@ -294,7 +181,7 @@ func (l *leg) writePending() {
 	code := frame.Code(frames &^ pingPending)
 	if code != 0 {
 		l.s.mu.Lock()
-		reason := l.s.ending.Cause.Text
+		reason := l.s.course.Text()
 		l.s.mu.Unlock()
 		b = frame.AppendClose(b, l.side == frame.Upstream, code, reason)
 	}
@@ -304,12 +191,19 @@ func (l *leg) writePending() {
 		if done := l.s.now(); done-now > protocol.Lateness && l.heard.Load() < int64(now) {
 			l.pinged.CompareAndSwap(int64(now), int64(done))
 		}
-		l.lookBehindPing(now)
+		l.notePing(now)
 	}
 	if code != 0 && !l.deaf {
 		l.closed.Store(true)
 		l.s.settle()
 	}
+}
+
+// notePing records that a Ping was just written.
+func (l *leg) notePing(now time.Duration) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.s.course.Pinged(now, l.side, peerAcks(l.conn))
 }
 
 // lastWordTimeout limits the time for writing the Close frame of a session that
@@ -329,8 +223,9 @@ func (l *leg) lastWord(code frame.Code) {
 	timeout := time.NewTimer(lastWordTimeout)
 	defer timeout.Stop()
 	if l.lock.acquire(&l.s.mu, timeout.C) {
+		defer l.lock.release(&l.s.mu)
 		l.await(uint32(code))
-		l.writeAlone()
+		l.writePending()
 	}
 }
 
@@ -369,11 +264,10 @@ func (l *leg) end(conn net.Conn) {
 // cutShort ends the writing to the leg in the middle of a frame whose rest will
 // not arrive: no Close is possible there (RFC 6455, 5.4). The peer gets a FIN.
 // The leg's reader continues until the peer's own FIN or the deadline, for the
-// reason given at closeWrite. lock is held, and released.
+// reason given at closeWrite. lock is held.
 func (l *leg) cutShort() {
 	l.deaf = true
 	l.closeWrite()
-	l.release()
 }
 
 // closeWrite sends a FIN, if the connection supports it; over TLS, a

@@ -21,8 +21,8 @@ import (
 func TestPendingClose(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
-	s := &relaySession{began: time.Now(), settings: &settings{closeTimeout: time.Minute, policy: protocol.Policy{Write: time.Minute}}}
-	s.ending.Begin(protocol.CauseIdle, nil)
+	s := &relaySession{began: time.Now(), course: protocol.NewCourse(&protocol.Policy{Close: time.Minute, Write: time.Minute}, 1)}
+	s.course.Blame(protocol.CauseIdle, nil)
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), near

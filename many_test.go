@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // crowd registers sessions of a new proxy, and lists those for which open
@@ -105,7 +107,8 @@ func TestDrainCounts(t *testing.T) {
 		var ends sync.WaitGroup
 		for i, s := range all {
 			r := &s.relay
-			r.settings, r.legs[Client].conn, r.legs[Upstream].conn = &p.settings, deadConn{}, deadConn{}
+			r.course = protocol.NewCourse(&p.policy, 1)
+			r.legs[Client].conn, r.legs[Upstream].conn = deadConn{}, deadConn{}
 			r.legs[Client].s, r.legs[Upstream].s = r, r
 			if i%4 > 0 {
 				p.begin(s)

@@ -37,7 +37,7 @@ func (p *pump) add(frames, messages, bytes int) {
 // total returns the tally of all sessions that the pump adds to.
 func (p *pump) total() *tally {
 	s := p.from.s
-	return &s.totals[s.cell][p.from.side].tally
+	return &s.total[p.from.side].tally
 }
 
 // run reads the pump's side to its end.
@@ -67,19 +67,15 @@ func (p *pump) passEarly() {
 // lose is called when nothing more can be read.
 func (p *pump) lose(err error) {
 	s, side := p.from.s, p.from.side
+	p.mind.Ended = true
 	s.mu.Lock()
-	s.ending.Over[side] = true
-	var tell frame.Code
-	if !s.ending.Ended[side] {
-		p.mind.Ended = true
-		tell = s.ending.EndFrom(side, protocol.CauseLost[side], err)
-	}
-	s.hasten(side)
+	o := s.course.Left(s.now(), side, err, errors.Is(err, io.EOF))
+	s.noteLocked(&o)
 	s.mu.Unlock()
-	if !errors.Is(err, io.EOF) {
+	if o.Legs[side].Abort {
 		p.from.abort()
 	}
-	p.leave(tell)
+	p.leave(o.Legs[p.to.side].Close)
 }
 
 // stop ends the pump. It must be deferred. The last pump to stop ends the session.
@@ -230,34 +226,35 @@ func (p *pump) slowDown(now time.Duration) bool {
 	p.slowed.Store(true)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	hastened, ending := s.hastened, false
+	hastened := s.rare.hastened // does not change
 	for ; now < until && !p.mind.Ended; now = s.now() {
-		look := now + protocol.ResetGrace
-		switch fin, reset := hungUp(p.from.conn); {
+		fin, reset := hungUp(p.from.conn)
+		switch {
 		case p.from.shut.Load(): // by us
 			p.mind.Ended = true
 			continue
 		case reset:
 			p.mind.Ended = true
-			s.lose(p.from, errReset)
-			continue
-		case fin, ending && s.suspect == p.from.side: // or a write to it has failed
-			s.mu.Lock()
-			s.hasten(p.from.side)
-			look = min(look, s.deadline)
-			s.mu.Unlock()
-			if p.mind.Ended = now >= look; p.mind.Ended {
-				continue
-			}
-		case ending:
-			p.throttle, p.mind.Quota, until = nil, protocol.Quota{}, now
+			s.lose(p.from, protocol.ErrReset)
 			continue
 		}
-		timer.Reset(min(until, look) - now)
+		s.mu.Lock()
+		again, free, o := s.course.Slowed(now, p.from.side, fin)
+		s.noteLocked(&o)
+		s.mu.Unlock()
+		switch {
+		case free:
+			p.throttle, p.mind.Quota, until = nil, protocol.Quota{}, now
+			continue
+		case again <= now:
+			p.mind.Ended = true
+			continue
+		}
+		timer.Reset(min(until, again) - now)
 		select {
 		case <-timer.C:
 		case <-hastened:
-			hastened, ending = nil, true
+			hastened = nil
 		}
 	}
 	p.slowed.Store(false)
@@ -300,24 +297,23 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 // it if that is to be forwarded.
 func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.Final
-	var verbatim bool
-	var tell frame.Code
+	var o protocol.Orders
 	s.mu.Lock()
 	if final.Broken == nil {
-		verbatim, tell = s.ending.CloseFrom(side, final.Code)
+		o = s.course.Closed(s.now(), side, final.Code)
 	} else {
-		tell = s.ending.EndFrom(side, protocol.CauseOf(side, final.Broken), final.Broken)
+		o = s.course.Broke(s.now(), side, final.Broken)
 	}
-	s.hasten(side)
+	s.noteLocked(&o)
 	s.mu.Unlock()
-	if verbatim {
+	if o.Verbatim {
 		v.N += final.Size
 		v.Frames++
 	}
 	if v.N > 0 {
-		p.forward(c, b[:v.N], verbatim, now)
+		p.forward(c, b[:v.N], o.Verbatim, now)
 	}
-	p.leave(tell)
+	p.leave(o.Legs[p.to.side].Close)
 }
 
 // forward writes the forwarded part of a chunk to the opposite leg, under its
@@ -374,6 +370,7 @@ func (p *pump) leave(tell frame.Code) {
 	case p.owns:
 		p.owns = false
 		p.to.cutShort()
+		p.to.release()
 	case tell != 0:
 		p.to.inject(uint32(tell))
 	}

@@ -53,22 +53,22 @@ func TestPeerAcks(t *testing.T) {
 	t.Attr("case", "F34")
 	c, peer := tcpPair(t)
 	overfill(t, c, peer)
-	before, ok := peerAcks(c)
-	if !ok || before.queued == 0 || before.acked == 0 {
-		t.Fatalf("got %+v, ok=%v, with the peer's buffer full", before, ok)
+	before := peerAcks(c)
+	if !before.Known || before.Queued == 0 || before.Acked == 0 {
+		t.Fatalf("got %+v, with the peer's buffer full", before)
 	}
-	if again, _ := peerAcks(c); again.acked != before.acked {
-		t.Errorf("acknowledged %d, then %d, with nobody reading", before.acked, again.acked)
+	if again := peerAcks(c); again.Acked != before.Acked {
+		t.Errorf("acknowledged %d, then %d, with nobody reading", before.Acked, again.Acked)
 	}
 	if _, err := io.CopyN(io.Discard, peer, overfilled/2); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the peer has read half of it", func() bool { after, _ := peerAcks(c); return after.acked > before.acked })
+	await(t, "the peer has read half of it", func() bool { return peerAcks(c).Acked > before.Acked })
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	if _, ok := peerAcks(a); ok {
-		t.Error("ok for a pipe")
+	if peerAcks(a).Known {
+		t.Error("known for a pipe")
 	}
 }
 
@@ -78,15 +78,21 @@ func TestPingBehindBytes(t *testing.T) {
 	t.Attr("case", "F34")
 	near, far := tcpPair(t)
 	upstream, _ := net.Pipe()
-	s := newSession([2]net.Conn{near, upstream}, protocol.Policy{}, time.Second)
+	s := newSession([2]net.Conn{near, upstream}, impatient, time.Second)
+	s.course.Answered(frame.Client, false)
 	l := &s.legs[Client]
 	taking := func() bool { // since the last call
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return l.life(s.now(), false, false, false).Taking
+		trial := s.course
+		order := look(s, &trial).Legs[Client]
+		if !order.Abort {
+			s.course = trial
+		}
+		return order.Need == protocol.NeedMoreTime
 	}
 	overfill(t, near, far)
 	l.inject(pingPending)
+	a := peerAcks(near)
+	pingEnd := a.Acked + a.Queued
 	taking()
 	await(t, "the Ping is behind bytes that move", func() bool {
 		io.CopyN(io.Discard, far, 4<<10)
@@ -94,7 +100,7 @@ func TestPingBehindBytes(t *testing.T) {
 	})
 
 	go io.Copy(io.Discard, far)
-	await(t, "the Ping was taken", func() bool { a, _ := peerAcks(near); return a.acked >= l.pingEnd })
+	await(t, "the Ping was taken", func() bool { return peerAcks(near).Acked >= pingEnd })
 	more := make([]byte, 1<<20)
 	for range 100 {
 		near.Write(more)
@@ -112,85 +118,93 @@ func TestPresent(t *testing.T) {
 		upstream, other := net.Pipe()
 		defer upstream.Close()
 		defer other.Close()
-		s := newSession([2]net.Conn{near, upstream}, protocol.Policy{}, time.Second)
-		look := func(l *leg) protocol.Life {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return l.life(s.now(), false, false, false)
+		s := newSession([2]net.Conn{near, upstream}, impatient, time.Second)
+		present := func(side frame.Side) bool { // otherwise it is given up, or excused because it takes bytes
+			trial := s.course
+			order := look(s, &trial).Legs[side]
+			return !order.Abort && order.Need != protocol.NeedMoreTime
 		}
 		l := &s.legs[Client]
 		if full {
 			overfill(t, near, far)
 		}
 		l.inject(pingPending)
-		await(t, "the peer's kernel acknowledges", func() bool { return look(l).Present })
-		if a, _ := peerAcks(near); full == (a.acked >= l.pingEnd) {
-			t.Errorf("full=%v: %d bytes acknowledged, the Ping ends at %d", full, a.acked, l.pingEnd)
+		a := peerAcks(near)
+		pingEnd := a.Acked + a.Queued
+		await(t, "the peer's kernel acknowledges", func() bool { return present(frame.Client) })
+		if a := peerAcks(near); full == (a.Acked >= pingEnd) {
+			t.Errorf("full=%v: %d bytes acknowledged, the Ping ends at %d", full, a.Acked, pingEnd)
 		}
 		// Where nothing can be told, a peer counts as present.
 		l = &s.legs[Upstream]
 		l.pinged.Store(1)
-		if !look(l).Present {
+		if !present(frame.Upstream) {
 			t.Error("a pipe's peer counts as gone")
 		}
 	}
 }
 
+// impatient is the policy of a session that gives up a silent peer at once.
+var impatient = protocol.Policy{Write: time.Hour, Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: 1}, {Interval: time.Hour, Timeout: 1}}}
+
+// look returns what the course orders for what is to be seen of the session now.
+func look(s *relaySession, c *protocol.Course) protocol.Orders {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := s.lookLocked()
+	c.Expire(seen.Now) // the timer is in time
+	return c.Look(&seen)
+}
+
 // A timer that fires late ends nothing, neither what is silent nor what takes
-// nothing nor what is idle or doesn't come to its end; one that fires in time
-// does, and so does one that is always late.
+// nothing nor what is idle; one that fires in time does, and so does one that is
+// always late.
 func TestLate(t *testing.T) {
 	rules := []struct {
 		name   string
 		pol    protocol.Policy
-		ping   protocol.Pinging
 		begin  func(s *relaySession, now time.Duration)
 		again  func(s *relaySession) // makes it due again
 		reason Reason
 	}{
-		{"silent", protocol.Policy{Write: time.Hour}, protocol.Pinging{Interval: time.Hour, Timeout: time.Second}, func(s *relaySession, now time.Duration) {
+		{"silent", protocol.Policy{Write: time.Hour, Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}}}, func(s *relaySession, now time.Duration) {
 			l := &s.legs[Client]
-			l.answers = true
+			s.course.Answered(frame.Client, false)
 			l.pinged.Store(int64(now - time.Minute))
 			l.heard.Store(int64(now - 2*time.Minute))
 		}, nil, ReasonLost},
-		{"stuck", protocol.Policy{Write: time.Second}, protocol.Pinging{}, func(s *relaySession, now time.Duration) {
+		{"stuck", protocol.Policy{Write: time.Second}, func(s *relaySession, now time.Duration) {
 			s.legs[Client].writing.Store(int64(now - time.Minute))
 		}, nil, ReasonLost},
-		{"idle", protocol.Policy{Write: time.Hour, Idle: time.Second}, protocol.Pinging{}, func(*relaySession, time.Duration) {}, nil, ReasonIdle},
-		{"ending", protocol.Policy{Write: time.Second}, protocol.Pinging{}, func(s *relaySession, now time.Duration) {
-			s.deadline, s.latest, s.suspect = now-time.Minute, now-time.Minute, frame.Client
-		}, nil, ReasonLost},
+		{"idle", protocol.Policy{Write: time.Hour, Idle: time.Second}, func(*relaySession, time.Duration) {}, nil, ReasonIdle},
 	}
 	for _, rule := range rules {
 		near, far := tcpPair(t)
 		upstream, other := tcpPair(t)
 		_, _ = far, other
 		s := newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.pings = [2]protocol.Pinging{rule.ping, {}}
 		s.began = time.Now().Add(-time.Hour)
 		s.timer = time.AfterFunc(time.Hour, func() {})
 		defer s.timer.Stop()
+		var cause *protocol.Cause
 		look := func(late time.Duration) (ended bool) {
 			now := s.now()
 			rule.begin(s, now)
-			s.due = now - late
+			s.course.Expire(now - late)
 			s.tick()
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.ending.Cause != nil
+			cause, _, _ = s.result()
+			return cause != nil
 		}
 		for i := range protocol.MostGraces {
 			if look(time.Minute) {
 				t.Fatalf("%s: ended by look %d, which was late", rule.name, i)
 			}
 		}
-		if !look(time.Minute) || s.ending.Cause.Reason != string(rule.reason) {
-			t.Errorf("%s: not ended though every look is late: %+v", rule.name, s.ending.Cause)
+		if !look(time.Minute) || cause.Reason != string(rule.reason) {
+			t.Errorf("%s: not ended though every look is late: %+v", rule.name, cause)
 		}
 
 		s = newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.pings = [2]protocol.Pinging{rule.ping, {}}
 		s.began = time.Now().Add(-time.Hour)
 		s.timer = time.AfterFunc(time.Hour, func() {})
 		defer s.timer.Stop()
@@ -217,24 +231,28 @@ func TestInputWaits(t *testing.T) {
 	if inputWaits(pipe) {
 		t.Error("input waits in a pipe")
 	}
-	s := newSession([2]net.Conn{near, upstream}, protocol.Policy{Write: time.Hour, Idle: time.Second}, time.Second)
-	s.pings = [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}}
+	s := newSession([2]net.Conn{near, upstream}, protocol.Policy{
+		Write: time.Hour,
+		Idle:  time.Second,
+		Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}},
+	}, time.Second)
 	s.began = time.Now().Add(-time.Hour)
 	s.timer = time.AfterFunc(time.Hour, func() {})
 	defer s.timer.Stop()
 	l := &s.legs[Client]
-	l.answers = true
+	s.course.Answered(frame.Client, false)
 	l.pinged.Store(int64(s.now() - time.Minute))
 	for i := range protocol.MostGraces {
-		s.due = s.now()
+		s.course.Expire(s.now()) // the timer is in time
 		s.tick()
-		if s.ending.Cause != nil {
-			t.Fatalf("look %d: ended as %s with input in the socket", i, s.ending.Cause.Reason)
+		if cause, _, _ := s.result(); cause != nil {
+			t.Fatalf("look %d: ended as %s with input in the socket", i, cause.Reason)
 		}
 	}
-	s.due = s.now()
-	if s.tick(); s.ending.Cause != protocol.CauseIdle {
-		t.Errorf("ended by %+v, want it idle", s.ending.Cause)
+	s.course.Expire(s.now())
+	s.tick()
+	if cause, _, _ := s.result(); cause != protocol.CauseIdle {
+		t.Errorf("ended by %+v, want it idle", cause)
 	}
 }
 
@@ -487,7 +505,6 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// newSession joins two connections without a handshake.
 // silentHost takes note of the end only.
 type silentHost struct{ over chan struct{} }
 
@@ -495,9 +512,11 @@ func (silentHost) RoundTrip(frame.Side, time.Duration) {}
 func (silentHost) Panicked(v any) error                { return newPanic("connection", v) }
 func (h silentHost) Over()                             { close(h.over) }
 
+// newSession joins two connections without a handshake.
 func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Duration) *relaySession {
 	s := new(relaySession)
 	s.begin(time.Now())
-	s.join(&settings{policy: pol, closeTimeout: closeTimeout, totals: make([]cell, cells)}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, 0, 0)
+	pol.Close = closeTimeout
+	s.join(&settings{policy: pol, totals: make([]cell, cells)}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, 0, 0)
 	return s
 }

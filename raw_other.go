@@ -2,7 +2,11 @@
 
 package wsproxy
 
-import "net"
+import (
+	"net"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+)
 
 // On other systems every leg is read and written as a net.Conn.
 
@@ -37,4 +41,4 @@ func inputWaits(net.Conn) bool { return false }
 // acksTell is false: what a peer has acknowledged is unknown.
 const acksTell = false
 
-func peerAcks(net.Conn) (acks, bool) { return acks{}, false }
+func peerAcks(net.Conn) protocol.Acks { return protocol.Acks{} }

@@ -68,7 +68,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	if r.ContentLength != 0 {
 		// net/http reads the rest of a body before it closes the connection,
 		// and waits for it.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.closeTimeout))
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.policy.Close))
 	}
 }
 

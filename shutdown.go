@@ -97,7 +97,7 @@ func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 	window := p.window(len(sessions))
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
-		window = min(window, max(left-p.closeTimeout-time.Second, left/2)) // the rest is reserved for the last ones to end
+		window = min(window, max(left-p.policy.Close-time.Second, left/2)) // the rest is reserved for the last ones to end
 	} else if p.drainWindow == 0 {
 		window = 0
 	}

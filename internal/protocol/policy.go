@@ -5,37 +5,47 @@ import (
 	"time"
 )
 
-// A Policy limits how long a session's peers may be silent. It only decides: it
-// has no timer, and time is an argument, a duration since the start of the
-// session. A zero duration disables a rule; write is never zero. ping and pong
-// are those of one side.
+// A Policy limits how long the peers of a session may be silent, and how long the
+// session lasts. A zero duration disables a rule; Write and Close are never zero.
 type Policy struct {
-	Ping  time.Duration // a leg that has been silent for this long is sent a Ping
-	Pong  time.Duration // and may be lost if nothing arrives within this time after it
+	Pings [2]Pinging    // by the side that is pinged
 	Idle  time.Duration // a session without a data frame in either direction for this long ends
 	Write time.Duration // a leg that accepts no byte for this long is lost
 	Age   time.Duration // a session of this age ends
+	Close time.Duration // how long the end of a session may take
 }
 
-// A Life is what is known about the liveness of one leg.
-type Life struct {
-	Heard   time.Duration // when bytes last arrived from it
-	Pinged  time.Duration // when our last Ping was sent; before heard: answered
-	Writing time.Duration // when the current write last made progress; negative: no write
-	Input   bool          // bytes from it wait in our socket
-	Late    bool          // the proxy was not running for a time that would count against it
-	Behind  uint64        // bytes up to our last Ping that are acknowledged, but may not have reached it
-	Unread  bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
-	Slowed  bool          // its reader waits for the rate limit, which may take long
-	Taking  bool          // the data that our kernel holds for it is moving
-	Reset   bool          // it was reset; its reader may not have noticed
-	Answers bool          // it has answered a Ping of ours before
-	Present bool          // its kernel has acknowledged something since our last Ping, or this is unknown
+// A Pinging is how one side is pinged.
+type Pinging struct {
+	Interval time.Duration // a leg that has been silent for this long is sent a Ping
+	Timeout  time.Duration // and may be lost if nothing arrives within this time after it
 }
 
-// ResetGrace is how long an active reader may take to find a reset itself,
+// A care is a Policy for one leg of a session. It only decides: it has no timer,
+// and time is an argument, a duration since the start of the session.
+type care struct {
+	ping, pong, write time.Duration
+}
+
+// A life is what is known about the liveness of one leg.
+type life struct {
+	heard   time.Duration // when bytes last arrived from it
+	pinged  time.Duration // when our last Ping was sent; before heard: answered
+	writing time.Duration // when the current write last made progress; negative: no write
+	input   bool          // bytes from it wait in our socket
+	late    bool          // the proxy was not running for a time that would count against it
+	behind  uint64        // bytes up to our last Ping that are acknowledged, but may not have reached it
+	unread  bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
+	slowed  bool          // its reader waits for the rate limit, which may take long
+	taking  bool          // the data that our kernel holds for it is moving
+	reset   bool          // it was reset; its reader may not have noticed
+	answers bool          // it has answered a Ping of ours before
+	present bool          // its kernel has acknowledged something since our last Ping, or this is unknown
+}
+
+// resetGrace is how long an active reader may take to find a reset itself,
 // after the bytes that arrived before it.
-const ResetGrace = time.Second
+const resetGrace = time.Second
 
 // Elapsed time proves nothing while the proxy itself is not running: stopped,
 // starved of CPU time, or in a virtual machine that is. What peers sent meanwhile
@@ -59,11 +69,14 @@ const (
 	mostBehind = 10
 )
 
+// ackSlack exceeds the resolution of the clock that measures Acks.Age.
+const ackSlack = 20 * time.Millisecond
+
 // toAnswer returns the time in which a Ping must be answered that has the given
 // number of bytes before it.
-func (p *Policy) toAnswer(behind uint64) time.Duration {
-	seconds := min(float64(behind)/slowest, mostBehind*p.Pong.Seconds())
-	return p.Pong + time.Duration(seconds*float64(time.Second))
+func (p care) toAnswer(behind uint64) time.Duration {
+	seconds := min(float64(behind)/slowest, mostBehind*p.pong.Seconds())
+	return p.pong + time.Duration(seconds*float64(time.Second))
 }
 
 // A Need is what a leg needs next.
@@ -74,38 +87,38 @@ const (
 	NeedPing
 	NeedMoreTime // an unanswered Ping is behind bytes that still move, or was our fault: restart its time
 	NeedHearing  // bytes from it wait to be read: treat it as heard
-	NeedEndSilent
-	NeedEndStuck
-	NeedEndReset
+	needEndSilent
+	needEndStuck
+	needEndReset
 )
 
-// Check returns what the leg needs at now, and when to check again.
+// check returns what the leg needs at now, and when to check again.
 //
 // Any byte from a peer proves it alive, not only a Pong: RFC 6455, 5.5.3 allows
 // a peer to answer only the latest of several Pings, and a peer in the middle
 // of a long frame cannot answer at all.
-func (p *Policy) Check(now time.Duration, l Life) (Need, time.Duration) {
-	if l.Writing >= 0 && now-l.Writing >= p.Write {
-		return NeedEndStuck, now
+func (p care) check(now time.Duration, l life) (Need, time.Duration) {
+	if l.writing >= 0 && now-l.writing >= p.write {
+		return needEndStuck, now
 	}
-	again := now + p.Write/2 // check again when half of it is over
-	if l.Writing >= 0 {
-		again = min(again, l.Writing+p.Write)
+	again := now + p.write/2 // check again when half of it is over
+	if l.writing >= 0 {
+		again = min(again, l.writing+p.write)
 	}
-	if l.Reset && (!l.Unread || l.Slowed) {
-		if now-l.Heard >= ResetGrace && !l.Late {
-			return NeedEndReset, now
+	if l.reset && (!l.unread || l.slowed) {
+		if now-l.heard >= resetGrace && !l.late {
+			return needEndReset, now
 		}
-		again = min(again, max(l.Heard+ResetGrace, now+Lateness))
-		if l.Slowed {
+		again = min(again, max(l.heard+resetGrace, now+Lateness))
+		if l.slowed {
 			return NeedNothing, again // no Ping: let the grace end
 		}
 	}
-	if p.Ping == 0 {
+	if p.ping == 0 {
 		return NeedNothing, again
 	}
-	if l.Pinged > l.Heard { // a Ping is unanswered
-		if l.Present && (!l.Answers || l.Unread) {
+	if l.pinged > l.heard { // a Ping is unanswered
+		if l.present && (!l.answers || l.unread) {
 			// Some applications answer no Ping, in violation of RFC 6455, 5.5.2,
 			// and otherwise work; and an answer is not seen while the leg is not
 			// being read. So silence counts only against a peer that has
@@ -113,35 +126,35 @@ func (p *Policy) Check(now time.Duration, l Life) (Need, time.Duration) {
 			// interval: they keep NAT and load balancers from dropping the
 			// connection, and the peer's kernel acknowledges each one, or resets
 			// the connection if its program has left.
-			if next := l.Pinged + p.Ping; now < next {
-				if now < l.Pinged+p.Pong {
-					next = min(next, l.Pinged+p.Pong) // to record that it had the time
+			if next := l.pinged + p.ping; now < next {
+				if now < l.pinged+p.pong {
+					next = min(next, l.pinged+p.pong) // to record that it had the time
 				}
 				return NeedNothing, min(again, next)
 			}
-			return NeedPing, min(again, now+p.Ping)
+			return NeedPing, min(again, now+p.ping)
 		}
-		if due := l.Pinged + p.toAnswer(l.Behind); now < due {
-			return NeedNothing, min(again, due, now+p.Ping)
+		if due := l.pinged + p.toAnswer(l.behind); now < due {
+			return NeedNothing, min(again, due, now+p.ping)
 		}
-		if l.Input && !l.Unread {
-			return NeedHearing, min(again, now+p.Ping)
+		if l.input && !l.unread {
+			return NeedHearing, min(again, now+p.ping)
 		}
-		if l.Writing >= 0 || l.Taking || l.Late {
-			return NeedMoreTime, min(again, now+p.Pong)
+		if l.writing >= 0 || l.taking || l.late {
+			return NeedMoreTime, min(again, now+p.pong)
 		}
-		return NeedEndSilent, now
+		return needEndSilent, now
 	}
-	if now-l.Heard < p.Ping {
-		return NeedNothing, min(again, l.Heard+p.Ping)
+	if now-l.heard < p.ping {
+		return NeedNothing, min(again, l.heard+p.ping)
 	}
-	return NeedPing, min(again, now+p.Pong, now+p.Ping)
+	return NeedPing, min(again, now+p.pong, now+p.ping)
 }
 
-// CheckIdle reports whether a session whose last data frame moved at data is
+// checkIdle reports whether a session whose last data frame moved at data is
 // idle, and when to check again. Control frames are not data: pings, ours or an
 // application's, do not keep a session from being idle.
-func (p *Policy) CheckIdle(now, data time.Duration) (idle bool, again time.Duration) {
+func (p *Policy) checkIdle(now, data time.Duration) (idle bool, again time.Duration) {
 	if p.Idle == 0 {
 		return false, now + p.Write
 	}
@@ -161,8 +174,3 @@ func NewPace(random float32) Pace { return Pace(1 - random/10) }
 
 // Of returns the part of d that applies.
 func (f Pace) Of(d time.Duration) time.Duration { return time.Duration(float64(d) * float64(f)) }
-
-// A Pinging is how one side is pinged.
-type Pinging struct {
-	Interval, Timeout time.Duration
-}
