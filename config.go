@@ -13,15 +13,16 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
 // config is the validated configuration of a Proxy. It does not change after
 // [New].
 type config struct {
-	settings                   // of all sessions
-	members          []Member  // of WithUpstreams
-	first            []*member // the members when New returns
+	settings                               // of all sessions
+	members          []Member              // of WithUpstreams
+	first            []pool.Spec[endpoint] // the members when New returns
 	balance          Balance
 	retryShare       float64 // the share of handshakes that may be retried
 	retrySent        bool
@@ -206,7 +207,7 @@ func (c *config) useMembers(target string) {
 			c.mistake("target", redactTarget(target), err.Error())
 			return
 		}
-		c.first = []*member{m}
+		c.first = []pool.Spec[endpoint]{m}
 	}
 	if c.members != nil {
 		first, mistakes := c.newMembers(c.members)

@@ -37,18 +37,17 @@ type upstreamConn struct {
 // have chosen another target. It returns when limit ends, which ends with ctx.
 // share, if not 0, limits the time for the part that can be retried with
 // another member.
-func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *placement, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
-	target := m.url.Load()
-	out, sent, err := p.outgoing(limit, asked.from, at.r, target)
+func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *search, r *http.Request, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
+	place := m.Target()
+	target := place.url
+	out, sent, err := p.outgoing(limit, asked.from, r, target)
 	if err != nil {
-		return nil, m.origin, &Error{Op: "rewrite", Side: Self, Status: http.StatusInternalServerError, Err: err}
+		return nil, place.origin, &Error{Op: "rewrite", Side: Self, Status: http.StatusInternalServerError, Err: err}
 	}
-	to, address := m.origin, m.address
+	to, address := place.origin, place.address
 	if out.URL.Scheme != target.Scheme || out.URL.Host != target.Host {
 		to, address, share = out.URL.Scheme+"://"+out.URL.Host, "", 0
-		p.mu.Lock()
-		p.releaseLocked(s) // the session is not placed with the member
-		p.mu.Unlock()
+		p.pool.Release(&s.seat) // the session is not placed with the member
 	}
 	part := limit
 	if share > 0 {
@@ -63,7 +62,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *plac
 	if err != nil {
 		return fail(op, err)
 	}
-	p.connected(s, at)
+	p.pool.Connected(&s.seat, at)
 	if !p.retrySent {
 		part = limit
 	}

@@ -587,7 +587,7 @@ func TestRetriesKeptForConnecting(t *testing.T) {
 	})
 }
 
-// Where those that are well are full, those that are down aren't tried instead.
+// If the healthy members are full, those that are down are not tried instead.
 func TestFullAndDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

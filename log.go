@@ -146,5 +146,5 @@ func countsAttr(key string, c Counts) slog.Attr {
 // logMember logs a change of a member's state. The record has no request's
 // context, because it concerns all requests.
 func (p *Proxy) logMember(level slog.Level, what string, m *member, attrs ...slog.Attr) {
-	p.log(context.Background(), level, what, append([]slog.Attr{slog.String("member", m.name)}, attrs...)...)
+	p.log(context.Background(), level, what, append([]slog.Attr{slog.String("member", m.Name())}, attrs...)...)
 }

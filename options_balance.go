@@ -21,6 +21,10 @@ const (
 	defaultCheckTimeout  = 5 * time.Second
 	defaultFall          = 3
 	defaultRise          = 2
+
+	// The number of clients with doubtful handshakes that make a failure.
+	defaultDoubts = 3
+	mostDoubts    = 1000
 )
 
 // WithUpstreams balances sessions over several members. The target of [New] must
@@ -76,7 +80,7 @@ func WithSource(interval time.Duration, s Source) Option {
 // [LeastSessions].
 func WithBalance(b Balance) Option {
 	return func(c *config) {
-		if c.balance = b; b.find == nil {
+		if c.balance = b; !b.valid {
 			c.mistake("WithBalance", "Balance{}", "use LeastSessions, RoundRobin, TwoChoices, Rendezvous or BalanceFunc with a function")
 		}
 	}

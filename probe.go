@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -47,13 +48,11 @@ type HealthCheck struct {
 	Close bool
 }
 
-// watchLocked starts checking a member, until it is removed. p.mu is held.
-func (p *Proxy) watchLocked(m *member) {
+// watch starts checking a member, until ctx ends.
+func (p *Proxy) watch(ctx context.Context, m *member) {
 	if p.check == nil {
 		return
 	}
-	ctx, stop := context.WithCancel(p.life)
-	m.stopChecks = stop
 	go func() {
 		tenth := p.check.Interval / 10
 		timer := time.NewTimer(rand.N(tenth)) // otherwise all would be checked in step
@@ -86,8 +85,9 @@ func (c *config) examine(ctx context.Context, m *member) *Error {
 
 // exchange connects as for a session, sends the check and reads the answer.
 func (c *config) exchange(ctx context.Context, m *member) (op string, err error) {
-	target := m.url.Load()
-	conn, op, err := c.connect(ctx, target, m.address)
+	to := m.Target()
+	target := to.url
+	conn, op, err := c.connect(ctx, target, to.address)
 	if err != nil {
 		return op, err
 	}
@@ -232,43 +232,18 @@ func closeNow(conn net.Conn) {
 
 // checked records the result of a check.
 func (p *Proxy) checked(m *member, err *Error) {
-	p.mu.Lock()
-	if m.excuses(time.Since(p.upstreams.began), err) || err != nil && !err.blames() { // this machine could not check
-		first := !m.unasked && !m.gone
-		m.unasked = true
-		p.mu.Unlock()
-		if first {
-			p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", string(err.Kind())), errorAttr(err))
-			p.logPanic(0, err.Err)
-		}
-		return
-	}
-	m.unasked = false
-	changed := false
-	switch {
-	case m.gone:
-	case m.down == (err != nil):
-		m.streak = 0
-	default:
-		m.streak++
-		needed := p.check.Rise
-		if err != nil {
-			needed = p.check.Fall
-		}
-		if changed = m.streak >= needed; changed {
-			m.health = health{down: err != nil}
-		}
-	}
-	down := m.down
-	p.mu.Unlock()
-	switch {
-	case !changed:
-	case down:
+	outcome := outcomeOf(err)
+	outcome.Failed, outcome.Well = err != nil && err.blames(), err == nil // neither: this machine could not check
+	switch p.pool.Checked(m, outcome, p.check.Fall, p.check.Rise) {
+	case pool.Unchecked:
+		p.logMember(slog.LevelWarn, "wsproxy: member not checked", m, slog.String("kind", string(err.Kind())), errorAttr(err))
+		p.logPanic(0, err.Err)
+	case pool.WentDown:
 		p.logMember(slog.LevelWarn, "wsproxy: member down", m, slog.String("kind", string(err.Kind())), errorAttr(err))
 		if p.check.Close {
-			p.drainMembers(causeDown, func(x *member) bool { return x == m && m.down })
+			p.drainMembers(causeDown, func(x *member) bool { return x == m && m.Down() })
 		}
-	default:
+	case pool.CameUp:
 		p.logMember(slog.LevelInfo, "wsproxy: member up", m)
 	}
 }

@@ -110,10 +110,9 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"sync"
-	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
@@ -133,9 +132,8 @@ type Proxy struct {
 	registry registry
 	stats    stats
 
-	mu        sync.Mutex
-	upstreams upstreams // guarded by mu
-	memories  *memories // set when made; the source's earlier answers
+	pool     *pool.Pool[endpoint]
+	memories *memories // the source's earlier answers
 }
 
 // New returns a proxy for the upstream at target: an http, https, ws or wss
@@ -158,15 +156,15 @@ func New(target string, options ...Option) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{
-		config:    c,
-		drained:   protocol.CauseFor(string(ReasonDrained), frame.Code(c.drainCode), "shutting down"),
-		registry:  newRegistry(c),
-		upstreams: upstreams{known: make(map[string]*member), began: time.Now(), retries: mostRetries},
-		memories:  &memories{sources: make(map[*byte]map[memberKey]memory)},
-		stats:     newStats(),
+		config:   c,
+		drained:  protocol.CauseFor(string(ReasonDrained), frame.Code(c.drainCode), "shutting down"),
+		registry: newRegistry(c),
+		memories: &memories{sources: make(map[*byte]map[memberKey]memory)},
+		stats:    newStats(),
 	}
 	p.totals = p.stats.cells
 	p.life, p.endLife = context.WithCancel(context.Background())
+	p.pool = pool.New[endpoint](pool.Config{Rule: c.balance.rule, Retry: c.retryShare, Doubts: c.doubtsNeeded, Life: p.life})
 	if len(c.first) > 0 {
 		p.setMembers(c.first)
 		c.first = nil

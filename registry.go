@@ -222,9 +222,8 @@ func (p *Proxy) begin(s *Session) {
 	if draining {
 		p.told(s)
 	}
-	p.mu.Lock()
-	removed := s.member != nil && s.member.gone && !p.keepRemoved
-	p.mu.Unlock()
+	at := s.seat.Member()
+	removed := at != nil && at.Gone() && !p.keepRemoved
 	switch { // Close or Shutdown was called while the 101 was being sent
 	case closed:
 		s.relay.cut(causeCut, ErrShutdown)
@@ -316,9 +315,7 @@ func (p *Proxy) remove(s *Session) {
 	if cancel != nil {
 		cancel(nil)
 	}
-	p.mu.Lock()
-	p.releaseLocked(s)
-	p.mu.Unlock()
+	p.pool.Release(&s.seat)
 	if open { // first, so that Stats never misses it
 		p.stats.end(s)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
@@ -25,8 +26,8 @@ type Session struct {
 	client string
 	path   string
 
-	neighbors         // the registry's own
-	member    *member // guarded by proxy.mu; where it is placed; nil: nowhere
+	neighbors                     // the registry's own
+	seat      pool.Seat[endpoint] // its place at a member
 
 	letIn   bool // owned by ServeHTTP; it was passed to the WithOnOpen hooks
 	removed bool // owned by ServeHTTP; it is no longer registered

@@ -123,20 +123,17 @@ const longestMove = 30 * time.Second
 // drainMembers ends the sessions of the members for which leave returns true,
 // in the background.
 func (p *Proxy) drainMembers(c *protocol.Cause, leave func(*member) bool) {
-	stays := func(s *Session) bool { return s.member == nil || !leave(s.member) }
-	sessions := slices.Collect(p.Sessions())
-	p.mu.Lock()
-	sessions = slices.DeleteFunc(sessions, stays)
-	p.mu.Unlock()
+	stays := func(s *Session) bool {
+		m := s.seat.Member()
+		return m == nil || !leave(m)
+	}
+	sessions := slices.DeleteFunc(slices.Collect(p.Sessions()), stays)
 	window := p.window(len(sessions))
 	if p.drainWindow == 0 {
 		window = min(window, longestMove)
 	}
 	go p.spread(p.life, sessions, window, func(s *Session) {
-		p.mu.Lock()
-		stays := stays(s) // the member is back
-		p.mu.Unlock()
-		if open, _ := s.progress(); open && !stays {
+		if open, _ := s.progress(); open && !stays(s) { // or the member is back
 			s.relay.stop(c, nil)
 		}
 	})

@@ -76,7 +76,6 @@ var (
 // stats holds a Proxy's counters for Stats.
 type stats struct {
 	cells      []cell // what has passed in all sessions, spread over cells
-	retries    atomic.Uint64
 	durations  histogram
 	roundTrips [2]histogram
 
@@ -208,26 +207,14 @@ func (p *Proxy) Stats() Stats {
 		FromUpstreams: p.stats.passed(Upstream),
 		Durations:     p.stats.durations.load(),
 		RoundTrips:    [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
-		Members:       p.memberStates(),
-		Retries:       p.stats.retries.Load(),
 	}
+	members, retries := p.pool.States()
+	st.Members, st.Retries = memberStates(members), retries
 	p.stats.mu.Lock()
 	defer p.stats.mu.Unlock()
 	st.Opened, st.IgnoredPings = p.stats.opened, p.stats.ignored
 	st.Ended, st.Failed = maps.Clone(p.stats.ended), maps.Clone(p.stats.failed)
 	return st
-}
-
-// memberStates returns snapshots of the members.
-func (p *Proxy) memberStates() []MemberState {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Since(p.upstreams.began)
-	states := make([]MemberState, len(p.upstreams.members))
-	for i, m := range p.upstreams.members {
-		states[i] = m.state(now)
-	}
-	return states
 }
 
 // A histogram collects the data of a [Histogram].

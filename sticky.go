@@ -32,11 +32,11 @@ func (s *sticky) token(r *http.Request) string {
 
 // set sets the cookie of the member, unless the client already sent it and it
 // has no MaxAge to renew.
-func (s *sticky) set(h http.Header, m *member, brought string) {
-	if m.token == brought && s.cookie.MaxAge == 0 {
+func (s *sticky) set(h http.Header, token, brought string) {
+	if token == brought && s.cookie.MaxAge == 0 {
 		return
 	}
 	c := s.cookie
-	c.Value = m.token
+	c.Value = token
 	h.Add("Set-Cookie", c.String())
 }

@@ -1,4 +1,4 @@
-package wsproxy
+package pool
 
 import (
 	"fmt"
@@ -14,44 +14,35 @@ import (
 
 // What each rule promises, over sets of members without a proxy around them.
 
-func setOf(t testing.TB, weights ...int) *upstreams {
-	c, err := newConfig("http://upstream.test", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var members []*member
+type unit struct{}
+
+func setOf(t testing.TB, rule Rule, weights ...int) *Pool[unit] {
+	var specs []Spec[unit]
 	for i, w := range weights {
-		m, err := c.newMember(Member{Target: "http://10.0." + strconv.Itoa(i/256) + "." + strconv.Itoa(i%256) + ":9000", Weight: w})
-		if err != nil {
-			t.Fatal(err)
-		}
-		members = append(members, m)
+		specs = append(specs, Spec[unit]{Name: "http://10.0." + strconv.Itoa(i/256) + "." + strconv.Itoa(i%256) + ":9000", Weight: max(w, 1)})
 	}
-	u := new(upstreams)
-	u.use(members)
-	return u
+	p := New[unit](Config{Rule: rule, Retry: 1, Doubts: 3, Life: t.Context()})
+	p.Set(specs)
+	return p
 }
 
 func ones(n int) []int { return slices.Repeat([]int{1}, n) }
 
-var rules = []struct {
-	name string
-	Balance
-}{
-	{"LeastSessions", LeastSessions()},
-	{"RoundRobin", RoundRobin()},
-	{"TwoChoices", TwoChoices()},
-	{"Rendezvous", Rendezvous(nil)},
+var rules = map[string]Rule{
+	"LeastSessions": LeastSessions,
+	"RoundRobin":    RoundRobin,
+	"TwoChoices":    TwoChoices,
+	"Rendezvous":    Rendezvous,
 }
 
 // Every rule shares sessions out by the weights.
 func TestBalanceWeights(t *testing.T) {
-	for _, rule := range rules {
+	for name, rule := range rules {
 		for _, weights := range [][]int{{1}, {1, 1}, {1, 2, 3}, {5, 1, 1}, {1, 100}, ones(10), {3, 3, 3, 0, 7}} {
-			u := setOf(t, weights...)
+			u := setOf(t, rule, weights...)
 			const n = 50_000
 			for i := range n {
-				u.find(t, rule.Balance, uint64(i)).sessions++
+				u.choose(t, uint64(i)).sessions++
 			}
 			total := 0
 			for _, m := range u.members {
@@ -61,24 +52,24 @@ func TestBalanceWeights(t *testing.T) {
 				want := float64(n) * float64(m.weight) / float64(total)
 				// What is drawn by chance has a standard deviation.
 				bound := 2.0
-				switch rule.name {
+				switch name {
 				case "Rendezvous":
 					bound = 5 * math.Sqrt(want)
 				case "TwoChoices":
 					bound = max(0.02*want, 20)
 				}
 				if got := float64(m.sessions); math.Abs(got-want) > bound {
-					t.Errorf("%s %v: member %d has %v sessions, want %v ± %.0f", rule.name, weights, i, got, want, bound)
+					t.Errorf("%s %v: member %d has %v sessions, want %v ± %.0f", name, weights, i, got, want, bound)
 				}
 			}
 		}
 	}
 }
 
-// find is one choice by a rule, for a key.
-func (u *upstreams) find(t testing.TB, b Balance, key uint64, tried ...*member) *member {
-	m := b.find(u, &placement{hash: max(mix(key, 1), 1), tried: tried}, 0)
-	if m == nil && len(tried) < len(u.members) {
+// choose is one choice by the pool's rule, for a key.
+func (p *Pool[T]) choose(t testing.TB, key uint64, tried ...*Member[T]) *Member[T] {
+	m := p.find(&Search[T]{Key: max(mix(key, 1), 1), tried: tried}, 0)
+	if m == nil && len(tried) < len(p.members) {
 		t.Fatal("no member found")
 	}
 	return m
@@ -87,13 +78,13 @@ func (u *upstreams) find(t testing.TB, b Balance, key uint64, tried ...*member) 
 // Least sessions counts sessions, not handshakes: whoever loses some gets the
 // next ones.
 func TestLeastSessionsEvensOut(t *testing.T) {
-	u := setOf(t, 1, 2, 1)
+	u := setOf(t, LeastSessions, 1, 2, 1)
 	for range 400 {
-		u.find(t, LeastSessions(), 0).sessions++
+		u.choose(t, 0).sessions++
 	}
 	u.members[1].sessions = 0
 	for range 200 {
-		u.find(t, LeastSessions(), 0).sessions++
+		u.choose(t, 0).sessions++
 	}
 	if got := []int{u.members[0].sessions, u.members[1].sessions, u.members[2].sessions}; !slices.Equal(got, []int{100, 200, 100}) {
 		t.Errorf("got %v", got)
@@ -103,15 +94,15 @@ func TestLeastSessionsEvensOut(t *testing.T) {
 // A member that was left alone for long doesn't get all the turns that it has
 // missed.
 func TestRoundRobinAfterRest(t *testing.T) {
-	u := setOf(t, 1, 1, 1)
-	u.members[0].down = true
+	u := setOf(t, RoundRobin, 1, 1, 1)
+	u.members[0].down.Store(true)
 	for range 1000 {
-		u.find(t, RoundRobin(), 0)
+		u.choose(t, 0)
 	}
-	u.members[0].down = false
+	u.members[0].down.Store(false)
 	turns := 0
 	for range 30 {
-		if u.find(t, RoundRobin(), 0) == u.members[0] {
+		if u.choose(t, 0) == u.members[0] {
 			turns++
 		}
 	}
@@ -122,10 +113,10 @@ func TestRoundRobinAfterRest(t *testing.T) {
 
 // A heavy member's turns are spread: between two of them the others get theirs.
 func TestRoundRobinIsSmooth(t *testing.T) {
-	u := setOf(t, 4, 2, 1)
+	u := setOf(t, RoundRobin, 4, 2, 1)
 	var order []int
 	for range 14 {
-		order = append(order, slices.Index(u.members, u.find(t, RoundRobin(), 0)))
+		order = append(order, slices.Index(u.members, u.choose(t, 0)))
 	}
 	if !slices.Equal(order[:7], order[7:]) {
 		t.Errorf("the turns don't repeat: %v", order)
@@ -141,9 +132,9 @@ func TestRoundRobinIsSmooth(t *testing.T) {
 // n members, the fullest has few (log log n), where one random choice has many.
 func TestTwoChoicesSpreads(t *testing.T) {
 	const n = 1000
-	u := setOf(t, ones(n)...)
+	u := setOf(t, TwoChoices, ones(n)...)
 	for range n {
-		u.find(t, TwoChoices(), 0).sessions++
+		u.choose(t, 0).sessions++
 	}
 	most := 0
 	for _, m := range u.members {
@@ -159,13 +150,13 @@ func TestTwoChoicesSpreads(t *testing.T) {
 func TestRendezvousMovesLittle(t *testing.T) {
 	const keys = 20_000
 	for _, weights := range [][]int{ones(10), {1, 2, 3, 4, 5}, ones(100)} {
-		u := setOf(t, weights...)
-		place := func(members []*member) map[uint64]string {
-			v := new(upstreams)
+		u := setOf(t, Rendezvous, weights...)
+		place := func(members []*Member[unit]) map[uint64]string {
+			v := setOf(t, Rendezvous)
 			v.use(members)
 			to := make(map[uint64]string, keys)
 			for key := range uint64(keys) {
-				to[key] = v.find(t, Rendezvous(nil), key).name
+				to[key] = v.choose(t, key).name
 			}
 			return to
 		}
@@ -218,13 +209,13 @@ func TestRendezvousMovesLittle(t *testing.T) {
 // Where a key's member doesn't fit, the next in the key's own order is the same
 // as if that weren't in the set.
 func TestRendezvousFallsBack(t *testing.T) {
-	u := setOf(t, ones(5)...)
+	u := setOf(t, Rendezvous, ones(5)...)
 	for key := range uint64(1000) {
-		first := u.find(t, Rendezvous(nil), key)
-		second := u.find(t, Rendezvous(nil), key, first)
-		others := new(upstreams)
-		others.use(slices.DeleteFunc(slices.Clone(u.members), func(m *member) bool { return m == first }))
-		if want := others.find(t, Rendezvous(nil), key); second != want {
+		first := u.choose(t, key)
+		second := u.choose(t, key, first)
+		others := setOf(t, Rendezvous)
+		others.use(slices.DeleteFunc(slices.Clone(u.members), func(m *Member[unit]) bool { return m == first }))
+		if want := others.choose(t, key); second != want {
 			t.Fatalf("key %d: %s after %s, want %s", key, second.name, first.name, want.name)
 		}
 	}
@@ -234,15 +225,15 @@ func TestRendezvousFallsBack(t *testing.T) {
 // proxies of different versions must agree.
 func TestHashesStay(t *testing.T) {
 	for s, want := range map[string]uint64{"": 0x86e7f694c96f53be, "room-1": 0xacbdf091eefcc8a7, "http://10.0.0.1:9000": 0x7d4dce263d9d6294} {
-		if got := hashString(s); got != want {
+		if got := Hash(s); got != want {
 			t.Errorf("%q: got %#x, want %#x", s, got, want)
 		}
 	}
-	u := setOf(t, 1, 2, 3)
+	u := setOf(t, Rendezvous, 1, 2, 3)
 	var got strings.Builder
 	for i := range 20 {
-		at := &placement{hash: hashString(fmt.Sprint("room-", i))}
-		got.WriteString(strconv.Itoa(slices.Index(u.members, Rendezvous(nil).find(u, at, 0))))
+		at := &Search[unit]{Key: Hash(fmt.Sprint("room-", i))}
+		got.WriteString(strconv.Itoa(slices.Index(u.members, u.find(at, 0))))
 	}
 	if want := "22201202022222102211"; got.String() != want {
 		t.Errorf("got %s, want %s", got.String(), want)
@@ -252,53 +243,53 @@ func TestHashesStay(t *testing.T) {
 // Whatever the rule: members that are down, full or tried get nothing, as long
 // as there is another one; and there may be none.
 func TestBalancePassesOver(t *testing.T) {
-	for _, rule := range rules {
-		u := setOf(t, ones(20)...)
-		at := &placement{hash: 7}
+	for name, rule := range rules {
+		u := setOf(t, rule, ones(20)...)
+		at := &Search[unit]{Key: 7}
 		for i, m := range u.members[1:] {
 			switch i % 5 {
 			case 0:
-				m.down = true
+				m.down.Store(true)
 			case 1:
 				m.max, m.sessions = 3, 3
 			case 2:
 				m.failed, m.restEnd = 1, time.Second
 			case 3:
-				m.failed, m.probe = 1, new(Session)
+				m.failed, m.probe = 1, new(Seat[unit])
 			case 4:
 				at.tried = append(at.tried, m)
 			}
 		}
 		for range 100 {
-			if m := rule.Balance.find(u, at, 0); m != u.members[0] {
-				t.Fatalf("%s: chose a member that doesn't fit: %+v", rule.name, m)
+			if m := u.find(at, 0); m != u.members[0] {
+				t.Fatalf("%s: chose a member that doesn't fit: %+v", name, m)
 			}
 		}
-		u.members[0].down = true
-		if m := rule.Balance.find(u, at, 0); m != nil {
-			t.Errorf("%s: chose %+v of none", rule.name, m)
+		u.members[0].down.Store(true)
+		if m := u.find(at, 0); m != nil {
+			t.Errorf("%s: chose %+v of none", name, m)
 		}
-		if m := rule.Balance.find(new(upstreams), at, 0); m != nil {
-			t.Errorf("%s: chose %+v of an empty set", rule.name, m)
+		if m := setOf(t, rule).find(at, 0); m != nil {
+			t.Errorf("%s: chose %+v of an empty set", name, m)
 		}
 	}
 }
 
 // One choice among 1,000 members: under 2 µs, and nothing is allocated.
 func BenchmarkFind(b *testing.B) {
-	for _, rule := range rules {
+	for name, rule := range rules {
 		for _, n := range []int{10, 1000} {
-			b.Run(fmt.Sprint(rule.name, "/", n), func(b *testing.B) {
+			b.Run(fmt.Sprint(name, "/", n), func(b *testing.B) {
 				weights := make([]int, n)
 				for i := range weights {
 					weights[i] = 1 + i%3
 				}
-				u := setOf(b, weights...)
-				at := new(placement)
+				u := setOf(b, rule, weights...)
+				at := new(Search[unit])
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
-					at.hash = mix(uint64(i), 2) | 1
-					m := rule.Balance.find(u, at, 0)
+					at.Key = mix(uint64(i), 2) | 1
+					m := u.find(at, 0)
 					if m.sessions++; m.sessions > 100 {
 						m.sessions = 0
 					}
