@@ -13,14 +13,16 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // One mask for all frames: they are made once, before the measuring. The
 // proxies have no way to tell.
 var (
 	mask    = [4]byte{0x37, 0xfa, 0x21, 0x3d}
-	closing = appendFrame(nil, opClose, []byte{0x03, 0xe8}, &mask)
-	closed  = appendFrame(nil, opClose, []byte{0x03, 0xe8}, nil)
+	closing = wstest.AppendFrame(nil, wstest.Close, &mask, []byte{0x03, 0xe8})
+	closed  = wstest.AppendFrame(nil, wstest.Close, nil, []byte{0x03, 0xe8})
 )
 
 // socket is a blocking socket, without the runtime's poller: a session's
@@ -105,7 +107,7 @@ func (l *load) upgrade(c io.ReadWriter, path string) error {
 		if end < 0 {
 			continue
 		}
-		if !bytes.HasPrefix(buf[:at], []byte("HTTP/1.1 101 ")) || !bytes.Contains(buf[:at], []byte(acceptKey(key))) || end+4 != at {
+		if !bytes.HasPrefix(buf[:at], []byte("HTTP/1.1 101 ")) || !bytes.Contains(buf[:at], []byte(wstest.AcceptKey(key))) || end+4 != at {
 			return fmt.Errorf("unexpected answer %.60q", buf[:at])
 		}
 		return nil
@@ -135,7 +137,7 @@ func exchange(c io.ReadWriter, frame, want []byte) error {
 // message makes a message's frame as a client sends it, and as it comes back.
 func message(size int) (frame, want []byte) {
 	payload := pattern(size)
-	return appendFrame(nil, opBinary, payload, &mask), appendFrame(nil, opBinary, payload, nil)
+	return wstest.AppendFrame(nil, wstest.Binary, &mask, payload), wstest.AppendFrame(nil, wstest.Binary, nil, payload)
 }
 
 // client is a connection driven by epoll.

@@ -4,15 +4,8 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // contender is a way to start a proxy.
@@ -220,29 +215,10 @@ func (p *process) listens(ctx context.Context, addr string) error {
 	}
 }
 
-// writeCert makes a self-signed certificate for the loopback address.
-func writeCert(dir string) (cert, key, both string, err error) {
-	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", "", "", err
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "127.0.0.1"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &priv.PublicKey, priv)
-	if err != nil {
-		return "", "", "", err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(priv)
-	if err != nil {
-		return "", "", "", err
-	}
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+// writeCert makes a certificate for the loopback address.
+func writeCert(dir string) (cert, key, both string) {
+	chain, private := wstest.PEM(wstest.NewAuthority().Issue("127.0.0.1"))
 	s := site{dir: dir}
-	return s.file("cert.pem", string(certPEM)), s.file("key.pem", string(keyPEM)), s.file("both.pem", string(certPEM)+string(keyPEM)), nil
+	cert, key = s.file("cert.pem", string(chain)), s.file("key.pem", string(private))
+	return cert, key, s.file("both.pem", string(chain)+string(private))
 }

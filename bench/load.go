@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // runLoad is the load generator's process. It ends with its connections
@@ -152,8 +154,8 @@ func (m *meter) echoTLS(conns []io.ReadWriteCloser, frame, want []byte) error {
 // down asks for large messages and drops what comes, without copying it out
 // of the kernel.
 func down(m *meter) error {
-	ask := appendFrame(nil, opBinary, []byte{'g'}, &mask)
-	want := appendFrame(nil, opBinary, pattern(bulkSize), nil)
+	ask := wstest.AppendFrame(nil, wstest.Binary, &mask, []byte{'g'})
+	want := wstest.AppendFrame(nil, wstest.Binary, nil, pattern(bulkSize))
 	conns, err := m.openAll("/source", ask, want)
 	if err != nil {
 		return err
@@ -207,8 +209,8 @@ func up(m *meter) error {
 		return err
 	}
 	c.Close()
-	frame := appendFrame(nil, opBinary, pattern(bulkSize), &mask)
-	ack := appendFrame(nil, opBinary, []byte{'k'}, nil)
+	frame := wstest.AppendFrame(nil, wstest.Binary, &mask, pattern(bulkSize))
+	ack := wstest.AppendFrame(nil, wstest.Binary, nil, []byte{'k'})
 	conns, err := m.openAll("/sink", frame, ack)
 	if err != nil {
 		return err

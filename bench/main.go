@@ -231,10 +231,7 @@ func run(args []string) error {
 	}
 	defer os.RemoveAll(dir)
 	s := site{dir: dir, upstream: freePort(), workers: p.workers, sessions: sessions, gc: p.gc}
-	cert, key, both, err := writeCert(dir)
-	if err != nil {
-		return err
-	}
+	cert, key, both := writeCert(dir)
 	up, err := launch(self("upstream", s.upstream), os.Environ(), filepath.Join(dir, "upstream.log"))
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // bulkSize is the payload of one message of the bulk scenarios.
@@ -55,7 +57,7 @@ func runUpstream(addr string) error {
 		poller: newPoller(),
 		conns:  map[int]*upstreamConn{},
 		buf:    make([]byte, 256<<10),
-		bulk:   appendFrame(nil, opBinary, pattern(bulkSize), nil),
+		bulk:   wstest.AppendFrame(nil, wstest.Binary, nil, pattern(bulkSize)),
 	}
 	u.set(syscall.EPOLL_CTL_ADD, lfd, syscall.EPOLLIN)
 	for {
@@ -125,7 +127,7 @@ func (u *upstream) receive(c *upstreamConn) bool {
 // its end.
 func (u *upstream) dropped(c *upstreamConn, n int) {
 	if c.skip -= n; c.skip == 0 && c.fin {
-		c.out = appendFrame(c.out, opBinary, []byte{'k'}, nil)
+		c.out = wstest.AppendFrame(c.out, wstest.Binary, nil, []byte{'k'})
 	}
 }
 
@@ -138,44 +140,41 @@ func (u *upstream) consume(c *upstreamConn, p []byte) []byte {
 		}
 		path, key := parseRequest(p[:end+2])
 		c.path = path
-		c.out = fmt.Appendf(c.out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", acceptKey(key))
+		c.out = fmt.Appendf(c.out, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", wstest.AcceptKey(key))
 		p = p[end+4:]
 	}
 	for {
-		h, ok := parseHeader(p)
+		h, ok := wstest.ParseHeader(p)
 		if !ok {
 			return p
 		}
-		if c.path == "/sink" && h.op < opClose {
-			c.skip, c.fin = h.length, h.fin
-			n := min(h.length, len(p)-h.size)
-			p = p[h.size+n:]
+		op, fin, length := h.First&0x0F, h.First&wstest.Fin != 0, int(h.Length)
+		if c.path == "/sink" && op < wstest.OpClose {
+			c.skip, c.fin = length, fin
+			n := min(length, len(p)-h.Size)
+			p = p[h.Size+n:]
 			u.dropped(c, n)
 			continue
 		}
-		if len(p) < h.size+h.length {
+		if len(p) < h.Size+length {
 			return p
 		}
-		body := p[h.size : h.size+h.length]
-		p = p[h.size+h.length:]
-		if h.masked {
-			xor(body, h.mask)
+		body := p[h.Size : h.Size+length]
+		p = p[h.Size+length:]
+		if h.Masked {
+			wstest.Mask(body, h.Key)
 		}
 		switch {
-		case h.op == opClose:
-			c.out = appendFrame(c.out, opClose, body, nil)
+		case op == wstest.OpClose:
+			c.out = wstest.AppendFrame(c.out, wstest.Close, nil, body)
 			c.closing = true
-		case h.op == opPing:
-			c.out = appendFrame(c.out, opPong, body, nil)
-		case h.op == opPong:
+		case op == wstest.OpPing:
+			c.out = wstest.AppendFrame(c.out, wstest.Pong, nil, body)
+		case op == wstest.OpPong:
 		case c.path == "/source":
 			c.bulks++
 		default:
-			at := len(c.out)
-			c.out = appendFrame(c.out, h.op, body, nil)
-			if !h.fin {
-				c.out[at] &^= 0x80
-			}
+			c.out = wstest.AppendFrame(c.out, h.First, nil, body)
 		}
 	}
 }
