@@ -14,9 +14,9 @@ const Timeout = 20 * time.Second
 // that synctest doesn't find that all else waits for ever.
 const bubbleTimeout = 1000 * time.Hour
 
-// Patience returns how long a test waits for one thing, in real or simulated
+// patience returns how long a test waits for one thing, in real or simulated
 // time.
-func Patience() time.Duration {
+func patience() time.Duration {
 	if inBubble() {
 		return bubbleTimeout
 	}
@@ -40,7 +40,7 @@ func Elapse(d time.Duration) {
 // of all goroutines.
 func Receive[T any](t testing.TB, c <-chan T) (v T) {
 	t.Helper()
-	timeout := time.NewTimer(Patience())
+	timeout := time.NewTimer(patience())
 	defer timeout.Stop()
 	select {
 	case v = <-c:
@@ -53,7 +53,7 @@ func Receive[T any](t testing.TB, c <-chan T) (v T) {
 
 // Until looks again and again until something holds, and says whether it does.
 func Until(holds func() bool) bool {
-	for deadline := time.Now().Add(Patience()); !holds(); {
+	for deadline := time.Now().Add(patience()); !holds(); {
 		if time.Now().After(deadline) {
 			return false
 		}

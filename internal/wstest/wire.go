@@ -26,7 +26,7 @@ type Wire struct {
 // NewWire makes a wire of a connection, which it closes when the test is over.
 func NewWire(t testing.TB, c net.Conn, client bool) *Wire {
 	w := &Wire{Conn: c, T: t, In: bufio.NewReader(c), Client: client}
-	c.SetDeadline(time.Now().Add(Patience()))
+	c.SetDeadline(time.Now().Add(patience()))
 	t.Cleanup(func() { w.Below().Close() })
 	return w
 }
