@@ -245,7 +245,7 @@ func TestKick(t *testing.T) {
 	id := snap.Rows[0].ID
 	for i, test := range []struct{ command, err string }{
 		{fmt.Sprintf(`"do":"kick","session":%d,"code":1005`, id), "may not be sent"},
-		{fmt.Sprintf(`"do":"kick","session":%d,"code":1008,"reason":%q`, id, strings.Repeat("x", 124)), "over 123 bytes"},
+		{fmt.Sprintf(`"do":"kick","session":%d,"code":1008,"reason":%q`, id, strings.Repeat("x", 124)), "123 bytes"},
 		{`"do":"kick","session":1000000,"code":1008`, "has ended already"},
 		{`"do":"dance"`, "unknown command"},
 	} {
