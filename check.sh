@@ -35,6 +35,9 @@ for m in "${modules[@]}"; do
 done
 for os in darwin windows freebsd; do GOOS=$os go vet . ./internal/frame ./internal/protocol; done
 
+step arrows: packages import only what is below them
+go test -run '^TestArrows' .
+
 step quickstart and tests
 go run ./examples/quickstart
 if [ "${1:-}" = quick ]; then
