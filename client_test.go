@@ -139,7 +139,7 @@ func TestMiddleware(t *testing.T) {
 
 // mount serves the proxy anew, behind middleware if it isn't nil.
 func (r *rig) mount(m middleware) {
-	r.front = wstest.Listen(r.t, r.kind)
+	r.front = wstest.Listen(r.t, r.legs.client)
 	if m == nil {
 		m = func(next http.Handler) http.Handler { return next }
 	}

@@ -84,8 +84,8 @@ func TestDrainSpread(t *testing.T) {
 		{"no deadline", nil, 50, 0, 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, wstest.Memory, append([]wsproxy.Option{wsproxy.WithPing(0, 0)}, row.options...)...)
+			eachSessionInTime(t, func(t *testing.T, c carrier) {
+				r := c.rig(t, append([]wsproxy.Option{wsproxy.WithPing(0, 0)}, row.options...)...)
 				when, _, _ := r.opened(row.sessions)
 				ctx := t.Context()
 				if row.limit > 0 {
@@ -120,12 +120,18 @@ func TestDrainSpread(t *testing.T) {
 
 // Ending many sessions at once takes no goroutine for each of them.
 func TestEndingTakesNoGoroutines(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	if runtime.GOOS != "linux" {
 		t.Skip("whether a write waits can't be told here")
 	}
-	for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
-		t.Run(string(k), func(t *testing.T) {
-			r := newRig(t, k, wsproxy.WithCloseTimeout(time.Minute))
+	for _, c := range carriers() {
+		if c.simulated() {
+			continue // whether a write waits can't be told there
+		}
+		t.Run(c.String(), func(t *testing.T) {
+			r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute))
 			var clients, upstreams []*wstest.Wire
 			for range 50 {
 				client, upstream := r.open("", "")
@@ -153,8 +159,8 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 // Those that have been idle for longest go first.
 func TestDrainOrder(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
 		when, clients, _ := r.opened(5)
 		for _, i := range []int{3, 0, 4, 2, 1} { // 1 spoke last
 			wstest.Elapse(time.Second)
@@ -181,8 +187,8 @@ func TestDrainOrder(t *testing.T) {
 // What the context's end cuts is told to the caller, and counted.
 func TestDrainCut(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Minute, 1001))
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Minute, 1001))
 		r.opened(60)
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
@@ -207,8 +213,8 @@ func TestDrainCut(t *testing.T) {
 // A drain of sessions that end by themselves meanwhile is over when they are.
 func TestDrainEndsEarly(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Hour, 1001))
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithDrain(time.Hour, 1001))
 		_, clients, _ := r.opened(10)
 		began := time.Now()
 		done := make(chan error)
@@ -233,7 +239,7 @@ func TestShutdownServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, kind: wstest.TCP, proxy: p, logs: new(wstest.Logs), front: wstest.Listen(t, wstest.TCP), back: wstest.Listen(t, wstest.TCP), returned: make(chan struct{}, 10)}
+	r := &rig{t: t, legs: bothLegs(wstest.TCP), proxy: p, logs: new(wstest.Logs), front: wstest.Listen(t, wstest.TCP), back: wstest.Listen(t, wstest.TCP), returned: make(chan struct{}, 10)}
 	r.proxy, err = wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return wstest.Dial(ctx, r.back)
 	}))

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"testing"
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+		flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 	}
 	os.Exit(wstest.Run(m))
 }
@@ -31,13 +32,14 @@ func TestMain(m *testing.M) {
 // streams in the test's hands, over memory, TCP or TLS.
 type rig struct {
 	t     testing.TB
-	kind  wstest.Kind
+	legs  legs
 	proxy *wsproxy.Proxy
 	logs  *wstest.Logs
 	front net.Listener
 	back  net.Listener
-	// returned is sent to when ServeHTTP has returned.
-	returned chan struct{}
+	// returned is sent to when ServeHTTP has returned, and over when a session is
+	// over.
+	returned, over chan struct{}
 	// connContext is the front server's, if it isn't nil.
 	connContext func(context.Context, net.Conn) context.Context
 }
@@ -46,19 +48,32 @@ type rig struct {
 // test, by way of rig.upstream.
 func newRig(t testing.TB, k wstest.Kind, options ...wsproxy.Option) *rig {
 	t.Helper()
-	target := "http://upstream.test"
-	if k == wstest.TLS {
-		target = "https://upstream.test"
-	}
-	return newRigTo(t, k, target, append([]wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, options...)...)
+	return carrier{drivers[0], bothLegs(k)}.rig(t, options...)
 }
 
 // newRigTo is newRig with another target, and without the default that every
 // origin may come in.
 func newRigTo(t testing.TB, k wstest.Kind, target string, options ...wsproxy.Option) *rig {
 	t.Helper()
-	r := &rig{t: t, kind: k, logs: new(wstest.Logs), returned: make(chan struct{}, 10_000)}
-	r.front, r.back = wstest.Listen(t, k), wstest.Listen(t, k)
+	return newCarrierRig(t, carrier{drivers[0], bothLegs(k)}, target, options...)
+}
+
+func newCarrierRig(t testing.TB, c carrier, target string, options ...wsproxy.Option) *rig {
+	t.Helper()
+	r := &rig{t: t, legs: c.legs, logs: new(wstest.Logs), returned: make(chan struct{}, 10_000)}
+	r.over = r.returned
+	if c.detach {
+		r.over = make(chan struct{}, 10_000)
+		options = append(options, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+			go func() {
+				<-s.Done()
+				r.over <- struct{}{}
+			}()
+			return nil
+		}))
+	}
+	options = append(options, c.driver.options...)
+	r.front, r.back = wstest.Listen(t, c.client), wstest.Listen(t, c.upstream)
 	options = append([]wsproxy.Option{
 		wsproxy.WithLogger(slog.New(r.logs)),
 		wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -77,7 +92,7 @@ func newRigTo(t testing.TB, k wstest.Kind, target string, options ...wsproxy.Opt
 
 // serve starts the front server with the handler.
 func (r *rig) serve(h http.Handler) {
-	front := r.kind.Secure(r.front)
+	front := r.legs.client.Secure(r.front)
 	s := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			defer func() { r.returned <- struct{}{} }()
@@ -110,16 +125,22 @@ func (r *rig) wantReturned() {
 	wstest.Receive(r.t, r.returned)
 }
 
+// wantOver waits until a session is over: both its connections are closed.
+func (r *rig) wantOver() {
+	r.t.Helper()
+	wstest.Receive(r.t, r.over)
+}
+
 // client connects to the front; TLS and HTTP aren't begun.
 func (r *rig) client() *wstest.Wire {
 	r.t.Helper()
-	return r.kind.Connect(r.t, r.front)
+	return r.legs.client.Connect(r.t, r.front)
 }
 
 // upstream waits for the proxy to connect; TLS and HTTP aren't begun.
 func (r *rig) upstream() *wstest.Wire {
 	r.t.Helper()
-	return r.kind.Accept(r.t, r.back)
+	return r.legs.upstream.Accept(r.t, r.back)
 }
 
 // open takes both sides through their handshakes. The extra header lines go
@@ -146,4 +167,23 @@ func (r *rig) wantEnded(by, reason string) wstest.Record {
 		r.t.Fatalf("logged %v, want a session ended by %q for %q", m, by, reason)
 	}
 	return m
+}
+
+// alone reports whether this process runs the test alone. Otherwise it has
+// another process do that, since what the test counts or limits is the whole
+// process's: goroutines, descriptors, heap and, as new goroutines get stacks of
+// the size that others have needed on average, stacks.
+func alone(t *testing.T) bool {
+	t.Helper()
+	const env = "WSPROXY_TEST_ALONE"
+	if os.Getenv(env) == t.Name() {
+		return true
+	}
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=2m")
+	cmd.Env = append(os.Environ(), env+"="+t.Name())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
 }

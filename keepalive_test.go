@@ -13,19 +13,6 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What is about time runs on simulated time: hours cost nothing, and an
-// instant can be named.
-
-// eachWayInTime runs a test in a bubble, in memory, with either side as the
-// one that something is wrong with.
-func eachWayInTime(t *testing.T, f func(t *testing.T, w way)) {
-	for _, w := range ways {
-		t.Run(w.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { f(t, w) })
-		})
-	}
-}
-
 // A watch keeps what comes to a wire, and when. It answers Pings, and Closes
 // as a well-behaved peer does.
 type watch struct {
@@ -126,8 +113,8 @@ func answerOnce(t *testing.T, wires ...*wstest.Wire) {
 func TestPingSilentLegOnly(t *testing.T) {
 	t.Attr("case", "C27 F36")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory)
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		busy, silent := w.open(r, "", "")
 		toBusy, toSilent := watched(busy), watched(silent)
 		for range 60 {
@@ -161,8 +148,8 @@ func TestPingSilentLegOnly(t *testing.T) {
 func TestPingJitter(t *testing.T) {
 	t.Attr("case", "C27")
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory)
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t)
 		var legs []*watch
 		for range 30 {
 			client, upstream := r.open("", "")
@@ -193,8 +180,8 @@ func TestPingJitter(t *testing.T) {
 // A timeout longer than the interval doesn't stretch the interval.
 func TestPingLongTimeout(t *testing.T) {
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory, wsproxy.WithPing(20*time.Second, time.Minute))
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t, wsproxy.WithPing(20*time.Second, time.Minute))
 		from, to := w.open(r, "", "")
 		k := watched(from)
 		heardBy(to)
@@ -218,8 +205,8 @@ func TestPingLongTimeout(t *testing.T) {
 func TestVanished(t *testing.T) {
 	t.Attr("case", "F26 F27")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory)
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		answerOnce(t, from, to)
 		began := time.Now()
@@ -246,12 +233,12 @@ func TestVanished(t *testing.T) {
 // the stats tell of it. From its first answer on it is held to them.
 func TestNeverAnswers(t *testing.T) {
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 		side := wsproxy.Client
 		if w.name == "upstream" {
 			side = wsproxy.Upstream
 		}
-		r := newRig(t, wstest.Memory)
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		s := r.the()
 		watched(to)
@@ -276,7 +263,7 @@ func TestNeverAnswers(t *testing.T) {
 			t.Error("want just the silent side to ignore Pings")
 		}
 		to.SendClose(1000, "")
-		<-r.returned
+		r.wantOver()
 		m := r.logs.Wait(t, 0)
 		if _, other := m[(side^1).String()+"_ignores_pings"]; m[w.name+"_ignores_pings"] != true || other {
 			t.Errorf("logged %v", m)
@@ -300,7 +287,7 @@ func TestNeverAnswers(t *testing.T) {
 		}
 		heardBy(from)
 		began = time.Now()
-		<-r.returned
+		r.wantOver()
 		if d := time.Since(began); d < pingLeast+pongTime || d > pingMost+pongTime {
 			t.Errorf("given up %v after its only answer", d)
 		}
@@ -311,8 +298,8 @@ func TestNeverAnswers(t *testing.T) {
 // A side that talks and answers no Ping ignores them, too.
 func TestIgnoresPingsAndTalks(t *testing.T) {
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory)
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		s := r.the()
 		watched(to)
@@ -349,12 +336,12 @@ func TestPingTo(t *testing.T) {
 		}, 10 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			eachWayInTime(t, func(t *testing.T, w way) {
+			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 				side := wsproxy.Client
 				if w.name == "upstream" {
 					side = wsproxy.Upstream
 				}
-				r := newRig(t, wstest.Memory, test.options(side)...)
+				r := c.rig(t, test.options(side)...)
 				from, to := w.open(r, "", "")
 				k, l := heardBy(from), watched(to)
 				wstest.Elapse(time.Hour)
@@ -394,8 +381,8 @@ func TestSignsOfLife(t *testing.T) {
 	}
 	for name, sign := range signs {
 		t.Run(name, func(t *testing.T) {
-			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, wstest.Memory)
+			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+				r := c.rig(t)
 				from, to := w.open(r, "", "")
 				answerOnce(t, from, to)
 				watched(to)
@@ -427,8 +414,8 @@ func TestSignsOfLife(t *testing.T) {
 func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory)
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		answerOnce(t, from, to)
 		part := from.Frame(wstest.Binary, strings.Repeat("x", 1000))[:500]
@@ -462,8 +449,8 @@ func TestStallMidHeader(t *testing.T) {
 	t.Attr("case", "F31")
 	t.Parallel()
 	for _, n := range []int{1, 2, 3} {
-		eachWayInTime(t, func(t *testing.T, w way) {
-			r := newRig(t, wstest.Memory)
+		eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+			r := c.rig(t)
 			from, to := w.open(r, "", "")
 			answerOnce(t, from, to)
 			began := time.Now()
@@ -473,7 +460,7 @@ func TestStallMidHeader(t *testing.T) {
 				from.Send(from.Frame(wstest.Binary, strings.Repeat("x", 1000))[:n])
 			}
 			k, stalled := watched(to), heardBy(from)
-			r.wantReturned()
+			r.wantOver()
 			r.wantEnded(w.name, "lost")
 			at := time.Since(began)
 			if at < pingLeast+pongTime || at > pingMost+pongTime {
@@ -509,8 +496,8 @@ func TestSlowReader(t *testing.T) {
 	t.Attr("case", "F32 F28")
 	t.Parallel()
 	for _, timeout := range []time.Duration{60 * time.Second, 3 * time.Minute} {
-		eachWayInTime(t, func(t *testing.T, w way) {
-			r := newRig(t, wstest.Memory, wsproxy.WithWriteTimeout(timeout))
+		eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+			r := c.rig(t, wsproxy.WithWriteTimeout(timeout))
 			from, to := w.open(r, "", "")
 			began := time.Now()
 			flood(to, 10*wstest.MemBuffer)
@@ -520,7 +507,7 @@ func TestSlowReader(t *testing.T) {
 				wstest.Elapse(9 * time.Second)
 				from.SendText("other way")
 			}
-			r.wantReturned()
+			r.wantOver()
 			wantAt(t, began, timeout)
 			if m := r.wantEnded(w.name, "lost"); m["error"] != "no progress in writing" {
 				t.Errorf("logged error %v", m["error"])
@@ -540,8 +527,8 @@ func TestStuckPing(t *testing.T) {
 	t.Attr("case", "F32")
 	t.Parallel()
 	for _, recovers := range []bool{false, true} {
-		eachWayInTime(t, func(t *testing.T, w way) {
-			r := newRig(t, wstest.Memory)
+		eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+			r := c.rig(t)
 			from, to := w.open(r, "", "")
 			began := time.Now()
 			full := to.Frame(wstest.Binary, strings.Repeat("x", wstest.MemBuffer-len(to.Frame(wstest.Binary, strings.Repeat("x", 1000)))+1000))
@@ -563,7 +550,7 @@ func TestStuckPing(t *testing.T) {
 					from.Close()
 				}
 			}
-			r.wantReturned()
+			r.wantOver()
 			synctest.Wait()
 			if texts, _ := k.only(wstest.Text); len(texts) != 1 {
 				t.Errorf("the other side got %v, want a message", k.frames)
@@ -589,13 +576,13 @@ func TestStuckPing(t *testing.T) {
 func TestBothFull(t *testing.T) {
 	t.Attr("case", "F33")
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory)
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t)
 		client, upstream := r.open("", "")
 		began := time.Now()
 		flood(client, 10*wstest.MemBuffer)
 		flood(upstream, 10*wstest.MemBuffer)
-		r.wantReturned()
+		r.wantOver()
 		wantAt(t, began, 60*time.Second)
 		if m := r.logs.Wait(t, 0); m["reason"] != "lost" || m["error"] != "no progress in writing" {
 			t.Errorf("logged %v", m)
@@ -613,8 +600,8 @@ func TestBothFull(t *testing.T) {
 func TestLongFrame(t *testing.T) {
 	t.Attr("case", "F34")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory)
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		began := time.Now()
 		k := watched(from)
@@ -661,13 +648,13 @@ func TestIdle(t *testing.T) {
 		{"a fragment", func(w *wstest.Wire) string { return w.Frame(0x01, "x") }, 110 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, wstest.Memory, wsproxy.WithIdleTimeout(60*time.Second))
+			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+				r := c.rig(t, wsproxy.WithIdleTimeout(60*time.Second))
 				from, to := w.open(r, "", "")
 				k, l := watched(from), watched(to)
 				wstest.Elapse(50 * time.Second)
 				from.Send(test.say(from))
-				r.wantReturned()
+				r.wantOver()
 				k.wantClosed(t, 1001, test.end)
 				l.wantClosed(t, 1001, test.end)
 				if _, pings := l.only(wstest.Ping); len(pings) < 2 {
@@ -702,8 +689,8 @@ func TestEndMidFrame(t *testing.T) {
 	}
 	for reason, end := range ends {
 		for _, finishes := range []bool{true, false} {
-			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, wstest.Memory, end.option)
+			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+				r := c.rig(t, end.option)
 				from, to := w.open(r, "", "")
 				whole := from.Frame(wstest.Binary, strings.Repeat("x", 1000))
 				from.Send(whole[:500])
@@ -723,7 +710,7 @@ func TestEndMidFrame(t *testing.T) {
 				}
 				to.WantEnd()
 				from.WantEnd()
-				r.wantReturned()
+				r.wantOver()
 				if !finishes {
 					wantAt(t, began, 5*time.Second)
 				}
@@ -740,8 +727,8 @@ func TestCloseUnanswered(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{0, 1000, 4401} {
 		for _, leaves := range []bool{false, true} {
-			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, wstest.Memory)
+			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+				r := c.rig(t)
 				from, to := w.open(r, "", "")
 				began := time.Now()
 				from.SendClose(code, "")
@@ -757,7 +744,7 @@ func TestCloseUnanswered(t *testing.T) {
 					from.WantEnd()
 				}
 				from.Close()
-				r.wantReturned()
+				r.wantOver()
 				wantAt(t, began, want)
 				to.WantEnd()
 				r.wantEnded(w.name, "closed")
@@ -772,8 +759,8 @@ func TestCloseUnanswered(t *testing.T) {
 func TestWhoClosesFirst(t *testing.T) {
 	t.Attr("case", "F23")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory)
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		began := time.Now()
 		from.SendClose(1000, "")
@@ -788,7 +775,7 @@ func TestWhoClosesFirst(t *testing.T) {
 		wantAt(t, began, 0)
 		upstream.WantEnd()
 		wantAt(t, began, 5*time.Second)
-		r.wantReturned()
+		r.wantOver()
 		r.wantEnded(w.name, "closed")
 	})
 }
@@ -798,8 +785,8 @@ func TestWhoClosesFirst(t *testing.T) {
 func TestEndsUnanswered(t *testing.T) {
 	t.Attr("case", "F42")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(7*time.Second))
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t, wsproxy.WithCloseTimeout(7*time.Second))
 		for n, test := range []struct {
 			do      func(from *wstest.Wire)
 			reason  string
@@ -819,7 +806,7 @@ func TestEndsUnanswered(t *testing.T) {
 			}
 			from.WantEnd()
 			to.WantEnd()
-			r.wantReturned()
+			r.wantOver()
 			wantAt(t, began, 7*time.Second)
 			r.wantRecord(n, w.name, test.reason)
 		}
@@ -830,9 +817,9 @@ func TestEndsUnanswered(t *testing.T) {
 // keep the session.
 func TestFloodAfterEnd(t *testing.T) {
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 		for _, last := range []string{wstest.CloseBody(1000, ""), "\x00"} {
-			r := newRig(t, wstest.Memory)
+			r := c.rig(t)
 			from, to := w.open(r, "", "")
 			began := time.Now()
 			from.Send(from.Frame(wstest.Close, last))
@@ -846,7 +833,7 @@ func TestFloodAfterEnd(t *testing.T) {
 					wstest.Elapse(time.Millisecond)
 				}
 			})
-			r.wantReturned()
+			r.wantOver()
 			wantAt(t, began, 5*time.Second)
 			if _, err := io.Copy(io.Discard, to.In); err != nil {
 				t.Error(err)
@@ -860,8 +847,8 @@ func TestFloodAfterEnd(t *testing.T) {
 func TestServerTimeouts(t *testing.T) {
 	t.Attr("case", "F43")
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory)
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t)
 		r.front = wstest.Listen(t, wstest.Memory)
 		s := &http.Server{Handler: r.proxy, ReadTimeout: time.Second, WriteTimeout: time.Second, IdleTimeout: time.Second}
 		go s.Serve(r.front)

@@ -19,7 +19,7 @@ import (
 func TestMaxMessageSize(t *testing.T) {
 	t.Attr("case", "A58")
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
+	eachWay(t, func(t *testing.T, c carrier, w way) {
 		side := wsproxy.Upstream
 		if w.masked() {
 			side = wsproxy.Client
@@ -40,8 +40,8 @@ func TestMaxMessageSize(t *testing.T) {
 			}, wstest.Frame{First: wstest.Binary, Payload: strings.Repeat("a", 101)}},
 			{"tiny", wsproxy.WithMaxMessageSize(side, 1), []wstest.Frame{{First: wstest.Text, Payload: "a"}, {First: wstest.Text, Payload: ""}}, wstest.Frame{First: wstest.Text, Payload: "aa"}},
 		} {
-			t.Run(row.name, func(t *testing.T) {
-				r := newRig(t, k, row.option)
+			inCase(t, row.name, func() {
+				r := c.rig(t, row.option)
 				from, to := w.open(r, "", "")
 				for _, f := range row.fine {
 					from.Send(from.Frame(f.First, f.Payload))
@@ -76,8 +76,8 @@ func TestMaxMessageSize(t *testing.T) {
 func TestMaxMessageHuge(t *testing.T) {
 	t.Attr("case", "A46 A58")
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k, wsproxy.WithMaxMessageSize(wsproxy.Client, 1<<20), wsproxy.WithMaxMessageSize(wsproxy.Upstream, 1<<20))
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t, wsproxy.WithMaxMessageSize(wsproxy.Client, 1<<20), wsproxy.WithMaxMessageSize(wsproxy.Upstream, 1<<20))
 		from, to := w.open(r, "", "")
 		mask := ""
 		length := "\x7f"
@@ -111,8 +111,8 @@ func TestRateSlowsDown(t *testing.T) {
 		{"a message over the burst", wsproxy.RateLimit{Bytes: 10_000}, 2, 100_000, 9 * time.Second, 20 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
+			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+				r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
 				from, to := w.open(r, "", "")
 				began := time.Now()
 				from.SendLater(strings.Repeat(from.Frame(wstest.Text, strings.Repeat("m", row.size)), row.messages))
@@ -129,7 +129,7 @@ func TestRateSlowsDown(t *testing.T) {
 				from.SendClose(1000, "")
 				to.Close()
 				from.WantEnd()
-				r.wantReturned()
+				r.wantOver()
 				if d := time.Since(began); d > 5*time.Second {
 					t.Errorf("the end took %v", d)
 				}
@@ -281,8 +281,8 @@ func TestRateOfFrames(t *testing.T) {
 		{"no limit of messages", wstest.Ping, "", wsproxy.RateLimit{Bytes: 1e6}, 1000, 0, time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			eachWayInTime(t, func(t *testing.T, w way) {
-				r := newRig(t, wstest.Memory, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
+			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+				r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
 				from, to := w.open(r, "", "")
 				began := time.Now()
 				from.SendLater(from.Frame(0x01, "begins") + strings.Repeat(from.Frame(row.first, row.payload), row.frames) + from.Frame(0x80, "ends"))
@@ -295,7 +295,7 @@ func TestRateOfFrames(t *testing.T) {
 					t.Errorf("took %v, want %v to %v", d, row.atLeast, row.most)
 				}
 				r.proxy.Close()
-				r.wantReturned()
+				r.wantOver()
 			})
 		})
 	}
@@ -306,8 +306,8 @@ func TestRateOfFrames(t *testing.T) {
 func TestRateOfPongs(t *testing.T) {
 	t.Attr("case", "A82")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory, wsproxy.WithPing(time.Second, 2*time.Second),
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t, wsproxy.WithPing(time.Second, 2*time.Second),
 			wsproxy.WithRateLimit(w.side(), wsproxy.RateLimit{Messages: 1.0 / 60, Close: true}))
 		from, to := w.open(r, "", "")
 		watched(to)
@@ -321,7 +321,7 @@ func TestRateOfPongs(t *testing.T) {
 		from.Send(strings.Repeat(from.Frame(wstest.Pong, last.Payload), 20))
 		from.WantClose(1008)
 		r.proxy.Close()
-		r.wantReturned()
+		r.wantOver()
 	})
 }
 
@@ -330,8 +330,8 @@ func TestRateOfPongs(t *testing.T) {
 func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 	t.Attr("case", "A82")
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
-		r := newRig(t, wstest.Memory, wsproxy.WithMaxMessageSize(w.side(), 10))
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t, wsproxy.WithMaxMessageSize(w.side(), 10))
 		from, to := w.open(r, "", "")
 		for range 3 {
 			from.Send(from.Frame(0x01, "") + from.Frame(0x00, "1234567890") + from.Frame(0x80, ""))
@@ -346,16 +346,16 @@ func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 		}
 		from.WantClose(1009)
 		r.proxy.Close()
-		r.wantReturned()
+		r.wantOver()
 	})
 }
 
 // A53: or the session ends, by Close 1008.
 func TestRateCloses(t *testing.T) {
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 		side := w.side()
-		r := newRig(t, wstest.Memory, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
+		r := c.rig(t, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
 		from, to := w.open(r, "", "")
 		for range 20 { // at the rate
 			from.SendText("m")
@@ -477,32 +477,34 @@ func TestRateAndReset(t *testing.T) {
 // Ping.
 func TestRateAndPongs(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, wstest.TCP, wsproxy.WithPing(50*time.Millisecond, wstest.Timeout), wsproxy.WithCloseTimeout(time.Second),
-		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Bytes: 1000, Close: true}))
-	client, upstream := r.open("", "")
-	f, err := client.ReadFrame()
-	if err != nil || f.First != wstest.Ping {
-		t.Fatalf("got frame %#x, %v, want a Ping", f.First, err)
-	}
-	answer := client.Frame(wstest.Pong, f.Payload)
-	for range 10 {
-		client.Send(answer)
-	}
-	client.SendText("x")
-	for {
-		if f, err := upstream.ReadFrame(); err != nil || f.First == wstest.Text {
-			break
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, wsproxy.WithPing(50*time.Millisecond, wstest.Timeout), wsproxy.WithCloseTimeout(time.Second),
+			wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Bytes: 1000, Close: true}))
+		client, upstream := r.open("", "")
+		f, err := client.ReadFrame()
+		if err != nil || f.First != wstest.Ping {
+			t.Fatalf("got frame %#x, %v, want a Ping", f.First, err)
 		}
-	}
-	var n uint64
-	for _, c := range r.proxy.Stats().RoundTrips[wsproxy.Client].Counts {
-		n += c
-	}
-	if n != 1 {
-		t.Errorf("%d round trips of one Ping", n)
-	}
-	go io.WriteString(client, strings.Repeat(answer, 1000))
-	r.wantEnded("client", "limit")
+		answer := client.Frame(wstest.Pong, f.Payload)
+		for range 10 {
+			client.Send(answer)
+		}
+		client.SendText("x")
+		for {
+			if f, err := upstream.ReadFrame(); err != nil || f.First == wstest.Text {
+				break
+			}
+		}
+		var n uint64
+		for _, c := range r.proxy.Stats().RoundTrips[wsproxy.Client].Counts {
+			n += c
+		}
+		if n != 1 {
+			t.Errorf("%d round trips of one Ping", n)
+		}
+		go io.WriteString(client, strings.Repeat(answer, 1000))
+		r.wantEnded("client", "limit")
+	})
 }
 
 // Between two TCP sockets long frames don't pass a limit by.

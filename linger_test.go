@@ -17,9 +17,9 @@ import (
 // closed: whatever it says in the meantime resets nothing.
 func TestCutFrameIsNoReset(t *testing.T) {
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
+	eachWay(t, func(t *testing.T, c carrier, w way) {
 		for _, reset := range []bool{false, true} {
-			r := newRig(t, k)
+			r := c.rig(t)
 			from, to := w.open(r, "", "")
 			passed := from.Frame(wstest.Text, "hello") + from.Frame(wstest.Binary, "12345678")[:9]
 			from.Send(passed)
@@ -39,7 +39,7 @@ func TestCutFrameIsNoReset(t *testing.T) {
 				t.Errorf("over before the other side's end: %v", s.Err())
 			}
 			to.Close()
-			r.wantReturned()
+			r.wantOver()
 			r.wantEnded(w.name, "lost")
 		}
 	})
@@ -49,20 +49,20 @@ func TestCutFrameIsNoReset(t *testing.T) {
 // talks all the time and what it says is of no use any more.
 func TestLastWordsArrive(t *testing.T) {
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
+	eachWay(t, func(t *testing.T, c carrier, w way) {
 		for _, closes := range []bool{false, true} {
 			if closes && w.masked() {
 				continue // the upstream's connection is the upstream's to close first
 			}
-			t.Run(fmt.Sprint("closes=", closes), func(t *testing.T) {
-				r := newRig(t, k, wsproxy.WithCloseTimeout(time.Minute)) // the machine may be busy
+			inCase(t, fmt.Sprint("closes=", closes), func() {
+				r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute)) // the machine may be busy
 				from, to := w.open(r, "", "")
 				s, side := r.the(), wsproxy.Client
 				if !w.masked() {
 					side = wsproxy.Upstream
 				}
 				words := strings.Repeat(from.Frame(wstest.Text, strings.Repeat("x", 1000)), 400)
-				if k == wstest.Memory || k == wstest.Unix { // which take no more with nobody reading
+				if c.has(wstest.Memory) || c.has(wstest.Unix) { // which take no more with nobody reading
 					words = words[:len(words)/10]
 				}
 				junk := to.Frame(wstest.Text, strings.Repeat("y", 100))
@@ -92,7 +92,7 @@ func TestLastWordsArrive(t *testing.T) {
 					t.Errorf("got %v behind the last words, want the end of the stream", err)
 				}
 				to.Close()
-				r.wantReturned()
+				r.wantOver()
 			})
 		}
 	})
@@ -102,9 +102,9 @@ func TestLastWordsArrive(t *testing.T) {
 // not waited for longer than the close timeout.
 func TestFINUnanswered(t *testing.T) {
 	t.Parallel()
-	eachWayInTime(t, func(t *testing.T, w way) {
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 		for _, talks := range []bool{false, true} {
-			r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(3*time.Second))
+			r := c.rig(t, wsproxy.WithCloseTimeout(3*time.Second))
 			from, to := w.open(r, "", "")
 			passed := from.Frame(wstest.Binary, "12345678")[:9]
 			from.Send(passed)
@@ -122,7 +122,7 @@ func TestFINUnanswered(t *testing.T) {
 					wstest.Elapse(time.Millisecond)
 				}
 			})
-			r.wantReturned()
+			r.wantOver()
 			wantAt(t, began, 3*time.Second)
 			talking.Wait()
 			r.wantEnded(w.name, "lost")

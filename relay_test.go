@@ -15,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy"
@@ -50,36 +49,26 @@ func (w way) open(r *rig, requestLines, answerLines string) (from, to *wstest.Wi
 	return from, to
 }
 
-// eachWay runs a test over every kind with either side as the one that
-// something is wrong with.
-func eachWay(t *testing.T, f func(t *testing.T, k wstest.Kind, w way)) {
-	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
-		for _, w := range ways {
-			t.Run(w.name, func(t *testing.T) { f(t, k, w) })
-		}
-	})
-}
-
 // A11, C22: frames that come behind a handshake, from either side, arrive
 // after the 101, in order, all of them.
 func TestEarlyFrames(t *testing.T) {
 	t.Attr("case", "A11 C22")
 	t.Parallel()
-	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
-		for name, stream := range map[string][]string{
-			"one frame":      {"early"},
-			"several frames": {"one", "", strings.Repeat("x", 300), "last"},
-		} {
-			var sent [2]string // as the client, the upstream sends them
-			for _, s := range stream {
-				sent[0] += wstest.RawFrame(wstest.Text, true, s)
-				sent[1] += wstest.RawFrame(wstest.Text, false, s)
-			}
-			// How much comes in the handshake's own write: all, a header cut
-			// short, a payload cut short.
-			for _, cut := range []int{len(sent[1]), 1, len(sent[1]) - 1} {
-				t.Run(fmt.Sprint(name, " cut at ", cut), func(t *testing.T) {
-					r := newRig(t, k)
+	for name, stream := range map[string][]string{
+		"one frame":      {"early"},
+		"several frames": {"one", "", strings.Repeat("x", 300), "last"},
+	} {
+		var sent [2]string // as the client, the upstream sends them
+		for _, s := range stream {
+			sent[0] += wstest.RawFrame(wstest.Text, true, s)
+			sent[1] += wstest.RawFrame(wstest.Text, false, s)
+		}
+		// How much comes in the handshake's own write: all, a header cut
+		// short, a payload cut short.
+		for _, cut := range []int{len(sent[1]), 1, len(sent[1]) - 1} {
+			t.Run(fmt.Sprint(name, " cut at ", cut), func(t *testing.T) {
+				eachSession(t, func(t *testing.T, c carrier) {
+					r := c.rig(t)
 					client := r.client()
 					client.Send(wstest.Request("/", "") + sent[0][:cut])
 					upstream := r.upstream()
@@ -101,9 +90,9 @@ func TestEarlyFrames(t *testing.T) {
 					client.SendClose(1000, "")
 					upstream.WantClose(1000)
 				})
-			}
+			})
 		}
-	})
+	}
 }
 
 // A breach is frames that break RFC 6455, and the good ones that it takes to
@@ -163,12 +152,15 @@ func breaches(masked bool) map[string]breach {
 func TestBreaches(t *testing.T) {
 	t.Attr("case", "A45 A47 A48 A50 A52 A54 C12 C13 C15")
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r, n := newRig(t, k), 0
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r, n := c.rig(t), 0
 		for name, b := range breaches(w.masked()) {
-			for _, bytewise := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s bytewise=%v", name, bytewise), func(t *testing.T) {
-					r.t = t
+			cuts := []bool{false, true}
+			if c.detach || c.client != c.upstream { // one of them: there are many breaches
+				cuts = cuts[rand.IntN(2):][:1]
+			}
+			for _, bytewise := range cuts {
+				inCase(t, fmt.Sprintf("%s bytewise=%v", name, bytewise), func() {
 					from, to := w.open(r, "", "")
 					wantBreach(r, n, w, from, to, b, bytewise)
 					n++
@@ -184,9 +176,9 @@ func TestBreachesWithDeflate(t *testing.T) {
 	t.Attr("case", "A51")
 	t.Parallel()
 	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
+	eachWay(t, func(t *testing.T, c carrier, w way) {
 		f := func(first byte, payload string) string { return wstest.RawFrame(first, w.masked(), payload) }
-		r, n := newRig(t, k), 0
+		r, n := c.rig(t), 0
 		for name, b := range map[string]breach{
 			"continuation":       {f(0x41, "x"), f(0xC0, "y")},
 			"middle":             {f(0x42, "x"), f(0x40, "y")},
@@ -197,8 +189,7 @@ func TestBreachesWithDeflate(t *testing.T) {
 			"RSV1 and RSV3":      {f(0xC2, "x"), f(0xD2, "y")},
 			"uncompressed, then": {f(wstest.Text, "x"), f(0xCA, "y")},
 		} {
-			t.Run(name, func(t *testing.T) {
-				r.t = t
+			inCase(t, name, func() {
 				from, to := w.open(r, deflate, deflate)
 				wantBreach(r, n, w, from, to, b, false)
 				n++
@@ -250,8 +241,11 @@ func (r *rig) wantRecord(n int, by, reason string) map[string]any {
 // just ends.
 func TestEndlessFrame(t *testing.T) {
 	t.Attr("case", "A46")
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	if !alone(t) {
+		return
+	}
+	eachWayAlone(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		h := []byte{wstest.Binary, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}
 		if w.masked() {
@@ -302,8 +296,8 @@ func TestClosePasses(t *testing.T) {
 	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999} {
 		bodies = append(bodies, wstest.CloseBody(code, ""))
 	}
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		for n, body := range bodies {
 			from, to := w.open(r, "", "")
 			from.Send(from.Frame(wstest.Close, body))
@@ -336,8 +330,8 @@ func TestClosePasses(t *testing.T) {
 // Closes that cross: each side gets the other's.
 func TestCloseCrossing(t *testing.T) {
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		from.SendClose(4001, "from")
 		to.SendClose(4002, "to")
@@ -356,8 +350,8 @@ func TestCloseCrossing(t *testing.T) {
 func TestDataAfterClose(t *testing.T) {
 	t.Attr("case", "A59")
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		from.Send(from.Frame(wstest.Close, wstest.CloseBody(4000, "")) + from.Frame(wstest.Text, "no"))
 		from.SendText("neither")
@@ -383,8 +377,8 @@ func TestDataAfterClose(t *testing.T) {
 // fails.
 func TestCloseOfOneThatIsGone(t *testing.T) {
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		to.SendText("unread")
 		from.Want(wstest.Text, "unread") // what follows finds a closed socket
@@ -421,11 +415,11 @@ func TestLost(t *testing.T) {
 		{"in a long payload", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, strings.Repeat("x", 100_000))[:50_000] }, true},
 		{"in a message", func(w *wstest.Wire) string { return w.Frame(0x01, "fragment") }, false},
 	}
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
+	eachWay(t, func(t *testing.T, c carrier, w way) {
 		for _, test := range tests {
 			for _, reset := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s reset=%v", test.name, reset), func(t *testing.T) {
-					r := newRig(t, k)
+				inCase(t, fmt.Sprintf("%s reset=%v", test.name, reset), func() {
+					r := c.rig(t)
 					from, to := w.open(r, "", "")
 					sent := from.Frame(wstest.Text, "hello") + test.tail(from)
 					passed := sent
@@ -455,7 +449,7 @@ func TestLost(t *testing.T) {
 						from.WantEnd()
 					}
 					r.wantEnded(w.name, "lost")
-					r.wantReturned()
+					r.wantOver()
 				})
 			}
 		}
@@ -498,8 +492,8 @@ func TestTLSBroken(t *testing.T) {
 func TestHalfClose(t *testing.T) {
 	t.Attr("case", "F29")
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		from.SendText("over to you")
 		from.CloseWrite()
@@ -519,8 +513,8 @@ func TestHalfClose(t *testing.T) {
 func TestForeignPingsPass(t *testing.T) {
 	t.Attr("case", "C11 F35")
 	t.Parallel()
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		for _, f := range []wstest.Frame{
 			{First: wstest.Ping, Payload: ""}, {First: wstest.Ping, Payload: "app"}, {First: wstest.Ping, Payload: strings.Repeat("p", 125)}, {First: wstest.Ping, Payload: "twelve bytes"},
@@ -565,8 +559,8 @@ func TestPayloadSizes(t *testing.T) {
 		}
 		streams[w.name] = b.String()
 	}
-	eachWay(t, func(t *testing.T, k wstest.Kind, w way) {
-		r := newRig(t, k)
+	eachWay(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		from.SendLater(streams[w.name])
 		to.WantBytes(streams[w.name])
@@ -591,8 +585,12 @@ func TestPayloadSizes(t *testing.T) {
 func TestInjection(t *testing.T) {
 	t.Attr("case", "C18 C19 C20 C21")
 	t.Parallel()
-	talk := func(t *testing.T, k wstest.Kind, many int32, client, upstream bool, pause func()) {
-		r := newRig(t, k, wsproxy.WithPing(time.Millisecond, time.Minute))
+	talk := func(t *testing.T, c carrier, many int32, client, upstream bool) {
+		pause := func() {}
+		if c.simulated() { // or no time would pass
+			pause = func() { wstest.Elapse(rand.N(3 * time.Millisecond)) }
+		}
+		r := c.rig(t, wsproxy.WithPing(time.Millisecond, time.Minute))
 		a, b := r.open("", "")
 		for _, w := range []*wstest.Wire{a, b} { // every Ping takes several turns of a machine that may be busy
 			w.SetDeadline(time.Now().Add(10 * wstest.Timeout))
@@ -621,13 +619,13 @@ func TestInjection(t *testing.T) {
 	}
 	for name, talks := range map[string][2]bool{"client talks": {true, false}, "upstream talks": {false, true}} {
 		t.Run(name, func(t *testing.T) {
-			wstest.EachKind(t, func(t *testing.T, k wstest.Kind) { talk(t, k, 20, talks[0], talks[1], func() {}) })
+			eachSession(t, func(t *testing.T, c carrier) { talk(t, c, 20, talks[0], talks[1]) })
 		})
 	}
 	t.Run("both talk", func(t *testing.T) {
 		for range 5 {
-			synctest.Test(t, func(t *testing.T) {
-				talk(t, wstest.Memory, 150, true, true, func() { wstest.Elapse(rand.N(3 * time.Millisecond)) })
+			eachSessionInTime(t, func(t *testing.T, c carrier) {
+				talk(t, c, 150, true, true)
 			})
 		}
 	})

@@ -15,6 +15,9 @@ import (
 // descriptors at most: others still get in, and their frames pass all the same.
 func TestPipesAreFew(t *testing.T) {
 	t.Attr("case", "F52")
+	if !alone(t) {
+		return
+	}
 	var old syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -30,8 +29,8 @@ import (
 func TestShutdown(t *testing.T) {
 	t.Attr("case", "C29 F38")
 	t.Parallel()
-	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
-		r := newRig(t, k)
+	eachSession(t, func(t *testing.T, c carrier) {
+		r := c.rig(t)
 		var wires [][2]*wstest.Wire
 		for range 20 {
 			client, upstream := r.open("", "")
@@ -72,8 +71,8 @@ func TestShutdown(t *testing.T) {
 func TestShutdownAgain(t *testing.T) {
 	t.Attr("case", "C29 F40")
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory)
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t)
 		client, upstream := r.open("", "")
 		watched(client)
 		watched(upstream)
@@ -94,7 +93,7 @@ func TestShutdownAgain(t *testing.T) {
 		}
 		r.wantEnded("proxy", "drained")
 
-		r = newRig(t, wstest.Memory)
+		r = c.rig(t)
 		if err := r.proxy.Shutdown(t.Context()); err != nil {
 			t.Errorf("Shutdown with no sessions: %v", err)
 		}
@@ -117,8 +116,8 @@ func TestShutdownDeadline(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		for _, limit := range []time.Duration{2 * time.Second, time.Minute} {
 			t.Run(fmt.Sprintf("full=%v limit=%v", full, limit), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					r := newRig(t, wstest.Memory, wsproxy.WithDrain(window, 1001))
+				eachSessionInTime(t, func(t *testing.T, c carrier) {
+					r := c.rig(t, wsproxy.WithDrain(window, 1001))
 					var clients, upstreams []*wstest.Wire
 					for range 5 {
 						client, upstream := r.open("", "")
@@ -146,7 +145,7 @@ func TestShutdownDeadline(t *testing.T) {
 						t.Errorf("Shutdown: %v", err)
 					}
 					for i := range clients {
-						r.wantReturned()
+						r.wantOver()
 						if full {
 							clients[i].WantBytes(fill(upstreams[i]))
 						}
@@ -193,8 +192,8 @@ func TestShutdownInHandshake(t *testing.T) {
 // nothing or send without end.
 func TestClose(t *testing.T) {
 	t.Parallel()
-	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
-		r := newRig(t, k)
+	eachSession(t, func(t *testing.T, c carrier) {
+		r := c.rig(t)
 		const n = 6
 		var wires [n][2]*wstest.Wire
 		for i := range wires {
@@ -230,7 +229,7 @@ func TestClose(t *testing.T) {
 		flowing.Wait()
 		r.proxy.Close()
 		for range n {
-			r.wantReturned()
+			r.wantOver()
 		}
 		for i := 0; i < n; i += 3 {
 			wires[i][0].WantEnd()
@@ -248,10 +247,13 @@ func TestClose(t *testing.T) {
 func TestContextEnds(t *testing.T) {
 	t.Attr("case", "F41")
 	t.Parallel()
-	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
-		r := newRig(t, k)
+	eachSession(t, func(t *testing.T, c carrier) {
+		if c.detach {
+			return // a detached session doesn't end with its request
+		}
+		r := c.rig(t)
 		ctx, cancel := context.WithCancelCause(t.Context())
-		r.front = wstest.Listen(t, k)
+		r.front = wstest.Listen(t, c.client)
 		r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			r.proxy.ServeHTTP(w, req.WithContext(ctx))
 		}))
@@ -262,7 +264,7 @@ func TestContextEnds(t *testing.T) {
 		client.SendClose(1001, "")
 		upstream.Close()
 		client.WantEnd()
-		r.wantReturned()
+		r.wantOver()
 		if m := r.wantEnded("proxy", "cancelled"); m["error"] != "enough" {
 			t.Errorf("logged error %v, want the context's cause", m["error"])
 		}
@@ -273,6 +275,9 @@ func TestContextEnds(t *testing.T) {
 // goroutines is left, and none of their descriptors.
 func TestNothingIsLeft(t *testing.T) {
 	t.Attr("case", "C30 F42 F46")
+	if !alone(t) {
+		return
+	}
 	long := strings.Repeat("x", 3<<20)
 	ends := map[string]func(client, upstream *wstest.Wire){
 		"client closes":          func(c, u *wstest.Wire) { c.SendClose(1000, ""); u.WantClose(1000); u.SendClose(1000, ""); u.Close() },
@@ -305,9 +310,12 @@ func TestNothingIsLeft(t *testing.T) {
 	// A connection that is merely forgotten isn't to be closed by its
 	// finalizer and go unnoticed.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
-		t.Run(string(k), func(t *testing.T) {
-			r := newRig(t, k)
+	for _, c := range carriers() {
+		if c.simulated() || c.client != c.upstream {
+			continue // a bubble sees to it; no further kind of leg
+		}
+		t.Run(c.String(), func(t *testing.T) {
+			r := c.rig(t)
 			sockets, pipes := -1, 0
 			for range 4 {
 				for name, end := range ends {
@@ -316,9 +324,9 @@ func TestNothingIsLeft(t *testing.T) {
 					client.Close()
 					upstream.Close()
 					select {
-					case <-r.returned:
+					case <-r.over:
 					case <-time.After(wstest.Timeout):
-						t.Fatalf("%s: ServeHTTP hasn't returned", name)
+						t.Fatalf("%s: the session isn't over", name)
 					}
 					s := stacksOfSessions()
 					for range 1000 { // the last one may be on its last step
@@ -329,7 +337,7 @@ func TestNothingIsLeft(t *testing.T) {
 						s = stacksOfSessions()
 					}
 					if s != "" {
-						t.Fatalf("%s: still there after ServeHTTP:\n%s", name, s)
+						t.Fatalf("%s: still there after the session:\n%s", name, s)
 					}
 				}
 				if sockets < 0 {
@@ -354,6 +362,9 @@ func TestNothingIsLeft(t *testing.T) {
 // descriptors before that.
 func TestPipesAfterStuckFrames(t *testing.T) {
 	t.Attr("case", "F52")
+	if !alone(t) {
+		return
+	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	r := newRig(t, wstest.TCP)
 	_, before := descriptors(t)
@@ -429,8 +440,8 @@ func descriptors(t *testing.T) (sockets, pipes int) {
 func TestRecord(t *testing.T) {
 	t.Attr("case", "F50")
 	t.Parallel()
-	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
-		r := newRig(t, k)
+	eachSession(t, func(t *testing.T, c carrier) {
+		r := c.rig(t)
 		client, upstream := r.open("", "")
 		script := func(w *wstest.Wire) []string {
 			return []string{
@@ -449,7 +460,7 @@ func TestRecord(t *testing.T) {
 		upstream.SendClose(1000, "done")
 		client.Want(wstest.Close, goodbye)
 		upstream.Close()
-		r.wantReturned()
+		r.wantOver()
 		m := r.wantEnded("client", "closed")
 		for key, want := range map[string]int{
 			"from_client.bytes":      len(strings.Join(up, "")) + len(client.Frame(wstest.Close, goodbye)),
@@ -545,46 +556,41 @@ func TestConnPanics(t *testing.T) {
 		"closing":           {func(s *rigged) { s.close.Store(true); s.upstream.Close() }, told, "lost"},
 		"closing, in Close": {func(s *rigged) { s.close.Store(true); s.proxy.Close() }, nil, "cut"},
 	} {
-		for _, detach := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s detach=%v", name, detach), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					if detach && name == "in a cancelling" {
-						return // a detached session doesn't end with its request
-					}
-					s := new(rigged)
-					options := []wsproxy.Option{wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-						c, err := wstest.Dial(ctx, s.back)
-						return &brittle{c, &s.read, &s.write, &s.close}, err
-					})}
-					if detach {
-						options = append(options, wsproxy.WithDetach())
-					}
-					s.rig = newRig(t, wstest.Memory, options...)
-					ctx, cancel := context.WithCancel(t.Context())
-					s.cancel = cancel
-					s.front = wstest.Listen(t, wstest.Memory)
-					s.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-						s.proxy.ServeHTTP(w, req.WithContext(ctx))
-					}))
-					s.client, s.upstream = s.open("", "")
-					synctest.Wait()
-					test.do(s)
-					if test.ends != nil {
-						test.ends(s)
-					}
-					s.wantReturned()
-					s.client.WantEnd()
-					s.upstream.WantEnd()
-					m := s.logs.Wait(t, 0)
-					if m["reason"] != test.reason {
-						t.Errorf("logged %v, want reason %q", m, test.reason)
-					}
-					if text := fmt.Sprint(m["error"]); test.reason == "panic" && !strings.Contains(text, "brittle: ") {
-						t.Errorf("logged error %q, want the panic", text)
-					}
+		t.Run(name, func(t *testing.T) {
+			eachSessionInTime(t, func(t *testing.T, c carrier) {
+				if c.detach && name == "in a cancelling" {
+					return // a detached session doesn't end with its request
+				}
+				s := new(rigged)
+				option := wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+					conn, err := wstest.Dial(ctx, s.back)
+					return &brittle{conn, &s.read, &s.write, &s.close}, err
 				})
+				s.rig = c.rig(t, option)
+				ctx, cancel := context.WithCancel(t.Context())
+				s.cancel = cancel
+				s.front = wstest.Listen(t, c.client)
+				s.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+					s.proxy.ServeHTTP(w, req.WithContext(ctx))
+				}))
+				s.client, s.upstream = s.open("", "")
+				synctest.Wait()
+				test.do(s)
+				if test.ends != nil {
+					test.ends(s)
+				}
+				s.wantOver()
+				s.client.WantEnd()
+				s.upstream.WantEnd()
+				m := s.logs.Wait(t, 0)
+				if m["reason"] != test.reason {
+					t.Errorf("logged %v, want reason %q", m, test.reason)
+				}
+				if text := fmt.Sprint(m["error"]); test.reason == "panic" && !strings.Contains(text, "brittle: ") {
+					t.Errorf("logged error %q, want the panic", text)
+				}
 			})
-		}
+		})
 	}
 }
 
@@ -594,9 +600,15 @@ func TestSessionAllocs(t *testing.T) {
 	if raceEnabled() {
 		t.Skip("the race detector has sync.Pool forget things")
 	}
-	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP, wstest.Unix} {
-		t.Run(string(k), func(t *testing.T) {
-			r := newRig(t, k)
+	if !alone(t) {
+		return
+	}
+	for _, c := range carriers() {
+		if c.has(wstest.TLS) {
+			continue
+		}
+		t.Run(c.String(), func(t *testing.T) {
+			r := c.rig(t)
 			client, upstream := r.open("", "")
 			for _, size := range []int{20, 3000, 100_000} {
 				up, down := []byte(client.Frame(wstest.Binary, strings.Repeat("x", size))), []byte(upstream.Frame(wstest.Binary, strings.Repeat("y", size)))
@@ -658,15 +670,7 @@ func TestRestingStacks(t *testing.T) {
 	if raceEnabled() {
 		t.Skip("the race detector needs more stack")
 	}
-	// The runtime gives new goroutines the stacks that others have needed on
-	// average: those of other tests would count here.
-	const alone = "WSPROXY_TEST_ALONE"
-	if os.Getenv(alone) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRestingStacks$", "-test.timeout=1m")
-		cmd.Env = append(os.Environ(), alone+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
+	if !alone(t) {
 		return
 	}
 	r := newRig(t, wstest.TCP, wsproxy.WithDetach())
@@ -701,8 +705,8 @@ func raceEnabled() bool {
 func TestDroppedIsNotCounted(t *testing.T) {
 	t.Attr("case", "F50")
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, wstest.Memory, wsproxy.WithIdleTimeout(time.Minute), wsproxy.WithPing(0, 0))
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, wsproxy.WithIdleTimeout(time.Minute), wsproxy.WithPing(0, 0))
 		client, upstream := r.open("", "")
 		client.SendText("relayed")
 		upstream.Want(wstest.Text, "relayed")

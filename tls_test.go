@@ -368,7 +368,7 @@ func TestReplaceUnderSessions(t *testing.T) {
 	}
 	certs.Logger = slog.New(slog.DiscardHandler)
 
-	r := &rig{t: t, kind: wstest.TCP, logs: new(wstest.Logs), returned: make(chan struct{}, 1000)}
+	r := &rig{t: t, legs: bothLegs(wstest.TCP), logs: new(wstest.Logs), returned: make(chan struct{}, 1000)}
 	r.front, r.back = wstest.Listen(t, wstest.TCP), wstest.Listen(t, wstest.TCP)
 	r.proxy, err = wsproxy.New("http://"+r.back.Addr().String(), wsproxy.WithLogger(slog.New(r.logs)))
 	if err != nil {

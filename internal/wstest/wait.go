@@ -7,7 +7,7 @@ import (
 )
 
 // Timeout is how long a test waits for what must come, in real time.
-const Timeout = 20 * time.Second
+const Timeout = 60 * time.Second
 
 // bubbleTimeout is the same for waits in bubbles, where hours may pass for what
 // is waited for. A session's Pings alone can keep a bubble's clock going, so

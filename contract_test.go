@@ -1,0 +1,161 @@
+package wsproxy_test
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
+)
+
+// The contract: what a session does is the same whatever moves its bytes, and
+// whatever its legs are made of. Tests of that run over each carrier. Who adds a
+// driver or a kind of leg adds a row here, not tests.
+
+// A driver is what moves a session's bytes.
+type driver struct {
+	name    string
+	options []wsproxy.Option
+	detach  bool // ServeHTTP does not wait for the session's end
+}
+
+var drivers = []driver{
+	{"blocking", nil, false},
+	{"detached", []wsproxy.Option{wsproxy.WithDetach()}, true},
+}
+
+// legs are what a session's two connections are made of.
+type legs struct {
+	name             string
+	client, upstream wstest.Kind
+}
+
+var kindsOfLegs = []legs{
+	{"memory", wstest.Memory, wstest.Memory},
+	{"tcp", wstest.TCP, wstest.TCP},
+	{"unix", wstest.Unix, wstest.Unix},
+	{"tls", wstest.TLS, wstest.TLS},
+	{"tls to tcp", wstest.TLS, wstest.TCP},
+}
+
+// bothLegs is legs of one kind.
+func bothLegs(k wstest.Kind) legs { return legs{string(k), k, k} }
+
+// A carrier is a driver with legs.
+type carrier struct {
+	driver
+	legs
+}
+
+// carriers returns all of them.
+func carriers() (all []carrier) {
+	for _, d := range drivers {
+		for _, l := range kindsOfLegs {
+			all = append(all, carrier{d, l})
+		}
+	}
+	return all
+}
+
+func (c carrier) String() string { return c.driver.name + "/" + c.legs.name }
+
+// simulated says whether the carrier works in a synctest bubble.
+func (c carrier) simulated() bool { return c.client == wstest.Memory && c.upstream == wstest.Memory }
+
+// has says whether a leg is of that kind.
+func (c carrier) has(k wstest.Kind) bool { return c.client == k || c.upstream == k }
+
+// rig returns a rig whose sessions have that carrier.
+func (c carrier) rig(t testing.TB, options ...wsproxy.Option) *rig {
+	t.Helper()
+	target := "http://upstream.test"
+	if c.upstream == wstest.TLS {
+		target = "https://upstream.test"
+	}
+	return newCarrierRig(t, c, target, append([]wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, options...)...)
+}
+
+// run runs a test of the carrier, in a bubble if it can: it may not call t.Run.
+func (c carrier) run(t *testing.T, f func(t *testing.T)) {
+	if c.simulated() {
+		synctest.Test(t, f)
+	} else {
+		f(t)
+	}
+}
+
+// eachSession runs a test over each carrier, all of them at once.
+func eachSession(t *testing.T, f func(t *testing.T, c carrier)) {
+	for _, c := range carriers() {
+		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel()
+			c.run(t, func(t *testing.T) { f(t, c) })
+		})
+	}
+}
+
+// eachWay is eachSession with either side as the one that something is wrong
+// with.
+func eachWay(t *testing.T, f func(t *testing.T, c carrier, w way)) {
+	for _, c := range carriers() {
+		t.Run(c.String(), func(t *testing.T) {
+			t.Parallel()
+			bothWays(t, c, f)
+		})
+	}
+}
+
+// eachWayAlone is eachWay for tests that measure what the process has: they run
+// one at a time.
+func eachWayAlone(t *testing.T, f func(t *testing.T, c carrier, w way)) {
+	for _, c := range carriers() {
+		t.Run(c.String(), func(t *testing.T) { bothWays(t, c, f) })
+	}
+}
+
+func bothWays(t *testing.T, c carrier, f func(t *testing.T, c carrier, w way)) {
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			c.run(t, func(t *testing.T) { f(t, c, w) })
+		})
+	}
+}
+
+// eachSessionInTime is eachSession with the carriers that work in a bubble: what
+// is about time runs on simulated time. Hours cost nothing then, and an instant
+// can be named.
+func eachSessionInTime(t *testing.T, f func(t *testing.T, c carrier)) {
+	for _, c := range carriers() {
+		if c.simulated() {
+			t.Run(c.driver.name, func(t *testing.T) {
+				c.run(t, func(t *testing.T) { f(t, c) })
+			})
+		}
+	}
+}
+
+// eachWayInTime is eachSessionInTime with either side as the one that something
+// is wrong with.
+func eachWayInTime(t *testing.T, f func(t *testing.T, c carrier, w way)) {
+	for _, c := range carriers() {
+		if c.simulated() {
+			for _, w := range ways {
+				t.Run(c.driver.name+"/"+w.name, func(t *testing.T) {
+					c.run(t, func(t *testing.T) { f(t, c, w) })
+				})
+			}
+		}
+	}
+}
+
+// inCase is t.Run for a test that may run in a bubble. The first case that fails
+// is the last one.
+func inCase(t *testing.T, name string, f func()) {
+	defer func() {
+		if t.Failed() {
+			t.Logf("in case %q", name)
+			t.FailNow()
+		}
+	}()
+	f()
+}
