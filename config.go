@@ -15,12 +15,13 @@ import (
 	"github.com/coder/websocket"
 	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // config is the validated configuration of a Proxy. It does not change after
 // [New].
 type config struct {
-	settings                               // of all sessions
+	relay            relay.Settings        // of all sessions
 	members          []Member              // of WithUpstreams
 	first            []pool.Spec[endpoint] // the members when New returns
 	balance          Balance
@@ -116,11 +117,11 @@ func (c *config) checkDurations() {
 	if c.check != nil {
 		check = *c.check
 	}
-	c.plausible("WithIdleTimeout", c.policy.Idle)
-	c.plausible("WithWriteTimeout", c.policy.Write)
+	c.plausible("WithIdleTimeout", c.relay.Policy.Idle)
+	c.plausible("WithWriteTimeout", c.relay.Policy.Write)
 	c.plausible("WithHandshakeTimeout", c.handshakeTimeout)
-	c.plausible("WithCloseTimeout", c.policy.Close)
-	c.plausible("WithMaxAge", c.policy.Age)
+	c.plausible("WithCloseTimeout", c.relay.Policy.Close)
+	c.plausible("WithMaxAge", c.relay.Policy.Age)
 	c.plausible("WithDrain", c.drainWindow)
 	c.plausible("WithSource", c.sourceInterval)
 	c.plausible("WithHealthCheck", check.Interval, check.Timeout)
@@ -132,7 +133,7 @@ func (c *config) limit(option string, from Side) *protocol.Limits {
 		c.mistake(option, from, "must be Client or Upstream")
 		return new(protocol.Limits)
 	}
-	return &c.limits[from]
+	return &c.relay.Limits[from]
 }
 
 // newConfig validates all arguments and returns all mistakes at once.
@@ -141,8 +142,8 @@ func newConfig(target string, options []Option) (*config, error) {
 		balance:      LeastSessions(),
 		retryShare:   defaultRetryShare,
 		doubtsNeeded: defaultDoubts,
-		settings: settings{
-			policy: protocol.Policy{
+		relay: relay.Settings{
+			Policy: protocol.Policy{
 				Pings: [2]protocol.Pinging{
 					{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
 					{Interval: defaultPingInterval, Timeout: defaultPongTimeout},
@@ -177,7 +178,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		// if the proxy can see whether the peer's kernel acknowledges them;
 		// otherwise only the keep-alive detects that a peer that answers no Ping
 		// is gone.
-		if p := c.policy.Pings[Upstream]; acksTell && p.Interval > 0 && p.Interval+p.Timeout <= 150*time.Second {
+		if p := c.relay.Policy.Pings[Upstream]; relay.AcksTell && p.Interval > 0 && p.Interval+p.Timeout <= 150*time.Second {
 			d.KeepAlive = -1
 		}
 		c.dialContext = dialFrom(d, c.sourceAddresses)

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // An upstreamConn is the upstream's side of a finished handshake.
@@ -136,7 +138,7 @@ func (c *config) connect(ctx context.Context, u *url.URL, address string) (conn 
 	}()
 	network, named := dialAddress(u)
 	conn, err = c.dialContext(ctx, network, cmp.Or(address, named))
-	if isAny(err, syscall.EMFILE, syscall.ENFILE) && freeDescriptors() {
+	if isAny(err, syscall.EMFILE, syscall.ENFILE) && relay.FreeDescriptors() {
 		conn, err = c.dialContext(ctx, network, cmp.Or(address, named))
 	}
 	if err != nil {
@@ -175,7 +177,7 @@ func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamC
 	b := headers.Get().(*bytes.Buffer)
 	b.Reset()
 	writeRequest(b, out)
-	_, err := writeConn(conn, b.Bytes())
+	_, err := relay.Write(conn, b.Bytes())
 	headers.Put(b)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/debug"
+
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // This file calls user code: hooks, and whatever else may panic.
@@ -56,7 +58,7 @@ func handshakeEnded(ctx context.Context) *Error { return dialError(ctx, ctx, "op
 // like. Code that waits for all sessions must not wait there. Only the stack
 // can tell, because a hook may pass on a context other than its own.
 func calledBack() bool {
-	own := reflect.TypeFor[Proxy]().PkgPath() + "."
+	face, below := reflect.TypeFor[Proxy]().PkgPath()+".", reflect.TypeFor[relay.Session]().PkgPath()+"."
 	pcs := make([]uintptr, 64)
 	n := runtime.Callers(2, pcs)
 	for n == len(pcs) {
@@ -67,7 +69,7 @@ func calledBack() bool {
 	for {
 		f, more := frames.Next()
 		switch f.Function {
-		case own + "(*Proxy).serve", own + "(*pump).run", own + "(*relaySession).tick":
+		case face + "(*Proxy).serve", below + "(*pump).run", below + "(*Session).tick":
 			return true
 		}
 		if !more {

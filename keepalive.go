@@ -41,7 +41,7 @@ import (
 func WithPing(interval, timeout time.Duration) Option {
 	return func(c *config) {
 		p := c.pinging("WithPing", interval, timeout)
-		c.policy.Pings = [2]protocol.Pinging{p, p}
+		c.relay.Policy.Pings = [2]protocol.Pinging{p, p}
 	}
 }
 
@@ -61,7 +61,7 @@ func WithPingTo(side Side, interval, timeout time.Duration) Option {
 			c.mistake("WithPingTo", side, "must be Client or Upstream")
 			return
 		}
-		c.policy.Pings[side] = p
+		c.relay.Policy.Pings[side] = p
 	}
 }
 
@@ -71,7 +71,7 @@ func WithPingTo(side Side, interval, timeout time.Duration) Option {
 // lost peers.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) {
-		c.policy.Idle = d
+		c.relay.Policy.Idle = d
 		if d < 0 {
 			c.mistake("WithIdleTimeout", d, "negative")
 		}
@@ -87,7 +87,7 @@ func WithIdleTimeout(d time.Duration) Option {
 // the net package, the proxy sees progress only when the local kernel has
 // accepted a whole chunk of up to 32 KiB.
 func WithWriteTimeout(d time.Duration) Option {
-	return func(c *config) { c.policy.Write = c.positive("WithWriteTimeout", d) }
+	return func(c *config) { c.relay.Policy.Write = c.positive("WithWriteTimeout", d) }
 }
 
 // WithCloseTimeout limits how long a session may take to end once its end has
@@ -99,7 +99,7 @@ func WithWriteTimeout(d time.Duration) Option {
 // additional time, at most the write timeout, if the proxy can see its progress
 // (see [WithWriteTimeout]).
 func WithCloseTimeout(d time.Duration) Option {
-	return func(c *config) { c.policy.Close = c.positive("WithCloseTimeout", d) }
+	return func(c *config) { c.relay.Policy.Close = c.positive("WithCloseTimeout", d) }
 }
 
 // pinging validates the durations of WithPing.

@@ -114,7 +114,7 @@ func (p *Proxy) logOpened(ctx context.Context, s *Session) {
 
 // logEnded logs a session that is over.
 func (p *Proxy) logEnded(ctx context.Context, s *Session) {
-	c, code, err := s.relay.result()
+	c, code, err := s.relay.Result()
 	attrs := []slog.Attr{
 		slog.Uint64("id", s.id),
 		slog.String("client", s.client),

@@ -10,8 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+	"unsafe"
 )
 
 // crowd registers sessions of a new proxy, and lists those for which open
@@ -106,10 +105,7 @@ func TestDrainCounts(t *testing.T) {
 		p, all := crowd(t, n, func(int) bool { return true })
 		var ends sync.WaitGroup
 		for i, s := range all {
-			r := &s.relay
-			r.course = protocol.NewCourse(&p.policy, 1)
-			r.legs[Client].conn, r.legs[Upstream].conn = deadConn{}, deadConn{}
-			r.legs[Client].s, r.legs[Upstream].s = r, r
+			s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, 0, 0)
 			if i%4 > 0 {
 				p.begin(s)
 			}
@@ -144,6 +140,35 @@ func TestDrainCounts(t *testing.T) {
 		default:
 			t.Fatalf("round %d: not empty: %+v", round, p.registry.load())
 		}
+	}
+}
+
+// A session's memory stays within its size class: 1,024 bytes, of which the
+// allocator takes 8 for itself.
+func TestSessionSize(t *testing.T) {
+	if size := unsafe.Sizeof(Session{}); size > 1024-8 {
+		t.Errorf("a Session takes %d bytes", size)
+	}
+}
+
+// A client that has left leaves no trace in the map by which sessions are
+// counted.
+func TestNoKeysLeft(t *testing.T) {
+	p, err := New("http://upstream.test", WithMaxSessionsPerClient(2, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", i)
+		_, s, e := p.admit(r)
+		if e != nil {
+			t.Fatal(e)
+		}
+		p.leave(s)
+	}
+	if g := &p.registry; len(g.perClient) > 0 || g.count > 0 || g.oldest != nil || g.newest != nil {
+		t.Errorf("%d clients and %d sessions are left", len(g.perClient), g.count)
 	}
 }
 

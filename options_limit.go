@@ -94,7 +94,7 @@ func WithRateLimit(from Side, r RateLimit) Option {
 // limit.
 func WithMaxAge(d time.Duration) Option {
 	return func(c *config) {
-		c.policy.Age = d
+		c.relay.Policy.Age = d
 		if d < 0 {
 			c.mistake("WithMaxAge", d, "negative")
 		}

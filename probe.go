@@ -18,6 +18,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/pool"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -128,7 +129,7 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 	req.Header["Connection"] = []string{"close"}
 	var b bytes.Buffer
 	writeRequest(&b, req)
-	if _, err := writeConn(conn, b.Bytes()); err != nil {
+	if _, err := relay.Write(conn, b.Bytes()); err != nil {
 		return "check", err
 	}
 	resp, err := readAnswer(bufio.NewReader(io.LimitReader(conn, maxHandshakeHeader)))
@@ -153,7 +154,7 @@ func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
 		return ErrRefused
 	}
 	const body = "health check"
-	if _, err := writeConn(conn, frame.AppendControl(nil, frame.OpPing, true, []byte(body))); err != nil {
+	if _, err := relay.Write(conn, frame.AppendControl(nil, frame.OpPing, true, []byte(body))); err != nil {
 		return err
 	}
 	br := bufio.NewReader(io.LimitReader(io.MultiReader(bytes.NewReader(up.early), conn), mostGreeting))
@@ -165,7 +166,7 @@ func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
 	bye, cancel := context.WithTimeout(ctx, checkGoodbye)
 	defer cancel()
 	defer closeAt(bye, conn)()
-	if _, err := writeConn(conn, frame.AppendClose(nil, true, frame.NormalClosure, "")); err == nil {
+	if _, err := relay.Write(conn, frame.AppendClose(nil, true, frame.NormalClosure, "")); err == nil {
 		_ = awaitControl(br, &scan, frame.OpClose, "")
 	}
 	return nil

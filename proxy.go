@@ -114,6 +114,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // A Proxy relays WebSockets to an upstream. It is an [http.Handler]. Create one
@@ -162,7 +163,7 @@ func New(target string, options ...Option) (*Proxy, error) {
 		memories: &memories{sources: make(map[*byte]map[memberKey]memory)},
 		stats:    newStats(),
 	}
-	p.totals = p.stats.cells
+	p.relay.Totals = p.stats.totals
 	p.life, p.endLife = context.WithCancel(context.Background())
 	p.pool = pool.New[endpoint](pool.Config{Rule: c.balance.rule, Retry: c.retryShare, Doubts: c.doubtsNeeded, Life: p.life})
 	if len(c.first) > 0 {
@@ -236,12 +237,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	p.logOpened(requested, s)
 	if p.detach {
 		detached = true
-		s.relay.detach()
+		s.relay.Detach()
 		return
 	}
-	cancelled := context.AfterFunc(requested, func() { s.relay.stop(causeCancelled, context.Cause(requested)) })
+	cancelled := context.AfterFunc(requested, func() { s.relay.Stop(causeCancelled, context.Cause(requested)) })
 	defer cancelled()
-	s.relay.run()
+	s.relay.Run()
 	<-over
 	p.end(requested, s)
 }
@@ -286,12 +287,12 @@ func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *
 	if err != nil {
 		return nil, err
 	}
-	var host relayHost = (*sessionHost)(s)
+	var host relay.Host = (*sessionHost)(s)
 	if !p.detach {
 		over = make(chan struct{})
 		host = waitingHost{(*sessionHost)(s), over}
 	}
-	s.relay.join(&p.settings, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
+	s.relay.Join(&p.relay, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
 	p.begin(s)
 	return over, nil
 }

@@ -68,7 +68,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 	if r.ContentLength != 0 {
 		// net/http reads the rest of a body before it closes the connection,
 		// and waits for it.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.policy.Close))
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.relay.Policy.Close))
 	}
 }
 
@@ -76,7 +76,7 @@ func (c *config) refuse(w http.ResponseWriter, r *http.Request, e *Error) {
 // may have passed in the meantime, or there may be none.
 func (c *config) limitAnswer(w http.ResponseWriter) {
 	// If the deadline cannot be set, the user has to limit the writer.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.policy.Write))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(c.relay.Policy.Write))
 }
 
 // statusClientLeft is the status that logs commonly show for a client that left

@@ -183,7 +183,7 @@ func (g *registry) fullLocked(key string) *Error {
 // list adds the session to the list that users see, before its 101 is sent:
 // whoever receives the 101 can look it up.
 func (p *Proxy) list(s *Session, upstream, subprotocol string) {
-	s.relay.begin(time.Now())
+	s.relay.Begin(time.Now())
 	s.mu.Lock()
 	s.upstream = upstream
 	if subprotocol != "" {
@@ -226,13 +226,13 @@ func (p *Proxy) begin(s *Session) {
 	removed := at != nil && at.Gone() && !p.keepRemoved
 	switch { // Close or Shutdown was called while the 101 was being sent
 	case closed:
-		s.relay.cut(causeCut, ErrShutdown)
+		s.relay.Cut(causeCut, ErrShutdown)
 	case closing != nil:
-		s.relay.stop(closing, nil)
+		s.relay.Stop(closing, nil)
 	case draining:
-		s.relay.stop(p.drained, nil)
+		s.relay.Stop(p.drained, nil)
 	case removed:
-		s.relay.stop(causeRemoved, nil)
+		s.relay.Stop(causeRemoved, nil)
 	}
 }
 
@@ -320,7 +320,7 @@ func (p *Proxy) remove(s *Session) {
 		p.stats.end(s)
 	}
 	listed := !s.Start().IsZero()
-	c, _, _ := s.relay.result()
+	c, _, _ := s.relay.Result()
 	p.registry.remove(s, key, listed, listed && c != causeCut && s.toldNow())
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // A Session is one client's WebSocket, from the time its handshake is admitted
@@ -40,7 +41,7 @@ type Session struct {
 	upstream string                  // guarded by mu until the 101 is sent, and then immutable
 	extra    *sessionExtra           // guarded by mu; state that few sessions need
 
-	relay relaySession
+	relay relay.Session
 }
 
 // sessionExtra is the state that a session has only if it is used.
@@ -147,7 +148,7 @@ func (s *Session) Subprotocol() string {
 // Start returns the time at which the upstream accepted the session, or the
 // zero time before that.
 func (s *Session) Start() time.Time {
-	return s.relay.start()
+	return s.relay.Began()
 }
 
 // Set associates a value with the session, for example a user's name. The key
@@ -189,7 +190,7 @@ func (s *Session) Counts(from Side) Counts {
 	if from >= Self {
 		return Counts{}
 	}
-	return s.relay.counts(frame.Side(from))
+	return Counts(s.relay.Counts(frame.Side(from)))
 }
 
 // LastActivity returns the time at which bytes of a data frame last passed in
@@ -200,7 +201,7 @@ func (s *Session) LastActivity() time.Time {
 	if began.IsZero() {
 		return began
 	}
-	return began.Add(s.relay.lastData())
+	return began.Add(s.relay.LastData())
 }
 
 // RoundTrip returns the time that the side, [Client] or [Upstream], took to
@@ -210,7 +211,7 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 	if side >= Self {
 		return 0
 	}
-	return s.relay.roundTrip(frame.Side(side))
+	return s.relay.RoundTrip(frame.Side(side))
 }
 
 // IgnoresPings reports whether the side, [Client] or [Upstream], has let the
@@ -220,7 +221,7 @@ func (s *Session) IgnoresPings(side Side) bool {
 	if side != Client && side != Upstream {
 		return false
 	}
-	return s.relay.ignoresPings(frame.Side(side))
+	return s.relay.IgnoresPings(frame.Side(side))
 }
 
 // Close ends the session. At a frame boundary, the client is sent a Close frame
@@ -267,7 +268,7 @@ func (s *Session) close(c *protocol.Cause) {
 	s.mu.Unlock()
 	switch {
 	case open:
-		s.relay.stop(c, nil)
+		s.relay.Stop(c, nil)
 	case cancel != nil:
 		cancel(errEnded)
 	}
@@ -294,7 +295,7 @@ func (s *Session) SetExpiry(t time.Time, code websocket.StatusCode, reason strin
 		}
 		t = time.Now().Add(time.Until(t)) // by the monotonic clock from here on
 	}
-	s.relay.setExpiry(t, protocol.CauseFor(string(ReasonExpired), frame.Code(code), reason))
+	s.relay.SetExpiry(t, protocol.CauseFor(string(ReasonExpired), frame.Code(code), reason))
 	return nil
 }
 
@@ -325,7 +326,7 @@ func (s *Session) Err() error {
 	if s.extra != nil && s.extra.failed != nil {
 		return s.extra.failed
 	}
-	c, closeCode, err := s.relay.result()
+	c, closeCode, err := s.relay.Result()
 	if c == nil { // a panic before the 101, for example in a custom ResponseWriter
 		return &SessionError{By: Self, Reason: ReasonPanic}
 	}

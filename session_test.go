@@ -404,7 +404,7 @@ func stacksOfSessions() string {
 	var found []string
 	for s := range strings.SplitSeq(string(b), "\n\n") {
 		for _, of := range []string{"(*Session)", "(*pump)", "(*leg)"} {
-			if strings.Contains(s, "/wsproxy."+of) {
+			if strings.Contains(s, "/wsproxy."+of) || strings.Contains(s, "/relay."+of) {
 				found = append(found, s)
 				break
 			}

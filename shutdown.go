@@ -97,12 +97,12 @@ func (p *Proxy) tell(ctx context.Context, sessions []*Session) {
 	window := p.window(len(sessions))
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
-		window = min(window, max(left-p.policy.Close-time.Second, left/2)) // the rest is reserved for the last ones to end
+		window = min(window, max(left-p.relay.Policy.Close-time.Second, left/2)) // the rest is reserved for the last ones to end
 	} else if p.drainWindow == 0 {
 		window = 0
 	}
 	p.spread(ctx, sessions, max(window, 0), func(s *Session) {
-		s.relay.stop(p.drained, nil)
+		s.relay.Stop(p.drained, nil)
 		p.told(s)
 	})
 }
@@ -134,7 +134,7 @@ func (p *Proxy) drainMembers(c *protocol.Cause, leave func(*member) bool) {
 	}
 	go p.spread(p.life, sessions, window, func(s *Session) {
 		if open, _ := s.progress(); open && !stays(s) { // or the member is back
-			s.relay.stop(c, nil)
+			s.relay.Stop(c, nil)
 		}
 	})
 }
@@ -190,7 +190,7 @@ func (p *Proxy) Close() error {
 func (p *Proxy) cutAll() int {
 	sessions, _ := p.drain(true)
 	for _, s := range sessions {
-		s.relay.cut(causeCut, ErrShutdown)
+		s.relay.Cut(causeCut, ErrShutdown)
 	}
 	p.registry.mu.Lock()
 	defer p.registry.mu.Unlock()

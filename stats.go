@@ -7,7 +7,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // Stats is a snapshot of a proxy's counters and current state. Counters start
@@ -75,7 +77,7 @@ var (
 
 // stats holds a Proxy's counters for Stats.
 type stats struct {
-	cells      []cell // what has passed in all sessions, spread over cells
+	totals     relay.Totals // what has passed in all sessions
 	durations  histogram
 	roundTrips [2]histogram
 
@@ -84,45 +86,6 @@ type stats struct {
 	ended   map[Outcome]uint64 // guarded by mu
 	failed  map[Kind]uint64    // guarded by mu
 	ignored [2]uint64          // guarded by mu; IgnoredPings
-}
-
-// A cell holds what has passed in a part of the sessions. The sum of all cells
-// costs the same however many sessions there are. There are several cells, on
-// cache lines of their own, so that processors seldom wait for each other.
-type cell [2]struct {
-	tally
-	_ [64 - unsafe.Sizeof(tally{})]byte
-}
-
-const cells = 16
-
-// A tally collects [Counts].
-type tally struct {
-	frames, messages, bytes, pings, largest atomic.Uint64
-}
-
-func (t *tally) add(frames, messages, bytes int) {
-	if frames > 0 {
-		t.frames.Add(uint64(frames))
-	}
-	if messages > 0 {
-		t.messages.Add(uint64(messages))
-	}
-	t.bytes.Add(uint64(bytes))
-}
-
-// announce records the size of a message.
-func (t *tally) announce(size uint64) {
-	for {
-		largest := t.largest.Load()
-		if size <= largest || t.largest.CompareAndSwap(largest, size) {
-			return
-		}
-	}
-}
-
-func (t *tally) load() Counts {
-	return Counts{t.frames.Load(), t.messages.Load(), t.bytes.Load(), t.pings.Load(), t.largest.Load()}
 }
 
 func newStats() stats {
@@ -140,7 +103,7 @@ func newStats() stats {
 		failed[kind] = 0
 	}
 	return stats{
-		cells:      make([]cell, cells),
+		totals:     relay.NewTotals(),
 		ended:      ended,
 		failed:     failed,
 		durations:  newHistogram(durationBounds),
@@ -165,7 +128,7 @@ func (t *stats) fail(kind Kind) {
 // end counts a session that is over.
 func (t *stats) end(s *Session) {
 	outcome := Outcome{Self, ReasonPanic}
-	if c, _, _ := s.relay.result(); c != nil {
+	if c, _, _ := s.relay.Result(); c != nil {
 		outcome = Outcome{Side(c.By), Reason(c.Reason)}
 	}
 	ignores := [2]bool{s.IgnoresPings(Client), s.IgnoresPings(Upstream)}
@@ -180,22 +143,6 @@ func (t *stats) end(s *Session) {
 	}
 }
 
-// passed returns what has come from a side in all sessions.
-func (t *stats) passed(from Side) (sum Counts) {
-	for i := range t.cells {
-		sum.add(t.cells[i][from].load())
-	}
-	return sum
-}
-
-func (c *Counts) add(d Counts) {
-	c.Frames += d.Frames
-	c.Messages += d.Messages
-	c.Bytes += d.Bytes
-	c.Pings += d.Pings
-	c.LargestMessage = max(c.LargestMessage, d.LargestMessage)
-}
-
 // Stats returns a snapshot. Its cost does not depend on the number of sessions.
 func (p *Proxy) Stats() Stats {
 	now := p.registry.load()
@@ -203,8 +150,8 @@ func (p *Proxy) Stats() Stats {
 		Open:          now.open,
 		Handshakes:    now.handshakes,
 		Drain:         now.drain,
-		FromClients:   p.stats.passed(Client),
-		FromUpstreams: p.stats.passed(Upstream),
+		FromClients:   Counts(p.stats.totals.Counts(frame.Client)),
+		FromUpstreams: Counts(p.stats.totals.Counts(frame.Upstream)),
 		Durations:     p.stats.durations.load(),
 		RoundTrips:    [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // This file handles the client's handshake over HTTP/1.1: whether a request asks for
@@ -208,7 +210,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 
 	// The server's own read and write timeouts may still be set.
 	conn.SetDeadline(time.Time{})
-	conn.SetWriteDeadline(time.Now().Add(c.policy.Write))
+	conn.SetWriteDeadline(time.Now().Add(c.relay.Policy.Write))
 	if err := writeAnswer(ctx, conn, b.Bytes()); err != nil {
 		e := &Error{Op: "answer", Side: Client, Err: err}
 		if ctx.Err() != nil {
@@ -228,7 +230,7 @@ const lastAnswer = time.Second
 
 // writeAnswer writes the 101. It returns soon after ctx has ended.
 func writeAnswer(ctx context.Context, conn net.Conn, b []byte) error {
-	n, err := writeNow(conn, b)
+	n, err := relay.WriteNow(conn, b)
 	if err != nil || n == len(b) { // the usual case: ctx need not be watched
 		return err
 	}
@@ -240,7 +242,7 @@ func writeAnswer(ctx context.Context, conn net.Conn, b []byte) error {
 			conn.Close()
 		}
 	})
-	_, err = writeConn(conn, b[n:])
+	_, err = relay.Write(conn, b[n:])
 	if !stop() {
 		<-done
 	}

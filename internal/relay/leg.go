@@ -1,4 +1,4 @@
-package wsproxy
+package relay
 
 import (
 	"crypto/tls"
@@ -14,7 +14,7 @@ import (
 // A leg is one side's connection, with the state for writing whole frames to it.
 type leg struct {
 	// Set when made.
-	s    *relaySession
+	s    *Session
 	conn net.Conn
 	raw  rawLeg
 	side frame.Side
@@ -42,6 +42,9 @@ type leg struct {
 	sent      atomic.Int64  // when our last Ping was sent
 	roundTrip atomic.Int64  // of the last Ping that was answered
 }
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
 
 const pingPending = 1 << 16 // a bit above every close code
 

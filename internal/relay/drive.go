@@ -1,4 +1,4 @@
-package wsproxy
+package relay
 
 import (
 	"cmp"
@@ -16,28 +16,28 @@ import (
 // This file, pump.go and leg.go run an open session. They carry out decisions made
 // elsewhere: by package protocol.
 
-// settings is what all sessions of a proxy share.
-type settings struct {
-	policy protocol.Policy
-	limits [2]protocol.Limits // by the side that is limited
-	totals []cell             // sessions add to one of them
+// Settings is what all sessions of a proxy share.
+type Settings struct {
+	Policy protocol.Policy
+	Limits [2]protocol.Limits // by the side that is limited
+	Totals Totals             // of all sessions
 }
 
-// A relayHost is told of rare events of a session: never of one per frame.
-type relayHost interface {
+// A Host is told of rare events of a session: never of one per frame.
+type Host interface {
 	RoundTrip(side frame.Side, d time.Duration) // a Ping was answered
 	Panicked(v any) error                       // a connection panicked; it returns the error that the session ends with. Called where v is recovered
 	Over()                                      // both connections are closed, and everything that the session started has ended
 }
 
-// A relaySession is two connections, joined until both are closed.
+// A Session is two connections, joined until both are closed.
 //
 // It has two goroutines, one for each direction, and one timer. Each direction
 // writes to the opposite leg. Pings and the proxy's own Close frames are injected
 // by the goroutine that decides to send them.
-type relaySession struct {
+type Session struct {
 	// Set when joined.
-	host  relayHost
+	host  Host
 	total *cell     // of settings.totals
 	began time.Time // set by begin, and guarded by mu until then
 	legs  [2]leg
@@ -61,42 +61,42 @@ type rare struct {
 }
 
 // rareLocked returns the session's rare. s.mu is held.
-func (s *relaySession) rareLocked() *rare {
+func (s *Session) rareLocked() *rare {
 	if s.rare == nil {
 		s.rare = new(rare)
 	}
 	return s.rare
 }
 
-// begin sets the start of the session. Its connections are joined later.
-func (s *relaySession) begin(now time.Time) {
+// Begin sets the start of the session. Its connections are joined later.
+func (s *Session) Begin(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.began = now
 }
 
-// start returns the start of the session, or the zero time.
-func (s *relaySession) start() time.Time {
+// Began returns the start of the session, or the zero time.
+func (s *Session) Began() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.began
 }
 
-// join joins the connections of two finished handshakes. early is what was
+// Join joins the connections of two finished handshakes. early is what was
 // received after each; the RSV bits are those of frame.Scanner. id tells sessions
 // apart.
-func (s *relaySession) join(shared *settings, h relayHost, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
+func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.host, s.total = h, &shared.totals[id%cells]
-	s.course = protocol.NewCourse(&shared.policy, protocol.NewPace(rand.Float32()))
+	s.host, s.total = h, &shared.Totals[id%cells]
+	s.course = protocol.NewCourse(&shared.Policy, protocol.NewPace(rand.Float32()))
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
 		l.writing.Store(-1)
 		l.initRaw()
 
-		p, limit := &s.pumps[side], &shared.limits[side]
+		p, limit := &s.pumps[side], &shared.Limits[side]
 		p.from, p.to = l, &s.legs[side^1]
 		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
 		if limit.Frame > 0 || limit.Message > 0 {
@@ -112,20 +112,20 @@ func (s *relaySession) join(shared *settings, h relayHost, id uint64, conns [2]n
 	}
 }
 
-// run runs the upstream's direction in the caller's goroutine, and the rest in
+// Run runs the upstream's direction in the caller's goroutine, and the rest in
 // others. It may return before the session is over.
-func (s *relaySession) run() {
+func (s *Session) Run() {
 	s.launch()
 	s.pumps[frame.Upstream].run()
 }
 
-// detach runs the session in goroutines of its own.
-func (s *relaySession) detach() {
+// Detach runs the session in goroutines of its own.
+func (s *Session) Detach() {
 	s.launch()
 	go s.pumps[frame.Upstream].run()
 }
 
-func (s *relaySession) launch() {
+func (s *Session) launch() {
 	s.running.Store(2)
 	s.mu.Lock()
 	now := s.now()
@@ -135,7 +135,7 @@ func (s *relaySession) launch() {
 }
 
 // finish is called when both pumps have stopped.
-func (s *relaySession) finish() {
+func (s *Session) finish() {
 	s.mu.Lock()
 	s.finished = true
 	s.timer.Stop()
@@ -147,17 +147,17 @@ func (s *relaySession) finish() {
 }
 
 // now returns the time since the start of the session, on the monotonic clock.
-func (s *relaySession) now() time.Duration { return time.Since(s.began) }
+func (s *Session) now() time.Duration { return time.Since(s.began) }
 
 // guard turns a panic, which a custom connection may cause, into the end of
 // this session. It must be deferred.
-func (s *relaySession) guard() {
+func (s *Session) guard() {
 	if v := recover(); v != nil {
 		s.panicked(v)
 	}
 }
 
-func (s *relaySession) panicked(v any) {
+func (s *Session) panicked(v any) {
 	err := s.host.Panicked(v)
 	s.mu.Lock()
 	o := s.course.Sever(s.now(), protocol.CausePanic, err)
@@ -167,7 +167,7 @@ func (s *relaySession) panicked(v any) {
 }
 
 // blame makes a panic the cause of the session's end, if there is none yet.
-func (s *relaySession) blame(v any) {
+func (s *Session) blame(v any) {
 	err := s.host.Panicked(v)
 	s.mu.Lock()
 	s.course.Blame(protocol.CausePanic, err)
@@ -176,7 +176,7 @@ func (s *relaySession) blame(v any) {
 
 // noteLocked does what is to be done at once about orders: it arms the timer, and
 // wakes readers that wait for the rate limit. s.mu is held.
-func (s *relaySession) noteLocked(o *protocol.Orders) {
+func (s *Session) noteLocked(o *protocol.Orders) {
 	if o.Arm && s.timer != nil {
 		s.timer.Reset(o.Again - s.now())
 	}
@@ -187,7 +187,7 @@ func (s *relaySession) noteLocked(o *protocol.Orders) {
 
 // carryOut does what is ordered for the legs, outside of a pump. The caller is one
 // of the session's helpers, unless no frame is to be written.
-func (s *relaySession) carryOut(o *protocol.Orders) {
+func (s *Session) carryOut(o *protocol.Orders) {
 	for side := range s.legs {
 		l, order := &s.legs[side], &o.Legs[side]
 		switch {
@@ -209,7 +209,7 @@ func (s *relaySession) carryOut(o *protocol.Orders) {
 
 // settle closes each connection that is done, and sends a FIN if only the
 // peer's FIN is missing.
-func (s *relaySession) settle() {
+func (s *Session) settle() {
 	for side := range s.legs {
 		l := &s.legs[side]
 		closed := l.closed.Load()
@@ -226,10 +226,10 @@ func (s *relaySession) settle() {
 	}
 }
 
-// stop ends the session for a cause for which the proxy is responsible. It does
+// Stop ends the session for a cause for which the proxy is responsible. It does
 // not wait for the Close frames to be written: otherwise a peer that accepts no
 // bytes would delay the other one, or all sessions of a Shutdown.
-func (s *relaySession) stop(c *protocol.Cause, err error) {
+func (s *Session) Stop(c *protocol.Cause, err error) {
 	s.mu.Lock()
 	if s.finished {
 		s.mu.Unlock()
@@ -243,8 +243,8 @@ func (s *relaySession) stop(c *protocol.Cause, err error) {
 	s.carryOut(&o)
 }
 
-// cut ends the session at once, without Close frames.
-func (s *relaySession) cut(c *protocol.Cause, err error) {
+// Cut ends the session at once, without Close frames.
+func (s *Session) Cut(c *protocol.Cause, err error) {
 	s.mu.Lock()
 	o := s.course.Cut(s.now(), c, err)
 	s.noteLocked(&o)
@@ -254,7 +254,7 @@ func (s *relaySession) cut(c *protocol.Cause, err error) {
 
 // lose gives up a leg. Its reader then finds it closed and informs the other
 // side.
-func (s *relaySession) lose(l *leg, err error) {
+func (s *Session) lose(l *leg, err error) {
 	s.mu.Lock()
 	o := s.course.Lost(s.now(), l.side, err)
 	s.noteLocked(&o)
@@ -265,7 +265,7 @@ func (s *relaySession) lose(l *leg, err error) {
 // tick is called by the session's timer. It looks at both legs, does what is due,
 // and rearms the timer. It runs in a goroutine of its own, and rearms the timer
 // first, so that a write that blocks delays nothing.
-func (s *relaySession) tick() {
+func (s *Session) tick() {
 	s.mu.Lock()
 	if s.finished {
 		s.mu.Unlock()
@@ -296,7 +296,7 @@ func (s *relaySession) tick() {
 }
 
 // lookLocked returns what is to be seen of the legs. s.mu is held.
-func (s *relaySession) lookLocked() protocol.Look {
+func (s *Session) lookLocked() protocol.Look {
 	look := protocol.Look{Now: s.now(), Expiry: s.expiryLocked()}
 	for side := range s.legs {
 		l, p := &s.legs[side], &s.pumps[side]
@@ -325,7 +325,7 @@ func (s *relaySession) lookLocked() protocol.Look {
 }
 
 // meet does what a leg needs.
-func (s *relaySession) meet(side frame.Side, need protocol.Need, now time.Duration) {
+func (s *Session) meet(side frame.Side, need protocol.Need, now time.Duration) {
 	defer s.guard()
 	l := &s.legs[side]
 	switch need {
@@ -340,8 +340,8 @@ func (s *relaySession) meet(side frame.Side, need protocol.Need, now time.Durati
 	}
 }
 
-// setExpiry sets when and why the session expires, unless it ends before.
-func (s *relaySession) setExpiry(at time.Time, c *protocol.Cause) {
+// SetExpiry sets when and why the session expires, unless it ends before.
+func (s *Session) SetExpiry(at time.Time, c *protocol.Cause) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x := s.rareLocked()
@@ -353,37 +353,37 @@ func (s *relaySession) setExpiry(at time.Time, c *protocol.Cause) {
 }
 
 // expiryLocked returns when and why the session expires. s.mu is held.
-func (s *relaySession) expiryLocked() (x protocol.Expiry) {
+func (s *Session) expiryLocked() (x protocol.Expiry) {
 	if s.rare != nil && !s.rare.expires.IsZero() {
 		x = protocol.Expiry{At: s.rare.expires.Sub(s.began), Cause: s.rare.expiry}
 	}
 	return x
 }
 
-// lastData returns when bytes of a data frame last passed in either direction.
-func (s *relaySession) lastData() time.Duration {
-	return time.Duration(max(s.pumps[Client].data.Load(), s.pumps[Upstream].data.Load()))
+// LastData returns when bytes of a data frame last passed in either direction.
+func (s *Session) LastData() time.Duration {
+	return time.Duration(max(s.pumps[frame.Client].data.Load(), s.pumps[frame.Upstream].data.Load()))
 }
 
-// counts returns what has come from a side.
-func (s *relaySession) counts(from frame.Side) Counts { return s.pumps[from].count.load() }
+// Counts returns what has come from a side.
+func (s *Session) Counts(from frame.Side) Counts { return s.pumps[from].count.load() }
 
-// roundTrip returns the time that the side took to answer the last Ping.
-func (s *relaySession) roundTrip(side frame.Side) time.Duration {
+// RoundTrip returns the time that the side took to answer the last Ping.
+func (s *Session) RoundTrip(side frame.Side) time.Duration {
 	return time.Duration(s.legs[side].roundTrip.Load())
 }
 
-// ignoresPings reports whether the side has had the time to answer a Ping, and
+// IgnoresPings reports whether the side has had the time to answer a Ping, and
 // has answered none.
-func (s *relaySession) ignoresPings(side frame.Side) bool {
+func (s *Session) IgnoresPings(side frame.Side) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.course.IgnoresPings(side)
 }
 
-// result returns why the session ends, nil if it does not, the code of the
+// Result returns why the session ends, nil if it does not, the code of the
 // first Close frame, and the underlying error.
-func (s *relaySession) result() (c *protocol.Cause, code frame.Code, err error) {
+func (s *Session) Result() (c *protocol.Cause, code frame.Code, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.course.Result()

@@ -1,6 +1,6 @@
 //go:build !(linux && (amd64 || arm64))
 
-package wsproxy
+package relay
 
 import (
 	"net"
@@ -18,9 +18,9 @@ func (l *leg) initRaw()     {}
 func (l *leg) reset() bool  { return false } // its reader always notices
 func (l *leg) wakeIfReset() {}
 
-func writeConn(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
+func Write(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
 
-func writeNow(net.Conn, []byte) (int, error) { return 0, nil }
+func WriteNow(net.Conn, []byte) (int, error) { return 0, nil }
 
 func send(_ *leg, conn net.Conn, _ rawLeg, b []byte) (int, error) { return conn.Write(b) }
 
@@ -29,8 +29,8 @@ func (p *pump) receive() error { return p.receivePlain() }
 // takesAtOnce returns false: whether a write waits is unknown.
 func takesAtOnce(net.Conn) bool { return false }
 
-// freeDescriptors returns false: no descriptors are kept.
-func freeDescriptors() bool { return false }
+// FreeDescriptors returns false: no descriptors are kept.
+func FreeDescriptors() bool { return false }
 
 // hungUp returns false: whether the peer has left is unknown.
 func hungUp(net.Conn) (fin, reset bool) { return false, false }
@@ -38,7 +38,7 @@ func hungUp(net.Conn) (fin, reset bool) { return false, false }
 // inputWaits returns false: whether input waits is unknown.
 func inputWaits(net.Conn) bool { return false }
 
-// acksTell is false: what a peer has acknowledged is unknown.
-const acksTell = false
+// AcksTell is false: what a peer has acknowledged is unknown.
+const AcksTell = false
 
 func peerAcks(net.Conn) protocol.Acks { return protocol.Acks{} }

@@ -1,6 +1,6 @@
 //go:build linux && (amd64 || arm64)
 
-package wsproxy
+package relay
 
 import (
 	"crypto/tls"
@@ -124,8 +124,8 @@ func inputWaits(conn net.Conn) bool {
 	return n > 0
 }
 
-// acksTell reports that peerAcks works on this system.
-const acksTell = true
+// AcksTell reports that peerAcks works on this system.
+const AcksTell = true
 
 // peerAcks returns what the peer's kernel has acknowledged. That is unknown if
 // conn is not TCP, or TLS on it.

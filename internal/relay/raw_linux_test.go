@@ -1,9 +1,10 @@
 //go:build linux && (amd64 || arm64)
 
-package wsproxy
+package relay
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -80,10 +81,10 @@ func TestPingBehindBytes(t *testing.T) {
 	upstream, _ := net.Pipe()
 	s := newSession([2]net.Conn{near, upstream}, impatient, time.Second)
 	s.course.Answered(frame.Client, false)
-	l := &s.legs[Client]
+	l := &s.legs[frame.Client]
 	taking := func() bool { // since the last call
 		trial := s.course
-		order := look(s, &trial).Legs[Client]
+		order := look(s, &trial).Legs[frame.Client]
 		if !order.Abort {
 			s.course = trial
 		}
@@ -124,7 +125,7 @@ func TestPresent(t *testing.T) {
 			order := look(s, &trial).Legs[side]
 			return !order.Abort && order.Need != protocol.NeedMoreTime
 		}
-		l := &s.legs[Client]
+		l := &s.legs[frame.Client]
 		if full {
 			overfill(t, near, far)
 		}
@@ -136,7 +137,7 @@ func TestPresent(t *testing.T) {
 			t.Errorf("full=%v: %d bytes acknowledged, the Ping ends at %d", full, a.Acked, pingEnd)
 		}
 		// Where nothing can be told, a peer counts as present.
-		l = &s.legs[Upstream]
+		l = &s.legs[frame.Upstream]
 		l.pinged.Store(1)
 		if !present(frame.Upstream) {
 			t.Error("a pipe's peer counts as gone")
@@ -148,7 +149,7 @@ func TestPresent(t *testing.T) {
 var impatient = protocol.Policy{Write: time.Hour, Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: 1}, {Interval: time.Hour, Timeout: 1}}}
 
 // look returns what the course orders for what is to be seen of the session now.
-func look(s *relaySession, c *protocol.Course) protocol.Orders {
+func look(s *Session, c *protocol.Course) protocol.Orders {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	seen := s.lookLocked()
@@ -163,20 +164,20 @@ func TestLate(t *testing.T) {
 	rules := []struct {
 		name   string
 		pol    protocol.Policy
-		begin  func(s *relaySession, now time.Duration)
-		again  func(s *relaySession) // makes it due again
-		reason Reason
+		begin  func(s *Session, now time.Duration)
+		again  func(s *Session) // makes it due again
+		reason string
 	}{
-		{"silent", protocol.Policy{Write: time.Hour, Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}}}, func(s *relaySession, now time.Duration) {
-			l := &s.legs[Client]
+		{"silent", protocol.Policy{Write: time.Hour, Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}}}, func(s *Session, now time.Duration) {
+			l := &s.legs[frame.Client]
 			s.course.Answered(frame.Client, false)
 			l.pinged.Store(int64(now - time.Minute))
 			l.heard.Store(int64(now - 2*time.Minute))
-		}, nil, ReasonLost},
-		{"stuck", protocol.Policy{Write: time.Second}, func(s *relaySession, now time.Duration) {
-			s.legs[Client].writing.Store(int64(now - time.Minute))
-		}, nil, ReasonLost},
-		{"idle", protocol.Policy{Write: time.Hour, Idle: time.Second}, func(*relaySession, time.Duration) {}, nil, ReasonIdle},
+		}, nil, "lost"},
+		{"stuck", protocol.Policy{Write: time.Second}, func(s *Session, now time.Duration) {
+			s.legs[frame.Client].writing.Store(int64(now - time.Minute))
+		}, nil, "lost"},
+		{"idle", protocol.Policy{Write: time.Hour, Idle: time.Second}, func(*Session, time.Duration) {}, nil, "idle"},
 	}
 	for _, rule := range rules {
 		near, far := tcpPair(t)
@@ -192,7 +193,7 @@ func TestLate(t *testing.T) {
 			rule.begin(s, now)
 			s.course.Expire(now - late)
 			s.tick()
-			cause, _, _ = s.result()
+			cause, _, _ = s.Result()
 			return cause != nil
 		}
 		for i := range protocol.MostGraces {
@@ -200,7 +201,7 @@ func TestLate(t *testing.T) {
 				t.Fatalf("%s: ended by look %d, which was late", rule.name, i)
 			}
 		}
-		if !look(time.Minute) || cause.Reason != string(rule.reason) {
+		if !look(time.Minute) || cause.Reason != rule.reason {
 			t.Errorf("%s: not ended though every look is late: %+v", rule.name, cause)
 		}
 
@@ -239,70 +240,20 @@ func TestInputWaits(t *testing.T) {
 	s.began = time.Now().Add(-time.Hour)
 	s.timer = time.AfterFunc(time.Hour, func() {})
 	defer s.timer.Stop()
-	l := &s.legs[Client]
+	l := &s.legs[frame.Client]
 	s.course.Answered(frame.Client, false)
 	l.pinged.Store(int64(s.now() - time.Minute))
 	for i := range protocol.MostGraces {
 		s.course.Expire(s.now()) // the timer is in time
 		s.tick()
-		if cause, _, _ := s.result(); cause != nil {
+		if cause, _, _ := s.Result(); cause != nil {
 			t.Fatalf("look %d: ended as %s with input in the socket", i, cause.Reason)
 		}
 	}
 	s.course.Expire(s.now())
 	s.tick()
-	if cause, _, _ := s.result(); cause != protocol.CauseIdle {
+	if cause, _, _ := s.Result(); cause != protocol.CauseIdle {
 		t.Errorf("ended by %+v, want it idle", cause)
-	}
-}
-
-// TCP's keep-alive watches an upstream that isn't pinged, and clients always;
-// pinged upstreams are watched by Pings, which do it better.
-func TestTCPKeepAlive(t *testing.T) {
-	for _, test := range []struct {
-		name    string
-		options []Option
-		want    bool
-	}{
-		{"defaults", nil, false},
-		{"no Pings", []Option{WithPing(0, 0)}, true},
-		{"none to upstreams", []Option{WithPingTo(Upstream, 0, 0)}, true},
-		{"none to clients", []Option{WithPingTo(Client, 0, 0)}, false},
-		{"seldom to upstreams", []Option{WithPingTo(Upstream, time.Hour, time.Minute)}, true},
-	} {
-		p, err := New("http://127.0.0.1", test.options...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ln, err := net.Listen("tcp", "127.0.0.1:0") // as http.Server does
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		conn, err := p.dialContext(t.Context(), "tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		accepted, err := ln.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer accepted.Close()
-		newSession([2]net.Conn{accepted, conn}, protocol.Policy{}, time.Second)
-		keepAlive := func(c net.Conn) (on bool) {
-			rawConn(c).Control(func(fd uintptr) {
-				n, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
-				on = err == nil && n != 0
-			})
-			return on
-		}
-		if got := keepAlive(conn); got != test.want {
-			t.Errorf("%s: the upstream's connection has keep-alive: %v", test.name, got)
-		}
-		if !keepAlive(accepted) {
-			t.Errorf("%s: the client's connection has no keep-alive", test.name)
-		}
 	}
 }
 
@@ -367,7 +318,7 @@ func TestResetBehindBytes(t *testing.T) {
 		s := newSession([2]net.Conn{client, near}, protocol.Policy{Write: 2 * time.Second}, time.Minute)
 		over := make(chan struct{})
 		s.host = silentHost{over}
-		s.detach()
+		s.Detach()
 		peer.SetReadDeadline(time.Now().Add(20 * time.Second))
 		got, err := io.ReadAll(io.LimitReader(peer, int64(len(frame))))
 		if string(got) != frame {
@@ -394,12 +345,12 @@ func TestResetBehindBytesAtTheEnd(t *testing.T) {
 	near, far := tcpPair(t) // the upstream's
 	client, peer := tcpPair(t)
 	s := newSession([2]net.Conn{client, near}, protocol.Policy{Write: time.Minute}, time.Minute)
-	l := &s.legs[Client]
+	l := &s.legs[frame.Client]
 	gone := make(chan struct{})
 	l.raw.conn = edgeless{l.raw.conn, gone, new(atomic.Bool)}
 	over := make(chan struct{})
 	s.host = silentHost{over}
-	s.detach()
+	s.Detach()
 
 	far.Write([]byte("\x88\x02\x03\xe8"))
 	peer.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -509,14 +460,14 @@ func await(t *testing.T, what string, done func() bool) {
 type silentHost struct{ over chan struct{} }
 
 func (silentHost) RoundTrip(frame.Side, time.Duration) {}
-func (silentHost) Panicked(v any) error                { return newPanic("connection", v) }
+func (silentHost) Panicked(v any) error                { return fmt.Errorf("panic: %v", v) }
 func (h silentHost) Over()                             { close(h.over) }
 
 // newSession joins two connections without a handshake.
-func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Duration) *relaySession {
-	s := new(relaySession)
-	s.begin(time.Now())
+func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Duration) *Session {
+	s := new(Session)
+	s.Begin(time.Now())
 	pol.Close = closeTimeout
-	s.join(&settings{policy: pol, totals: make([]cell, cells)}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, 0, 0)
+	s.Join(&Settings{Policy: pol, Totals: NewTotals()}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, 0, 0)
 	return s
 }

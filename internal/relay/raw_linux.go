@@ -1,6 +1,6 @@
 //go:build linux && (amd64 || arm64)
 
-package wsproxy
+package relay
 
 import (
 	"errors"
@@ -78,14 +78,14 @@ func (l *leg) wakeIfReset() {
 	}
 }
 
-// writeConn writes b to a connection that does not belong to a leg yet.
-func writeConn(conn net.Conn, b []byte) (int, error) {
+// Write writes b to a connection that does not belong to a leg yet.
+func Write(conn net.Conn, b []byte) (int, error) {
 	return send(nil, conn, rawLeg{conn: rawConn(conn)}, b)
 }
 
-// writeNow writes what a connection accepts without waiting: nothing, if it is
+// WriteNow writes what a connection accepts without waiting: nothing, if it is
 // not raw.
-func writeNow(conn net.Conn, b []byte) (n int, err error) {
+func WriteNow(conn net.Conn, b []byte) (n int, err error) {
 	raw := rawConn(conn)
 	if raw == nil {
 		return 0, nil

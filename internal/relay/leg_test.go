@@ -1,16 +1,13 @@
-package wsproxy
+package relay
 
 import (
 	"encoding/binary"
-	"fmt"
 	"io"
 	"net"
-	"net/http/httptest"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-	"unsafe"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
@@ -21,13 +18,13 @@ import (
 func TestPendingClose(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
-	s := &relaySession{began: time.Now(), course: protocol.NewCourse(&protocol.Policy{Close: time.Minute, Write: time.Minute}, 1)}
+	s := &Session{began: time.Now(), course: protocol.NewCourse(&protocol.Policy{Close: time.Minute, Write: time.Minute}, 1)}
 	s.course.Blame(protocol.CauseIdle, nil)
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), near
 	}
-	l := &s.legs[Client]
+	l := &s.legs[frame.Client]
 	l.lock.tryAcquire() // as if a frame were part-written
 	for _, frame := range []uint32{pingPending, 1001, 1012, pingPending, 4095} {
 		l.inject(frame)
@@ -81,33 +78,4 @@ func TestWriteLock(t *testing.T) {
 			t.Error("it stays held after somebody has given up")
 		}
 	})
-}
-
-// A session's memory stays within its size class: 1,024 bytes, of which the
-// allocator takes 8 for itself.
-func TestSessionSize(t *testing.T) {
-	if size := unsafe.Sizeof(Session{}); size > 1024-8 {
-		t.Errorf("a Session takes %d bytes", size)
-	}
-}
-
-// A client that has left leaves no trace in the map by which sessions are
-// counted.
-func TestNoKeysLeft(t *testing.T) {
-	p, err := New("http://upstream.test", WithMaxSessionsPerClient(2, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 100 {
-		r := httptest.NewRequest("GET", "/", nil)
-		r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", i)
-		_, s, e := p.admit(r)
-		if e != nil {
-			t.Fatal(e)
-		}
-		p.leave(s)
-	}
-	if g := &p.registry; len(g.perClient) > 0 || g.count > 0 || g.oldest != nil || g.newest != nil {
-		t.Errorf("%d clients and %d sessions are left", len(g.perClient), g.count)
-	}
 }

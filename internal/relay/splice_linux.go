@@ -1,6 +1,6 @@
 //go:build linux && (amd64 || arm64)
 
-package wsproxy
+package relay
 
 import (
 	"io"
@@ -179,8 +179,8 @@ func lessPipes() {
 	idlePipes.Unlock()
 }
 
-// freeDescriptors closes the idle pipes, and reports whether there were any.
-func freeDescriptors() bool {
+// FreeDescriptors closes the idle pipes, and reports whether there were any.
+func FreeDescriptors() bool {
 	idlePipes.Lock()
 	list := idlePipes.list
 	idlePipes.list = nil
