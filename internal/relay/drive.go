@@ -1,116 +1,14 @@
 package relay
 
 import (
-	"cmp"
-	crand "crypto/rand"
-	"math/rand/v2"
-	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
-// This file, pump.go and leg.go run an open session. They carry out decisions made
-// elsewhere: by package protocol.
-
-// Settings is what all sessions of a proxy share.
-type Settings struct {
-	Policy protocol.Policy
-	Limits [2]protocol.Limits // by the side that is limited
-	Totals Totals             // of all sessions
-}
-
-// A Host is told of rare events of a session: never of one per frame.
-type Host interface {
-	RoundTrip(side frame.Side, d time.Duration) // a Ping was answered
-	Panicked(v any) error                       // a connection panicked; it returns the error that the session ends with. Called where v is recovered
-	Over()                                      // both connections are closed, and everything that the session started has ended
-}
-
-// A Session is two connections, joined until both are closed.
-//
-// It has two goroutines, one for each direction, and one timer. Each direction
-// writes to the opposite leg. Pings and the proxy's own Close frames are injected
-// by the goroutine that decides to send them.
-type Session struct {
-	// Set when joined.
-	host  Host
-	total *cell     // of settings.totals
-	began time.Time // set by begin, and guarded by mu until then
-	legs  [2]leg
-	pumps [2]pump // by the side they read from
-
-	finished bool         // guarded by mu
-	running  atomic.Int32 // pumps
-
-	mu      sync.Mutex
-	course  protocol.Course // guarded by mu
-	timer   *time.Timer     // guarded by mu
-	helpers sync.WaitGroup  // ticks, and injections that may have to wait
-	rare    *rare           // guarded by mu; nil: not needed
-}
-
-// rare is what few sessions need.
-type rare struct {
-	hastened chan struct{} // closed when the end begins; set when joined, if there is a rate limit
-	expires  time.Time     // zero: never
-	expiry   *protocol.Cause
-}
-
-// rareLocked returns the session's rare. s.mu is held.
-func (s *Session) rareLocked() *rare {
-	if s.rare == nil {
-		s.rare = new(rare)
-	}
-	return s.rare
-}
-
-// Begin sets the start of the session. Its connections are joined later.
-func (s *Session) Begin(now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.began = now
-}
-
-// Began returns the start of the session, or the zero time.
-func (s *Session) Began() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.began
-}
-
-// Join joins the connections of two finished handshakes. early is what was
-// received after each; the RSV bits are those of frame.Scanner. id tells sessions
-// apart.
-func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.host, s.total = h, &shared.Totals[id%cells]
-	s.course = protocol.NewCourse(&shared.Policy, protocol.NewPace(rand.Float32()))
-	for side := range s.legs {
-		l := &s.legs[side]
-		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
-		l.writing.Store(-1)
-		l.initRaw()
-
-		p, limit := &s.pumps[side], &shared.Limits[side]
-		p.from, p.to = l, &s.legs[side^1]
-		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
-		if limit.Frame > 0 || limit.Message > 0 {
-			p.mind.Limits = limit
-		}
-		crand.Read(p.mind.Tag[:])
-		p.held = early[side]
-		if limit.Rate != (protocol.Rate{}) {
-			p.throttle = protocol.NewThrottle(limit.Rate)
-			x := s.rareLocked()
-			x.hastened = cmp.Or(x.hastened, make(chan struct{}))
-		}
-	}
-}
+// This file drives a session with goroutines: one for each direction, and the
+// timer's. It carries out what protocol.Course orders.
 
 // Run runs the upstream's direction in the caller's goroutine, and the rest in
 // others. It may return before the session is over.
@@ -338,53 +236,4 @@ func (s *Session) meet(side frame.Side, need protocol.Need, now time.Duration) {
 	case protocol.NeedHearing:
 		l.heard.Store(int64(now))
 	}
-}
-
-// SetExpiry sets when and why the session expires, unless it ends before.
-func (s *Session) SetExpiry(at time.Time, c *protocol.Cause) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	x := s.rareLocked()
-	x.expires, x.expiry = at, c
-	if s.timer != nil && !s.finished {
-		o := s.course.Expire(s.now())
-		s.noteLocked(&o)
-	}
-}
-
-// expiryLocked returns when and why the session expires. s.mu is held.
-func (s *Session) expiryLocked() (x protocol.Expiry) {
-	if s.rare != nil && !s.rare.expires.IsZero() {
-		x = protocol.Expiry{At: s.rare.expires.Sub(s.began), Cause: s.rare.expiry}
-	}
-	return x
-}
-
-// LastData returns when bytes of a data frame last passed in either direction.
-func (s *Session) LastData() time.Duration {
-	return time.Duration(max(s.pumps[frame.Client].data.Load(), s.pumps[frame.Upstream].data.Load()))
-}
-
-// Counts returns what has come from a side.
-func (s *Session) Counts(from frame.Side) Counts { return s.pumps[from].count.load() }
-
-// RoundTrip returns the time that the side took to answer the last Ping.
-func (s *Session) RoundTrip(side frame.Side) time.Duration {
-	return time.Duration(s.legs[side].roundTrip.Load())
-}
-
-// IgnoresPings reports whether the side has had the time to answer a Ping, and
-// has answered none.
-func (s *Session) IgnoresPings(side frame.Side) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.course.IgnoresPings(side)
-}
-
-// Result returns why the session ends, nil if it does not, the code of the
-// first Close frame, and the underlying error.
-func (s *Session) Result() (c *protocol.Cause, code frame.Code, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.course.Result()
 }
