@@ -29,7 +29,7 @@ type Config struct {
 // A Spec describes a member. Names identify members.
 type Spec[T any] struct {
 	Name   string
-	Token  string // of Search.Token; "": none
+	Token  string // of Search.Token; "": none. A member has always the same
 	Weight int    // above 0
 	Max    int    // concurrent sessions; 0: no limit
 	Target *T     // what the member stands for
@@ -46,13 +46,14 @@ type State struct {
 
 // A Member is one of the members. What it stands for is a T.
 type Member[T any] struct {
-	name string // set when made
-	hash uint64 // set when made; of the name
+	// Set when made.
+	name  string
+	token string
+	hash  uint64 // of the name
 
 	target atomic.Pointer[T]
 
 	// Guarded by the pool's lock.
-	token    string
 	weight   int
 	share    float64 // the weight
 	max      int
@@ -124,11 +125,11 @@ func (p *Pool[T]) Set(specs []Spec[T]) (added []Addition[T], removed []*Member[T
 	for i, spec := range specs {
 		m := p.known[spec.Name]
 		if m == nil {
-			m = &Member[T]{name: spec.Name, hash: Hash(spec.Name)}
+			m = &Member[T]{name: spec.Name, token: spec.Token, hash: Hash(spec.Name)}
 			m.gone.Store(true) // not yet a member
 			p.known[m.name] = m
 		}
-		m.token, m.weight, m.share, m.max = spec.Token, spec.Weight, float64(spec.Weight), spec.Max
+		m.weight, m.share, m.max = spec.Weight, float64(spec.Weight), spec.Max
 		m.target.Store(spec.Target)
 		if m.token != "" {
 			p.byToken[m.token] = m

@@ -113,7 +113,9 @@ func TestConcurrentUse(t *testing.T) {
 			set := func(n int) {
 				var specs []Spec[unit]
 				for i := range 3 {
-					specs = append(specs, spec(fmt.Sprint("member ", (n+i)%5)))
+					s := spec(fmt.Sprint("member ", (n+i)%5))
+					s.Token = "token of " + s.Name
+					specs = append(specs, s)
 				}
 				added, removed := p.Set(specs)
 				for _, a := range added {
@@ -133,6 +135,7 @@ func TestConcurrentUse(t *testing.T) {
 						p.Candidates(at)
 						for m, others := p.Place(&seat, at, nil); m != nil; m, others = p.Place(&seat, at, nil) {
 							p.Connected(&seat, at)
+							at.Token = m.Token()
 							p.Judge(&seat, Outcome{Failed: n%3 == 0, Well: n%3 == 1, Doubtful: n%3 == 2, Client: uint64(g + 1)})
 							if !others {
 								break
