@@ -21,23 +21,23 @@ const goingAway = frame.GoingAway
 
 // Causes for which one side is responsible, by its index.
 var (
-	CauseClosed = [2]*Cause{
+	causeClosed = [2]*Cause{
 		{Reason: "closed", By: frame.Client},
 		{Reason: "closed", By: frame.Upstream},
 	}
-	CauseLost = [2]*Cause{
+	causeLost = [2]*Cause{
 		{Reason: "lost", By: frame.Client, Owed: [2]frame.Code{frame.Upstream: goingAway}, Text: "client lost"},
 		{Reason: "lost", By: frame.Upstream, Owed: [2]frame.Code{frame.Client: upstreamLost}, Text: "upstream lost"},
 	}
-	CauseProtocol = [2]*Cause{
+	causeProtocol = [2]*Cause{
 		{Reason: "protocol error", By: frame.Client, Owed: [2]frame.Code{frame.ProtocolError, goingAway}, Text: "protocol error by the client"},
 		{Reason: "protocol error", By: frame.Upstream, Owed: [2]frame.Code{upstreamLost, frame.ProtocolError}, Text: "protocol error by the upstream"},
 	}
-	CauseTooBig = [2]*Cause{
+	causeTooBig = [2]*Cause{
 		{Reason: "limit", By: frame.Client, Owed: [2]frame.Code{frame.MessageTooBig, goingAway}, Text: "message too big"},
 		{Reason: "limit", By: frame.Upstream, Owed: [2]frame.Code{goingAway, frame.MessageTooBig}, Text: "message too big"},
 	}
-	CauseTooFast = [2]*Cause{
+	causeTooFast = [2]*Cause{
 		{Reason: "limit", By: frame.Client, Owed: [2]frame.Code{frame.PolicyViolation, goingAway}, Text: "too many messages"},
 		{Reason: "limit", By: frame.Upstream, Owed: [2]frame.Code{goingAway, frame.PolicyViolation}, Text: "too many messages"},
 	}
@@ -45,25 +45,25 @@ var (
 
 // Ways to exceed a limit.
 const (
-	ErrTooBig  frame.Violation = "message or frame over the limit"
+	errTooBig  frame.Violation = "message or frame over the limit"
 	ErrTooFast frame.Violation = "messages, frames or bytes over the rate limit"
 )
 
-// CauseOf returns the cause for an error in what a side sent.
-func CauseOf(side frame.Side, broken error) *Cause {
+// causeOf returns the cause for an error in what a side sent.
+func causeOf(side frame.Side, broken error) *Cause {
 	switch broken {
-	case ErrTooBig:
-		return CauseTooBig[side]
+	case errTooBig:
+		return causeTooBig[side]
 	case ErrTooFast:
-		return CauseTooFast[side]
+		return causeTooFast[side]
 	}
-	return CauseProtocol[side]
+	return causeProtocol[side]
 }
 
 // Causes for which the proxy is responsible: both sides are closed at once.
 var (
 	CauseIdle  = &Cause{Reason: "idle", By: frame.Self, Owed: [2]frame.Code{goingAway, goingAway}, Text: "idle timeout"}
-	CauseAge   = &Cause{Reason: "age", By: frame.Self, Owed: [2]frame.Code{goingAway, goingAway}, Text: "maximum age"}
+	causeAge   = &Cause{Reason: "age", By: frame.Self, Owed: [2]frame.Code{goingAway, goingAway}, Text: "maximum age"}
 	CausePanic = &Cause{Reason: "panic", By: frame.Self, Owed: [2]frame.Code{upstreamLost, goingAway}, Text: "internal error"}
 )
 

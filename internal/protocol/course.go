@@ -120,11 +120,11 @@ func (c *Course) Closed(now time.Duration, from frame.Side, code frame.Code) (o 
 	near, far := &c.legs[from], &c.legs[to]
 	near.ended, near.heard = true, true
 	switch {
-	case c.begin(CauseClosed[from], nil):
+	case c.begin(causeClosed[from], nil):
 		// It gets its own code back if the other side does not answer.
 		c.code, near.owed = code, code
 		o.Verbatim = !far.told
-	case c.cause == CauseClosed[to]:
+	case c.cause == causeClosed[to]:
 		o.Verbatim = !far.told
 	default:
 		c.tell(to, &o)
@@ -139,7 +139,7 @@ func (c *Course) Closed(now time.Duration, from frame.Side, code frame.Code) (o 
 // Broke is the event that a side has violated the protocol or exceeded a limit:
 // nothing more is forwarded from it.
 func (c *Course) Broke(now time.Duration, from frame.Side, err error) (o Orders) {
-	c.endFrom(from, CauseOf(from, err), err, &o)
+	c.endFrom(from, causeOf(from, err), err, &o)
 	c.hasten(now, from, &o)
 	return o
 }
@@ -150,7 +150,7 @@ func (c *Course) Left(now time.Duration, side frame.Side, err error, clean bool)
 	l := &c.legs[side]
 	l.over = true
 	if !l.ended {
-		c.endFrom(side, CauseLost[side], err, &o)
+		c.endFrom(side, causeLost[side], err, &o)
 	}
 	c.hasten(now, side, &o)
 	o.Legs[side].Abort = !clean
@@ -165,7 +165,7 @@ func (c *Course) Lost(now time.Duration, side frame.Side, err error) (o Orders) 
 }
 
 func (c *Course) lose(now time.Duration, side frame.Side, err error, o *Orders) {
-	c.begin(CauseLost[side], err)
+	c.begin(causeLost[side], err)
 	c.hasten(now, side, o)
 	o.Legs[side].Abort = true
 }

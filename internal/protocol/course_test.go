@@ -70,31 +70,31 @@ func TestCourseTold(t *testing.T) {
 		cause  *Cause
 		code   frame.Code
 	}{
-		{"client closes, upstream answers", []event{closes(C, 4000), closes(U, 4000)}, [2]frame.Code{verbatim, verbatim}, CauseClosed[C], 4000},
-		{"upstream closes, client answers", []event{closes(U, 4000), closes(C, 4000)}, [2]frame.Code{verbatim, verbatim}, CauseClosed[U], 4000},
-		{"client closes, upstream goes", []event{closes(C, 4000), leaves(U)}, [2]frame.Code{4000, verbatim}, CauseClosed[C], 4000},
-		{"upstream closes, client goes", []event{closes(U, 4000), leaves(C)}, [2]frame.Code{verbatim, 4000}, CauseClosed[U], 4000},
-		{"client closes without a code, upstream goes", []event{closes(C, frame.NoStatus), leaves(U)}, [2]frame.Code{frame.NoStatus, verbatim}, CauseClosed[C], frame.NoStatus},
-		{"client closes, and is stopped", []event{closes(C, 4000), stops(CauseIdle)}, [2]frame.Code{0, verbatim}, CauseClosed[C], 4000},
-		{"upstream lost", []event{leaves(U)}, [2]frame.Code{1011, 0}, CauseLost[U], 1011},
-		{"client lost", []event{leaves(C)}, [2]frame.Code{0, 1001}, CauseLost[C], 1001},
-		{"client lost, upstream answers", []event{leaves(C), closes(U, 1001)}, [2]frame.Code{0, 1001}, CauseLost[C], 1001},
-		{"upstream lost, client answers", []event{leaves(U), closes(C, 1011)}, [2]frame.Code{1011, 0}, CauseLost[U], 1011},
-		{"client given up, and found closed", []event{vanishes(C), leaves(C)}, [2]frame.Code{0, 1001}, CauseLost[C], 1001},
-		{"upstream given up, and found closed", []event{vanishes(U), leaves(U)}, [2]frame.Code{1011, 0}, CauseLost[U], 1011},
-		{"client breaks the protocol, upstream answers", []event{breaks(C, bad), closes(U, 1001)}, [2]frame.Code{1002, 1001}, CauseProtocol[C], 1002},
-		{"upstream breaks the protocol, client answers", []event{breaks(U, bad), closes(C, 1011)}, [2]frame.Code{1011, 1002}, CauseProtocol[U], 1011},
-		{"client breaks the protocol, upstream too", []event{breaks(C, bad), breaks(U, bad)}, [2]frame.Code{1002, 1001}, CauseProtocol[C], 1002},
-		{"client breaks the protocol, upstream goes", []event{breaks(C, bad), leaves(U)}, [2]frame.Code{1002, 1001}, CauseProtocol[C], 1002},
-		{"client's message is too big", []event{breaks(C, ErrTooBig), closes(U, 1001)}, [2]frame.Code{1009, 1001}, CauseTooBig[C], 1009},
-		{"upstream's message is too big", []event{breaks(U, ErrTooBig), closes(C, 1001)}, [2]frame.Code{1001, 1009}, CauseTooBig[U], 1009},
-		{"client sends too much", []event{breaks(C, ErrTooFast), closes(U, 1001)}, [2]frame.Code{1008, 1001}, CauseTooFast[C], 1008},
-		{"upstream sends too much", []event{breaks(U, ErrTooFast), closes(C, 1001)}, [2]frame.Code{1001, 1008}, CauseTooFast[U], 1008},
+		{"client closes, upstream answers", []event{closes(C, 4000), closes(U, 4000)}, [2]frame.Code{verbatim, verbatim}, causeClosed[C], 4000},
+		{"upstream closes, client answers", []event{closes(U, 4000), closes(C, 4000)}, [2]frame.Code{verbatim, verbatim}, causeClosed[U], 4000},
+		{"client closes, upstream goes", []event{closes(C, 4000), leaves(U)}, [2]frame.Code{4000, verbatim}, causeClosed[C], 4000},
+		{"upstream closes, client goes", []event{closes(U, 4000), leaves(C)}, [2]frame.Code{verbatim, 4000}, causeClosed[U], 4000},
+		{"client closes without a code, upstream goes", []event{closes(C, frame.NoStatus), leaves(U)}, [2]frame.Code{frame.NoStatus, verbatim}, causeClosed[C], frame.NoStatus},
+		{"client closes, and is stopped", []event{closes(C, 4000), stops(CauseIdle)}, [2]frame.Code{0, verbatim}, causeClosed[C], 4000},
+		{"upstream lost", []event{leaves(U)}, [2]frame.Code{1011, 0}, causeLost[U], 1011},
+		{"client lost", []event{leaves(C)}, [2]frame.Code{0, 1001}, causeLost[C], 1001},
+		{"client lost, upstream answers", []event{leaves(C), closes(U, 1001)}, [2]frame.Code{0, 1001}, causeLost[C], 1001},
+		{"upstream lost, client answers", []event{leaves(U), closes(C, 1011)}, [2]frame.Code{1011, 0}, causeLost[U], 1011},
+		{"client given up, and found closed", []event{vanishes(C), leaves(C)}, [2]frame.Code{0, 1001}, causeLost[C], 1001},
+		{"upstream given up, and found closed", []event{vanishes(U), leaves(U)}, [2]frame.Code{1011, 0}, causeLost[U], 1011},
+		{"client breaks the protocol, upstream answers", []event{breaks(C, bad), closes(U, 1001)}, [2]frame.Code{1002, 1001}, causeProtocol[C], 1002},
+		{"upstream breaks the protocol, client answers", []event{breaks(U, bad), closes(C, 1011)}, [2]frame.Code{1011, 1002}, causeProtocol[U], 1011},
+		{"client breaks the protocol, upstream too", []event{breaks(C, bad), breaks(U, bad)}, [2]frame.Code{1002, 1001}, causeProtocol[C], 1002},
+		{"client breaks the protocol, upstream goes", []event{breaks(C, bad), leaves(U)}, [2]frame.Code{1002, 1001}, causeProtocol[C], 1002},
+		{"client's message is too big", []event{breaks(C, errTooBig), closes(U, 1001)}, [2]frame.Code{1009, 1001}, causeTooBig[C], 1009},
+		{"upstream's message is too big", []event{breaks(U, errTooBig), closes(C, 1001)}, [2]frame.Code{1001, 1009}, causeTooBig[U], 1009},
+		{"client sends too much", []event{breaks(C, ErrTooFast), closes(U, 1001)}, [2]frame.Code{1008, 1001}, causeTooFast[C], 1008},
+		{"upstream sends too much", []event{breaks(U, ErrTooFast), closes(C, 1001)}, [2]frame.Code{1001, 1008}, causeTooFast[U], 1008},
 		{"idle, both answer", []event{stops(CauseIdle), closes(C, 1001), closes(U, 1001)}, [2]frame.Code{1001, 1001}, CauseIdle, 1001},
-		{"maximum age", []event{stops(CauseAge)}, [2]frame.Code{1001, 1001}, CauseAge, 1001},
+		{"maximum age", []event{stops(causeAge)}, [2]frame.Code{1001, 1001}, causeAge, 1001},
 		{"drained, and then idle", []event{stops(drained), stops(CauseIdle)}, [2]frame.Code{1012, 1001}, drained, 1012},
 		{"a panic", []event{severs}, [2]frame.Code{1011, 1001}, CausePanic, 1011},
-		{"a panic after a Close", []event{closes(C, 4000), severs}, [2]frame.Code{4000, verbatim}, CauseClosed[C], 4000},
+		{"a panic after a Close", []event{closes(C, 4000), severs}, [2]frame.Code{4000, verbatim}, causeClosed[C], 4000},
 	}
 	for _, tt := range tests {
 		c, told := began(policy), [2]frame.Code{}
@@ -207,10 +207,10 @@ func TestCourseDeadline(t *testing.T) {
 		cause   *Cause
 		last    [2]frame.Code // the Close frames with which it is severed
 	}{
-		{"client closes, upstream is mute", closes(C, 4000), CauseClosed[C], [2]frame.Code{4000, 0}},
+		{"client closes, upstream is mute", closes(C, 4000), causeClosed[C], [2]frame.Code{4000, 0}},
 		{"idle, both are mute", stops(CauseIdle), CauseIdle, [2]frame.Code{}},
-		{"a write to the client failed", func(c *Course, now time.Duration) Orders { return c.WriteFailed(now, C) }, CauseLost[C], [2]frame.Code{0, 1001}},
-		{"a write to the upstream failed", func(c *Course, now time.Duration) Orders { return c.WriteFailed(now, U) }, CauseLost[U], [2]frame.Code{1011, 0}},
+		{"a write to the client failed", func(c *Course, now time.Duration) Orders { return c.WriteFailed(now, C) }, causeLost[C], [2]frame.Code{0, 1001}},
+		{"a write to the upstream failed", func(c *Course, now time.Duration) Orders { return c.WriteFailed(now, U) }, causeLost[U], [2]frame.Code{1011, 0}},
 	} {
 		c := began(policy)
 		o := tt.happens(c, 10*sec)
@@ -343,9 +343,9 @@ func TestCourseExpiry(t *testing.T) {
 		cause *Cause
 	}{
 		{"young", Expiry{}, 50 * sec, nil},
-		{"of age", Expiry{}, 100 * sec, CauseAge},
+		{"of age", Expiry{}, 100 * sec, causeAge},
 		{"expires before", Expiry{60 * sec, expired}, 60 * sec, expired},
-		{"expires later", Expiry{200 * sec, expired}, 100 * sec, CauseAge},
+		{"expires later", Expiry{200 * sec, expired}, 100 * sec, causeAge},
 	} {
 		c := began(&p)
 		l := atRest(tt.now)

@@ -1,6 +1,6 @@
 // Package protocol makes the decisions of a session: what of a chunk is forwarded
 // ([Direction]), how fast ([Throttle]), whether a peer is alive ([Policy]), and how
-// a session ends ([Ending]). It has no I/O, clock, locks or goroutines: what
+// a session ends ([Course]). It has no I/O, clock, locks or goroutines: what
 // happened and what time it is are arguments, and what to do about it is returned.
 // Package relay carries it out.
 package protocol
@@ -138,7 +138,7 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 				d.empty++
 			}
 			if d.Limits != nil && d.Limits.exceeded(h.Length, max(d.message, d.empty)) {
-				d.Ended, v.Final.Broken = true, ErrTooBig
+				d.Ended, v.Final.Broken = true, errTooBig
 				break
 			}
 			v.Largest = max(v.Largest, d.message)

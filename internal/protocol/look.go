@@ -207,7 +207,7 @@ func (c *Course) lookAfterEnd(l *Look, o *Orders) {
 		return
 	}
 	if c.suspect != frame.Self {
-		c.begin(CauseLost[c.suspect], errLate)
+		c.begin(causeLost[c.suspect], errLate)
 	}
 	c.sever(o)
 }
@@ -252,7 +252,7 @@ func (l *Look) data() time.Duration {
 
 // expires returns when the session expires, and why.
 func (c *Course) expires(x Expiry) (at time.Duration, cause *Cause) {
-	at, cause = Never, CauseAge
+	at, cause = never, causeAge
 	if age := c.policy.Age; age > 0 {
 		at = c.pace.Of(age)
 	}

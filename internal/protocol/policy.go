@@ -161,8 +161,8 @@ func (p *Policy) checkIdle(now, data time.Duration) (idle bool, again time.Durat
 	return now-data >= p.Idle, data + p.Idle
 }
 
-// Never is the due time of an event that does not happen.
-const Never time.Duration = math.MaxInt64
+// never is the due time of an event that does not happen.
+const never time.Duration = math.MaxInt64
 
 // A Pace is the fraction of the ping intervals and of the maximum age that applies
 // to one session: nine tenths or more, at random, so that sessions that began
