@@ -183,13 +183,13 @@ func (g *registry) fullLocked(key string) *Error {
 // list adds the session to the list that users see, before its 101 is sent:
 // whoever receives the 101 can look it up.
 func (p *Proxy) list(s *Session, upstream, subprotocol string) {
-	s.relay.Begin(time.Now())
 	s.mu.Lock()
 	s.upstream = upstream
 	if subprotocol != "" {
 		s.extraLocked().subprotocol = subprotocol
 	}
 	s.mu.Unlock()
+	s.relay.Begin(time.Now()) // last: from here on Sessions yields it
 	g := &p.registry
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/pool"
 )
 
-// This file holds the set of upstreams and which member each session is placed
-// with. balance.go chooses a member; health.go tracks which members are healthy.
+// This file holds the set of upstreams. Package pool tracks which members are
+// healthy and chooses among them, place.go places sessions with them.
 
 // A Member is one of the upstreams that a proxy balances sessions over; see
 // [WithUpstreams].
