@@ -13,7 +13,13 @@ modules=(. internal/interop internal/browser internal/faults internal/hosts metr
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-step() { printf '\n== %s\n' "$*"; }
+# step NAME…: what comes now. It notes how long the step before took.
+steps= now= began=0
+step() {
+	[ -z "$now" ] || steps+="$((SECONDS - began)) s  $now"$'\n'
+	now=$* began=$SECONDS
+	printf '\n== %s\n' "$now"
+}
 # must_be_empty WHAT COMMAND…: fails with what the command prints, apart from
 # stderr, where go tells of its downloads.
 must_be_empty() {
@@ -33,7 +39,7 @@ for m in "${modules[@]}"; do
 		must_be_empty 'go mod tidy would change' go mod tidy -diff
 	)
 done
-for os in darwin windows freebsd; do GOOS=$os go vet . ./internal/frame ./internal/protocol; done
+for os in darwin windows freebsd; do GOOS=$os go vet . ./internal/...; done
 
 step arrows: packages import only what is below them
 go test -run '^TestArrows' .
@@ -44,8 +50,7 @@ if [ "${1:-}" = quick ]; then
 	go test ./...
 	exit
 fi
-results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+results=$(mktemp -d) # NAME.json: what go test -json printed
 # failures FILE…: what failed tests, and the packages, printed to go test -json.
 failures() {
 	local of
@@ -55,8 +60,26 @@ failures() {
 		grep -h 'output"' "$@" | grep -v '"Test":' || true
 	} | sed -E 's/.*"Output":"//; s/(\\n)?"\}$//; s/\\t/\t/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\"/"/g' | tail -300
 }
-go test -json ./... >"$results/root.json" || { failures "$results/root.json"; exit 1; }
-grep -o '"Output":"ok[^"]*' "$results/root.json" | cut -d'"' -f4
+# tests NAME ARGUMENT…: go test, of which the result files are called so.
+tests() {
+	go test -json "${@:2}" >"$results/$1.json" || { failures "$results/$1.json"; return 1; }
+	sed -nE '/"Test":/d; /"Output":"ok/ { s/.*"Output":"//; s/\\n"\}$//; s/\\t/\t/g; p }' "$results/$1.json"
+}
+# longest: the steps and the tests that took longest.
+longest() {
+	step "what took longest of $SECONDS s"
+	sort -rn <<<"$steps"
+	for f in "$results"/*.json; do
+		sed -nE 's/.*"Action":"(pass|fail)".*"Test":"([^"/]*)","Elapsed":([0-9.]+).*/\3 s  '"$(basename "$f" .json)"': \2/p' "$f"
+	done | sort -rn | head -15
+}
+
+# What the tests further down need is installed meanwhile.
+for s in internal/{interop,browser,faults,faults/attacks,hosts} metrics/prometheus; do "$s/setup.sh" || exit; done >"$results/setup.log" 2>&1 &
+setup=$!
+trap 'kill $setup 2>/dev/null || true; longest; rm -rf "$results"' EXIT
+
+tests root ./...
 
 # Two Go releases are supported: the other one than the one that is installed.
 other=go1.27.0
@@ -67,8 +90,7 @@ if out=$(GOTOOLCHAIN=$other go version 2>&1); then
 		export GOTOOLCHAIN=$other
 		go vet ./...
 		go run ./examples/quickstart
-		go test -json ./... >"$results/other.json" || { failures "$results/other.json"; exit 1; }
-		grep -o '"Output":"ok[^"]*' "$results/other.json" | cut -d'"' -f4
+		tests other ./...
 	)
 else
 	echo "$out"
@@ -87,40 +109,42 @@ out=$(go run "$govulncheck" ./... 2>&1) && echo "$out" || {
 }
 
 step race detector, shuffled
-go test -race -shuffle=on -count="${COUNT:-1}" ./...
+tests race -race -shuffle=on -count="${COUNT:-1}" ./...
 
 step bench
-(cd bench && go test -count=1 ./...)
+(cd bench && tests bench -count=1 ./...)
 
-step real peers
-(cd internal/interop && ./setup.sh && go test -race -count=1 ./...)
+step metrics and gateway
+(cd metrics/otel && tests otel -race -count=1 ./...)
+(cd examples/gateway && tests gateway -race -count=1 ./...)
+(cd examples/gateway/kubernetes && tests kubernetes -count=1 ./...)
 
-step a real browser
-(cd internal/browser && ./setup.sh && go test -race -count=1 ./...)
+step installing, which began with the tests
+wait $setup || { cat "$results/setup.log"; exit 1; }
+setup=
 
-step metrics
-(cd metrics/prometheus && ./setup.sh && go test -race -count=1 ./...)
-(cd metrics/otel && go test -race -count=1 ./...)
-
-step gateway
-(cd examples/gateway && go test -race -count=1 ./...)
-(cd examples/gateway/kubernetes && go test -count=1 ./...)
-
-step hosts
-(cd internal/hosts && ./setup.sh && go test -count=1 ./...)
+step real peers, browsers, hosts and Prometheus
+(cd internal/interop && tests interop -race -count=1 ./...)
+(cd internal/browser && tests browser -race -count=1 ./...)
+(cd internal/hosts && tests hosts -count=1 ./...)
+(cd metrics/prometheus && tests prometheus -race -count=1 ./...)
 
 step faults, attacks, floods and a soak, and the table of them
 (
 	cd internal/faults
-	./setup.sh
-	./attacks/setup.sh
-	# The soak takes half a core, beside tests that mostly wait.
-	SOAK=${SOAK:-3m} go test -count=1 -timeout 20m -json ./soak >"$results/soak.json" &
-	go test -p 1 -count=1 -timeout 20m -json . ./attacks ./peer ./table >"$results/faults.json" || failed=faults
-	wait $! || failed+=' soak'
-	go test -p 1 -count=1 -timeout 20m -json ./floods ./fuzz >"$results/floods.json" || failed+=' floods'
-	[ -z "${failed:-}" ] || { failures "$results"/*.json; echo "failed: $failed"; exit 1; }
-	go run ./table -check "$results"/*.json
+	# The soak takes half a core, beside tests that mostly wait. TestLost waits
+	# for 40 sessions' lingers of 5 s, one after the other, for it counts what
+	# the process has: it gets a process of its own.
+	SOAK=${SOAK:-3m} tests soak -count=1 -timeout 20m ./soak &
+	soak=$!
+	tests lost -count=1 -timeout 20m -run '^TestLost$' . &
+	lost=$!
+	tests faults -p 1 -count=1 -timeout 20m -skip '^TestLost$' . ./attacks ./peer ./table || failed=faults
+	wait $lost || failed+=' lost'
+	wait $soak || failed+=' soak'
+	tests floods -p 1 -count=1 -timeout 20m ./floods ./fuzz || failed+=' floods'
+	[ -z "${failed:-}" ] || { echo "failed: $failed"; exit 1; }
+	go run ./table -check "$results"/{root,soak,lost,faults,floods}.json
 )
 
 step fuzzing
