@@ -18,8 +18,10 @@ func (l *leg) initRaw()     {}
 func (l *leg) reset() bool  { return false } // its reader always notices
 func (l *leg) wakeIfReset() {}
 
+// Write writes b to a connection that does not belong to a leg yet.
 func Write(conn net.Conn, b []byte) (int, error) { return conn.Write(b) }
 
+// WriteNow writes nothing: whether a write waits is unknown.
 func WriteNow(net.Conn, []byte) (int, error) { return 0, nil }
 
 func send(_ *leg, conn net.Conn, _ rawLeg, b []byte) (int, error) { return conn.Write(b) }
