@@ -31,6 +31,13 @@ var servers = []server{
 // clients are in the order of the table.
 var clients = []client{
 	wsClient,
+	undiciClient,
+	websocketClient,
+	fayeWebsocketClient,
+	websocketsClient,
+	aiohttpClient,
+	websocketClientPython,
+	tornadoClient,
 }
 
 // TestServers has each server carried both ways.
