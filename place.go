@@ -190,12 +190,12 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 	if doubtful {
 		outcome.Client = pool.Hash(addressKey(s.client))
 	}
-	m, change, rest := p.pool.Judge(&s.seat, outcome)
+	m, change, backoff := p.pool.Judge(&s.seat, outcome)
 	switch {
 	case m == nil: // WithRewrite chose another target
 		return false, false
 	case change == pool.BackedOff:
-		attrs := []slog.Attr{slog.Duration("rest", rest)}
+		attrs := []slog.Attr{slog.Duration("backoff", backoff)}
 		if e != nil {
 			attrs = append(attrs, slog.String("kind", string(e.Kind())), errorAttr(e))
 		} else {
@@ -203,7 +203,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 		}
 		p.logMember(slog.LevelWarn, "wsproxy: member backed off", m, attrs...)
 	case change == pool.Back:
-		p.logMember(slog.LevelInfo, "wsproxy: member is back", m)
+		p.logMember(slog.LevelInfo, "wsproxy: member recovered", m)
 	}
 	return again, free
 }

@@ -64,7 +64,7 @@ func (c *config) newMember(m Member) (n pool.Spec[endpoint], err error) {
 	case m.Weight < 0 || m.Weight > mostWeight:
 		return n, errors.New("weight must be from 0 to 65535")
 	case m.MaxSessions < 0:
-		return n, errors.New("negative number of sessions")
+		return n, errors.New("negative session limit")
 	}
 	to := &endpoint{url: u, origin: u.Scheme + "://" + u.Host}
 	n = pool.Spec[endpoint]{Name: to.origin + normalPath(u.EscapedPath()), Weight: max(m.Weight, 1), Max: m.MaxSessions, Target: to}

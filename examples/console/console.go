@@ -83,7 +83,7 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store") // the next run is another program
 	if !c.ours(r.Host) {
-		http.Error(w, "ask by address, or for localhost", http.StatusMisdirectedRequest)
+		http.Error(w, "use the address or localhost", http.StatusMisdirectedRequest)
 		return
 	}
 	c.mux.ServeHTTP(w, r)
@@ -182,7 +182,7 @@ func (c *console) feed(w http.ResponseWriter, r *http.Request) {
 			}
 		case <-ctx.Done():
 			c.send(context.WithoutCancel(ctx), conn, c.look(v)) // how it has come out
-			conn.Close(websocket.StatusGoingAway, "the program ends")
+			conn.Close(websocket.StatusGoingAway, "shutting down")
 			return
 		}
 		if c.send(ctx, conn, m) != nil {

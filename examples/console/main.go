@@ -39,12 +39,12 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.StringVar(&s.addr, "addr", "127.0.0.1:8080", "where the proxy serves, on /websocket")
-	flag.StringVar(&s.console, "console", "127.0.0.1:8081", "where the console serves; whoever reaches it can end sessions")
-	flag.StringVar(&s.upstream, "upstream", "", "proxy to this URL; without it, to an upstream of its own")
-	flag.DurationVar(&s.ping, "ping", 5*time.Second, "ping a side that has been silent for so long; 0: no pings, and no round trips to show")
-	flag.DurationVar(&s.window, "window", 10*time.Second, "spread the ends of sessions over so long in a drain")
-	flag.IntVar(&s.visitors, "visitors", 25, "clients of its own; there are none with -upstream")
+	flag.StringVar(&s.addr, "addr", "127.0.0.1:8080", "`address` of the proxy, which serves /websocket")
+	flag.StringVar(&s.console, "console", "127.0.0.1:8081", "`address` of the console; anyone who can connect to it can end sessions")
+	flag.StringVar(&s.upstream, "upstream", "", "`URL` of the upstream; without it, the program starts its own")
+	flag.DurationVar(&s.ping, "ping", 5*time.Second, "ping a peer that has been silent for this long; 0 disables pings and round-trip times")
+	flag.DurationVar(&s.window, "window", 10*time.Second, "time over which a drain spreads the ends of sessions")
+	flag.IntVar(&s.visitors, "visitors", 25, "number of demonstration clients; ignored with -upstream")
 	flag.Parse()
 	if flag.NArg() > 0 || s.window <= 0 || s.visitors < 0 {
 		flag.Usage()
@@ -99,7 +99,7 @@ func run(ctx context.Context, s settings) error {
 	mux.Handle("/websocket/", proxy)
 	outer, err := net.Listen("tcp", s.addr)
 	if err != nil {
-		return fmt.Errorf("%w (-addr 127.0.0.1:0 takes any port that is free)", err)
+		return fmt.Errorf("%w (-addr 127.0.0.1:0 uses any free port)", err)
 	}
 	public := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	defer public.Close()
@@ -108,7 +108,7 @@ func run(ctx context.Context, s settings) error {
 	// so that there is something to watch.
 	inner, err := net.Listen("tcp", s.console)
 	if err != nil {
-		return fmt.Errorf("%w (-console 127.0.0.1:0 takes any port that is free)", err)
+		return fmt.Errorf("%w (-console 127.0.0.1:0 uses any free port)", err)
 	}
 	url := "ws://" + outer.Addr().String() + "/websocket"
 	con := newConsole(proxy, s, url, inner.Addr().(*net.TCPAddr))
@@ -127,11 +127,11 @@ func run(ctx context.Context, s settings) error {
 	say("proxy", "%s, to %s", url, s.upstream)
 	say("console", "http://%s/", inner.Addr())
 	if con.local {
-		say("", "It has no login, and whoever reaches it can end sessions: so only this machine does.")
+		say("", "It has no login and can end sessions, so it listens only on this machine.")
 	} else {
-		say("", "IT HAS NO LOGIN, AND OTHER MACHINES MAY REACH IT: whoever does can end sessions.")
+		say("", "WARNING: it has no login. Other machines may be able to connect to it and end sessions.")
 	}
-	say("", "Ctrl-C drains the sessions and ends it.")
+	say("", "Press Ctrl-C to drain the sessions and exit.")
 
 	var visitors sync.WaitGroup
 	visiting, stopVisiting := context.WithCancel(ctx) // visitors that are disconnected at the end do not reconnect
@@ -159,7 +159,7 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	say("proxy", "has shut down: %d sessions", proxy.Stats().Opened)
+	say("proxy", "shut down after %d sessions", proxy.Stats().Opened)
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 
 	"github.com/seed-ffb73231/wsproxy"
 )
@@ -53,7 +52,7 @@ func (r *route) checkMembers() {
 	for i, m := range r.members {
 		mistakes := try(wsproxy.WithUpstreams(append(good, m)...))
 		for _, mistake := range mistakes {
-			r.mistake("member "+memberKey(mistake), fmt.Sprint(i), mistake)
+			r.mistake("member "+memberKey(m, mistake), fmt.Sprint(i), mistake)
 		}
 		if len(mistakes) == 0 {
 			good = append(good, m)
@@ -61,12 +60,22 @@ func (r *route) checkMembers() {
 	}
 }
 
-// memberKey is which of a member's keys a mistake is about.
-func memberKey(e *wsproxy.OptionError) string {
-	for word, key := range map[string]string{"weight": "weight", "number of sessions": "max_sessions", "address is not": "address"} {
-		if strings.Contains(e.Reason, word) {
-			return key
-		}
+// memberKey returns the key of m that a mistake is about: the one without which
+// m does not have the mistake.
+func memberKey(m wsproxy.Member, e *wsproxy.OptionError) string {
+	same := func(other *wsproxy.OptionError) bool { return other.Reason == e.Reason }
+	wrong := func(m wsproxy.Member) bool { return slices.ContainsFunc(try(wsproxy.WithUpstreams(m)), same) }
+	weight, limit, address := m, m, m
+	weight.Weight, limit.MaxSessions, address.Address = 0, 0, ""
+	switch {
+	case !wrong(m): // it is a duplicate of another member
+		return "target"
+	case !wrong(weight):
+		return "weight"
+	case !wrong(limit):
+		return "max_sessions"
+	case !wrong(address):
+		return "address"
 	}
 	return "target"
 }

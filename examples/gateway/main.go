@@ -36,18 +36,18 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var listen, to list
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	file := flags.String("config", "", "what to do, as a `file`")
-	check := flags.Bool("check", false, "say what is wrong with it, and do nothing")
-	flags.Var(&listen, "listen", "without a file: an `address` to listen on; may be given again")
-	flags.Var(&to, "to", "without a file: an upstream's `URL`; may be given again")
-	path := flags.String("path", "/", "without a file: which `path` is let in; / is all")
+	file := flags.String("config", "", "configuration `file`")
+	check := flags.Bool("check", false, "check the configuration and exit")
+	flags.Var(&listen, "listen", "without a file: `address` to listen on; may be repeated")
+	flags.Var(&to, "to", "without a file: `URL` of an upstream; may be repeated")
+	path := flags.String("path", "/", "without a file: `path` to proxy; / is every path")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
 		return 2
 	case flags.NArg() > 0, (*file == "") == (len(to) == 0), *file != "" && len(listen) > 0:
-		fmt.Fprintln(stderr, "gateway: either -config, or -listen and -to")
+		fmt.Fprintln(stderr, "gateway: use either -config, or -listen and -to")
 		flags.Usage()
 		return 2
 	}
@@ -132,7 +132,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 				return 0
 			}
 			if err := g.shutdown(context.Background()); err != nil {
-				complain(log, "gateway: not shut down in order", err)
+				complain(log, "gateway: shutdown failed", err)
 				return 1
 			}
 			return 0
@@ -163,7 +163,7 @@ func (c *config) summarize(w io.Writer) {
 	for _, r := range c.routes {
 		switch {
 		case r.source != nil:
-			fmt.Fprintf(w, "%s: upstreams that are asked for every %v\n", r.pattern, r.every)
+			fmt.Fprintf(w, "%s: upstreams looked up every %v\n", r.pattern, r.every)
 		default:
 			fmt.Fprintf(w, "%s: %d upstreams\n", r.pattern, len(r.members))
 		}

@@ -27,7 +27,7 @@ import (
 
 func main() {
 	serve := flag.Bool("serve", false, "keep serving instead of running the client")
-	addr := flag.String("addr", "127.0.0.1:0", "where to serve; with -serve the default is 127.0.0.1:8080")
+	addr := flag.String("addr", "127.0.0.1:0", "`address` to listen on; with -serve the default is 127.0.0.1:8080")
 	flag.Parse()
 	if *serve && *addr == "127.0.0.1:0" {
 		*addr = "127.0.0.1:8080"
@@ -94,7 +94,7 @@ Ctrl-C ends it. Connected clients get Close 1001.
 	if err := wsproxy.ShutdownServer(ctx, front.server, proxy); err != nil {
 		return err
 	}
-	say("proxy", "has shut down")
+	say("proxy", "shut down")
 	return nil
 }
 
@@ -129,7 +129,7 @@ func client(ctx context.Context, url string) error {
 		if gotKind != kind || string(got) != message {
 			return fmt.Errorf("sent %v %q, got %v %q back", kind, message, gotKind, got)
 		}
-		say("client", "sent %q (%s), got it back after %v", message, kindName(kind), time.Since(began).Round(time.Microsecond))
+		say("client", "sent %q (%s), echoed after %v", message, kindName(kind), time.Since(began).Round(time.Microsecond))
 		return nil
 	}
 	if err := send(websocket.MessageText, "hello"); err != nil {
@@ -139,7 +139,7 @@ func client(ctx context.Context, url string) error {
 		return err
 	}
 
-	say("client", "is silent now")
+	say("client", "waiting in silence for a ping")
 	reading, stopReading := context.WithCancel(ctx)
 	defer stopReading()
 	ended := make(chan error, 1)
@@ -157,7 +157,7 @@ func client(ctx context.Context, url string) error {
 		case err := <-ended:
 			return fmt.Errorf("session ended while waiting for a ping: %w", err)
 		case <-ctx.Done():
-			return fmt.Errorf("no ping came to the %s", who.name)
+			return fmt.Errorf("the %s got no ping", who.name)
 		}
 	}
 	if err := conn.Write(ctx, websocket.MessageText, []byte("bye")); err != nil {

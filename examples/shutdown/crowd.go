@@ -60,7 +60,7 @@ func (cr *crowd) start(ctx context.Context) error {
 	case <-greeted:
 		return nil
 	case <-time.After(2 * patience):
-		return errors.New("the clients can't get in")
+		return errors.New("the clients cannot connect")
 	case <-ctx.Done():
 		return errors.New("interrupted")
 	}
@@ -87,7 +87,7 @@ func (cr *crowd) settle(ctx context.Context) error {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("%d clients have not come back", n)
+			return fmt.Errorf("%d clients have not reconnected", n)
 		}
 	}
 }
@@ -134,14 +134,14 @@ func (cr *crowd) report(w io.Writer) {
 	for _, n := range counts {
 		busiest = max(busiest, n)
 	}
-	line("\nreconnects per %v, from the SIGTERM on", bucket)
+	line("\nreconnects per %v, since the SIGTERM", bucket)
 	for i, n := range counts {
 		bar := strings.Repeat("█", (n*50+busiest-1)/busiest)
 		line("%s", strings.TrimRight(fmt.Sprintf("%7.2f s %5d %s", (time.Duration(i)*bucket).Seconds(), n, bar), " "))
 	}
 	even := float64(len(cr.returns)) / 20
 	line("")
-	line("busiest          %d per %v, %.1f times as many as if spread evenly over %v", busiest, bucket, float64(busiest)/even, cr.settings.window)
+	line("busiest          %d per %v, %.1f times the even spread over %v", busiest, bucket, float64(busiest)/even, cr.settings.window)
 	line("told to leave    the last one %.2f s after the SIGTERM", cr.last.Seconds())
 	line("Close 1001       %d", cr.ends[websocket.StatusGoingAway])
 	for code, n := range cr.ends {
@@ -150,8 +150,8 @@ func (cr *crowd) report(w io.Writer) {
 		}
 	}
 	line("cut              %d", cr.ends[-1])
-	line("reconnected      %d, after %d attempts that failed", len(cr.returns), cr.retries)
-	line("messages         %d answered, %d of them asked again in the new session", cr.answered, cr.again)
+	line("reconnected      %d, after %d failed attempts", len(cr.returns), cr.retries)
+	line("messages         %d answered, %d of them sent again in the new session", cr.answered, cr.again)
 	line("messages lost    %d", cr.wrong+len(cr.waiting))
 }
 

@@ -69,11 +69,11 @@ func demonstrate(ctx context.Context, s settings) error {
 	select {
 	case <-a.done:
 	case <-time.After(s.timeout + patience):
-		return errors.New("server A still runs")
+		return errors.New("server A is still running")
 	case <-ctx.Done():
 		return errors.New("interrupted")
 	}
-	say("A", "has exited: %v", a.cmd.ProcessState)
+	say("A", "exited: %v", a.cmd.ProcessState)
 	settled := cr.settle(ctx)
 	cr.report(os.Stdout)
 	cancel() // the clients and the balancer stop, and then B may end

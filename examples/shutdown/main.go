@@ -37,15 +37,15 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.StringVar(&s.addr, "addr", "127.0.0.1:0", "where to serve")
-	flag.StringVar(&s.upstream, "upstream", "", "serve, and proxy to this URL; without it, demonstrate")
-	flag.DurationVar(&s.grace, "grace", time.Second, "after SIGTERM, how long the balancer may take to notice that we aren't ready")
-	flag.DurationVar(&s.window, "window", 5*time.Second, "then, spread the sessions' ends over so long")
-	flag.DurationVar(&s.timeout, "timeout", 25*time.Second, "from SIGTERM on, cut what is left after so long; less than the container's own grace period")
-	flag.BoolVar(&s.atOnce, "at-once", false, "end all sessions at the same time, to see what -window is good for")
-	flag.BoolVar(&s.child, "child", false, "end with standard input, too")
-	flag.IntVar(&s.sessions, "sessions", 1000, "in the demonstration, how many clients there are")
-	flag.DurationVar(&s.delay, "delay", 250*time.Millisecond, "in the demonstration, clients wait for a random part of this before they come back")
+	flag.StringVar(&s.addr, "addr", "127.0.0.1:0", "`address` to listen on")
+	flag.StringVar(&s.upstream, "upstream", "", "run only the server, with the upstream at this `URL`; without it, run the demonstration")
+	flag.DurationVar(&s.grace, "grace", time.Second, "after SIGTERM, how long to wait for the balancer to notice that the server is not ready")
+	flag.DurationVar(&s.window, "window", 5*time.Second, "then, the time over which the ends of sessions are spread")
+	flag.DurationVar(&s.timeout, "timeout", 25*time.Second, "time from SIGTERM until the remaining sessions are cut; should be less than the container's grace period")
+	flag.BoolVar(&s.atOnce, "at-once", false, "end all sessions at the same time, to see what -window changes")
+	flag.BoolVar(&s.child, "child", false, "also exit when standard input is closed")
+	flag.IntVar(&s.sessions, "sessions", 1000, "number of clients in the demonstration")
+	flag.DurationVar(&s.delay, "delay", 250*time.Millisecond, "in the demonstration, clients wait a random part of this before they reconnect")
 	flag.Parse()
 	if flag.NArg() > 0 || s.grace < 0 || s.window <= 0 || s.timeout <= s.grace || s.sessions < 1 || s.delay < 0 {
 		flag.Usage()

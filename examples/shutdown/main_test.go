@@ -91,7 +91,7 @@ func TestDemonstration(t *testing.T) {
 		if got, least := number(t, out, "told to leave"), 1+0.98; got < least {
 			t.Errorf("the last session was told to leave after %v s, want at least %v s\n%s", got, least, out)
 		}
-		for _, want := range []string{"\nA         drained in ", "\nA         has exited: exit status 0\n"} {
+		for _, want := range []string{"\nA         drained in ", "\nA         exited: exit status 0\n"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("no %q in\n%s", want, out)
 			}
@@ -197,7 +197,7 @@ func TestServer(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	await("not ready any more")
+	await("not ready")
 	if got, want := ready(), http.StatusServiceUnavailable; got != want {
 		t.Errorf("after SIGTERM: /readyz answers %d, want %d", got, want)
 	}

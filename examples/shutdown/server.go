@@ -71,7 +71,7 @@ func serve(ctx context.Context, s settings) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
 	leaving.Store(true)
-	say("server", "not ready any more; %d sessions", proxy.Stats().Open)
+	say("server", "not ready; %d sessions", proxy.Stats().Open)
 	time.Sleep(s.grace)
 
 	// 2. The drain. The server still answers /readyz, and new sessions with 503,

@@ -47,10 +47,10 @@ type settings struct {
 
 func main() {
 	var s settings
-	flag.StringVar(&s.addr, "addr", "127.0.0.1:8443", "where to serve")
-	flag.DurationVar(&s.ping, "ping", 25*time.Second, "ping a side that has been silent for so long; 0: no pings")
-	flag.DurationVar(&s.answer, "ping-timeout", 10*time.Second, "give up a side that doesn't answer a ping within so long")
-	flag.DurationVar(&s.idle, "idle", 0, "end a session with no messages for so long; 0: never")
+	flag.StringVar(&s.addr, "addr", "127.0.0.1:8443", "`address` to listen on")
+	flag.DurationVar(&s.ping, "ping", 25*time.Second, "ping a peer that has been silent for this long; 0 disables pings")
+	flag.DurationVar(&s.answer, "ping-timeout", 10*time.Second, "drop a peer that does not answer a ping within this time")
+	flag.DurationVar(&s.idle, "idle", 0, "end a session without messages for this long; 0 disables the limit")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		flag.Usage()
@@ -109,7 +109,7 @@ func run(s settings) error {
 	// own, over HTTP/1.1, for a WebSocket.
 	ln, err := net.Listen("tcp", s.addr)
 	if err != nil {
-		return fmt.Errorf("%w (-addr 127.0.0.1:0 takes any port that is free)", err)
+		return fmt.Errorf("%w (-addr 127.0.0.1:0 uses any free port)", err)
 	}
 	server := &http.Server{
 		Handler:           secure(mux),
@@ -136,9 +136,9 @@ func run(s settings) error {
 	url := publicURL(s.addr, ln.Addr())
 	say("page", "%s", url)
 	say("CA", "%s (also %sca.pem)", ca, url)
-	say("browser", "import that file as an authority (Chromium: chrome://certificate-manager, Firefox: Settings, Certificates), or accept the warning")
+	say("browser", "import this file as a certificate authority (Chromium: chrome://certificate-manager, Firefox: Settings, Certificates), or accept the warning")
 	say("curl", "curl --cacert %s %ssettings", ca, url)
-	say("", "Ctrl-C ends it; open pages are told so by Close 1001.")
+	say("", "Press Ctrl-C to exit; open pages get a Close frame with code 1001.")
 
 	select {
 	case err := <-failed:
@@ -154,7 +154,7 @@ func run(s settings) error {
 	if err := errors.Join(proxy.Shutdown(ctx), server.Shutdown(ctx)); err != nil {
 		return err
 	}
-	say("proxy", "has shut down")
+	say("proxy", "shut down")
 	return nil
 }
 

@@ -15,7 +15,7 @@ var subprotocols = []string{"echo.v2", "echo.v1"}
 // maxMessage is the size of the longest message that the upstream takes.
 const maxMessage = 16 << 20
 
-const help = "/close CODE REASON closes, /drop cuts the connection, anything else comes back as it is"
+const help = "/close CODE REASON closes the session, /drop cuts the connection, everything else is echoed"
 
 // echo is the upstream: what it is sent, it sends back. With three commands
 // it shows how sessions can end.
@@ -69,9 +69,9 @@ func parseClose(arguments string) (websocket.StatusCode, string, error) {
 	switch {
 	// RFC 6455, 7.4: the others are undefined, or may not be sent.
 	case err != nil, code < 1000, code > 1003 && code < 1007, code > 1014 && code < 3000, code > 4999:
-		return 0, "", fmt.Errorf("%.20q is no code that a Close frame may have", first)
+		return 0, "", fmt.Errorf("%.20q is not a code that a Close frame may carry", first)
 	case len(reason) > 123: // RFC 6455, 5.5: 125 bytes with the code
-		return 0, "", fmt.Errorf("a reason of %d bytes: 123 fit into a Close frame", len(reason))
+		return 0, "", fmt.Errorf("the reason has %d bytes; a Close frame has room for 123", len(reason))
 	}
 	return websocket.StatusCode(code), reason, nil
 }

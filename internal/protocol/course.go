@@ -70,8 +70,8 @@ type LegOrders struct {
 var (
 	ErrReset  = errors.New("connection reset by peer")
 	errSilent = errors.New("no answer to a ping")
-	errStuck  = errors.New("no progress in writing")
-	errLate   = errors.New("no end within the close timeout")
+	errStuck  = errors.New("no write progress within the write timeout")
+	errLate   = errors.New("not closed within the close timeout")
 )
 
 // NewCourse returns the course of a session that is about to start. The sessions
