@@ -4,7 +4,7 @@ import "github.com/seed-ffb73231/wsproxy/internal/frame"
 
 // A Cause is why a session ended, and by whom.
 type Cause struct {
-	Reason string // a word of the proxy's user: see wsproxy.Reason
+	Reason string // the text of a wsproxy.Reason
 	By     frame.Side
 	// The close code for each side, by its index, unless a better one is found;
 	// 0: its connection is closed without a Close frame.

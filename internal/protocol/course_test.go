@@ -98,29 +98,17 @@ func TestCourseTold(t *testing.T) {
 	}
 	for _, tt := range tests {
 		c, told := began(policy), [2]frame.Code{}
-		tell := func(side frame.Side, code frame.Code) {
-			if code == 0 {
-				return
-			}
-			if told[side] != 0 {
-				t.Errorf("%s: the side %d is told twice", tt.name, side)
-			}
-			told[side] = code
-		}
 		for _, happens := range tt.events {
-			far := frame.Side(0)
-			if c.legs[C].heard || c.legs[C].ended {
-				far = C
-			}
-			before := [2]bool{c.legs[C].told, c.legs[U].told}
 			o := happens(c, sec)
-			tell(C, o.Legs[C].Close)
-			tell(U, o.Legs[U].Close)
-			if o.Verbatim {
-				if far = C; !before[U] && c.legs[U].told {
-					far = U
+			for side := range told {
+				code := o.Legs[side].Close
+				if o.Verbatim && c.legs[side^1].heard && told[side] == 0 {
+					code = verbatim
 				}
-				tell(far, verbatim)
+				if code != 0 && told[side] != 0 {
+					t.Errorf("%s: the side %d is told twice", tt.name, side)
+				}
+				told[side] += code
 			}
 		}
 		cause, code, _ := c.Result()
@@ -218,9 +206,7 @@ func TestCourseDeadline(t *testing.T) {
 			if n > 5 || o.Again > 14*sec {
 				t.Fatalf("%s: not severed after %d looks, the next at %v", tt.name, n, o.Again)
 			}
-			if l := atRest(o.Again); true {
-				o = c.Look(l)
-			}
+			o = c.Look(atRest(o.Again))
 			if c.due > 14*sec {
 				t.Fatalf("%s: looks at %v, after the deadline", tt.name, c.due)
 			}

@@ -1,8 +1,8 @@
 // Package protocol makes the decisions of a session: what of a chunk is forwarded
-// ([Direction]), how fast ([Throttle]), whether a peer is alive ([Policy]), and how
-// a session ends ([Course]). It has no I/O, clock, locks or goroutines: what
-// happened and what time it is are arguments, and what to do about it is returned.
-// Package relay carries it out.
+// ([Direction]), how fast ([Throttle]), and, in a [Course], whether its peers are
+// alive and how it ends. It has no I/O, clock, locks, goroutines or random numbers:
+// what happened and what time it is are arguments, and what to do about it is
+// returned. Package relay carries it out.
 package protocol
 
 import (

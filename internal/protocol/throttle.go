@@ -18,7 +18,7 @@ func (l *Limits) exceeded(frame, message uint64) bool {
 	return l.Frame > 0 && frame > l.Frame || l.Message > 0 && message > l.Message
 }
 
-// A Rate limits how much one side may send in a time; see the fields of
+// A Rate limits how much one side may send in a time. The fields are those of
 // wsproxy.RateLimit.
 type Rate struct {
 	Messages, Bytes, Frames float64 // per second; 0: no limit
@@ -34,9 +34,10 @@ type Throttle struct {
 }
 
 // framesPerMessage is the number of frames allowed for each message if
-// rate.Frames is 0.
+// Rate.Frames is 0.
 const framesPerMessage = 10
 
+// NewThrottle returns a throttle that allows a burst at first.
 func NewThrottle(r Rate) *Throttle {
 	burst := r.Burst.Seconds()
 	if burst == 0 {
