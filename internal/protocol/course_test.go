@@ -376,6 +376,51 @@ func TestCourseSlowed(t *testing.T) {
 	}
 }
 
+// What acknowledgements say of a peer that has not answered the Ping of a while
+// ago, which ends at byte 1,000 of the stream, 600 bytes behind what was
+// acknowledged then.
+func TestCourseAcks(t *testing.T) {
+	const sent, due = 30 * sec, 40 * sec
+	for _, tt := range []struct {
+		name    string
+		answers bool // it has answered a Ping before
+		proven  bool // and that one ended at byte 1,000, too
+		acks    Acks
+		lost    bool
+		need    Need
+	}{
+		{"answers, and what is before the Ping moves", true, false, Acks{Known: true, Acked: 700, Queued: 300, Age: sec}, false, NeedMoreTime},
+		{"answers, and nothing moves", true, false, Acks{Known: true, Acked: 400, Queued: 600, Age: 20 * sec}, true, NeedNothing},
+		{"answers, and what was before the Ping may be on its way", true, false, Acks{Known: true, Acked: 1000, Age: sec}, false, NeedNothing},
+		{"answers, and what was before the Ping has arrived", true, true, Acks{Known: true, Acked: 1000, Age: sec}, true, NeedNothing},
+		{"answers, and what is known is nothing", true, true, Acks{}, true, NeedNothing},
+		{"never answers, and acknowledged all", false, false, Acks{Known: true, Acked: 1000, Age: 20 * sec}, false, NeedNothing},
+		{"never answers, and acknowledged something since", false, false, Acks{Known: true, Acked: 400, Queued: 600, Age: sec}, false, NeedNothing},
+		{"never answers, and acknowledged nothing since", false, false, Acks{Known: true, Acked: 400, Queued: 600, Age: 20 * sec}, true, NeedNothing},
+		{"never answers, and what is known is nothing", false, false, Acks{}, false, NeedNothing},
+	} {
+		c := began(policy)
+		if tt.answers {
+			c.Answered(C, false)
+		}
+		c.Pinged(sent, C, Acks{Known: true, Acked: 400, Queued: 600})
+		if tt.proven {
+			c.Answered(C, true)
+		}
+		l := atRest(due)
+		l.Legs[C].Pinged, l.Legs[C].Heard = sent, 5*sec
+		l.Legs[U].Heard = due
+		if asks := c.Asks(l); asks != [2]Ask{C: {Input: true, Acks: true}} {
+			t.Fatalf("asks %+v", asks)
+		}
+		c.due, l.Legs[C].Acks = due, tt.acks
+		o := c.Look(l)
+		if got := o.Legs[C]; got.Abort != tt.lost || got.Need != tt.need {
+			t.Errorf("%s: got %+v, want lost=%v, need %d", tt.name, got, tt.lost, tt.need)
+		}
+	}
+}
+
 // The course of a session takes no memory of its own: an event costs none.
 func TestCourseAllocs(t *testing.T) {
 	err := errors.New("x")
