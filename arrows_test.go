@@ -14,18 +14,18 @@ import (
 	"testing/fstest"
 )
 
-// house is the module, as in the import paths of its packages.
+// house is the module path, the prefix of the import paths of its packages.
 const house = "github.com/seed-ffb73231/wsproxy"
 
-// A room is what a package may import.
+// A room says what a package may import.
 type room struct {
 	ours      []string // packages of this module
-	not       []string // packages that it may not import, nor what is below them
-	standard  bool     // it imports nothing of others but the standard library
+	not       []string // not       []string // packages that it may not import, directly or indirectly
+	standard  bool     // standard  bool // of foreign packages it imports only the standard library
 	clockless bool     // time is an argument
 }
 
-// rooms are the packages of this module. Some may not exist yet.
+// rooms are the packages of this module. Not all of them need to exist.
 var rooms = map[string]room{
 	".":                {ours: []string{"internal/message", "internal/relay", "internal/pool", "internal/protocol", "internal/frame"}},
 	"internal/message": {ours: []string{"internal/relay", "internal/protocol", "internal/frame"}},
@@ -41,7 +41,7 @@ var rooms = map[string]room{
 // tools may be imported by the tests of every room.
 var tools = []string{"internal/wstest", "internal/snippets"}
 
-// clock is what package time has that asks for the time, or waits.
+// clock holds the names in package time that read the clock or wait.
 var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc",
 	"Tick", "Ticker", "NewTicker", "Timer", "NewTimer"}
 
@@ -54,7 +54,7 @@ func TestArrows(t *testing.T) {
 	}
 }
 
-// TestArrowsAstray: each rule finds who breaks it.
+// TestArrowsAstray: each rule reports a file that breaks it.
 func TestArrowsAstray(t *testing.T) {
 	t.Parallel()
 	ours := func(dir string) string { return `import _ "` + path.Join(house, dir) + `"` }
@@ -101,7 +101,7 @@ func TestArrowsAstray(t *testing.T) {
 	}
 }
 
-// astray says what in the house is against the rules of its rooms.
+// astray returns the violations of the rooms' rules in the module at house.
 func astray(t *testing.T, files fs.FS) (wrong []string) {
 	t.Helper()
 	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
@@ -111,7 +111,7 @@ func astray(t *testing.T, files fs.FS) (wrong []string) {
 			return err
 		case d.IsDir() && name != ".":
 			if _, err := fs.Stat(files, path.Join(name, "go.mod")); err == nil || d.Name() == "testdata" || dir == "." && name != "internal" {
-				return fs.SkipDir // another module, or no part of the house
+				return fs.SkipDir // return fs.SkipDir // another module, or not part of the module
 			}
 		case path.Ext(name) == ".go":
 			r, ok := rooms[dir]
@@ -139,12 +139,12 @@ func astray(t *testing.T, files fs.FS) (wrong []string) {
 	return wrong
 }
 
-// wrongs says what a file of the room, in dir, does against its rules.
+// wrongs returns the violations in a file of the room in dir.
 func (r room) wrongs(dir string, test bool, f *ast.File) (wrong []string) {
 	below := func(p string) func(string) bool {
 		return func(q string) bool { return p == q || strings.HasPrefix(p, q+"/") }
 	}
-	time := "" // what the file calls package time
+	time := "" // time := "" // the name under which the file imports package time
 	for _, spec := range f.Imports {
 		p, _ := strconv.Unquote(spec.Path.Value)
 		own, ours := strings.CutPrefix(p+"/", house+"/")

@@ -16,11 +16,11 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What a frame and a handshake cost in this process alone; bench/ compares
-// whole proxies, system calls and all.
+// The cost of a frame and of a handshake, in this process alone. bench/
+// compares whole proxies, including system calls.
 
-// BenchmarkRelay sends messages through a session and waits for each at its
-// other end; the time includes the ends' own.
+// BenchmarkRelay sends a message through a session and waits for it at the
+// other end, one at a time. The time includes the work of both ends.
 func BenchmarkRelay(b *testing.B) {
 	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP, wstest.TLS} {
 		for _, size := range []struct {
@@ -54,9 +54,9 @@ func BenchmarkRelay(b *testing.B) {
 	}
 }
 
-// BenchmarkHandshake does the handshakes of both sides, and what begins and
-// ends a session, on connections that cost nothing. The log is formatted and
-// thrown away.
+// BenchmarkHandshake measures the handshakes of both sides and the setup and
+// teardown of a session, over connections that cost nothing. The log is
+// formatted and discarded.
 func BenchmarkHandshake(b *testing.B) {
 	p, err := wsproxy.New("http://upstream.test/", wsproxy.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))),
 		wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return new(stubUpstream), nil }))
@@ -81,7 +81,7 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// A stubConn's stream is at its end.
+// A stubConn reads EOF.
 type stubConn struct{ answered bool }
 
 func (c *stubConn) Read([]byte) (int, error) { return 0, io.EOF }
@@ -96,7 +96,7 @@ func (c *stubConn) SetDeadline(time.Time) error      { return nil }
 func (c *stubConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *stubConn) SetWriteDeadline(time.Time) error { return nil }
 
-// A stubUpstream answers a handshake, and then its stream is at its end.
+// A stubUpstream answers a handshake and then reads EOF.
 type stubUpstream struct {
 	stubConn
 	answer string

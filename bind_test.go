@@ -13,7 +13,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// R5: connections come from the addresses in turn, and unix sockets go without.
+// R5: connections use the addresses in turn; unix sockets ignore them.
 func TestSourceAddresses(t *testing.T) {
 	t.Attr("case", "F17")
 	t.Parallel()
@@ -51,15 +51,16 @@ func TestSourceAddresses(t *testing.T) {
 	if from["127.0.0.2"] != 2 || from["127.0.0.3"] != 2 || from["127.0.0.4"] != 2 {
 		t.Errorf("came from %v", from)
 	}
-	// Addresses that this machine doesn't have, or of the other family, are
-	// passed over.
+	// Addresses that this machine does not have, or of the other family, are
+	// skipped.
 	try(403, "198.51.100.1", "127.0.0.2", "2001:db8::1")
 	if from["127.0.0.2"] != 6 {
 		t.Errorf("came from %v", from)
 	}
 	try(503, "198.51.100.1", "198.51.100.2")
 
-	// What an upstream says is not hidden by what another address has come to.
+	// The error of one address does not hide what the upstream said over
+	// another one.
 	open := upstream.URL
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -46,15 +46,15 @@ func (r *rig) answerAll() {
 	}()
 }
 
-// What is called by the proxy may call the proxy: nothing waits for ever, and a
-// Shutdown that would have to wait for its own caller says so at once.
+// Whatever the proxy calls may call the proxy: nothing deadlocks, and a
+// Shutdown that would have to wait for its own caller returns an error at once.
 func TestCallsBack(t *testing.T) {
 	t.Attr("case", "F54")
 	t.Parallel()
 	type fire = func()
 	hooks := []struct {
 		name    string
-		request string // "": a good one
+		request string // request string // "": a valid one
 		option  func(r **rig, f fire) wsproxy.Option
 	}{
 		{"WithOnOpen", "", func(_ **rig, f fire) wsproxy.Option {
@@ -138,7 +138,7 @@ func TestCallsBack(t *testing.T) {
 						return // in New
 					}
 					if hook.name == "WithLogger" && name == "Done" && session.Load() != nil && session.Load().Err() == nil {
-						return // the record of its beginning: what waits there for its end never gets on
+						return // return // the record of its start: a hook that waits here for its end would wait for ever
 					}
 					if fired.CompareAndSwap(false, true) {
 						told <- call(r.proxy, session.Load())
@@ -188,9 +188,8 @@ func TestCallsBack(t *testing.T) {
 	}
 }
 
-// A hook or rule that waits for something can wait for its request's context as
-// well: it ends when the proxy is shut down, the session ended or the client
-// gone.
+// A hook or rule that waits can also wait for its request's context, which ends
+// when the proxy is shut down, the session is closed or the client leaves.
 func TestHookContextEnds(t *testing.T) {
 	t.Attr("case", "F54")
 	t.Parallel()
@@ -275,7 +274,7 @@ func TestHookContextEnds(t *testing.T) {
 	}
 }
 
-// The context of a hook's request is the session's: it goes on behind the 101.
+// The context of a hook's request is the session's: it continues after the 101.
 func TestHookContextGoesOn(t *testing.T) {
 	t.Parallel()
 	var shown atomic.Pointer[http.Request]
@@ -294,7 +293,7 @@ func TestHookContextGoesOn(t *testing.T) {
 	}
 }
 
-// A Shutdown whose time is up says what it waited for.
+// A Shutdown whose context has ended reports what it was waiting for.
 func TestShutdownNamesHooks(t *testing.T) {
 	t.Attr("case", "F54")
 	t.Parallel()

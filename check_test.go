@@ -23,8 +23,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Active checks: both kinds, over plain TCP, TLS and a unix socket, tell a
-// member that is well from one that isn't.
+// Active checks of both kinds, over plain TCP, TLS and a unix socket, tell a
+// healthy member from an unhealthy one.
 func TestHealthChecks(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []string{"tcp", "tls", "unix"} {
@@ -124,7 +124,7 @@ func TestHealthChecks(t *testing.T) {
 	}
 }
 
-// A member that opens WebSockets and doesn't answer Pings is not well.
+// A member that opens WebSockets but does not answer Pings is unhealthy.
 func TestHealthCheckWantsPong(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -148,8 +148,8 @@ func TestHealthCheckWantsPong(t *testing.T) {
 	wstest.Await(t, func() bool { return p.Stats().Members[0].Down }, func() string { return "it is not down" })
 }
 
-// A member that greets, and doesn't answer a Close, is well all the same; and
-// it is asked as often as the others.
+// A member that sends a greeting and does not answer a Close is healthy all the
+// same, and is checked as often as the others.
 func TestHealthCheckOfTalkers(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
@@ -193,7 +193,7 @@ func TestHealthCheckOfTalkers(t *testing.T) {
 	}
 }
 
-// F16, F17: that this machine can't ask says nothing of a member.
+// F16, F17: a shortage of this machine's own does not count against a member.
 func TestHealthCheckLocalFault(t *testing.T) {
 	t.Attr("case", "F16 F17")
 	t.Parallel()
@@ -214,8 +214,8 @@ func TestHealthCheckLocalFault(t *testing.T) {
 	})
 }
 
-// A check that gets no further ends when its time is up, and with it all that it
-// has begun, at whatever step; and when the proxy is closed.
+// A check that hangs, at whatever step, ends at its timeout, and so does
+// everything that it has started. The same holds when the proxy is closed.
 func TestHealthCheckEnds(t *testing.T) {
 	t.Parallel()
 	for name, dial := range map[string]act{
@@ -229,7 +229,7 @@ func TestHealthCheckEnds(t *testing.T) {
 		for _, scheme := range []string{"http", "https"} {
 			for _, path := range []string{"/", ""} {
 				t.Run(strings.Join([]string{name, scheme, path}, " "), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { // which fails if a goroutine is left
+					synctest.Test(t, func(t *testing.T) { // synctest.Test(t, func(t *testing.T) { // which fails if a goroutine leaks
 						var open, most, checks atomic.Int32
 						p, err := wsproxy.New(scheme+"://a.test", wsproxy.WithLogger(discard),
 							wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: path, Interval: 2 * time.Second, Timeout: time.Second}),
@@ -262,15 +262,15 @@ func TestHealthCheckEnds(t *testing.T) {
 	}
 }
 
-// undated is a connection that takes deadlines and does nothing about them.
+// undated is a connection that accepts deadlines and ignores them.
 type undated struct{ net.Conn }
 
 func (undated) SetDeadline(time.Time) error      { return nil }
 func (undated) SetReadDeadline(time.Time) error  { return nil }
 func (undated) SetWriteDeadline(time.Time) error { return nil }
 
-// A check by a WebSocket ends it as a good client does: it waits for the
-// upstream's Close, for a second.
+// A check by WebSocket closes it properly: it waits up to a second for the
+// upstream's Close.
 func TestHealthCheckGoodbye(t *testing.T) {
 	t.Parallel()
 	for _, wait := range []time.Duration{0, 500 * time.Millisecond, time.Hour} {
@@ -323,8 +323,8 @@ type onClose struct {
 
 func (c onClose) Close() error { c.f(); return c.Conn.Close() }
 
-// A connection of the user's that panics in a check costs nothing but this check,
-// which is told once.
+// A connection from WithDialContext that panics in a check fails only this
+// check, and is logged once.
 func TestHealthCheckPanics(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/", ""} {
@@ -345,7 +345,7 @@ func TestHealthCheckPanics(t *testing.T) {
 	}
 }
 
-// A WebSocket's check tells what is wrong with what comes behind the 101.
+// A check by WebSocket reports what is wrong with the bytes after the 101.
 func TestHealthCheckFrames(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, frames, kind string }{
@@ -382,7 +382,7 @@ func TestHealthCheckFrames(t *testing.T) {
 	}
 }
 
-// An Option may make two proxies.
+// An Option may be used for two proxies.
 func TestOptionsAreReusable(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -398,8 +398,8 @@ func TestOptionsAreReusable(t *testing.T) {
 	}
 }
 
-// Checks come at the interval, up to a tenth sooner; the thresholds hold; checks
-// of a member end when it goes, and all with the proxy.
+// Checks run at the interval, or up to a tenth sooner. The thresholds hold. The
+// checks of a member end when it is removed, and all checks end with the proxy.
 func TestHealthCheckTimes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -470,7 +470,7 @@ func TestHealthCheckTimes(t *testing.T) {
 		status.Store(204)
 		next()
 		next()
-		status.Store(400) // one failure, and counting begins anew
+		status.Store(400) // status.Store(400) // one failure, and the count starts again
 		next()
 		status.Store(204)
 		for i := range 3 {
@@ -503,8 +503,8 @@ func TestHealthCheckTimes(t *testing.T) {
 	})
 }
 
-// A member that is marked down gets no new sessions; with the option, those that
-// it has are closed.
+// A member that is marked down gets no new sessions. With the option, its open
+// sessions are closed.
 func TestDownMembersSessions(t *testing.T) {
 	t.Parallel()
 	for _, closing := range []bool{false, true} {

@@ -14,10 +14,11 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Middleware of the kind that many programs have.
+// Middleware as many programs use it.
 type middleware = func(http.Handler) http.Handler
 
-// realIP replaces RemoteAddr by what a field says, as chi's RealIP does.
+// realIP replaces RemoteAddr with the value of a header field, as chi's RealIP
+// does.
 func realIP(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if v := r.Header.Get("X-Real-Ip"); v != "" {
@@ -27,7 +28,7 @@ func realIP(next http.Handler) http.Handler {
 	})
 }
 
-// proxyHeaders takes address, scheme and host out of forwarding fields, as
+// proxyHeaders takes address, scheme and host from forwarding fields, as
 // gorilla/handlers' ProxyHeaders does.
 func proxyHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,7 +45,7 @@ func proxyHeaders(next http.Handler) http.Handler {
 	})
 }
 
-// wholeURL completes the request's URL, for links.
+// wholeURL makes the request's URL absolute, for links.
 func wholeURL(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.URL.Scheme, r.URL.Host = "http", r.Host
@@ -52,7 +53,7 @@ func wholeURL(next http.Handler) http.Handler {
 	})
 }
 
-// opaque has the path go on as it came, as one did before URL.RawPath.
+// opaque passes the path on as it was sent, as programs did before URL.RawPath.
 func opaque(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.URL.Opaque = "//other.test" + r.URL.Path
@@ -61,7 +62,7 @@ func opaque(next http.Handler) http.Handler {
 }
 
 // What came over the wire decides, not what middleware has made of the request:
-// the target's form, the path in the log, the peer.
+// the form of the target, the logged path, the peer.
 func TestMiddleware(t *testing.T) {
 	t.Attr("case", "A25 A31 A40")
 	t.Parallel()
@@ -75,7 +76,7 @@ func TestMiddleware(t *testing.T) {
 	for _, row := range []struct {
 		name       string
 		middleware middleware
-		keep       bool // the connection's address, by ConnContext
+		keep       bool // keep       bool // set ConnContext
 		option     wsproxy.Option
 		target     string // of the client's request
 		lines      string
@@ -94,7 +95,7 @@ func TestMiddleware(t *testing.T) {
 		{"absolute form without a path", nil, false, nil, "http://front.test?x", "", 101, []string{"GET /?x HTTP/1.1"}, map[string]string{"path": ""}},
 		{"StripPrefix, refused", prefix, false, nil, "/app/x", "Origin: http://evil.test\r\n", 403, nil, map[string]string{"path": "/app/x"}},
 
-		// The scheme is the middleware's word where the client's own can't be.
+		// The middleware's scheme is used where the client's own is unknown.
 		{"ProxyHeaders", proxyHeaders, false, nil, "/x", https + proto + "X-Forwarded-For: 203.0.113.7\r\n", 101,
 			[]string{"GET /x HTTP/1.1", "X-Forwarded-For: 203.0.113.7", "X-Forwarded-Host: front.test", "X-Forwarded-Proto: https"}, map[string]string{"client": "203.0.113.7"}},
 		{"ProxyHeaders, another host", proxyHeaders, false, nil, "/x", "Origin: https://www.test\r\n" + proto + "X-Forwarded-Host: www.test\r\n", 101,
@@ -119,7 +120,7 @@ func TestMiddleware(t *testing.T) {
 			[]string{"X-Forwarded-For: 203.0.113.7, 127.0.0.1"}, map[string]string{"client": "203.0.113.7"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			// Hooks that do nothing, with a request of their own in hand.
+			// Hooks that do nothing, each with its own copy of the request.
 			options := []wsproxy.Option{
 				wsproxy.WithOnOpen(func(*wsproxy.Session, *http.Request) error { return nil }),
 				wsproxy.WithRewrite(func(*httputil.ProxyRequest) {}),
@@ -137,7 +138,7 @@ func TestMiddleware(t *testing.T) {
 	}
 }
 
-// mount serves the proxy anew, behind middleware if it isn't nil.
+// mount serves the proxy again, behind middleware unless it is nil.
 func (r *rig) mount(m middleware) {
 	r.front = wstest.Listen(r.t, r.legs.client)
 	if m == nil {
@@ -146,9 +147,9 @@ func (r *rig) mount(m middleware) {
 	r.serve(m(r.proxy))
 }
 
-// try sends a request, and wants it answered by status: with 101, after a
-// request to the upstream that has the lines, or else dialled for by nobody. The
-// nth record has the values.
+// try sends a request and expects it to be answered with status. With 101, the
+// request to the upstream must contain the lines; otherwise nothing must have
+// been dialled. The nth record must have the values.
 func (r *rig) try(nth int, request string, status int, sent []string, logged map[string]string) {
 	t := r.t
 	t.Helper()
@@ -181,8 +182,9 @@ func (r *rig) try(nth int, request string, status int, sent []string, logged map
 	}
 }
 
-// Behind a unix socket nobody has an address. Who is trusted there has its word
-// believed, and passed on; who isn't has not, whatever RemoteAddr looks like.
+// A peer over a unix socket has no address. The forwarding fields of a trusted
+// one are used and forwarded; those of any other are not, whatever RemoteAddr
+// is.
 func TestTrustedUnixSockets(t *testing.T) {
 	t.Attr("case", "A28 A40 A86")
 	t.Parallel()
@@ -226,15 +228,15 @@ func TestTrustedUnixSockets(t *testing.T) {
 			r := newRigTo(t, row.kind, "http://upstream.test", options...)
 			r.mount(row.middleware)
 			r.try(0, wstest.Request("/", lines), row.status, sent, logged)
-			if row.status == 101 { // nothing is made up
+			if row.status == 101 { // if row.status == 101 { // no address is invented
 				r.try(1, wstest.Request("/", ""), 101, []string{"X-Forwarded-Host: front.test\r\nX-Forwarded-Proto: http\r\n"}, nil)
 			}
 		})
 	}
 }
 
-// With ConnContext, nobody behind a unix socket becomes a client of an address
-// that middleware has read in a stranger's header.
+// With ConnContext, a peer over a unix socket never counts as a client with an
+// address that middleware took from a stranger's header.
 func TestUnixSocketAddress(t *testing.T) {
 	t.Attr("case", "A28")
 	t.Parallel()
@@ -253,8 +255,8 @@ func TestUnixSocketAddress(t *testing.T) {
 	}
 }
 
-// The limit for each client counts those that a trusted proxy behind a unix
-// socket tells of, and all as one where it isn't trusted.
+// The limit per client counts the clients that a trusted proxy behind a unix
+// socket reports. Without trust, all of them count as one.
 func TestUnixSocketClients(t *testing.T) {
 	t.Attr("case", "A86")
 	t.Parallel()
@@ -279,8 +281,8 @@ func TestUnixSocketClients(t *testing.T) {
 	}
 }
 
-// A connection's address is asked for when there is a request, not in the
-// server's accept loop: behind a listener that reads PROXY headers that waits.
+// A connection's address is read when a request comes, not in the server's
+// accept loop: with a listener that parses PROXY headers, reading it blocks.
 func TestConnContextIsLazy(t *testing.T) {
 	t.Parallel()
 	conn := slowAddress{asked: make(chan struct{})}
@@ -299,7 +301,7 @@ type slowAddress struct {
 
 func (c slowAddress) RemoteAddr() net.Addr { close(c.asked); return wstest.MemAddr{} }
 
-// New tells the same mistakes in the same order, each time.
+// New reports the same mistakes in the same order each time.
 func TestOrderOfMistakes(t *testing.T) {
 	t.Parallel()
 	want := ""

@@ -28,12 +28,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// The upstream's handshake: the request on the wire, connecting, TLS, and what
-// becomes of every answer.
+// The handshake with the upstream: the request on the wire, connecting, TLS,
+// and the handling of every answer.
 
 var discard = slog.New(slog.DiscardHandler)
 
-// C6, C7: the whole of a request, byte for byte, over every kind of leg.
+// C6, C7: the whole request, byte for byte, over every kind of leg.
 func TestOutgoingBytes(t *testing.T) {
 	t.Attr("case", "C5 C6 C7")
 	t.Parallel()
@@ -92,10 +92,10 @@ func TestFreshKey(t *testing.T) {
 	}
 }
 
-// direct has a proxy serve one request that comes from 192.0.2.1, unless set
-// changes that. It returns what was dialled, the head of what the upstream was
-// sent (both empty: nothing) and what the client was answered; the upstream
-// answers 403.
+// direct has a proxy serve one request from 192.0.2.1, unless set changes that.
+// It returns the dialled address, the header that the upstream got (both are
+// empty if nothing was dialled) and the client's answer. The upstream answers
+// 403.
 func direct(t *testing.T, target, request string, set func(*http.Request), options ...wsproxy.Option) (dialled, head string, code int) {
 	t.Helper()
 	heads := make(chan string, 1)
@@ -128,8 +128,8 @@ func direct(t *testing.T, target, request string, set func(*http.Request), optio
 	return dialled, head, w.Code
 }
 
-// What the upstream is sent, by options and by who asks. Each row names the
-// lines besides those that every handshake has.
+// The request to the upstream, by options and by client. Each row lists the
+// lines that are added to those of every handshake.
 func TestOutgoing(t *testing.T) {
 	t.Attr("case", "A28")
 	t.Parallel()
@@ -184,7 +184,7 @@ func TestOutgoing(t *testing.T) {
 			"TE: trailers\r\nTrailer: X\r\nProxy-Authorization: Basic x\r\nHTTP2-Settings: x\r\nAlt-Svc: x\r\nConnection: x-hop-2\r\nX-HOP-2: 1\r\nX-End: 1"), nil, nil,
 			get + "X-End: 1|" + forwarded},
 		{"A30", "unknown Sec-WebSocket fields", "", withLines("Sec-WebSocket-Key1: x", "Sec-WebSocket-Foo: y"), nil, nil, get + forwarded},
-		// A21: what a client can't nominate away.
+		// A21: fields that a client cannot nominate for removal.
 		{"A21", "nominated", "", edited("Connection: Upgrade", "Connection: Upgrade, x-FORWARDED-for, X-Forwarded-Host, X-Forwarded-Proto, X-Real-Ip, Forwarded, "+
 			"Cookie, authorization, Origin, Host, Sec-WebSocket-Key, Sec-WebSocket-Version, sec-websocket-protocol, Upgrade, Connection\r\nCookie: a\r\nAuthorization: b\r\nOrigin: c\r\nSec-WebSocket-Protocol: d"), nil, nil,
 			get + "Authorization: b|Cookie: a|Origin: c|Sec-WebSocket-Protocol: d|" + forwarded},
@@ -231,7 +231,7 @@ func TestOutgoing(t *testing.T) {
 				pr.Out.Header[strings.ToLower(name)] = []string{"8"}
 			}
 			pr.Out.Header["host"] = []string{"9"}
-			pr.Out.Header["Sec-WebSocket-Protocol"] = []string{"b"} // as the RFC writes it
+			pr.Out.Header["Sec-WebSocket-Protocol"] = []string{"b"} // pr.Out.Header["Sec-WebSocket-Protocol"] = []s // the spelling of the RFC
 			pr.Out.Method, pr.Out.ContentLength, pr.Out.Close = "POST", 5, true
 			pr.Out.Body = io.NopCloser(strings.NewReader("12345"))
 		}), get + "Sec-WebSocket-Protocol: b|" + forwarded},
@@ -258,8 +258,8 @@ func TestOutgoing(t *testing.T) {
 	}
 }
 
-// A25: the client's address in the log is the peer's, or what trusted proxies say
-// it is: the last address that is not one of theirs.
+// A25: the client's address in the log is that of the peer or, behind trusted
+// proxies, the last address that is not a trusted proxy's.
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
 	trusted := wsproxy.WithTrustedProxies(netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("fe80::/10"))
@@ -291,7 +291,7 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// A81: what is dialled for which target; C6: and for which rewriting.
+// A81: the address that is dialled for each target; C6: and for each rewriting.
 func TestDialAddress(t *testing.T) {
 	t.Attr("case", "A81")
 	t.Parallel()
@@ -329,7 +329,7 @@ func TestDialAddress(t *testing.T) {
 		{"http://upstream.test", to("ftp://other.test"), "", 500},
 		{"http://upstream.test", to("http://"), "", 500},
 	} {
-		synctest.Test(t, func(t *testing.T) { // nobody speaks TLS there
+		synctest.Test(t, func(t *testing.T) { // synctest.Test(t, func(t *testing.T) { // the upstream does not speak TLS
 			var options []wsproxy.Option
 			if row.option != nil {
 				options = append(options, row.option)
@@ -342,8 +342,8 @@ func TestDialAddress(t *testing.T) {
 	}
 }
 
-// A34, F14: a hook that panics, or leaves a request that can't be sent, makes 500
-// and nothing is dialled; the next session isn't touched.
+// A34, F14: if a hook panics, or leaves a request that cannot be sent, the
+// answer is 500 and nothing is dialled. The next session is not affected.
 func TestRewriteFails(t *testing.T) {
 	t.Attr("case", "A34 F14")
 	t.Parallel()
@@ -440,9 +440,9 @@ func TestDialFails(t *testing.T) {
 	}
 }
 
-// An answer other than a right 101 makes no tunnel: the client gets 502, both
-// connections are closed, and what the client has sent behind its handshake
-// never reaches the upstream (A2).
+// An answer other than a valid 101 opens no tunnel: the client gets 502, both
+// connections are closed, and what the client sent after its handshake never
+// reaches the upstream (A2).
 func TestBadAnswers(t *testing.T) {
 	t.Attr("case", "A2 A5 A6 A7 A8 A9 A10 A35 A36 A63")
 	t.Parallel()
@@ -452,7 +452,8 @@ func TestBadAnswers(t *testing.T) {
 		conn   = "Connection: Upgrade\r\n"
 		accept = "Sec-WebSocket-Accept: ACCEPT\r\n"
 		good   = status + up + conn + accept
-		// As many extensions as no upstream accepts, though the client offers them.
+		// More extensions than any upstream accepts, although the client offers
+		// them.
 		letters = "a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q"
 	)
 	rows := []struct{ id, name, answer string }{
@@ -525,7 +526,7 @@ func TestBadAnswers(t *testing.T) {
 				upstream := r.upstream()
 				head := upstream.ReadHead()
 				key := keyLine.FindStringSubmatch(head)[1]
-				go func() { // more than the proxy reads may be refused with a reset
+				go func() { // go func() { // bytes that the proxy does not read may be answered with a reset
 					io.WriteString(upstream, strings.NewReplacer("ACCEPT", wstest.AcceptKey(key), "CASE", strings.ToLower(wstest.AcceptKey(key))).Replace(row.answer))
 					if c, ok := upstream.Conn.(interface{ CloseWrite() error }); ok && row.id == "F4" || row.id == "F9" {
 						c.CloseWrite()
@@ -545,8 +546,8 @@ func TestBadAnswers(t *testing.T) {
 	})
 }
 
-// A10: up to five answers of 1xx before the 101 are passed over, and a client
-// that hasn't asked for them sees none.
+// A10: up to five 1xx answers before the 101 are skipped, and the client does
+// not see them.
 func TestInformationalAnswers(t *testing.T) {
 	t.Attr("case", "A10")
 	t.Parallel()
@@ -565,8 +566,8 @@ func TestInformationalAnswers(t *testing.T) {
 	})
 }
 
-// The handshakes' bytes, split anywhere, make the same session, and frames that
-// come along with them are kept (A11, C22).
+// The bytes of the handshakes, split anywhere, make the same session, and
+// frames that arrive with them are kept (A11, C22).
 func TestHandshakeSplit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -598,7 +599,7 @@ func TestHandshakeSplit(t *testing.T) {
 	})
 }
 
-// A64, F2, F3, F5, F8: nothing makes the handshake wait for longer than its limit.
+// A64, F2, F3, F5, F8: nothing makes the handshake last longer than its limit.
 func TestHandshakeTimeouts(t *testing.T) {
 	t.Attr("case", "F2 F3 F5 F8")
 	t.Parallel()
@@ -618,7 +619,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name, target string
-		upstream     func(r *rig, w *wstest.Wire) // nil: nobody accepts
+		upstream     func(r *rig, w *wstest.Wire) // upstream     func(r *rig, w *wstest.Wire) // nil: no connection is accepted
 		op           string
 		after        time.Duration
 		options      []wsproxy.Option
@@ -663,7 +664,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 	}
 }
 
-// A connection of the user's own that knows no deadlines is no way around the
+// A connection from WithDialContext that ignores deadlines cannot exceed the
 // limits.
 func TestNoDeadlines(t *testing.T) {
 	t.Parallel()
@@ -688,8 +689,8 @@ func (noDeadlines) SetDeadline(time.Time) error      { return errors.ErrUnsuppor
 func (noDeadlines) SetReadDeadline(time.Time) error  { return errors.ErrUnsupported }
 func (noDeadlines) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
 
-// A65, F11: a client that leaves before its 101 ends the upstream's handshake at
-// once, wherever that stands, and is logged with 499.
+// A65, F11: a client that leaves before its 101 ends the handshake with the
+// upstream at once, at whatever step, and is logged with 499.
 func TestClientLeaves(t *testing.T) {
 	t.Attr("case", "F11")
 	t.Parallel()
@@ -744,7 +745,7 @@ func TestClientLeaves(t *testing.T) {
 	})
 }
 
-// F4: the upstream's connection is reset before there is an answer.
+// F4: the upstream's connection is reset before it answers.
 func TestUpstreamResets(t *testing.T) {
 	t.Attr("case", "F4")
 	t.Parallel()
@@ -759,8 +760,8 @@ func TestUpstreamResets(t *testing.T) {
 	}
 }
 
-// F7, A2 to A4: an upstream's refusal is relayed, status, body and what of the
-// header is not about one connection; then both connections are closed.
+// F7, A2 to A4: an upstream's refusal is relayed with its status, its body and
+// its end-to-end fields. Then both connections are closed.
 func TestRelayRefusal(t *testing.T) {
 	t.Attr("case", "A2 A3 A4 F7")
 	t.Parallel()
@@ -769,7 +770,7 @@ func TestRelayRefusal(t *testing.T) {
 	rows := []struct {
 		id, name, answer string
 		status           int
-		lines            string // to be in the header, with |
+		lines            string // lines            string // expected in the header, separated by |
 		body             string
 		cut              bool
 	}{
@@ -854,7 +855,7 @@ func TestRelayRefusal(t *testing.T) {
 				}
 			})
 		}
-		// A4: no redirect was followed.
+		// A4: redirects are not followed.
 		if n := int(dials.Load()); n != len(rows) {
 			t.Errorf("dialled %d times for %d refusals", n, len(rows))
 		}
@@ -863,8 +864,8 @@ func TestRelayRefusal(t *testing.T) {
 
 var hopPattern = regexp.MustCompile(`(?im)^(keep-alive|upgrade|proxy-authenticate|x-hop|alt-svc|trailer|sec-websocket-accept):.*$`)
 
-// F8: a refusal's body that doesn't end is cut after 10 s, however late in the
-// handshake's own time it began, and the client sees status and cut.
+// F8: a refusal's body that does not end is cut after 10 s, even if it began
+// late in the handshake's own time. The client sees the status and the cut.
 func TestEndlessRefusal(t *testing.T) {
 	t.Attr("case", "F8")
 	t.Parallel()
@@ -900,9 +901,9 @@ func TestEndlessRefusal(t *testing.T) {
 	}
 }
 
-// accepted restates, on an answer's bytes, when it is taken for the 101 that was
-// asked for, by a client that has offered chat and v2. It knows nothing of how the
-// answer is parsed.
+// accepted is an independent statement of when an answer's bytes are the
+// expected 101 for a client that has offered chat and v2. It shares nothing
+// with the proxy's parser.
 func accepted(raw, accept string) bool {
 	for range 6 {
 		head, rest, ok := cutHead(raw)
@@ -926,7 +927,7 @@ func accepted(raw, accept string) bool {
 			}
 			fields[name] = append(fields[name], strings.Trim(value, " \t"))
 		}
-		// elements returns those of a field's lists, each once.
+		// elements returns the elements of a field's lists without duplicates.
 		elements := func(name string, cases func(string) string) []string {
 			var list []string
 			for e := range strings.SplitSeq(strings.Join(fields[name], ","), ",") {
@@ -947,7 +948,7 @@ func accepted(raw, accept string) bool {
 	return false
 }
 
-// cutHead cuts an HTTP header off, whose lines may end in LF alone.
+// cutHead cuts an HTTP header off text. Its lines may end in LF alone.
 func cutHead(raw string) (head, rest string, ok bool) {
 	m := regexp.MustCompile(`\n\r?\n`).FindStringIndex(raw)
 	if m == nil {
@@ -956,8 +957,8 @@ func cutHead(raw string) (head, rest string, ok bool) {
 	return strings.TrimSuffix(raw[:m[0]], "\r"), raw[m[1]:], true
 }
 
-// An upstream's answer, whatever its bytes, makes no panic, and is answered 101
-// only if it is one; ACCEPT stands for the right key in it.
+// No answer of an upstream, whatever its bytes, causes a panic, and only a
+// valid 101 is relayed as 101. ACCEPT stands for the right key.
 func FuzzUpstreamResponse(f *testing.F) {
 	const good = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ACCEPT\r\n"
 	for _, s := range []string{
@@ -973,7 +974,7 @@ func FuzzUpstreamResponse(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	var raw, accept string // of the one handshake under way
+	var raw, accept string // var raw, accept string // of the current handshake
 	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithDialContext(
 		func(context.Context, string, string) (net.Conn, error) {
 			return scripted(func(head string) string {

@@ -17,8 +17,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// opened opens n sessions whose ends answer what they are told. when holds
-// the time at which each client was told, since the bubble began.
+// opened opens n sessions whose ends answer Close frames. when holds the time
+// at which each client got its Close, relative to the start of the bubble.
 func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*wstest.Wire) {
 	began := time.Now()
 	var mu sync.Mutex
@@ -36,7 +36,7 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 					mu.Lock()
 					told[i] = time.Since(began)
 					mu.Unlock()
-					io.WriteString(client, client.Frame(wstest.Close, f.Payload)) // it may have closed first
+					io.WriteString(client, client.Frame(wstest.Close, f.Payload)) // io.WriteString(client, client.Frame(wstest.Cl // it may be closed already
 				}
 			}
 		}()
@@ -55,7 +55,7 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 			}
 		}()
 	}
-	synctest.Wait() // until all have begun
+	synctest.Wait() // synctest.Wait() // until all have started
 	return func() []time.Duration {
 		mu.Lock()
 		defer mu.Unlock()
@@ -63,8 +63,9 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 	}, clients, upstreams
 }
 
-// Sessions are told one by one, evenly spread: over the window that was set,
-// or over what the context leaves, or faster where they are few.
+// Sessions are ended one by one and evenly spread: over the window that was
+// set, over the time until the context's deadline, or in less time if they are
+// few.
 func TestDrainSpread(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -72,12 +73,12 @@ func TestDrainSpread(t *testing.T) {
 		options  []wsproxy.Option
 		sessions int
 		limit    time.Duration // of the context; 0: none
-		window   time.Duration // in which they are told
+		window   time.Duration // window   time.Duration // expected
 	}{
 		{"window", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 0, time.Minute},
 		{"window, few sessions", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1012)}, 3, 0, time.Minute},
 		{"window, longer than the context", []wsproxy.Option{wsproxy.WithDrain(time.Hour, 0)}, 60, 66 * time.Second, time.Minute},
-		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // less a close timeout and a second
+		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // {"what the context leaves", nil, 300, 20 * ti // minus the close timeout and a second
 		{"few sessions", nil, 20, 5 * time.Minute, 2 * time.Second},
 		{"little time", nil, 50, 4 * time.Second, 2 * time.Second}, // half of it
 		{"a window, and little time", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 6 * time.Second, 3 * time.Second},
@@ -118,7 +119,7 @@ func TestDrainSpread(t *testing.T) {
 	}
 }
 
-// Ending many sessions at once takes no goroutine for each of them.
+// Ending many sessions at once starts no goroutine for each of them.
 func TestEndingTakesNoGoroutines(t *testing.T) {
 	if !alone(t) {
 		return
@@ -128,7 +129,7 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 	}
 	for _, c := range carriers() {
 		if c.simulated() {
-			continue // whether a write waits can't be told there
+			continue // continue // it is not known there whether a write would block
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute))
@@ -145,7 +146,7 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 				s.Close(4000, "all of you")
 				most = max(most, runtime.NumGoroutine())
 			}
-			if most > before+5 { // what the runtime does beside it
+			if most > before+5 { // if most > before+5 { // for those of the runtime
 				t.Errorf("%d goroutines with %d sessions open, and up to %d when they were ended", before, len(sessions), most)
 			}
 			for i := range clients {
@@ -156,13 +157,13 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 	}
 }
 
-// Those that have been idle for longest go first.
+// Sessions that have been idle longest are ended first.
 func TestDrainOrder(t *testing.T) {
 	t.Parallel()
 	eachSessionInTime(t, func(t *testing.T, c carrier) {
 		r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
 		when, clients, _ := r.opened(5)
-		for _, i := range []int{3, 0, 4, 2, 1} { // 1 spoke last
+		for _, i := range []int{3, 0, 4, 2, 1} { // for _, i := range []int{3, 0, 4, 2, 1} { // 1 is the last to speak
 			wstest.Elapse(time.Second)
 			clients[i].SendText("x")
 		}
@@ -184,7 +185,8 @@ func TestDrainOrder(t *testing.T) {
 	})
 }
 
-// What the context's end cuts is told to the caller, and counted.
+// The sessions that are cut when the context ends are counted, in the error and
+// in the stats.
 func TestDrainCut(t *testing.T) {
 	t.Parallel()
 	eachSessionInTime(t, func(t *testing.T, c carrier) {
@@ -196,7 +198,7 @@ func TestDrainCut(t *testing.T) {
 		others := make(chan error)
 		go func() { others <- r.proxy.Shutdown(t.Context()) }()
 		synctest.Wait()
-		err := r.proxy.Shutdown(ctx) // an impatient one beside a patient one
+		err := r.proxy.Shutdown(ctx) // err := r.proxy.Shutdown(ctx) // an impatient call beside a patient one
 		wantAt(t, began, 30*time.Second)
 		if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "wsproxy: 30 sessions cut: context deadline exceeded" {
 			t.Errorf("Shutdown: %v", err)
@@ -210,7 +212,7 @@ func TestDrainCut(t *testing.T) {
 	})
 }
 
-// A drain of sessions that end by themselves meanwhile is over when they are.
+// A drain is over when all sessions have ended by themselves.
 func TestDrainEndsEarly(t *testing.T) {
 	t.Parallel()
 	eachSessionInTime(t, func(t *testing.T, c carrier) {
@@ -221,7 +223,7 @@ func TestDrainEndsEarly(t *testing.T) {
 		go func() { done <- r.proxy.Shutdown(t.Context()) }()
 		wstest.Elapse(time.Minute)
 		for _, c := range clients {
-			io.WriteString(c, c.Frame(wstest.Close, wstest.CloseBody(1000, ""))) // one may have been told already
+			io.WriteString(c, c.Frame(wstest.Close, wstest.CloseBody(1000, ""))) // io.WriteString(c, c.Frame(wstest.Close, wstes // it may be closed already
 		}
 		if err := wstest.Receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)
@@ -230,8 +232,8 @@ func TestDrainEndsEarly(t *testing.T) {
 	})
 }
 
-// One call for the server and its proxies: while these drain, the server still
-// answers.
+// ShutdownServer shuts down the server and its proxies: while the proxies
+// drain, the server still answers.
 func TestShutdownServer(t *testing.T) {
 	t.Parallel()
 	const message = "still there"
@@ -284,7 +286,7 @@ func TestShutdownServer(t *testing.T) {
 		t.Errorf("Serve: %v", err)
 	}
 
-	// What went wrong is told, of each.
+	// The errors of all of them are returned.
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := wsproxy.ShutdownServer(ctx, new(http.Server), r.proxy); err != nil {

@@ -81,7 +81,7 @@ func Example() {
 	// <nil>
 }
 
-// quiet is for examples that print what matters themselves.
+// quiet discards the records, for examples that print their own output.
 var quiet = wsproxy.WithLogger(slog.New(slog.DiscardHandler))
 
 // open opens a WebSocket with the header, or prints the status that refuses it.
@@ -172,7 +172,7 @@ func ExampleWithErrorHandler() {
 		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, e *wsproxy.Error) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(e.Status)
-			json.NewEncoder(w).Encode(map[string]any{"status": e.Status, "kind": e.Kind()}) // not e itself: its text is for logs
+			json.NewEncoder(w).Encode(map[string]any{"status": e.Status, "kind": e.Kind()}) // json.NewEncoder(w).Encode(map[string]any{"sta // not e itself: its text is meant for logs
 		}))
 	if err != nil {
 		log.Fatal(err)
@@ -331,7 +331,7 @@ func ExampleWithDialContext() {
 	// <nil>
 }
 
-// A function takes the first of the members that may be given the session.
+// A function selects the first of the available members.
 func ExampleBalanceFunc() {
 	first, second := echoServer(), echoServer()
 	defer first.Close()
@@ -396,7 +396,7 @@ func ExampleSession_Close() {
 	type userKey struct{}
 	proxy, err := wsproxy.New(upstream.URL, quiet,
 		wsproxy.WithOnOpen(func(s *wsproxy.Session, r *http.Request) error {
-			s.Set(userKey{}, r.URL.Query().Get("user")) // here, a cookie or a token would tell
+			s.Set(userKey{}, r.URL.Query().Get("user")) // s.Set(userKey{}, r.URL.Query().Get("user")) // in a real program, from a cookie or token
 			return nil
 		}))
 	if err != nil {
@@ -439,7 +439,7 @@ func ExampleShutdownServer() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := wsproxy.ShutdownServer(ctx, server, proxy); err != nil {
-		log.Print(err) // it says how many sessions were cut
+		log.Print(err) // log.Print(err) // it says how many sessions were cut
 	}
 }
 
@@ -490,8 +490,8 @@ func ExampleConnContext() {
 	log.Fatal(server.ListenAndServe())
 }
 
-// A rewrite hook tells the upstream the user's name, which the server's own
-// middleware has found out.
+// A rewrite hook passes the user's name to the upstream. The server's own
+// middleware has found it out.
 func ExampleWithRewrite() {
 	upstream := echoServer()
 	defer upstream.Close()

@@ -17,15 +17,16 @@ import (
 
 // Ordinary HTTP on the proxy's route.
 
-// A request that asks for no WebSocket goes to the fallback, in whatever shape,
-// and nothing is logged or counted; one that asks for one never does.
+// A request that does not ask for a WebSocket goes to the fallback, whatever
+// its form, and nothing is logged or counted. A request that asks for one never
+// does.
 func TestFallback(t *testing.T) {
 	t.Parallel()
 	const h = " HTTP/1.1\r\nHost: front.test\r\n"
 	const sec = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wstest.Key + "\r\n"
 	for _, row := range []struct {
 		name, request string
-		want          int // 200: by the fallback
+		want          int // want          int // 200: from the fallback
 	}{
 		{"GET", "GET /socket.io/?EIO=4&transport=polling" + h + "\r\n", 200},
 		{"HEAD", "HEAD /" + h + "\r\n", 200},
@@ -92,8 +93,8 @@ func TestFallback(t *testing.T) {
 	}
 }
 
-// The fallback needs no room, and goes on after Shutdown; without one the answer
-// is 426, as ever. HTTP/2 goes there as well.
+// The fallback needs no free session and continues after Shutdown. Without a
+// fallback the answer is 426. HTTP/2 requests go to it as well.
 func TestFallbackAlways(t *testing.T) {
 	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) })
@@ -138,8 +139,8 @@ func TestFallbackAlways(t *testing.T) {
 	}
 }
 
-// A panic of the fallback's is net/http's: a ReverseProxy ends an answer so that
-// it can't complete.
+// A panic in the fallback is left to net/http: a ReverseProxy panics to abort
+// an answer that it cannot complete.
 func TestFallbackPanics(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -154,9 +155,10 @@ func TestFallbackPanics(t *testing.T) {
 	}
 }
 
-// One mount, one upstream: polling goes through a ReverseProxy, and a session
-// through the proxy, also on the same connection one after the other. What only
-// looks like an upgrade makes no tunnel, though the upstream would take it.
+// One mount, one upstream: polling goes through a ReverseProxy and a session
+// through the proxy, also one after the other on the same connection. A request
+// that only resembles an upgrade opens no tunnel, even if the upstream would
+// accept it.
 func TestFallbackReverseProxy(t *testing.T) {
 	t.Parallel()
 	var r *rig
@@ -188,7 +190,7 @@ func TestFallbackReverseProxy(t *testing.T) {
 		c := r.client()
 		c.Send("GET /x HTTP/1.1\r\nHost: front.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + "\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n" +
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wstest.Key + "\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n")
-		head := u.ReadHead() // on the connection that is there
+		head := u.ReadHead() // head := u.ReadHead() // on the existing connection
 		for line := range strings.SplitSeq(strings.ToLower(head), "\r\n") {
 			if strings.HasPrefix(line, "upgrade:") || strings.HasPrefix(line, "connection:") || strings.HasPrefix(line, "http2-settings:") {
 				t.Errorf("Upgrade: %s: upstream got %q", protocol, line)
@@ -198,7 +200,7 @@ func TestFallbackReverseProxy(t *testing.T) {
 		if resp := c.ReadResponse(); resp.StatusCode != 200 {
 			t.Errorf("Upgrade: %s: answered %d, want 200", protocol, resp.StatusCode)
 		}
-		// What came behind it is an ordinary request, and no bytes of a tunnel.
+		// The bytes after it are an ordinary request, not part of a tunnel.
 		if head := u.ReadHead(); !strings.HasPrefix(head, "GET /admin HTTP/1.1\r\n") {
 			t.Errorf("Upgrade: %s: upstream got %q", protocol, head)
 		}
@@ -207,8 +209,8 @@ func TestFallbackReverseProxy(t *testing.T) {
 	}
 }
 
-// The fallback's handler is in no session: a Shutdown that it calls waits for
-// all of them.
+// The fallback's handler runs outside of sessions: a Shutdown that it calls
+// waits for all of them.
 func TestShutdownInFallback(t *testing.T) {
 	t.Parallel()
 	var r *rig

@@ -17,8 +17,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Tests that run in parallel wait for sockets and timers more than they
-	// compute: there may be more of them than processors.
+	// Tests that run in parallel spend most of their time waiting for sockets
+	// and timers, so there may be more of them than processors.
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(wstest.Run(m))
 }
 
-// A rig puts a proxy between a client and an upstream that both are raw byte
-// streams in the test's hands, over memory, TCP or TLS.
+// A rig puts a proxy between a client and an upstream. Both are raw byte
+// streams that the test controls, over memory, TCP or TLS.
 type rig struct {
 	t     testing.TB
 	legs  legs
@@ -41,22 +41,22 @@ type rig struct {
 	logs  *wstest.Logs
 	front net.Listener
 	back  net.Listener
-	// returned is sent to when ServeHTTP has returned, and over when a session is
-	// over.
+	// returned gets a value when ServeHTTP has returned, and over when a
+	// session is over.
 	returned, over chan struct{}
-	// connContext is the front server's, if it isn't nil.
+	// connContext is the front server's ConnContext, unless it is nil.
 	connContext func(context.Context, net.Conn) context.Context
 }
 
-// newRig starts a server with the proxy at every path. Its upstream is the
-// test, by way of rig.upstream.
+// newRig starts a server with the proxy at every path. The test plays the
+// upstream with rig.upstream.
 func newRig(t testing.TB, k wstest.Kind, options ...wsproxy.Option) *rig {
 	t.Helper()
 	return carrier{drivers[0], bothLegs(k)}.rig(t, options...)
 }
 
-// newRigTo is newRig with another target, and without the default that every
-// origin may come in.
+// newRigTo is newRig with another target, and without the option that allows
+// every origin.
 func newRigTo(t testing.TB, k wstest.Kind, target string, options ...wsproxy.Option) *rig {
 	t.Helper()
 	return newCarrierRig(t, carrier{drivers[0], bothLegs(k)}, target, options...)
@@ -135,20 +135,20 @@ func (r *rig) wantOver() {
 	wstest.Receive(r.t, r.over)
 }
 
-// client connects to the front; TLS and HTTP aren't begun.
+// client connects to the front server; TLS and HTTP have not started.
 func (r *rig) client() *wstest.Wire {
 	r.t.Helper()
 	return r.legs.client.Connect(r.t, r.front)
 }
 
-// upstream waits for the proxy to connect; TLS and HTTP aren't begun.
+// upstream waits for the proxy to connect; TLS and HTTP have not started.
 func (r *rig) upstream() *wstest.Wire {
 	r.t.Helper()
 	return r.legs.upstream.Accept(r.t, r.back)
 }
 
-// open takes both sides through their handshakes. The extra header lines go
-// into the client's request and the upstream's answer.
+// open performs both handshakes. The extra header lines are added to the
+// client's request and the upstream's answer.
 func (r *rig) open(requestLines, answerLines string) (client, upstream *wstest.Wire) {
 	r.t.Helper()
 	client = r.client()
@@ -162,7 +162,7 @@ func (r *rig) open(requestLines, answerLines string) (client, upstream *wstest.W
 	return client, upstream
 }
 
-// wantEnded waits for the first session's end record and compares who ended
+// wantEnded waits for the first record of a session's end and checks who ended
 // it and why.
 func (r *rig) wantEnded(by, reason string) wstest.Record {
 	r.t.Helper()
@@ -173,10 +173,10 @@ func (r *rig) wantEnded(by, reason string) wstest.Record {
 	return m
 }
 
-// alone reports whether this process runs the test alone. Otherwise it has
-// another process do that, since what the test counts or limits is the whole
-// process's: goroutines, descriptors, heap and, as new goroutines get stacks of
-// the size that others have needed on average, stacks.
+// alone reports whether this process runs only the given test. If not, it runs
+// the test in a process of its own, because the test counts or limits what
+// belongs to the whole process: goroutines, descriptors, heap, and stacks (new
+// goroutines get stacks of the average size that others have needed).
 func alone(t *testing.T) bool {
 	t.Helper()
 	const env = "WSPROXY_TEST_ALONE"

@@ -24,20 +24,20 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A scene is a proxy whose members do as the test says: all in memory, and in
+// A scene is a proxy whose members act as the test says, in memory and in
 // simulated time.
 type scene struct {
 	t       *testing.T
 	proxy   *wsproxy.Proxy
 	logs    *wstest.Logs
-	act     map[string]act // by host; absent: answer 403, as one that is well
-	clients int            // how many take turns; 0: one
+	act     map[string]act // act     map[string]act // by host; without an entry a member is healthy and answers 403
+	clients int            // clients int // number of clients that take turns; 0: one
 	mu      sync.Mutex
 	dialled []string // guarded by mu
 	served  int      // guarded by mu
 }
 
-// An act is what comes of dialling a member.
+// An act says what happens when a member is dialled.
 type act func(ctx context.Context) (net.Conn, error)
 
 func failing(err error) act {
@@ -52,13 +52,13 @@ func answeringStatus(code int) act {
 	return answering(fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n", code))
 }
 
-// hanging doesn't connect.
+// hanging never connects.
 func hanging(ctx context.Context) (net.Conn, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
 
-// silent takes the request and says nothing.
+// silent takes the request and does not answer.
 func silent(context.Context) (net.Conn, error) {
 	near, far := wstest.MemPair(1 << 16)
 	go io.Copy(io.Discard, far)
@@ -95,15 +95,15 @@ func newScene(t *testing.T, n int, options ...wsproxy.Option) *scene {
 	return s
 }
 
-// handshake makes a handshake, and returns what was dialled for it, one letter a
-// member, and the status.
+// handshake performs a handshake. It returns the members that were dialled for
+// it, one letter each, and the status.
 func (s *scene) handshake() (dialled string, status int) {
 	s.dialledSince()
 	w := s.serve(context.Background())
 	return s.dialledSince(), w.Code
 }
 
-// dialledSince returns what was dialled since it was last called.
+// dialledSince returns what was dialled since the last call.
 func (s *scene) dialledSince() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,8 +141,9 @@ func inTurn() wsproxy.Option {
 	return wsproxy.WithBalance(wsproxy.BalanceFunc(func(_ *http.Request, members []wsproxy.MemberState) int { return 0 }))
 }
 
-// F1 to F4, F7, F9, F16, F17: what fails before the request is sent goes to the
-// next member, never twice to the same, and what was sent does not.
+// F1 to F4, F7, F9, F16, F17: a handshake that fails before the request is sent
+// is retried with the next member, never twice with the same one. A handshake
+// that fails later is not retried.
 func TestNextMember(t *testing.T) {
 	t.Attr("case", "F1 F2 F3 F4 F7 F9 F16 F17")
 	t.Parallel()
@@ -192,8 +193,8 @@ func TestNextMember(t *testing.T) {
 	}
 }
 
-// F3, F4: with the option, what got no answer, or one of 502, 503 or 504, goes
-// to the next member, too.
+// F3, F4: with the option, a handshake that got no answer, or 502, 503 or 504,
+// is also retried.
 func TestNextMemberForSent(t *testing.T) {
 	t.Attr("case", "F3 F4")
 	t.Parallel()
@@ -230,8 +231,8 @@ func TestNextMemberForSent(t *testing.T) {
 	})
 }
 
-// One budget of time for all members: each gets half of what is left, the last
-// one all of it.
+// All members share one time limit: each gets half of the remaining time, the
+// last one all of it.
 func TestAttemptsShareTheTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -252,7 +253,7 @@ func TestAttemptsShareTheTime(t *testing.T) {
 	})
 }
 
-// A client that leaves ends the search, and blames nobody.
+// A client that leaves ends the search, and no member is blamed.
 func TestClientLeavesDuringSearch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -272,8 +273,9 @@ func TestClientLeavesDuringSearch(t *testing.T) {
 	})
 }
 
-// F19: a member that fails is left alone, each time twice as long; then one
-// handshake goes ahead of the others, and when it succeeds all is as before.
+// F19: the proxy backs off from a member that fails, twice as long each time.
+// Then one handshake is tried alone, and when it succeeds, the member is as
+// before.
 func TestPassiveHealth(t *testing.T) {
 	t.Attr("case", "F19")
 	t.Parallel()
@@ -294,7 +296,7 @@ func TestPassiveHealth(t *testing.T) {
 		s.act["a"] = nil
 		s.want("a", 403)
 		s.want("a", 403)
-		// Forgiven: the next rest is a short one again.
+		// The failures are forgotten: the next backoff is short again.
 		s.act["a"] = failing(syscall.ECONNREFUSED)
 		s.want("ab", 403)
 		wstest.Elapse(time.Second)
@@ -302,17 +304,17 @@ func TestPassiveHealth(t *testing.T) {
 	})
 }
 
-// F16, F17: what is this machine's own fault, or a hook's, or the client's,
-// blames no member, and neither does what a request may have brought about, unless
-// the option says so, and several clients have seen it.
+// F16, F17: failures of this machine, a hook or the client count against no
+// member. Failures that a request may have caused do not count either, unless
+// the option says so and several clients have seen them.
 func TestBlame(t *testing.T) {
 	t.Attr("case", "F16 F17")
 	t.Parallel()
 	for _, test := range []struct {
 		name     string
 		a        act
-		failures int // that make it go down; 0: never
-		judged   int // with WithJudgeAnswers, and as many clients
+		failures int // failures int // after which it is down; 0: never
+		judged   int // judged   int // the argument of WithJudgeAnswers, and the number of clients
 	}{
 		{"F16 descriptors", failing(syscall.EMFILE), 0, 0},
 		{"F16 descriptors of the system", failing(syscall.ENFILE), 0, 0},
@@ -350,7 +352,7 @@ func TestBlame(t *testing.T) {
 							if down, want := s.proxy.Stats().Members[0].Down, failures > 0 && i+1 >= failures; down != want {
 								t.Fatalf("after %d: down = %v", i+1, down)
 							}
-							if failures > 0 && i+1 == failures { // it comes back by itself
+							if failures > 0 && i+1 == failures { // if failures > 0 && i+1 == failures { // it recovers by itself
 								break
 							}
 						}
@@ -359,7 +361,7 @@ func TestBlame(t *testing.T) {
 			}
 		}
 	}
-	// Two errors, something better, two errors: no three in a row.
+	// Two errors, a success, two errors: never three in a row.
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, 2, inTurn(), wsproxy.WithJudgeAnswers(3))
 		s.clients = 100
@@ -372,8 +374,9 @@ func TestBlame(t *testing.T) {
 	})
 }
 
-// Clients that are less patient than the proxy don't keep a member going that
-// swallows what is sent to it; those that leave at once say nothing of it.
+// A member that takes connections and never answers is backed off from even if
+// clients are less patient than the proxy. Clients that leave at once do not
+// count.
 func TestImpatientClients(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -399,7 +402,7 @@ func TestImpatientClients(t *testing.T) {
 				t.Fatalf("%s: down", name)
 			}
 			s.clients = 1
-			for range 10 { // one client decides nothing; middleware's time isn't the client's doing
+			for range 10 { // for range 10 { // one client alone does not count; time spent in middleware is not the client's
 				if name == "the client" {
 					leave(1500 * time.Millisecond)
 				}
@@ -430,9 +433,9 @@ func (full) SetDeadline(time.Time) error     { return nil }
 func (full) SetReadDeadline(time.Time) error { return nil }
 func (full) Close() error                    { return nil }
 
-// F17: members towards which there is no port, or which have an address of IPv6
-// where that is switched off, blameless as they are, cost the others nothing: not
-// the clients', and not the retries for real failures.
+// F17: members that no local port is left for, or that have an IPv6 address
+// where IPv6 is off, are not at fault, and cost the others nothing: no time of
+// their clients, and no retries that real failures need.
 func TestNoPortTowardsSome(t *testing.T) {
 	t.Attr("case", "F17")
 	t.Parallel()
@@ -460,8 +463,9 @@ func TestNoPortTowardsSome(t *testing.T) {
 	}
 }
 
-// Whatever one client asks for, and however often, it decides nothing for others:
-// not that a member is left alone, nor that it stays so, nor where a room is.
+// Whatever one client requests, and however often, it decides nothing for
+// others: not that the proxy backs off from a member, nor that it continues to,
+// nor where a room is.
 func TestOneClientDecidesNothing(t *testing.T) {
 	t.Attr("case", "A85")
 	t.Parallel()
@@ -503,8 +507,8 @@ func TestOneClientDecidesNothing(t *testing.T) {
 	}
 }
 
-// One client's answers don't keep a member from coming back, nor does one that
-// takes its time hold the trial.
+// One client's answers do not keep a member from recovering, and a slow client
+// does not hold the trial.
 func TestOneClientKeepsNobodyDown(t *testing.T) {
 	t.Attr("case", "A85")
 	t.Parallel()
@@ -516,7 +520,7 @@ func TestOneClientKeepsNobodyDown(t *testing.T) {
 					s.act["a"] = failing(syscall.ECONNREFUSED)
 					s.want("ab", 403)
 					wstest.Elapse(time.Second)
-					// The first to come has the trial, and takes as long as it can.
+					// The first client gets the trial and is slow.
 					s.act["a"] = a
 					ctx, cancel := context.WithCancel(t.Context())
 					done := make(chan struct{})
@@ -536,7 +540,7 @@ func TestOneClientKeepsNobodyDown(t *testing.T) {
 	}
 }
 
-// A hook that blocks holds the trial for a while at most.
+// A hook that blocks holds the trial for a limited time.
 func TestHookHoldsTrial(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -567,8 +571,8 @@ func TestHookHoldsTrial(t *testing.T) {
 	})
 }
 
-// What a client can bring about uses up no retries that are kept for members that
-// don't connect.
+// Failures that a client can cause use up none of the retries that are reserved
+// for members that cannot be connected to.
 func TestRetriesKeptForConnecting(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -587,7 +591,7 @@ func TestRetriesKeptForConnecting(t *testing.T) {
 	})
 }
 
-// If the healthy members are full, those that are down are not tried instead.
+// If the healthy members are full, members that are down are not tried instead.
 func TestFullAndDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -596,7 +600,7 @@ func TestFullAndDown(t *testing.T) {
 		s.act["a"] = failing(syscall.ECONNREFUSED)
 		s.want("ab", 403)
 		wstest.Elapse(time.Second)
-		s.want("ab", 403) // and a is left alone for 2 s
+		s.want("ab", 403) // s.want("ab", 403) // and a is backed off for 2 s
 		s.act["b"] = silent
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -612,8 +616,8 @@ func TestFullAndDown(t *testing.T) {
 	})
 }
 
-// What becomes of a handshake with a member that is gone meanwhile is not the
-// business of the one that may come back under its name.
+// The result of a handshake with a member that has been removed does not count
+// for a member that is added later under the same name.
 func TestGoneIsNotJudged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -641,8 +645,8 @@ func TestGoneIsNotJudged(t *testing.T) {
 	})
 }
 
-// A refusal that would be tried again is the client's answer after all, whole,
-// if the other member has gone meanwhile.
+// If the other member has been removed meanwhile, a refusal that would have
+// been retried is relayed to the client in full.
 func TestRefusalIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -663,8 +667,8 @@ func TestRefusalIsKept(t *testing.T) {
 	})
 }
 
-// The first handshake with a member that may be back goes alone: while it is
-// under way, others go elsewhere.
+// The first handshake after a backoff is tried alone: while it is under way,
+// others go elsewhere.
 func TestSingleProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -686,8 +690,8 @@ func TestSingleProbe(t *testing.T) {
 	})
 }
 
-// F19: when all are down, the one that has been left alone for longest is tried,
-// once, and what comes of it is the answer.
+// F19: when all members are down, the one that has been backed off longest is
+// tried once, and its result is the answer.
 func TestAllDown(t *testing.T) {
 	t.Attr("case", "F19")
 	t.Parallel()
@@ -704,17 +708,17 @@ func TestAllDown(t *testing.T) {
 	})
 }
 
-// When a whole cluster fails, only a share of the handshakes are tried again.
+// When a whole cluster fails, only a share of the handshakes is retried.
 func TestRetryBudget(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		share   float64
 		retries int
-	}{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400}, {1, 1000}} { // the other half of the 20 is kept for connecting
+	}{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400}, {1, 1000}} { // }{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400},  // the other half of the 20 is reserved for connecting
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share), wsproxy.WithRetryAfterSend())
 			retries := 0
-			for i := range 2000 { // every other one fails, and is well again before that counts
+			for i := range 2000 { // for i := range 2000 { // every other one fails, and recovers before that counts
 				s.act["a"] = answeringStatus([]int{404, 503}[i%2])
 				dialled, _ := s.handshake()
 				retries += len(dialled) - 1
@@ -729,8 +733,8 @@ func TestRetryBudget(t *testing.T) {
 	}
 }
 
-// Where WithRewrite goes to another host, that is not the member's, and its
-// failure neither: nothing is tried again.
+// If WithRewrite chooses another host, its failures do not count against the
+// member, and nothing is retried.
 func TestRewriteLeavesMembersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -746,8 +750,8 @@ func TestRewriteLeavesMembersAlone(t *testing.T) {
 	})
 }
 
-// The first handshake with a member that may be back doesn't hold it for ever,
-// whatever becomes of it.
+// The first handshake after a backoff does not hold its member for ever,
+// however it ends.
 func TestProbeIsGivenBack(t *testing.T) {
 	t.Parallel()
 	for name, probe := range map[string]struct {
@@ -783,7 +787,7 @@ func TestProbeIsGivenBack(t *testing.T) {
 	}
 }
 
-// testEpoch is when the clock of a synctest bubble begins.
+// testEpoch is the time at which the clock of a synctest bubble starts.
 var testEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 type panickingConn struct{ net.Conn }
@@ -794,8 +798,8 @@ func (panickingConn) SetDeadline(time.Time) error     { return nil }
 func (panickingConn) SetReadDeadline(time.Time) error { return nil }
 func (panickingConn) Close() error                    { return nil }
 
-// When none is well, they are tried in turn, so that one that is back is found
-// soon; and one that hangs is not waited for by all.
+// When no member is healthy, they are tried in turn, so that one that has
+// recovered is found soon. A member that hangs does not delay everyone.
 func TestAllDownInTurn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -803,7 +807,7 @@ func TestAllDownInTurn(t *testing.T) {
 		for _, name := range []string{"a", "b", "c"} {
 			s.act[name] = failing(syscall.ECONNREFUSED)
 		}
-		for range 500 { // the rests grow to 30 s
+		for range 500 { // for range 500 { // the backoffs grow to 30 s
 			s.handshake()
 			wstest.Elapse(200 * time.Millisecond)
 		}
@@ -819,7 +823,7 @@ func TestAllDownInTurn(t *testing.T) {
 	})
 }
 
-// Without retries, a member has all the time.
+// Without retries, one member has all the time.
 func TestNoRetryNoShare(t *testing.T) {
 	t.Parallel()
 	for _, options := range [][]wsproxy.Option{
@@ -840,8 +844,8 @@ func TestNoRetryNoShare(t *testing.T) {
 	}
 }
 
-// However many members hang, one that is well and comes late is not given up
-// before it had a second.
+// However many members hang, a healthy one that is tried late gets at least a
+// second.
 func TestLeastShare(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -863,7 +867,7 @@ func TestLeastShare(t *testing.T) {
 	})
 }
 
-// A proxy with a single upstream tries that every time, as it always has.
+// A proxy with a single upstream tries it every time.
 func TestSingleMemberIsAlwaysTried(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -882,8 +886,8 @@ func rewriteHost(host string) func(*httputil.ProxyRequest) {
 	return func(pr *httputil.ProxyRequest) { pr.Out.URL.Host = host }
 }
 
-// The same over real sockets: three requests for a path that an application
-// answers 500, or doesn't answer, and ten more.
+// The same over real sockets: three requests for a path for which an
+// application answers 500 or does not answer, and ten more.
 func TestOneClientOverTCP(t *testing.T) {
 	t.Attr("case", "A85")
 	t.Parallel()
@@ -935,8 +939,9 @@ func TestOneClientOverTCP(t *testing.T) {
 	}
 }
 
-// A dialer that keeps to no deadline looks like a proxy that didn't run when the
-// time was up. That is nobody's fault a few times in a row, and then the member's.
+// A dialer that ignores its deadline looks like a proxy that was not running
+// when the time was up. That is excused a few times in a row; then it counts
+// against the member.
 func TestDialerIsLate(t *testing.T) {
 	t.Parallel()
 	late := func(ctx context.Context) (net.Conn, error) {
@@ -954,7 +959,7 @@ func TestDialerIsLate(t *testing.T) {
 					s.want("ab", 403)
 				}
 				s.act["a"] = nil
-				s.want("a", 403) // which ends the row
+				s.want("a", 403) // s.want("a", 403) // which ends the series
 				s.act["a"] = late
 			}
 			for range excused + 1 {

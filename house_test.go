@@ -9,7 +9,7 @@ import (
 )
 
 // CONTRIBUTING.md names every file of the package and every directory of
-// internal, and no other.
+// internal, and nothing else.
 func TestDocumentedFiles(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile("CONTRIBUTING.md")
