@@ -38,6 +38,7 @@ var clients = []client{
 	aiohttpClient,
 	websocketClientPython,
 	tornadoClient,
+	gorillaClient,
 }
 
 // TestServers has each server carried both ways.
