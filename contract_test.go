@@ -8,9 +8,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// The contract: what a session does is the same whatever moves its bytes, and
-// whatever its legs are made of. Tests of that run over each carrier. Who adds a
-// driver or a kind of leg adds a row here, not tests.
+// The contract: a session behaves the same whatever moves its bytes, and
+// whatever its legs are made of. Tests of that run over each carrier. To add a
+// driver or a kind of leg, add a row here, not tests.
 
 // A driver is what moves a session's bytes.
 type driver struct {
@@ -24,7 +24,7 @@ var drivers = []driver{
 	{"detached", []wsproxy.Option{wsproxy.WithDetach()}, true},
 }
 
-// legs are what a session's two connections are made of.
+// legs describes what a session's two connections are made of.
 type legs struct {
 	name             string
 	client, upstream wstest.Kind
@@ -38,7 +38,7 @@ var kindsOfLegs = []legs{
 	{"tls to tcp", wstest.TLS, wstest.TCP},
 }
 
-// bothLegs is legs of one kind.
+// bothLegs returns legs of one kind.
 func bothLegs(k wstest.Kind) legs { return legs{string(k), k, k} }
 
 // A carrier is a driver with legs.
@@ -47,7 +47,7 @@ type carrier struct {
 	legs
 }
 
-// carriers returns all of them.
+// carriers returns all carriers.
 func carriers() (all []carrier) {
 	for _, d := range drivers {
 		for _, l := range kindsOfLegs {
@@ -59,13 +59,13 @@ func carriers() (all []carrier) {
 
 func (c carrier) String() string { return c.driver.name + "/" + c.legs.name }
 
-// simulated says whether the carrier works in a synctest bubble.
+// simulated reports whether the carrier works in a synctest bubble.
 func (c carrier) simulated() bool { return c.client == wstest.Memory && c.upstream == wstest.Memory }
 
-// has says whether a leg is of that kind.
+// has reports whether a leg is of that kind.
 func (c carrier) has(k wstest.Kind) bool { return c.client == k || c.upstream == k }
 
-// rig returns a rig whose sessions have that carrier.
+// rig returns a rig whose sessions use the carrier.
 func (c carrier) rig(t testing.TB, options ...wsproxy.Option) *rig {
 	t.Helper()
 	target := "http://upstream.test"
@@ -75,7 +75,8 @@ func (c carrier) rig(t testing.TB, options ...wsproxy.Option) *rig {
 	return newCarrierRig(t, c, target, append([]wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, options...)...)
 }
 
-// run runs a test of the carrier, in a bubble if it can: it may not call t.Run.
+// run runs a test of the carrier, in a bubble if possible: the test must not
+// call t.Run.
 func (c carrier) run(t *testing.T, f func(t *testing.T)) {
 	if c.simulated() {
 		synctest.Test(t, f)
@@ -84,7 +85,7 @@ func (c carrier) run(t *testing.T, f func(t *testing.T)) {
 	}
 }
 
-// eachSession runs a test over each carrier, all of them at once.
+// eachSession runs a test over all carriers, in parallel.
 func eachSession(t *testing.T, f func(t *testing.T, c carrier)) {
 	for _, c := range carriers() {
 		t.Run(c.String(), func(t *testing.T) {
@@ -94,8 +95,7 @@ func eachSession(t *testing.T, f func(t *testing.T, c carrier)) {
 	}
 }
 
-// eachWay is eachSession with either side as the one that something is wrong
-// with.
+// eachWay is eachSession, once with each side as the one that misbehaves.
 func eachWay(t *testing.T, f func(t *testing.T, c carrier, w way)) {
 	for _, c := range carriers() {
 		t.Run(c.String(), func(t *testing.T) {
@@ -105,8 +105,8 @@ func eachWay(t *testing.T, f func(t *testing.T, c carrier, w way)) {
 	}
 }
 
-// eachWayAlone is eachWay for tests that measure what the process has: they run
-// one at a time.
+// eachWayAlone is eachWay for tests that measure the resources of the process:
+// they run one at a time.
 func eachWayAlone(t *testing.T, f func(t *testing.T, c carrier, w way)) {
 	for _, c := range carriers() {
 		t.Run(c.String(), func(t *testing.T) { bothWays(t, c, f) })
@@ -121,9 +121,9 @@ func bothWays(t *testing.T, c carrier, f func(t *testing.T, c carrier, w way)) {
 	}
 }
 
-// eachSessionInTime is eachSession with the carriers that work in a bubble: what
-// is about time runs on simulated time. Hours cost nothing then, and an instant
-// can be named.
+// eachSessionInTime is eachSession with the carriers that work in a bubble:
+// tests that depend on time run on simulated time. There, hours cost nothing,
+// and events can be checked to the instant.
 func eachSessionInTime(t *testing.T, f func(t *testing.T, c carrier)) {
 	for _, c := range carriers() {
 		if c.simulated() {
@@ -134,8 +134,8 @@ func eachSessionInTime(t *testing.T, f func(t *testing.T, c carrier)) {
 	}
 }
 
-// eachWayInTime is eachSessionInTime with either side as the one that something
-// is wrong with.
+// eachWayInTime is eachSessionInTime, once with each side as the one that
+// misbehaves.
 func eachWayInTime(t *testing.T, f func(t *testing.T, c carrier, w way)) {
 	for _, c := range carriers() {
 		if c.simulated() {
@@ -148,8 +148,8 @@ func eachWayInTime(t *testing.T, f func(t *testing.T, c carrier, w way)) {
 	}
 }
 
-// inCase is t.Run for a test that may run in a bubble. The first case that fails
-// is the last one.
+// inCase is t.Run for a test that may run in a bubble. After the first case
+// that fails, no other case runs.
 func inCase(t *testing.T, name string, f func()) {
 	defer func() {
 		if t.Failed() {

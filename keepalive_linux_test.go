@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TCP's keep-alive watches an upstream that isn't pinged, and clients always;
-// pinged upstreams are watched by Pings, which do it better.
+// TCP keep-alives are on for upstreams that are not pinged, and always for
+// clients. Upstreams that are pinged do not need them.
 func TestTCPKeepAlive(t *testing.T) {
 	for _, test := range []struct {
 		name    string

@@ -14,18 +14,18 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A watch keeps what comes to a wire, and when. It answers Pings, and Closes
-// as a well-behaved peer does.
+// A watch records the frames that reach a wire, and when. It answers Pings, and
+// Closes as a well-behaved peer does.
 type watch struct {
 	frames []wstest.Frame
 	times  []time.Duration // of the frames
-	end    time.Duration   // when the stream ended; 0: it hasn't
+	end    time.Duration   // end    time.Duration // when the stream ended; 0: not yet
 }
 
-// watched starts a watch. Its fields may be read behind a synctest.Wait.
+// watched starts a watch. Its fields may be read after a synctest.Wait.
 func watched(w *wstest.Wire) *watch { return startWatch(w, true) }
 
-// heardBy is watched for a side that says nothing, not even Pongs.
+// heardBy is watched for a side that sends nothing, not even Pongs.
 func heardBy(w *wstest.Wire) *watch { return startWatch(w, false) }
 
 func startWatch(w *wstest.Wire, answer bool) *watch {
@@ -54,7 +54,7 @@ func startWatch(w *wstest.Wire, answer bool) *watch {
 	return k
 }
 
-// only is the frames that begin with first, and when they came.
+// only returns the frames that begin with first, and when they came.
 func (k *watch) only(first byte) (payloads []string, times []time.Duration) {
 	for i, f := range k.frames {
 		if f.First == first {
@@ -64,8 +64,8 @@ func (k *watch) only(first byte) (payloads []string, times []time.Duration) {
 	return payloads, times
 }
 
-// wantClosed wants the stream to have ended just at, by a Close with that
-// code; 0: with no Close.
+// wantClosed checks that the stream ended exactly at the given time, with a
+// Close of that code; 0: without a Close.
 func (k *watch) wantClosed(t *testing.T, code int, at time.Duration) {
 	t.Helper()
 	synctest.Wait()
@@ -78,7 +78,7 @@ func (k *watch) wantClosed(t *testing.T, code int, at time.Duration) {
 	}
 }
 
-// wantAt wants d to be the time since began.
+// wantAt checks that d has passed since began.
 func wantAt(t *testing.T, began time.Time, d time.Duration) {
 	t.Helper()
 	if got := time.Since(began); got != d {
@@ -86,17 +86,17 @@ func wantAt(t *testing.T, began time.Time, d time.Duration) {
 	}
 }
 
-// A Ping is due when a leg was silent for pingLeast to pingMost.
+// A Ping is due when a leg has been silent for pingLeast to pingMost.
 const (
 	pingLeast = 22500 * time.Millisecond
 	pingMost  = 25 * time.Second
 )
 
-// pongTime is how long a Ping may be unanswered.
+// pongTime is how long a Ping may stay unanswered.
 const pongTime = 35 * time.Second
 
-// answerOnce has each wire of a session answer the first Ping, and so be held to
-// the next ones.
+// answerOnce has each wire of a session answer its first Ping, so that later
+// Pings must be answered.
 func answerOnce(t *testing.T, wires ...*wstest.Wire) {
 	t.Helper()
 	for _, w := range wires {
@@ -109,8 +109,8 @@ func answerOnce(t *testing.T, wires ...*wstest.Wire) {
 	synctest.Wait()
 }
 
-// C27, F36: each leg is pinged on its own, only when nothing has come from it
-// for the interval; nobody sees the Pongs to the proxy's Pings.
+// C27, F36: each leg is pinged separately, and only when nothing has come from
+// it for the interval. The Pongs to the proxy's Pings are not relayed.
 func TestPingSilentLegOnly(t *testing.T) {
 	t.Attr("case", "C27 F36")
 	t.Parallel()
@@ -144,8 +144,8 @@ func TestPingSilentLegOnly(t *testing.T) {
 	})
 }
 
-// C27: sessions that began together don't ping in step, and each Ping's body
-// is its own.
+// C27: sessions that start together do not ping in step, and the payload of
+// each Ping is different.
 func TestPingJitter(t *testing.T) {
 	t.Attr("case", "C27")
 	t.Parallel()
@@ -178,7 +178,7 @@ func TestPingJitter(t *testing.T) {
 	})
 }
 
-// A timeout longer than the interval doesn't stretch the interval.
+// A timeout longer than the interval does not lengthen the interval.
 func TestPingLongTimeout(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
@@ -201,8 +201,8 @@ func TestPingLongTimeout(t *testing.T) {
 	})
 }
 
-// F26, F27: a side that has answered Pings and then vanishes without a word is
-// found by the Ping that it doesn't answer. It gets no Close: nobody is there.
+// F26, F27: a side that has answered Pings and then vanishes is detected by an
+// unanswered Ping. It gets no Close, as nobody is there.
 func TestVanished(t *testing.T) {
 	t.Attr("case", "F26 F27")
 	t.Parallel()
@@ -229,9 +229,10 @@ func TestVanished(t *testing.T) {
 	})
 }
 
-// A side that has never answered a Ping isn't held to them: some applications
-// answer none. It is pinged on, at the interval, and the session, the log and
-// the stats tell of it. From its first answer on it is held to them.
+// A side that has never answered a Ping is not dropped for that: some
+// applications answer none. It is still pinged at the interval, and the
+// session, the log and the stats report it. After its first answer it must
+// answer the following Pings.
 func TestNeverAnswers(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
@@ -296,7 +297,7 @@ func TestNeverAnswers(t *testing.T) {
 	})
 }
 
-// A side that talks and answers no Ping ignores them, too.
+// A side that sends data but answers no Ping ignores Pings, too.
 func TestIgnoresPingsAndTalks(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
@@ -321,13 +322,13 @@ func TestIgnoresPingsAndTalks(t *testing.T) {
 }
 
 // WithPingTo sets one side: with an interval of 0 nothing is injected there,
-// whatever the other side gets, and its silence costs nothing.
+// whatever the other side's setting, and its silence does not end the session.
 func TestPingTo(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		options func(wsproxy.Side) []wsproxy.Option
-		other   time.Duration // how often the other side is pinged
+		other   time.Duration // other   time.Duration // interval at which the other side is pinged
 	}{
 		{"off for one", func(side wsproxy.Side) []wsproxy.Option {
 			return []wsproxy.Option{wsproxy.WithPingTo(side, 0, 0)}
@@ -359,8 +360,8 @@ func TestPingTo(t *testing.T) {
 	}
 }
 
-// F28, C27: every byte is a sign of life, even of a frame that never gets
-// complete, and so is a Pong with a wrong body, an old one, a late one.
+// F28, C27: every byte is a sign of life, even of a frame that never completes,
+// and so is a Pong with a wrong payload, an old one or a late one.
 func TestSignsOfLife(t *testing.T) {
 	t.Attr("case", "F28")
 	t.Parallel()
@@ -397,7 +398,7 @@ func TestSignsOfLife(t *testing.T) {
 					}
 					from.Send(sign(from, n, pings[0]))
 				}
-				// With no further sign it is lost, after one Ping more.
+				// Without another sign of life it is lost after one more Ping.
 				wstest.Elapse(61 * time.Second)
 				synctest.Wait()
 				if pings, _ := k.only(wstest.Ping); len(pings) != 9 || k.end == 0 {
@@ -410,8 +411,9 @@ func TestSignsOfLife(t *testing.T) {
 }
 
 // F30: a side that stalls in the middle of a frame. Nothing is written into
-// that frame, no Ping and no Close; the other direction goes on; in the end
-// it is lost, and the connection across just ends.
+// that frame, neither a Ping nor a Close. The other direction continues. In the
+// end the side is lost, and the other connection is closed without a Close
+// frame.
 func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30")
 	t.Parallel()
@@ -444,8 +446,8 @@ func TestStallMidFrame(t *testing.T) {
 	})
 }
 
-// F31: a stall in the middle of a header, or of a Close frame. That much was
-// held back, so Pings and the Close can still be written.
+// F31: a stall in the middle of a header, or of a Close frame. The proxy has
+// held back that part, so it can still write Pings and the Close.
 func TestStallMidHeader(t *testing.T) {
 	t.Attr("case", "F31")
 	t.Parallel()
@@ -476,8 +478,8 @@ func TestStallMidHeader(t *testing.T) {
 	}
 }
 
-// flood has the wire write messages, n bytes in all, for as long as they are
-// taken.
+// flood has the wire write messages, n bytes in total, for as long as they are
+// accepted.
 func flood(w *wstest.Wire, n int) {
 	go func() {
 		message := w.Frame(wstest.Binary, strings.Repeat("x", 4000))
@@ -489,10 +491,10 @@ func flood(w *wstest.Wire, n int) {
 	}()
 }
 
-// F32, F28: a side that reads nothing. It ends the session when the write to
-// it made no progress for the write timeout, and not before; the other
-// direction works until then; and the side across, which nobody has read
-// meanwhile, isn't taken for silent, however long that was.
+// F32, F28: a side that reads nothing. It ends the session when the write to it
+// has made no progress for the write timeout, and not before. The other
+// direction works until then. The opposite side, which is not read meanwhile,
+// does not count as silent, however long that takes.
 func TestSlowReader(t *testing.T) {
 	t.Attr("case", "F32 F28")
 	t.Parallel()
@@ -521,9 +523,9 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// F32: a Ping that gets stuck, because its peer has just so much unread that
-// there is no room, keeps neither the other side's Pings nor data waiting.
-// When the peer reads after all, the Ping is whole and in its place.
+// F32: a Ping blocks because its peer has left so much unread that there is no
+// room. It delays neither the other side's Pings nor data. When the peer reads
+// again, the Ping arrives complete and in its place.
 func TestStuckPing(t *testing.T) {
 	t.Attr("case", "F32")
 	t.Parallel()
@@ -573,7 +575,8 @@ func TestStuckPing(t *testing.T) {
 	}
 }
 
-// F33: both sides write and neither reads. That ends at the write timeout.
+// F33: both sides write and neither reads. The session ends at the write
+// timeout.
 func TestBothFull(t *testing.T) {
 	t.Attr("case", "F33")
 	t.Parallel()
@@ -596,8 +599,9 @@ func TestBothFull(t *testing.T) {
 	})
 }
 
-// F34: a frame that takes hours, and goes on all the time, is not disturbed:
-// the Ping that its silent receiver is due waits for the frame's end.
+// F34: a frame that takes hours and makes progress all the time is not
+// disturbed: the Ping that is due to its silent receiver waits for the end of
+// the frame.
 func TestLongFrame(t *testing.T) {
 	t.Attr("case", "F34")
 	t.Parallel()
@@ -630,9 +634,9 @@ func TestLongFrame(t *testing.T) {
 	})
 }
 
-// F37, C28: with no data frame in either direction for the idle timeout, both
-// sides get Close 1001, at that instant. Pings and Pongs are not data,
-// whosever they are; a data frame is, from either side.
+// F37, C28: if no data frame passes in either direction for the idle timeout,
+// both sides get Close 1001 at that instant. Pings and Pongs are not data,
+// whether the proxy or a peer sends them; a data frame from either side is.
 func TestIdle(t *testing.T) {
 	t.Attr("case", "C28 F37")
 	t.Parallel()
@@ -669,9 +673,9 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// F37, F39: an end that comes while a frame is part-written waits for that
-// frame's end with its Close; if it doesn't come, all is cut at the close
-// timeout.
+// F37, F39: if a session ends while a frame is partly written, its Close waits
+// for the end of that frame. If the frame never completes, the connections are
+// cut at the close timeout.
 func TestEndMidFrame(t *testing.T) {
 	t.Attr("case", "F37 F39")
 	t.Parallel()
@@ -721,9 +725,9 @@ func TestEndMidFrame(t *testing.T) {
 	}
 }
 
-// The close handshake has a limit: a side that has sent a Close and gets no
-// answer has its own code back then; one that closed its connection instead
-// of answering is not waited for.
+// The close handshake has a time limit: a side that has sent a Close and gets
+// no answer gets its own code back then. A side that closed its connection
+// instead of answering is not waited for.
 func TestCloseUnanswered(t *testing.T) {
 	t.Parallel()
 	for _, code := range []int{0, 1000, 4401} {
@@ -754,9 +758,9 @@ func TestCloseUnanswered(t *testing.T) {
 	}
 }
 
-// F23: when both sides have sent their Close, the client's connection is
-// closed at once; the upstream is to close its own, and has the close timeout
-// for that.
+// F23: when both sides have sent their Close, the client's connection is closed
+// at once. The upstream should close its own, and has the close timeout to do
+// so.
 func TestWhoClosesFirst(t *testing.T) {
 	t.Attr("case", "F23")
 	t.Parallel()
@@ -781,8 +785,8 @@ func TestWhoClosesFirst(t *testing.T) {
 	})
 }
 
-// F42: every other end is bounded by the close timeout, too, if the peers do
-// nothing about it; each is told all the same.
+// F42: every other end is also bounded by the close timeout, if the peers do
+// nothing, and each peer still gets its Close.
 func TestEndsUnanswered(t *testing.T) {
 	t.Attr("case", "F42")
 	t.Parallel()
@@ -803,7 +807,7 @@ func TestEndsUnanswered(t *testing.T) {
 			to.WantClose(w.toldOther)
 			wantAt(t, began, 0)
 			if test.toldBad != 0 {
-				from.WantClose(test.toldBad) // last, for to might have had words for it
+				from.WantClose(test.toldBad) // from.WantClose(test.toldBad) // last, because to might have had something to send to it
 			}
 			from.WantEnd()
 			to.WantEnd()
@@ -814,8 +818,8 @@ func TestEndsUnanswered(t *testing.T) {
 	})
 }
 
-// One that sends without end behind its Close, or behind a breach, doesn't
-// keep the session.
+// A side that sends without end after its Close, or after a violation, does not
+// keep the session open.
 func TestFloodAfterEnd(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
@@ -843,7 +847,7 @@ func TestFloodAfterEnd(t *testing.T) {
 	})
 }
 
-// F43: the server's own timeouts are for the handshake. They don't cut a
+// F43: the server's own timeouts apply to the handshake. They do not cut a
 // session.
 func TestServerTimeouts(t *testing.T) {
 	t.Attr("case", "F43")

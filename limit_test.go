@@ -14,8 +14,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A58: a message or frame over its limit ends the session as soon as a header
-// shows it; up to the limit everything passes, and control frames always do.
+// A58: a message or frame that exceeds its limit ends the session as soon as a
+// header shows it. Everything up to the limit is relayed, and control frames
+// always are.
 func TestMaxMessageSize(t *testing.T) {
 	t.Attr("case", "A58")
 	t.Parallel()
@@ -53,7 +54,7 @@ func TestMaxMessageSize(t *testing.T) {
 				from.Want(wstest.Text, long)
 
 				raw := from.Frame(row.bad.First, row.bad.Payload)
-				if row.name == "message" { // just the header
+				if row.name == "message" { // if row.name == "message" { // only the header
 					raw = raw[:10]
 				}
 				from.Send(raw)
@@ -71,8 +72,8 @@ func TestMaxMessageSize(t *testing.T) {
 	})
 }
 
-// A46, A58: a frame of 2^63-1 bytes and one without end of its message are
-// streamed up to the limit, not gathered.
+// A46, A58: a frame of 2^63-1 bytes, and a message without end, are streamed up
+// to the limit, not buffered.
 func TestMaxMessageHuge(t *testing.T) {
 	t.Attr("case", "A46 A58")
 	t.Parallel()
@@ -91,8 +92,8 @@ func TestMaxMessageHuge(t *testing.T) {
 	})
 }
 
-// What goes over a rate is read later: the sender is held up, nothing is lost,
-// and neither its Pings nor its silence count against it.
+// Bytes above the rate are read later: the sender is slowed down, nothing is
+// lost, and neither its Pings nor its silence count against it.
 func TestRateSlowsDown(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -122,7 +123,8 @@ func TestRateSlowsDown(t *testing.T) {
 				if d := time.Since(began); d < row.atLeast || d > row.atMost {
 					t.Errorf("took %v, want %v to %v", d, row.atLeast, row.atMost)
 				}
-				// It is over when it is over, however long the wait would be.
+				// A session ends when it is told to, however long the wait
+				// would be.
 				began = time.Now()
 				to.SendClose(1000, "")
 				from.WantClose(1000)
@@ -138,8 +140,9 @@ func TestRateSlowsDown(t *testing.T) {
 	}
 }
 
-// A client that has sent more than it may and leaves doesn't keep its session, nor
-// its place, for as long as the limit would hold up what it has sent.
+// A client that has sent more than the limit allows and then leaves does not
+// keep its session, nor its place, until the limit would have let everything
+// through.
 func TestLeavesWhileSlowed(t *testing.T) {
 	t.Attr("case", "A83")
 	t.Parallel()
@@ -147,8 +150,8 @@ func TestLeavesWhileSlowed(t *testing.T) {
 		"Close and FIN": func(c *wstest.Wire) { c.SendClose(1000, "bye"); c.FIN() },
 		"FIN":           func(c *wstest.Wire) { c.FIN() },
 		"reset":         func(c *wstest.Wire) { c.Reset() },
-		// Its FIN is behind what fills its buffer, and ours. Its machine resets
-		// the connection when it is pinged.
+		// Its FIN is behind the bytes that fill its buffer and ours. Its
+		// machine resets the connection when it is pinged.
 		"killed": func(c *wstest.Wire) {
 			c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 			for b := []byte(strings.Repeat(c.Frame(wstest.Text, strings.Repeat("m", 1000)), 100)); ; {
@@ -181,15 +184,15 @@ func TestLeavesWhileSlowed(t *testing.T) {
 				if m := r.wantEnded("client", "lost"); m["from_client.messages"].(uint64) > 10 {
 					t.Errorf("logged %v: the limit fell", m)
 				}
-				r.open("", "") // there is a place again
+				r.open("", "") // r.open("", "") // the place is free again
 			})
 		}
 	}
 }
 
-// The limit holds for who leaves where less can be told: over Multipath TCP, which
-// a client may choose, over connections that a listener has wrapped, and where
-// only writing to the client fails.
+// The limit is also enforced where the proxy learns less about a client that
+// leaves: over Multipath TCP, which a client may choose, over connections that
+// a listener has wrapped, and where only writes to the client fail.
 func TestLeavesUnseen(t *testing.T) {
 	t.Attr("case", "A83")
 	t.Parallel()
@@ -249,7 +252,7 @@ func TestLeavesUnseen(t *testing.T) {
 	}
 }
 
-// A wrapping listener's connections are not the net package's.
+// A listener whose connections are not of the net package.
 type wrapping struct{ net.Listener }
 
 func (l wrapping) Accept() (net.Conn, error) {
@@ -260,8 +263,8 @@ func (l wrapping) Accept() (net.Conn, error) {
 	return struct{ net.Conn }{c}, nil
 }
 
-// A rate of messages limits the frames between them, too: Pings, Pongs, fragments,
-// and Pongs to the proxy's own Pings that come again and again.
+// A rate of messages also limits the frames between them: Pings, Pongs,
+// fragments, and repeated Pongs to the proxy's own Pings.
 func TestRateOfFrames(t *testing.T) {
 	t.Attr("case", "A82")
 	t.Parallel()
@@ -301,8 +304,8 @@ func TestRateOfFrames(t *testing.T) {
 	}
 }
 
-// The answer to a Ping of the proxy's own is no frame too many; the same answer
-// again and again is.
+// The answer to a Ping of the proxy does not count towards the limit; if it is
+// repeated, it does.
 func TestRateOfPongs(t *testing.T) {
 	t.Attr("case", "A82")
 	t.Parallel()
@@ -325,8 +328,8 @@ func TestRateOfPongs(t *testing.T) {
 	})
 }
 
-// A limit of bytes for messages is one of empty fragments, too; a message may end
-// with one.
+// A limit on the bytes of messages also limits empty fragments, but a message
+// may end with one.
 func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 	t.Attr("case", "A82")
 	t.Parallel()
@@ -350,20 +353,20 @@ func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 	})
 }
 
-// A53: or the session ends, by Close 1008.
+// A53: with Close set, the session ends with Close 1008.
 func TestRateCloses(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 		side := w.side()
 		r := c.rig(t, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
 		from, to := w.open(r, "", "")
-		for range 20 { // at the rate
+		for range 20 { // for range 20 { // at the allowed rate
 			from.SendText("m")
 			to.Want(wstest.Text, "m")
 			wstest.Elapse(200 * time.Millisecond)
 		}
 		wstest.Elapse(2 * time.Second)
-		for range 5 { // a second's worth at once
+		for range 5 { // for range 5 { // one second's worth at once
 			from.SendText("m")
 			to.Want(wstest.Text, "m")
 		}
@@ -379,7 +382,8 @@ func TestRateCloses(t *testing.T) {
 	})
 }
 
-// A throttled peer isn't taken for dead, and a Kick isn't held up by the limit.
+// A throttled peer does not count as lost, and the limit does not delay
+// Session.Close.
 func TestRateAndKeepalive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -390,7 +394,7 @@ func TestRateAndKeepalive(t *testing.T) {
 		synctest.Wait()
 		client.SendText("2")
 		synctest.Wait()
-		wstest.Elapse(5 * time.Minute) // nothing is read from the client, its Pongs neither
+		wstest.Elapse(5 * time.Minute) // wstest.Elapse(5 * time.Minute) // nothing is read from the client, not even its Pongs
 		s := r.the()
 		if err := s.Err(); err != nil {
 			t.Fatalf("the session has ended: %v", err)
@@ -415,7 +419,7 @@ func TestRateAndKeepalive(t *testing.T) {
 	})
 }
 
-// When the limit falls with the session's end, no frame is lost over it.
+// If the session ends while a side is throttled, no frame is lost.
 func TestRateEndsMidway(t *testing.T) {
 	t.Parallel()
 	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP} {
@@ -437,7 +441,7 @@ func TestRateEndsMidway(t *testing.T) {
 	}
 }
 
-// What the limit holds back is no silence of the application's.
+// What the limit holds back does not count as silence of the application.
 func TestRateAndIdle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -449,15 +453,15 @@ func TestRateAndIdle(t *testing.T) {
 			upstream.Want(wstest.Text, "m")
 		}
 		began := time.Now()
-		upstream.WantClose(1001) // now it is idle
+		upstream.WantClose(1001) // upstream.WantClose(1001) // now the session is idle
 		if d := time.Since(began); d < time.Minute || d > 3*time.Minute {
 			t.Errorf("idle after %v, want it a minute after the last wait", d)
 		}
 	})
 }
 
-// A client that is reset while it is slowed down isn't kept until all that it
-// had sent is through.
+// The session of a client whose connection is reset while it is slowed down
+// does not last until everything that it had sent is relayed.
 func TestRateAndReset(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
@@ -466,15 +470,15 @@ func TestRateAndReset(t *testing.T) {
 	r := newRig(t, wstest.TCP, wsproxy.WithWriteTimeout(2*time.Second), wsproxy.WithCloseTimeout(time.Second),
 		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 	client, upstream := r.open("", "")
-	client.Send(strings.Repeat(client.Frame(wstest.Text, "m"), 1000)) // a quarter of an hour's
+	client.Send(strings.Repeat(client.Frame(wstest.Text, "m"), 1000)) // client.Send(strings.Repeat(client.Frame(wstes // for a quarter of an hour
 	upstream.Want(wstest.Text, "m")
 	client.Reset()
 	r.wantEnded("client", "lost")
 	upstream.Close()
 }
 
-// Pongs that the proxy keeps to itself are bytes, too, and only one answers a
-// Ping.
+// Pongs that the proxy does not relay count as bytes, too, and only one of them
+// answers a Ping.
 func TestRateAndPongs(t *testing.T) {
 	t.Parallel()
 	eachSessionInTime(t, func(t *testing.T, c carrier) {
@@ -507,7 +511,7 @@ func TestRateAndPongs(t *testing.T) {
 	})
 }
 
-// Between two TCP sockets long frames don't pass a limit by.
+// Long frames between two TCP sockets cannot bypass a limit.
 func TestRateLongFrame(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithRateLimit(wsproxy.Upstream, wsproxy.RateLimit{Bytes: 4 << 20, Burst: 100 * time.Millisecond}))

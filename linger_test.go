@@ -12,9 +12,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A frame that is cut off ends the stream across by a FIN, over TLS by
-// close_notify, and no sooner than at that side's own FIN is its connection
-// closed: whatever it says in the meantime resets nothing.
+// A frame that is cut off ends the opposite stream with a FIN, over TLS with
+// close_notify. The proxy closes that connection only after that side's own
+// FIN, so that nothing it sends meanwhile causes a reset.
 func TestCutFrameIsNoReset(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
@@ -32,7 +32,7 @@ func TestCutFrameIsNoReset(t *testing.T) {
 			if b, err := io.ReadAll(to.In); len(b) > 0 || err != nil {
 				t.Fatalf("reset=%v: %q, %v behind the frame that was cut off, want the end of the stream", reset, b, err)
 			}
-			for range 20 { // a second write would find a connection that is closed
+			for range 20 { // for range 20 { // a second write would hit a closed connection
 				to.SendText("still talking")
 			}
 			if s := r.the(); s.Err() != nil {
@@ -45,14 +45,14 @@ func TestCutFrameIsNoReset(t *testing.T) {
 	})
 }
 
-// What was written to a side, and counted, arrives there, although that side
-// talks all the time and what it says is of no use any more.
+// What was written to a side, and counted, arrives there, even if that side
+// keeps sending and its bytes are no longer needed.
 func TestLastWordsArrive(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
 		for _, closes := range []bool{false, true} {
 			if closes && w.masked() {
-				continue // the upstream's connection is the upstream's to close first
+				continue // continue // the upstream should close its connection first
 			}
 			inCase(t, fmt.Sprint("closes=", closes), func() {
 				r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute)) // the machine may be busy
@@ -62,11 +62,11 @@ func TestLastWordsArrive(t *testing.T) {
 					side = wsproxy.Upstream
 				}
 				words := strings.Repeat(from.Frame(wstest.Text, strings.Repeat("x", 1000)), 400)
-				if c.has(wstest.Memory) || c.has(wstest.Unix) { // which take no more with nobody reading
+				if c.has(wstest.Memory) || c.has(wstest.Unix) { // if c.has(wstest.Memory) || c.has(wstest.Unix) // which accept no more if nobody reads
 					words = words[:len(words)/10]
 				}
 				junk := to.Frame(wstest.Text, strings.Repeat("y", 100))
-				if closes { // and goes on talking
+				if closes { // if closes { // and keeps sending
 					to.SendClose(1000, "")
 					from.WantClose(1000)
 					words += from.Frame(wstest.Close, wstest.CloseBody(1000, ""))
@@ -76,7 +76,7 @@ func TestLastWordsArrive(t *testing.T) {
 				var talking sync.WaitGroup
 				defer talking.Wait()
 				talking.Go(func() { io.Copy(io.Discard, from.In) })
-				for range 50 { // it comes before the last words, whether the proxy has read it or not
+				for range 50 { // for range 50 { // this arrives before the last words, whether or not the proxy has read it
 					to.Send(junk)
 				}
 				from.Send(words)
@@ -84,7 +84,7 @@ func TestLastWordsArrive(t *testing.T) {
 				wstest.Await(t, func() bool { return s.Counts(side).Bytes == uint64(len(words)) }, func() string {
 					return fmt.Sprintf("counted %d bytes of %d", s.Counts(side).Bytes, len(words))
 				})
-				for range 50 { // a reset, were there one, is there by then
+				for range 50 { // for range 50 { // a reset would have arrived by then
 					io.WriteString(to, junk)
 				}
 				to.WantBytes(words)
@@ -98,8 +98,8 @@ func TestLastWordsArrive(t *testing.T) {
 	})
 }
 
-// A side that is sent a FIN and goes on talking, or does nothing at all, is
-// not waited for longer than the close timeout.
+// A side that gets a FIN and keeps sending, or does nothing at all, is not
+// waited for longer than the close timeout.
 func TestFINUnanswered(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {

@@ -22,8 +22,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A panic in whatever is the user's makes one record that says where, and no
-// other record has the stack in it.
+// A panic in user code makes one record with its stack, and no other record
+// contains the stack.
 func TestPanicRecord(t *testing.T) {
 	t.Parallel()
 	boom := func() { panic("boom") }
@@ -64,7 +64,7 @@ func TestPanicRecord(t *testing.T) {
 				t.Errorf("logged %v, want a failed handshake without a stack", failed)
 			}
 			wantPanic(t, panicked, test.hook)
-			if _, ok := panicked["id"]; ok != (test.hook != "WithMaxSessionsPerClient") { // that is before there is a session
+			if _, ok := panicked["id"]; ok != (test.hook != "WithMaxSessionsPerClient") { // if _, ok := panicked["id"]; ok != (test.hook  // the others panic before there is a session
 				t.Errorf("logged id %v", panicked["id"])
 			}
 			if n := strings.Count(r.logs.String(), "panic in a hook"); n != 1 {
@@ -100,7 +100,7 @@ func wantPanic(t *testing.T, m map[string]any, hook string) {
 	}
 }
 
-// What strangers do wrong is no warning: they may do it all day.
+// What strangers can cause is not a warning: they may do it all day.
 func TestLevels(t *testing.T) {
 	t.Parallel()
 	none := func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
@@ -137,8 +137,8 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// A logger that panics harms nobody: not even where package log, which tells of
-// that, leads to the same one.
+// A logger that panics does no harm, not even if package log, which reports
+// that, leads to the same logger.
 func TestLoggerPanics(t *testing.T) {
 	before, out, flags := slog.Default(), log.Writer(), log.Flags()
 	slog.SetDefault(slog.New(panicking{}))
@@ -171,7 +171,7 @@ func TestLoggerPanics(t *testing.T) {
 	}
 }
 
-// A long path is cut between two characters.
+// A long path is truncated between two characters.
 func TestClip(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{strings.Repeat("é", 150), "x" + strings.Repeat("é", 150), strings.Repeat("日", 99), "xx" + strings.Repeat("🙂", 99), strings.Repeat("a", 300), strings.Repeat("\x80", 300)} {
@@ -196,15 +196,15 @@ func escape(s string) string {
 	return b.String()
 }
 
-// A record of a failure towards an upstream says which one it was, what it was
-// asked, and what came; never the query.
+// The record of a failure towards an upstream names the upstream, what it was
+// asked, and what it answered, but never the query.
 func TestUpstreamInLog(t *testing.T) {
 	t.Parallel()
 	https := httptest.NewTLSServer(http.NotFoundHandler())
 	defer https.Close()
 	https.Config.ErrorLog = log.New(io.Discard, "", 0)
 	says := func(text string) act {
-		return func(context.Context) (net.Conn, error) { // it says so and goes on listening
+		return func(context.Context) (net.Conn, error) { // return func(context.Context) (net.Conn, error // it sends this and keeps the connection open
 			near, far := wstest.MemPair(1 << 16)
 			go func() {
 				http.ReadRequest(bufio.NewReader(far))
@@ -249,7 +249,7 @@ func TestUpstreamInLog(t *testing.T) {
 			}
 		})
 	}
-	// A path as long as may be, and one that could break a log's lines.
+	// A path of maximum length, and one that could break the lines of a log.
 	for _, path := range []string{"/" + strings.Repeat("a", 50_000), "/a%0Ab%22", "/a|b%2Fc"} {
 		r := newRigTo(t, wstest.TCP, "http://upstream.test", wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return answeringStatus(404)(ctx) }))
 		c := r.client()
@@ -261,7 +261,7 @@ func TestUpstreamInLog(t *testing.T) {
 	}
 }
 
-// What is in the way of taking the connection over is named.
+// The record names the type that prevents hijacking.
 func TestNoHijackInLog(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -313,7 +313,7 @@ func TestNoHijackInLog(t *testing.T) {
 	}
 }
 
-// resetOnce is a connection that tells of its reset once.
+// resetOnce is a connection that reports its reset once.
 type resetOnce struct {
 	full
 	told bool

@@ -13,8 +13,8 @@ import (
 	"unsafe"
 )
 
-// crowd registers sessions of a new proxy, and lists those for which open
-// returns true.
+// crowd registers n sessions of a new proxy. Those for which open returns true
+// are listed.
 func crowd(t testing.TB, n int, open func(i int) bool) (*Proxy, []*Session) {
 	p, err := New("http://upstream.test", WithMaxSessions(2*n))
 	if err != nil {
@@ -39,8 +39,9 @@ func admitted(t testing.TB, p *Proxy, r *http.Request) *Session {
 	return s
 }
 
-// A listing yields what was open when it began, oldest first, and nothing
-// twice, whoever comes and goes meanwhile and whoever else lists or stops.
+// A listing yields the sessions that were open when it started, oldest first
+// and each once, whichever sessions come and go meanwhile and whatever other
+// listings do.
 func TestListing(t *testing.T) {
 	const n = 3*listedAtOnce + 7
 	odd := func(i int) bool { return i%2 == 1 }
@@ -48,7 +49,7 @@ func TestListing(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	for _, row := range []struct {
 		name    string
-		removed func(i, at int) bool // when the session at has been yielded
+		removed func(i, at int) bool // removed func(i, at int) bool // after the session at was yielded
 		want    func(i int) bool
 	}{
 		{"nobody leaves", func(i, at int) bool { return false }, odd},
@@ -71,7 +72,7 @@ func TestListing(t *testing.T) {
 						p.leave(s)
 					}
 				}
-				p.list(admitted(t, p, r), "", "") // came later
+				p.list(admitted(t, p, r), "", "") // p.list(admitted(t, p, r), "", "") // a later one
 				for range p.Sessions() {
 					break
 				}
@@ -97,8 +98,8 @@ func TestListing(t *testing.T) {
 	}
 }
 
-// A drain counts each session once, whether Shutdown finds it open, its 101 is
-// on the way, or it is leaving: Total is Told when all are over.
+// A drain counts each session once, whether Shutdown finds it open, its 101
+// being written, or already ending: Told equals Total when all are over.
 func TestDrainCounts(t *testing.T) {
 	for round := range 50 {
 		const n = 40
@@ -144,15 +145,14 @@ func TestDrainCounts(t *testing.T) {
 }
 
 // A session's memory stays within its size class: 1,024 bytes, of which the
-// allocator takes 8 for itself.
+// allocator uses 8.
 func TestSessionSize(t *testing.T) {
 	if size := unsafe.Sizeof(Session{}); size > 1024-8 {
 		t.Errorf("a Session takes %d bytes", size)
 	}
 }
 
-// A client that has left leaves no trace in the map by which sessions are
-// counted.
+// A client that has left leaves no entry in the map that counts sessions.
 func TestNoKeysLeft(t *testing.T) {
 	p, err := New("http://upstream.test", WithMaxSessionsPerClient(2, nil))
 	if err != nil {
@@ -172,8 +172,8 @@ func TestNoKeysLeft(t *testing.T) {
 	}
 }
 
-// With the number of sessions nothing grows but what a listing yields: not the
-// cost of Stats, not that of a handshake, not even beside a listing.
+// Only the length of a listing grows with the number of sessions: the cost of
+// Stats does not, nor that of a handshake, not even during a listing.
 func BenchmarkCrowd(b *testing.B) {
 	for _, n := range []int{10, 100_000} {
 		p, _ := crowd(b, n, func(int) bool { return true })
@@ -216,7 +216,7 @@ func BenchmarkCrowd(b *testing.B) {
 	}
 }
 
-// deadConn is a connection that was closed.
+// deadConn is a closed connection.
 type deadConn struct{ net.Conn }
 
 func (deadConn) Read([]byte) (int, error)         { return 0, net.ErrClosed }

@@ -18,11 +18,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What is untidy in a handshake, on either side, and what comes of it: it is
-// accepted, and goes on tidy. What stands next to it and could do harm is
-// refused, in the same row.
+// Irregular handshakes of either side that are accepted and forwarded in normal
+// form. In the same row: similar ones that could do harm and are refused.
 
-// lines returns those lines of a head that have one of the names, in order.
+// lines returns the lines of a header with one of the names, in order.
 func lines(head string, names ...string) (found []string) {
 	for line := range strings.SplitSeq(head, "\r\n") {
 		name, _, _ := strings.Cut(line, ":")
@@ -33,7 +32,7 @@ func lines(head string, names ...string) (found []string) {
 	return found
 }
 
-// An attack is a request that stands next to one that is accepted.
+// An attack is a request that is similar to one that is accepted.
 type attack struct {
 	request string
 	status  int
@@ -52,7 +51,7 @@ func TestUntidyRequests(t *testing.T) {
 		name    string
 		request string
 		key     string   // "": testKey
-		want    []string // of the lines that are looked at, what the upstream gets
+		want    []string // want    []string // of the lines compared, what the upstream gets
 		attacks []attack
 	}{
 		{"the example key of RFC 6455, 4.1", edited(wstest.Key, "AQIDBAUGBwgJCgsMDQ4PEC=="), "AQIDBAUGBwgJCgsMDQ4PEC==", nil, []attack{
@@ -149,8 +148,8 @@ func TestUntidyAnswers(t *testing.T) {
 	)
 	rows := []struct {
 		name, answer string
-		want         string   // behind the 101's own lines
-		attacks      []string // answers that make 502
+		want         string   // want         string // after the 101's own lines
+		attacks      []string // attacks      []string // answers for which the client gets 502
 	}{
 		{"no body, by its length", good + "Content-Length: 0\r\n", "", []string{good + "Content-Length: 5\r\n", good + "Content-Length: 0, 1\r\n", good + "Content-Length: -0\r\n", good + "Content-Length: 0\r\nContent-Length: 7\r\n"}},
 		{"no body, twice", good + "Content-Length: 0\r\nContent-Length: 00\r\nContent-Length:\r\n", "", nil},
@@ -217,9 +216,8 @@ func TestUntidyAnswers(t *testing.T) {
 	})
 }
 
-// What the client asks for is taken before a hook has the request in hand:
-// whatever the hook makes of it, the answer is to the client's own key and
-// offers.
+// The client's key and offers are recorded before a hook gets the request:
+// whatever the hook changes, the answer is to the client's own.
 func TestAskedOnce(t *testing.T) {
 	t.Attr("case", "A20 A35")
 	t.Parallel()
@@ -234,7 +232,7 @@ func TestAskedOnce(t *testing.T) {
 		option wsproxy.Option
 		offers []string // that the upstream gets
 		answer string   // further lines of the upstream's
-		want   string   // what the client gets; "": 502
+		want   string   // want   string // answer to the client; "": 502
 	}{
 		{"a new header", open(func(r *http.Request) { r.Header = http.Header{"X-A": {"a"}} }), nil, "", plain + "\r\n"},
 		{"another key", open(func(r *http.Request) { r.Header["Sec-Websocket-Key"] = []string{"AQIDBAUGBwgJCgsMDQ4PEC=="} }),
@@ -298,8 +296,8 @@ func TestAskedOnce(t *testing.T) {
 	}
 }
 
-// A field that a hook or middleware has written in several spellings is one
-// field: the same goes on each time.
+// A field that a hook or middleware has set in several spellings is one field,
+// and is forwarded the same way each time.
 func TestSpellings(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) {
@@ -337,7 +335,7 @@ func TestSpellings(t *testing.T) {
 	}
 }
 
-// numbered is n elements, which differ, joined.
+// numbered returns n different elements, joined.
 func numbered(n int, format, sep string) string {
 	list := make([]string, n)
 	for i := range list {
@@ -346,9 +344,8 @@ func numbered(n int, format, sep string) string {
 	return strings.Join(list, sep)
 }
 
-// A header is limited in the number of what is in it, too: 256 fields, and as
-// many elements in a list. Of the fields, a plain handshake has four, and a 101
-// three.
+// The number of elements in a header is limited, too: 256 fields, and 256
+// elements in a list. A plain handshake has four fields, and a 101 three.
 func TestItemLimits(t *testing.T) {
 	t.Attr("case", "A62 A63 A84")
 	t.Parallel()
@@ -381,7 +378,7 @@ func TestItemLimits(t *testing.T) {
 				for _, n := range []int{most + 1, 8000} {
 					client := r.client()
 					if countsFields && (name == "fields" || name == "values") && n > most+1 {
-						go io.WriteString(client, request(n)) // net/http doesn't read it all
+						go io.WriteString(client, request(n)) // go io.WriteString(client, request(n)) // net/http does not read all of it
 						if head := client.ReadHead(); !strings.HasPrefix(head, "HTTP/1.1 431 ") {
 							t.Errorf("%d: got %q, want 431", n, head)
 						}
@@ -410,7 +407,7 @@ func TestItemLimits(t *testing.T) {
 					client.Send(withLines("Sec-WebSocket-Protocol: a", extensions(50)))
 					upstream := r.upstream()
 					head := upstream.ReadHead()
-					go upstream.Write([]byte(answerTo(head, answer.lines(n)+"\r\n"))) // it isn't read to its end
+					go upstream.Write([]byte(answerTo(head, answer.lines(n)+"\r\n"))) // go upstream.Write([]byte(answerTo(head, answe // it is not read to its end
 					want := 502
 					if n == answer.most {
 						want = 101
@@ -427,12 +424,13 @@ func TestItemLimits(t *testing.T) {
 	})
 }
 
-// What a session keeps of its handshakes, whatever their shape: while ServeHTTP
-// waits, net/http keeps the request, once; a detached session keeps nothing.
+// What a session retains of its handshakes, whatever their form: while
+// ServeHTTP waits, net/http retains the request, once; a detached session
+// retains nothing.
 func TestHandshakeMemory(t *testing.T) {
 	t.Attr("case", "A62 A63 F45 A84")
 	const n, most = 30, 250
-	filler := strings.Repeat("y", 225) // 60,000 bytes in all
+	filler := strings.Repeat("y", 225) // filler := strings.Repeat("y", 225) // 60,000 bytes in total
 	shapes := map[string][2]string{
 		"one field":    {"X-A: " + strings.Repeat("y", 60_000), "X-A: " + strings.Repeat("y", 60_000)},
 		"fields":       {numbered(most, "X-%x: "+filler, "\r\n"), numbered(most, "X-%x: "+filler, "\r\n")},
@@ -456,7 +454,8 @@ func TestHandshakeMemory(t *testing.T) {
 		"detached, a hook": {[]wsproxy.Option{wsproxy.WithDetach(), hook}, 16 << 10},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// perSession opens sessions, and returns what each keeps alive.
+			// perSession opens sessions and returns the memory that each
+			// retains.
 			perSession := func(t *testing.T, path string, shape [2]string) int {
 				r := newRig(t, wstest.TCP, c.options...)
 				for i := range shape {
@@ -467,7 +466,7 @@ func TestHandshakeMemory(t *testing.T) {
 				request := wstest.Request(path, shape[0])
 				heap := func() int {
 					runtime.GC()
-					runtime.GC() // what pools let go of
+					runtime.GC() // runtime.GC() // frees what pools have released
 					var m runtime.MemStats
 					runtime.ReadMemStats(&m)
 					return int(m.HeapAlloc)
@@ -493,7 +492,7 @@ func TestHandshakeMemory(t *testing.T) {
 				}
 				return (after - before) / n
 			}
-			perSession(t, "/", [2]string{}) // which fills the pools
+			perSession(t, "/", [2]string{}) // perSession(t, "/", [2]string{}) // fills the pools
 			plain := perSession(t, "/", [2]string{})
 			for name, shape := range shapes {
 				t.Run(name, func(t *testing.T) {

@@ -26,7 +26,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// optionErrors returns every OptionError in what New has returned.
+// optionErrors returns every OptionError in the error of New.
 func optionErrors(t *testing.T, err error) (all []*wsproxy.OptionError) {
 	t.Helper()
 	joined, ok := err.(interface{ Unwrap() []error })
@@ -43,7 +43,7 @@ func optionErrors(t *testing.T, err error) (all []*wsproxy.OptionError) {
 	return all
 }
 
-// No wait is so long that it overflows, which would switch off others.
+// No duration is so long that it overflows and so disables others.
 func TestLongWaits(t *testing.T) {
 	t.Parallel()
 	const century = 100 * 365 * 24 * time.Hour
@@ -69,7 +69,7 @@ func TestLongWaits(t *testing.T) {
 	}
 }
 
-// With the longest waits there are, others are kept.
+// With the longest durations, others still work.
 func TestLongestWaits(t *testing.T) {
 	t.Parallel()
 	const longest = 50 * 365 * 24 * time.Hour
@@ -100,8 +100,8 @@ func TestLongestWaits(t *testing.T) {
 	}
 }
 
-// like reports whether got is want, in which … stands for any text: tests pin what
-// an error is about and what it suggests, not its sentence.
+// like reports whether got is want, in which … stands for any text: tests pin
+// what an error is about and what it suggests, not its wording.
 func like(got, want string) bool {
 	for i, part := range strings.Split(want, "…") {
 		at := strings.Index(got, part)
@@ -113,13 +113,13 @@ func like(got, want string) bool {
 	return got == "" || strings.HasSuffix(want, "…")
 }
 
-// Every mistake is reported, all at once, and each by its option's name.
+// Every mistake is reported, all at once, each under its option's name.
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	rows := []struct {
 		option string
 		value  wsproxy.Option
-		text   string // of the error; … stands for any text
+		text   string // text   string // of the error; … stands for any text
 	}{
 		{"WithPing", wsproxy.WithPing(-1, 1), `wsproxy: WithPing: "-1ns": …`},
 		{"WithPing", wsproxy.WithPing(time.Second, 0), `wsproxy: WithPing: "0s": …`},
@@ -223,7 +223,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// What looks odd and is meant is no mistake.
+// Unusual but valid arguments are not mistakes.
 func TestNoMistakes(t *testing.T) {
 	t.Parallel()
 	for _, o := range []wsproxy.Option{
@@ -239,8 +239,8 @@ func TestNoMistakes(t *testing.T) {
 	}
 }
 
-// A81: targets that can't be meant are mistakes, and no password, query or
-// fragment of one is in the error's text or value.
+// A81: targets that cannot be intended are mistakes, and the error's text and
+// value never contain the password, query or fragment of one.
 func TestTargets(t *testing.T) {
 	t.Attr("case", "A81")
 	t.Parallel()
@@ -275,8 +275,8 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// Durations that are so short that seconds were meant are mistakes, each by its
-// option's name; the shortest ones that can be meant aren't.
+// Durations so short that seconds were probably meant are mistakes, each under
+// its option's name. The shortest plausible ones are not.
 func TestShortWaits(t *testing.T) {
 	t.Parallel()
 	source := func(d time.Duration) wsproxy.Option {
@@ -322,7 +322,7 @@ func TestShortWaits(t *testing.T) {
 	}
 }
 
-// Where an option is given twice, the later one counts.
+// If an option is given twice, the later one is used.
 func TestLaterOptionCounts(t *testing.T) {
 	t.Parallel()
 	refused := func(text string) wsproxy.Option {
@@ -412,7 +412,7 @@ func TestDocumentedDefaults(t *testing.T) {
 	if len(consts) != 7 {
 		t.Errorf("got the defaults %v, want each of them compared here", consts)
 	}
-	// Every option's comment says what goes without it.
+	// Every option's comment says what happens without it.
 	for name, comment := range comments {
 		if strings.HasPrefix(name, "With") && !regexp.MustCompile(`[Dd]efault|Without it|WithInsecure|instead of`).MatchString(comment) {
 			t.Errorf("%s: the comment names no default: %s", name, comment)

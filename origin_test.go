@@ -12,8 +12,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What is said of a forbidden origin: it, what it was compared with, and what to
-// do about it. The client is told none of that.
+// The record of a forbidden origin contains the origin, what it was compared
+// with, and what to do about it. The client gets none of that.
 func TestForbiddenOrigin(t *testing.T) {
 	t.Attr("case", "A40 A43")
 	t.Parallel()
@@ -104,8 +104,8 @@ func TestForbiddenOrigin(t *testing.T) {
 	}
 }
 
-// A long Origin beyond ASCII costs nothing: conversion to its A-label, whose
-// time grows with the square of the length, would take seconds.
+// A long Origin with non-ASCII characters costs nothing: its conversion to an
+// A-label, whose time grows with the square of the length, would take seconds.
 func TestLongOrigin(t *testing.T) {
 	t.Parallel()
 	var name strings.Builder

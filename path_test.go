@@ -12,11 +12,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What of the request target reaches the upstream: the bytes that came over the
+// How the request target reaches the upstream: the bytes that came over the
 // wire, joined to the target's.
 
-// untidy is what net/url and net/http would write anew: bytes that a URL may
-// not hold, and next to them an escaped slash that must not become one.
+// untidy is a path that net/url and net/http would encode differently: bytes
+// that are invalid in a URL, and next to them an escaped slash that must not
+// become a slash.
 var untidy = func() (paths []string) {
 	for _, c := range []string{"|", "^", `"`, "<", ">", `\`, "`", "{", "}", "ü", "\u0085", "\xff", "\xc3", "日本", "!", "*", "[", "'", "~", ";", ":", "@"} {
 		paths = append(paths, "/x"+c+"%2F..%2Fadmin")
@@ -33,7 +34,7 @@ func TestRequestTarget(t *testing.T) {
 	t.Parallel()
 	type row struct {
 		name, target string
-		wrap         func(http.Handler) http.Handler // nil: the proxy alone
+		wrap         func(http.Handler) http.Handler // wrap         func(http.Handler) http.Handler // nil: only the proxy
 		option       wsproxy.Option
 		asked, want  string
 	}
@@ -52,12 +53,12 @@ func TestRequestTarget(t *testing.T) {
 			rows = append(rows, row{"query", "http://upstream.test/base?k=1|", nil, nil, path, "/base" + before + "?k=1|&" + after})
 		}
 	}
-	// What net/http's own parser has no path for.
+	// Paths that net/http's own parser does not accept.
 	rows = append(rows,
 		row{"absolute form without a path", "http://upstream.test", nil, nil, "http://other.test", "/"},
 		row{"absolute form, query only", "http://upstream.test/base", nil, nil, "http://other.test?x", "/base?x"},
 	)
-	// A server may end the path at a number sign, where the proxy's own does not.
+	// Some servers end the path at a number sign; the proxy does not.
 	rows = append(rows,
 		row{"number sign", "http://upstream.test/base", nil, nil, "/x|%2F#y", "/base/x|%2F%23y"},
 		row{"number sign in the query", "http://upstream.test/base", nil, nil, "/x?a#b", "/base/x?a%23b"},
@@ -65,14 +66,14 @@ func TestRequestTarget(t *testing.T) {
 		row{"number sign, stripped", "http://upstream.test", strip("/pre"), nil, "/pre/#?#", "/%23?%23"},
 		row{"number sign, hook", "http://upstream.test", nil, rewriteURL(func(u *url.URL) { u.RawQuery += "&c" }), "/#?#", "/%23?%23&c"},
 	)
-	// The target's own untidiness is the operator's: encoded once.
+	// What is irregular in the target is the operator's, and is encoded once.
 	rows = append(rows,
 		row{"target", "http://upstream.test/a|%2F..%2Fb", nil, nil, "/x", "/a%7C%2F..%2Fb/x"},
 		row{"target with a space", "http://upstream.test/a b%2F", nil, nil, "/x|", "/a%20b%2F/x|"},
 		row{"target in letters of its own", "http://upstream.test/straße", nil, nil, "/ö%2F", "/stra%C3%9Fe/ö%2F"},
 		row{"target's query with a space", "http://upstream.test?a b", nil, nil, "/?c", "/?a%20b&c"},
 	)
-	// What middleware and hooks have made of it counts, and is encoded once.
+	// Changes by middleware and hooks are used, and encoded once.
 	const path = "/x|%2F..%2Fadmin"
 	rows = append(rows,
 		row{"nothing left", "http://upstream.test/ws", strip("/pre"), nil, "/pre", "/ws"},
@@ -127,7 +128,7 @@ func strip(prefix string) func(http.Handler) http.Handler {
 	return func(h http.Handler) http.Handler { return http.StripPrefix(prefix, h) }
 }
 
-// change is middleware that hands on a changed URL.
+// change is middleware that passes on a changed URL.
 func change(f func(*url.URL)) func(http.Handler) http.Handler {
 	return func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -142,8 +143,8 @@ func rewriteURL(f func(*url.URL)) wsproxy.Option {
 	return wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { f(pr.Out.URL) })
 }
 
-// What would end the target, or the line, is refused, whoever has put it there,
-// and nothing is dialled.
+// Characters that would end the target, or the line, are refused, whoever has
+// put them there, and nothing is dialled.
 func TestRequestTargetRefused(t *testing.T) {
 	t.Attr("case", "A33")
 	t.Parallel()
@@ -170,7 +171,7 @@ func TestRequestTargetRefused(t *testing.T) {
 				}
 			})
 		}
-		t.Run(fmt.Sprintf("hook path %q", bad), func(t *testing.T) { // this can be encoded
+		t.Run(fmt.Sprintf("hook path %q", bad), func(t *testing.T) { // t.Run(fmt.Sprintf("hook path %q", bad), func( // a path can be encoded
 			_, head, _ := direct(t, "http://upstream.test", edited(), nil, rewriteURL(func(u *url.URL) { u.Path, u.RawPath = bad, bad }))
 			if line, _, _ := strings.Cut(head, "\r\n"); !strings.HasPrefix(line, "GET /") || strings.Count(line, " ") != 2 || strings.ContainsAny(line, "\t\r\n\x00\x7f") {
 				t.Errorf("upstream was asked %q", line)

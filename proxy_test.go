@@ -10,8 +10,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A session carries messages both ways, passes the Close handshake through,
-// and leaves one record.
+// A session carries messages both ways, relays the closing handshake, and logs
+// one record.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
@@ -55,8 +55,8 @@ func TestSession(t *testing.T) {
 	})
 }
 
-// F26: a client that vanishes is found by a Ping that it doesn't answer, having
-// answered one before.
+// F26: a client that has answered a Ping and then vanishes is detected by an
+// unanswered Ping.
 func TestPingTimeout(t *testing.T) {
 	t.Attr("case", "F26")
 	t.Parallel()

@@ -12,8 +12,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/snippets"
 )
 
-// Every Go snippet in README.md and docs compiles. Those that need another module
-// than this one are compiled there.
+// Every Go snippet in README.md and docs compiles. Those that need another
+// module are compiled there.
 func TestSnippets(t *testing.T) {
 	t.Parallel() // it waits for the compiler
 	snippets.Test(t, ".", map[string]int{snippets.Own: 20})
@@ -36,8 +36,7 @@ func documents(t *testing.T) map[string]string {
 	return all
 }
 
-// anchors returns where links can point to within a document, as GitHub names
-// its headings.
+// anchors returns the anchors of a document's headings, as GitHub names them.
 func anchors(text string) (all []string) {
 	text = regexp.MustCompile("(?s)```.*?```").ReplaceAllString(text, "")
 	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
@@ -47,7 +46,7 @@ func anchors(text string) (all []string) {
 	return all
 }
 
-// Links within the repository lead somewhere.
+// Links within the repository resolve.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	all := documents(t)
@@ -83,8 +82,8 @@ func TestREADMELength(t *testing.T) {
 	}
 }
 
-// docs/options.md has every option, once, and no document names one that
-// doesn't exist.
+// docs/options.md lists every option once, and no document names one that does
+// not exist.
 func TestDocumentedOptions(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("*.go")
@@ -120,7 +119,7 @@ func TestDocumentedOptions(t *testing.T) {
 	}
 }
 
-// docs/operations.md has every log record, and no other.
+// docs/operations.md lists every log record, and no other.
 func TestDocumentedRecords(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("*.go")
@@ -156,7 +155,7 @@ func TestDocumentedRecords(t *testing.T) {
 	}
 }
 
-// The README's figures are those of docs/performance.md.
+// The README's figures agree with docs/performance.md.
 func TestREADMEFigures(t *testing.T) {
 	t.Parallel()
 	readme, performance := documents(t)["README.md"], documents(t)["docs/performance.md"]

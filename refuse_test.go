@@ -16,12 +16,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Every answer that is no 101: when it comes, where its body ends, what is in
-// its header, and that nobody can hold it up.
+// All answers other than 101: when they arrive, where their body ends, what
+// their header holds, and that nobody can delay them.
 
-// F7: the head of an upstream's refusal reaches the client at once, and its
-// body as it comes, whether or not it says where it ends; the upstream keeps the
-// connection open for good.
+// F7: the header of an upstream's refusal reaches the client at once, and its
+// body as it arrives, whether or not its length is announced, even if the
+// upstream keeps the connection open.
 func TestRefusalAsItComes(t *testing.T) {
 	t.Attr("case", "F7 F8")
 	t.Parallel()
@@ -48,7 +48,7 @@ func TestRefusalAsItComes(t *testing.T) {
 					if resp.StatusCode != 403 || resp.ContentLength != row.length {
 						t.Errorf("client: got %d with a body of %d, want 403 with %d", resp.StatusCode, resp.ContentLength, row.length)
 					}
-					for _, s := range []string{"a", "bc", "defg"} { // each is sent only when the one before has come
+					for _, s := range []string{"a", "bc", "defg"} { // for _, s := range []string{"a", "bc", "defg"} // each is sent only after the client got the previous one
 						u.Send(row.piece(s))
 						got := make([]byte, len(s))
 						if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != s {
@@ -58,7 +58,7 @@ func TestRefusalAsItComes(t *testing.T) {
 					u.Close()
 				})
 			})
-			// A trickle is cut after 10 s, and is with the client up to then.
+			// A slow body is cut after 10 s, and reaches the client until then.
 			t.Run("trickle", func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					r := newRig(t, wstest.Memory)
@@ -99,8 +99,8 @@ func TestRefusalAsItComes(t *testing.T) {
 	}
 }
 
-// RFC 9112, 6.3: where a refusal's body ends. Untidy framing that has one
-// meaning is tidied; what has two is a bad answer, and makes 502.
+// RFC 9112, 6.3: where a refusal's body ends. Irregular framing with only one
+// meaning is normalized; ambiguous framing is a bad answer and makes 502.
 func TestRefusalFraming(t *testing.T) {
 	t.Attr("case", "F7")
 	t.Parallel()
@@ -110,7 +110,7 @@ func TestRefusalFraming(t *testing.T) {
 		name, answer string
 		status       int
 		body         string
-		length       int64 // that the client is told
+		length       int64 // length       int64 // as announced to the client
 	}{
 		{"one length", "HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nhi, and more", 403, "hi", 2},
 		{"one length twice", "HTTP/1.1 403 No\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 403, "hi", 2},
@@ -152,8 +152,8 @@ func TestRefusalFraming(t *testing.T) {
 	}
 }
 
-// A24: what is in a refusal's header is what came, less what is about the
-// upstream's connection, however that is said; nothing is made up.
+// A24: a refusal's header holds what the upstream sent, without what concerns
+// the upstream's connection, in whatever form that comes. Nothing is added.
 func TestRefusalHeader(t *testing.T) {
 	t.Attr("case", "A24 A87")
 	t.Parallel()
@@ -186,16 +186,16 @@ func TestRefusalHeader(t *testing.T) {
 	}
 }
 
-// sortedLines are the lines of a header in an order that can be compared.
+// sortedLines returns the lines of a header in sorted order, for comparison.
 func sortedLines(head string) string {
 	lines := strings.Split(strings.TrimSuffix(head, "\r\n\r\n"), "\r\n")
 	slices.Sort(lines[1:])
 	return strings.Join(lines, "\n")
 }
 
-// A hook's refusal says what the client is told: its own fields stand, but for
-// those that are about the connection and the body's framing. The same goes
-// for what middleware has set before.
+// A hook's refusal sets the client's answer: its fields are kept, except those
+// about the connection and the framing of the body. The same holds for fields
+// that middleware has set before.
 func TestRefusalFields(t *testing.T) {
 	t.Parallel()
 	const text = `{"error":1}`
@@ -211,7 +211,7 @@ func TestRefusalFields(t *testing.T) {
 		name   string
 		status int
 		header http.Header
-		want   string // beside Connection, Content-Length and Content-Type
+		want   string // want   string // besides Connection, Content-Length and Content-Type
 	}{
 		{"Retry-After", 503, with("Retry-After", "120"), "Retry-After: 120\r\n"},
 		{"Retry-After in another case", 429, with("retry-after", "120"), "Retry-After: 120\r\n"},
@@ -276,8 +276,8 @@ func TestRefusalFields(t *testing.T) {
 	})
 }
 
-// A client that doesn't read its refusal holds nothing up: neither for longer
-// than a write may take, nor beyond the end of the proxy.
+// A client that does not read its refusal delays nothing: neither for longer
+// than the time limit of a write, nor after the proxy was closed.
 func TestUnreadRefusal(t *testing.T) {
 	t.Parallel()
 	big := strings.Repeat("x", 60_000)

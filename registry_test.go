@@ -28,9 +28,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What an operator and the hooks see of sessions, and how they end them.
+// What operators and hooks see of sessions, and how they end them.
 
-// the is the proxy's only session.
+// the returns the proxy's only session.
 func (r *rig) the() *wsproxy.Session {
 	r.t.Helper()
 	all := slices.Collect(r.proxy.Sessions())
@@ -40,7 +40,7 @@ func (r *rig) the() *wsproxy.Session {
 	return all[0]
 }
 
-// Of neither side there is nothing to tell.
+// For a value that is neither side, the methods return zeros.
 func TestNeither(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP)
@@ -53,7 +53,8 @@ func TestNeither(t *testing.T) {
 	}
 }
 
-// A session is listed from its 101 to its end, with all that is known of it.
+// A session is listed from its 101 to its end, with everything that is known
+// about it.
 func TestSessions(t *testing.T) {
 	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
@@ -85,7 +86,7 @@ func TestSessions(t *testing.T) {
 		default:
 		}
 
-		// The counters are live, each direction's own.
+		// The counters are live and separate for each direction.
 		client.Send(client.Frame(0x01, "ab") + client.Frame(wstest.Ping, "x") + client.Frame(0x80, "cde"))
 		upstream.Want(0x01, "ab")
 		upstream.Want(wstest.Ping, "x")
@@ -113,12 +114,12 @@ func TestSessions(t *testing.T) {
 		if r.the() == s {
 			t.Error("a session that is over is still listed")
 		}
-		wstest.Receive(t, s.Done()) // a channel that is asked for late is closed, too
+		wstest.Receive(t, s.Done()) // wstest.Receive(t, s.Done()) // a channel that is requested late is closed, too
 		second.Close()
 	})
 }
 
-// wantCounts waits for the counters, which may be a moment behind the bytes.
+// wantCounts waits for the counters, which may lag behind the bytes.
 func wantCounts(t *testing.T, s *wsproxy.Session, from wsproxy.Side, want wsproxy.Counts) {
 	t.Helper()
 	deadline := time.Now().Add(wstest.Timeout)
@@ -130,8 +131,8 @@ func wantCounts(t *testing.T, s *wsproxy.Session, from wsproxy.Side, want wsprox
 	}
 }
 
-// A session that the operator ends: its client is told the code and the
-// reason, between two frames, and the upstream 1001.
+// An operator ends a session: its client gets the code and the reason, between
+// two frames, and the upstream 1001.
 func TestKick(t *testing.T) {
 	t.Parallel()
 	wstest.EachKind(t, func(t *testing.T, k wstest.Kind) {
@@ -183,8 +184,8 @@ func TestKick(t *testing.T) {
 	})
 }
 
-// Who refuses in a hook says how; nothing is dialled, and the hooks for the end
-// are told.
+// A hook that refuses sets the answer; nothing is dialled, and the hooks for
+// the end are called.
 func TestOnOpen(t *testing.T) {
 	t.Parallel()
 	type key struct{}
@@ -249,8 +250,8 @@ func TestOnOpen(t *testing.T) {
 	}
 }
 
-// What a hook sets in the request goes on to the upstream, whatever the client
-// nominates; the request that the server holds stays as it was.
+// Fields that a hook sets in the request are sent to the upstream, whatever the
+// client nominates. The server's own request does not change.
 func TestOnOpenHeader(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(_ *wsproxy.Session, r *http.Request) error {
@@ -275,8 +276,8 @@ func TestOnOpenHeader(t *testing.T) {
 	}
 }
 
-// OnClose is called once, whatever has ended the session, and one that panics
-// does no harm; never for what no hook has seen.
+// OnClose is called once, whatever ended the session, also if it panics; but
+// never for a session that no hook has seen.
 func TestOnClose(t *testing.T) {
 	t.Parallel()
 	for _, detached := range []bool{false, true} {
@@ -315,7 +316,7 @@ func TestOnClose(t *testing.T) {
 				runtime.Gosched()
 			}
 		}
-		c := r.client() // no handshake
+		c := r.client() // c := r.client() // without a handshake
 		c.Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
 		c.WantRefusal(426)
 
@@ -339,8 +340,8 @@ func TestOnClose(t *testing.T) {
 	}
 }
 
-// A hook that ends its goroutine, or that panics where the logger does too,
-// leaves nothing behind, and neither does a logger that panics at the start.
+// A hook that ends its goroutine, or that panics together with the logger,
+// leaks nothing, and neither does a logger that panics at the start.
 func TestOnCloseNeverReturns(t *testing.T) {
 	for _, row := range []struct {
 		name    string
@@ -380,7 +381,7 @@ func (panicking) Handle(context.Context, slog.Record) error { panic("logger") }
 func (p panicking) WithAttrs([]slog.Attr) slog.Handler      { return p }
 func (p panicking) WithGroup(string) slog.Handler           { return p }
 
-// A session may be ended before its 101: its client is refused then.
+// A session may be closed before its 101: its client is then refused.
 func TestKickInHandshake(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
@@ -395,7 +396,7 @@ func TestKickInHandshake(t *testing.T) {
 	}
 }
 
-// A session ends when its expiry, which may be moved, says so.
+// A session ends at its expiry, which may be changed.
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -422,7 +423,7 @@ func TestExpiry(t *testing.T) {
 		for _, d := range []time.Duration{30 * time.Second, 10 * time.Minute, 0, -time.Minute} {
 			expire(max(d, 0), func(s *wsproxy.Session) { s.SetExpiry(time.Now().Add(d), 4401, "token expired") })
 		}
-		// Taken back.
+		// Removed again.
 		client, _ := r.open("", "")
 		if err := errors.Join(r.the().SetExpiry(time.Now().Add(time.Hour), 1000, ""), r.the().SetExpiry(time.Time{}, 0, "")); err != nil {
 			t.Fatal(err)
@@ -436,7 +437,7 @@ func TestExpiry(t *testing.T) {
 	})
 }
 
-// Sessions end at the maximum age, up to a tenth earlier, and not in step.
+// Sessions end at the maximum age or up to a tenth earlier, and not in step.
 func TestMaxAge(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -465,7 +466,7 @@ func TestMaxAge(t *testing.T) {
 	})
 }
 
-// Round trips are those of the proxy's own Pings, each leg's own.
+// Round trips are measured with the proxy's own Pings, separately for each leg.
 func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -495,7 +496,7 @@ func TestRoundTrip(t *testing.T) {
 			st[wsproxy.Client].Counts[3] != 1 || st[wsproxy.Upstream].Counts[6] != 1 {
 			t.Errorf("got histograms %+v", st)
 		}
-		// A late answer to an older Ping is none to the next one.
+		// A late answer to an older Ping does not count for the next one.
 		client.ReadFrame()
 		wstest.Elapse(time.Second)
 		client.Send(client.Frame(wstest.Pong, first))
@@ -506,8 +507,8 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// F15, A68: past the limits clients are refused before anything is dialled, and
-// whoever leaves, in whatever way, makes room.
+// F15, A68: above the limits, clients are refused before anything is dialled. A
+// session that ends, in whatever way, frees its place.
 func TestMaxSessions(t *testing.T) {
 	t.Attr("case", "F15")
 	t.Parallel()
@@ -532,14 +533,14 @@ func TestMaxSessions(t *testing.T) {
 				}
 				r.wantReturned()
 			}
-			// A handshake under way counts, too.
+			// A handshake under way counts as well.
 			first, upstream := r.open(user, "")
 			waiting := r.client()
 			waiting.Send(wstest.Request("/", user))
 			pending := r.upstream()
 			pending.ReadRequest()
 			refused()
-			pending.Send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // that one has left
+			pending.Send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // pending.Send("HTTP/1.1 403 Forbidden\r\nConte // that handshake has ended
 			waiting.WantRefusal(403)
 			r.wantReturned()
 			second, upstream2 := r.open(user, "")
@@ -550,7 +551,7 @@ func TestMaxSessions(t *testing.T) {
 			r.wantReturned()
 			third, _ := r.open(user, "")
 			refused()
-			if row.status == 429 { // another one has room of its own
+			if row.status == 429 { // if row.status == 429 { // another client has its own limit
 				if strings.Contains(row.name, "header") {
 					r.open("X-User: 43\r\n", "")
 					r.open("", "") // not counted
@@ -576,7 +577,7 @@ func TestMaxSessions(t *testing.T) {
 	})
 }
 
-// Handshakes under way have a limit of their own; open sessions don't count.
+// Handshakes under way have their own limit; open sessions do not count.
 func TestMaxHandshakes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithMaxHandshakes(1))
@@ -599,8 +600,9 @@ func TestMaxHandshakes(t *testing.T) {
 	r.open("", "")
 }
 
-// One client is one address, whatever its port; of IPv6 one /64. Behind a
-// trusted proxy it is the address that that one tells of.
+// A client is identified by its address without the port, and by the /64 of an
+// IPv6 address. Behind a trusted proxy, it is the address that the proxy
+// reports.
 func TestClientKeys(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -664,8 +666,8 @@ func TestClientKeys(t *testing.T) {
 	}
 }
 
-// The totals hold what has passed in sessions that are over as well as in those
-// that are open, and how handshakes have failed.
+// The totals include what passed in sessions that are over and in those that
+// are open, and the failed handshakes by kind.
 func TestStats(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP)
@@ -712,8 +714,8 @@ func TestStats(t *testing.T) {
 	}
 }
 
-// What is listed, counted, ended and opened all at once is consistent: for the
-// race detector.
+// Listing, counting, ending and opening sessions concurrently is consistent:
+// for the race detector.
 func TestRegistryUnderLoad(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP, wsproxy.WithMaxSessionsPerClient(1000, nil), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
@@ -759,8 +761,8 @@ func TestRegistryUnderLoad(t *testing.T) {
 	}
 }
 
-// A session that is ended while its 101 is on the way, by the operator or by a
-// drain, ends as soon as it is open.
+// A session that is ended while its 101 is being written, by the operator or by
+// a drain, ends as soon as it is open.
 func TestEndWhileAnswering(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -816,7 +818,7 @@ func TestEndWhileAnswering(t *testing.T) {
 	}
 }
 
-// hijackHook calls f when the connection is about to be taken over.
+// hijackHook calls f when the connection is about to be hijacked.
 type hijackHook struct {
 	http.ResponseWriter
 	f func()

@@ -21,12 +21,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A way is a test's view of a session from the side that something is wrong
-// with: from has it, to is the side across.
+// A way is a test's view of a session in which one side, from, misbehaves; to is
+// the opposite side.
 type way struct {
 	name      string
-	toldBad   int // the code for breaking the protocol
-	toldOther int // the code across, for that and for being lost
+	toldBad   int // toldBad   int // close code for a protocol violation
+	toldOther int // toldOther int // close code for the opposite side, then and when this side is lost
 }
 
 var ways = []way{{"client", 1002, 1001}, {"upstream", 1002, 1011}}
@@ -49,8 +49,8 @@ func (w way) open(r *rig, requestLines, answerLines string) (from, to *wstest.Wi
 	return from, to
 }
 
-// A11, C22: frames that come behind a handshake, from either side, arrive
-// after the 101, in order, all of them.
+// A11, C22: frames that arrive together with a handshake, from either side, are
+// relayed after the 101, all of them and in order.
 func TestEarlyFrames(t *testing.T) {
 	t.Attr("case", "A11 C22")
 	t.Parallel()
@@ -58,13 +58,13 @@ func TestEarlyFrames(t *testing.T) {
 		"one frame":      {"early"},
 		"several frames": {"one", "", strings.Repeat("x", 300), "last"},
 	} {
-		var sent [2]string // as the client, the upstream sends them
+		var sent [2]string // var sent [2]string // in the encodings of client and upstream
 		for _, s := range stream {
 			sent[0] += wstest.RawFrame(wstest.Text, true, s)
 			sent[1] += wstest.RawFrame(wstest.Text, false, s)
 		}
-		// How much comes in the handshake's own write: all, a header cut
-		// short, a payload cut short.
+		// How much is in the same write as the handshake: everything, a part of
+		// a header, a part of a payload.
 		for _, cut := range []int{len(sent[1]), 1, len(sent[1]) - 1} {
 			t.Run(fmt.Sprint(name, " cut at ", cut), func(t *testing.T) {
 				eachSession(t, func(t *testing.T, c carrier) {
@@ -73,7 +73,8 @@ func TestEarlyFrames(t *testing.T) {
 					client.Send(wstest.Request("/", "") + sent[0][:cut])
 					upstream := r.upstream()
 					req := upstream.ReadRequest()
-					// Not before the 101: the request is all that has come.
+					// Not before the 101: the upstream has got only the
+					// request.
 					if n := upstream.In.Buffered(); n > 0 {
 						t.Fatalf("%d bytes went to the upstream before its answer", n)
 					}
@@ -95,11 +96,11 @@ func TestEarlyFrames(t *testing.T) {
 	}
 }
 
-// A breach is frames that break RFC 6455, and the good ones that it takes to
-// get there.
+// A breach is a sequence of frames that violates RFC 6455, and the valid frames
+// that must precede it.
 type breach struct{ good, bad string }
 
-// breaches are what a side can do wrong, by the case's number and a name.
+// breaches are the violations, by the case's number and a name.
 func breaches(masked bool) map[string]breach {
 	f := func(first byte, payload string) string { return wstest.RawFrame(first, masked, payload) }
 	head := func(first, length byte, more ...byte) string {
@@ -145,10 +146,10 @@ func breaches(masked bool) map[string]breach {
 	return b
 }
 
-// A45, A47, A48, A50, A52, A54: whoever breaks the protocol gets Close 1002,
-// and the other side the code that is for that. What came before goes on,
-// nothing after does. What the other side still has to say arrives before the
-// Close. It makes no difference how the bytes are cut.
+// A45, A47, A48, A50, A52, A54: a side that violates the protocol gets Close
+// 1002, and the other side the corresponding code. What came before is relayed,
+// nothing after it is. What the other side still has to send arrives before the
+// Close. It makes no difference how the bytes are split.
 func TestBreaches(t *testing.T) {
 	t.Attr("case", "A45 A47 A48 A50 A52 A54 C12 C13 C15")
 	t.Parallel()
@@ -156,7 +157,7 @@ func TestBreaches(t *testing.T) {
 		r, n := c.rig(t), 0
 		for name, b := range breaches(w.masked()) {
 			cuts := []bool{false, true}
-			if c.detach || c.client != c.upstream { // one of them: there are many breaches
+			if c.detach || c.client != c.upstream { // if c.detach || c.client != c.upstream { // one carrier: there are many breaches
 				cuts = cuts[rand.IntN(2):][:1]
 			}
 			for _, bytewise := range cuts {
@@ -170,8 +171,8 @@ func TestBreaches(t *testing.T) {
 	})
 }
 
-// A51: with permessage-deflate, RSV1 may be set on a message's first frame,
-// and on no other. The other bits stay forbidden.
+// A51: with permessage-deflate, RSV1 may be set on a message's first frame
+// only. The other bits remain invalid.
 func TestBreachesWithDeflate(t *testing.T) {
 	t.Attr("case", "A51")
 	t.Parallel()
@@ -198,8 +199,8 @@ func TestBreachesWithDeflate(t *testing.T) {
 	})
 }
 
-// wantBreach has from send good frames, the bad one and more, and wants the
-// rig's n-th session to end as it should.
+// wantBreach has from send the valid frames, the invalid one and more, and
+// checks the end of the rig's n-th session.
 func wantBreach(r *rig, n int, w way, from, to *wstest.Wire, b breach, bytewise bool) {
 	r.t.Helper()
 	good := from.Frame(wstest.Text, "before") + b.good
@@ -236,9 +237,9 @@ func (r *rig) wantRecord(n int, by, reason string) map[string]any {
 	return m
 }
 
-// A46: a frame of the greatest legal length passes as it comes, in little
-// memory. It is cut short: no Close frame fits into it, the connection across
-// just ends.
+// A46: a frame of the maximum legal length is relayed as it arrives, in little
+// memory. It is cut short: no Close frame fits into it, so the opposite
+// connection is closed without one.
 func TestEndlessFrame(t *testing.T) {
 	t.Attr("case", "A46")
 	if !alone(t) {
@@ -287,8 +288,8 @@ func TestEndlessFrame(t *testing.T) {
 	})
 }
 
-// A52, C15, F23: a Close frame that may be sent passes as it is, either way,
-// and so does the answer.
+// A52, C15, F23: a valid Close frame is relayed unchanged in both directions,
+// and so is the answer.
 func TestClosePasses(t *testing.T) {
 	t.Attr("case", "A52 C15 F23")
 	t.Parallel()
@@ -307,7 +308,7 @@ func TestClosePasses(t *testing.T) {
 			from.Want(wstest.Text, "still here")
 			from.Want(wstest.Close, wstest.CloseBody(1000, "and this is mine"))
 			// RFC 6455, 7.1.1: the proxy closes the client's connection first,
-			// and waits for the upstream to close the other.
+			// and waits for the upstream to close its own.
 			if w.masked() {
 				from.WantEnd()
 				to.Close()
@@ -327,7 +328,7 @@ func TestClosePasses(t *testing.T) {
 	})
 }
 
-// Closes that cross: each side gets the other's.
+// Closes that cross: each side gets the other side's.
 func TestCloseCrossing(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
@@ -345,8 +346,8 @@ func TestCloseCrossing(t *testing.T) {
 	})
 }
 
-// A59: nothing that comes behind a Close frame goes on, in the same write or
-// later; not even another Close.
+// A59: nothing after a Close frame is relayed, in the same write or later, not
+// even another Close.
 func TestDataAfterClose(t *testing.T) {
 	t.Attr("case", "A59")
 	t.Parallel()
@@ -372,9 +373,9 @@ func TestDataAfterClose(t *testing.T) {
 	})
 }
 
-// One that sends a Close and at once closes its socket, with our bytes
-// unread: its last words still go to the other side, though writing to it
-// fails.
+// A side that sends a Close and closes its socket at once, with the proxy's
+// bytes unread: its last frames still reach the other side, although writing to
+// it fails.
 func TestCloseOfOneThatIsGone(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
@@ -397,16 +398,16 @@ func TestCloseOfOneThatIsGone(t *testing.T) {
 	})
 }
 
-// F21, F22, F24, F25, C25: a side that goes without a Close frame. The other
-// one is told so, if a frame boundary lets it; what the lost one had sent in
-// full arrives before.
+// F21, F22, F24, F25, C25: a side that leaves without a Close frame. The other
+// one gets a Close if a frame boundary allows it; complete frames of the lost
+// side arrive before.
 func TestLost(t *testing.T) {
 	t.Attr("case", "C25 F21 F22 F24 F25")
 	t.Parallel()
 	tests := []struct {
 		name string
-		tail func(w *wstest.Wire) string // how its stream ends
-		mid  bool                        // that is in the middle of what went on
+		tail func(w *wstest.Wire) string // tail func(w *wstest.Wire) string // the end of its stream
+		mid  bool                        // mid  bool // it ends in the middle of a relayed frame
 	}{
 		{"at a boundary", func(*wstest.Wire) string { return "" }, false},
 		{"in a header", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, strings.Repeat("x", 300))[:3] }, false},
@@ -431,7 +432,7 @@ func TestLost(t *testing.T) {
 						from.CloseWrite()
 						to.WantBytes(passed)
 					} else {
-						// A reset may overtake what was sent before it.
+						// A reset may overtake bytes that were sent before it.
 						from.Send(sent)
 						to.WantBytes(passed)
 						from.Reset()
@@ -439,7 +440,7 @@ func TestLost(t *testing.T) {
 					if !test.mid {
 						to.WantClose(w.toldOther)
 						to.SendClose(w.toldOther, "")
-						if w.masked() { // an upstream is to close first
+						if w.masked() { // if w.masked() { // an upstream should close first
 							to.Close()
 						}
 					}
@@ -456,9 +457,9 @@ func TestLost(t *testing.T) {
 	})
 }
 
-// A80: a TLS stream that is garbled, or cut in the middle of a record, is no
-// end that could still be answered: that connection is closed at once, whatever
-// the other side does.
+// A80: after a TLS stream that is garbled, or cut in the middle of a record, no
+// answer is possible: the connection is closed at once, whatever the other side
+// does.
 func TestTLSBroken(t *testing.T) {
 	t.Attr("case", "A80")
 	t.Parallel()
@@ -487,8 +488,8 @@ func TestTLSBroken(t *testing.T) {
 	}
 }
 
-// F29: a side that has sent a FIN still gets what the other one sends until
-// that one has answered the Close.
+// F29: a side that has sent a FIN still gets what the other side sends, until
+// that side has answered the Close.
 func TestHalfClose(t *testing.T) {
 	t.Attr("case", "F29")
 	t.Parallel()
@@ -508,8 +509,8 @@ func TestHalfClose(t *testing.T) {
 	})
 }
 
-// F35: Pings and Pongs between the applications pass as they are, and so do
-// Pongs that look like answers to the proxy's own Pings but aren't.
+// F35: Pings and Pongs of the applications are relayed unchanged, and so are
+// Pongs that only resemble answers to the proxy's own Pings.
 func TestForeignPingsPass(t *testing.T) {
 	t.Attr("case", "C11 F35")
 	t.Parallel()
@@ -526,9 +527,9 @@ func TestForeignPingsPass(t *testing.T) {
 	})
 }
 
-// C23, C24, and the way through splice(2): payloads of all sizes, around
-// those where the relay does something else, arrive as they were sent, in one
-// frame or many, small ones between big ones.
+// C23, C24, and splice(2): payloads of all sizes, around the limits where the
+// relay changes its method, arrive as they were sent, in one frame or many,
+// with small ones between large ones.
 func TestPayloadSizes(t *testing.T) {
 	t.Attr("case", "C16 C23 C24")
 	t.Parallel()
@@ -577,11 +578,11 @@ func TestPayloadSizes(t *testing.T) {
 	})
 }
 
-// C18, C19, C20, C21: while Pings are injected all the time, what arrives at
-// each end is what was sent, byte for byte, but for the Pings, which stand on
-// frame boundaries, within fragmented messages, too, and the Pongs to them,
-// which are gone. The Pings to an upstream are masked, each with a key of its
-// own; those to a client aren't.
+// C18, C19, C20, C21: while Pings are injected all the time, each end gets
+// exactly the bytes that the other one sent, plus the Pings, which are at frame
+// boundaries, also within fragmented messages, and minus the Pongs that answer
+// them. Pings to an upstream are masked, each with a key of its own; those to a
+// client are not.
 func TestInjection(t *testing.T) {
 	t.Attr("case", "C18 C19 C20 C21")
 	t.Parallel()
@@ -592,7 +593,7 @@ func TestInjection(t *testing.T) {
 		}
 		r := c.rig(t, wsproxy.WithPing(time.Millisecond, time.Minute))
 		a, b := r.open("", "")
-		for _, w := range []*wstest.Wire{a, b} { // every Ping takes several turns of a machine that may be busy
+		for _, w := range []*wstest.Wire{a, b} { // for _, w := range []*wstest.Wire{a, b} { // every Ping takes several turns, on a machine that may be busy
 			w.SetDeadline(time.Now().Add(10 * wstest.Timeout))
 		}
 		ends := [2]*talker{{w: a, talks: client, many: many}, {w: b, talks: upstream, many: many}}
@@ -631,21 +632,21 @@ func TestInjection(t *testing.T) {
 	})
 }
 
-// A talker sends random frames and checks what comes, in TestInjection.
+// A talker sends random frames and checks what arrives, in TestInjection.
 type talker struct {
 	w     *wstest.Wire
 	peer  *talker
 	talks bool
-	many  int32        // Pings that make an end
-	sent  bytes.Buffer // without Pongs to the proxy's Pings; owned by write
+	many  int32        // many  int32 // number of Pings after which it ends
+	sent  bytes.Buffer // sent  bytes.Buffer // without the Pongs to the proxy's Pings; owned by write
 	got   bytes.Buffer // without the proxy's Pings; owned by read
 	keys  map[string]bool
-	pings atomic.Int32 // of the proxy's, so far
-	pongs chan string  // due, to these
+	pings atomic.Int32 // pings atomic.Int32 // of the proxy, so far
+	pongs chan string  // pongs chan string // for these Pings
 }
 
-// write sends frames, in pieces, until many Pings have gone between the frames
-// of whoever talks.
+// write sends frames, in pieces, until many Pings have been injected into both
+// directions.
 func (e *talker) write(r *rand.Rand, pause func()) {
 	inMessage := false
 	for e.talks && e.peer.pings.Load() < e.many || e.peer.talks && e.pings.Load() < e.many {
@@ -694,7 +695,7 @@ func (e *talker) write(r *rand.Rand, pause func()) {
 	}
 }
 
-// read parses all that comes and sorts out the proxy's Pings.
+// read parses everything that arrives and separates the proxy's Pings.
 func (e *talker) read() {
 	defer close(e.pongs)
 	e.keys = make(map[string]bool)
@@ -706,7 +707,7 @@ func (e *talker) read() {
 			e.w.T.Errorf("%s: got %v, want a Close", e.w.Who(), err)
 			return
 		}
-		// What the reader has read ahead stays in whole.
+		// Complete frames in the reader's buffer stay there.
 		size := whole.Len() - e.w.In.Buffered()
 		raw := whole.Next(size)
 		if f.First == wstest.Ping && len(f.Payload) == 12 {

@@ -11,8 +11,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Clients that take nothing of long frames hold pipes, but a quarter of the
-// descriptors at most: others still get in, and their frames pass all the same.
+// Clients that do not read long frames hold pipes, but at most a quarter of the
+// descriptors: others can still connect, and their frames are relayed all the
+// same.
 func TestPipesAreFew(t *testing.T) {
 	t.Attr("case", "F52")
 	if !alone(t) {
@@ -22,7 +23,7 @@ func TestPipesAreFew(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
-	const limit, sessions, size = 400, 60, 16 << 20 // more than buffers hold
+	const limit, sessions, size = 400, 60, 16 << 20 // const limit, sessions, size = 400, 60, 16 <<  // more than the buffers hold
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}

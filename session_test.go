@@ -25,7 +25,7 @@ import (
 )
 
 // F38: Shutdown sends Close 1001 to both sides of every session and returns
-// when the last one is over; whoever comes then is answered 503.
+// when the last one is over. New clients are answered 503.
 func TestShutdown(t *testing.T) {
 	t.Attr("case", "C29 F38")
 	t.Parallel()
@@ -42,7 +42,7 @@ func TestShutdown(t *testing.T) {
 			client, upstream := w[0], w[1]
 			client.WantClose(1001)
 			upstream.WantClose(1001)
-			if i == 0 { // now Shutdown has begun
+			if i == 0 { // if i == 0 { // now Shutdown has started
 				late := r.client()
 				late.Send(wstest.Request("/", ""))
 				resp := late.ReadResponse()
@@ -66,8 +66,8 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
-// F40: Shutdown and Close may be called at any time, often, by many, with no
-// sessions.
+// F40: Shutdown and Close may be called at any time, repeatedly, concurrently,
+// and without sessions.
 func TestShutdownAgain(t *testing.T) {
 	t.Attr("case", "C29 F40")
 	t.Parallel()
@@ -100,13 +100,13 @@ func TestShutdownAgain(t *testing.T) {
 	})
 }
 
-// F38: Shutdown waits no longer than its context or, without one, than the
-// close timeout: with peers that don't answer, and with such as have no room
-// for a Close. These hold nobody else's Close up.
+// F38: Shutdown waits no longer than its context or, if that has no deadline,
+// the close timeout: for peers that do not answer, and for peers that have no
+// room for a Close. These delay nobody else's Close.
 func TestShutdownDeadline(t *testing.T) {
 	t.Attr("case", "C29 F38")
 	t.Parallel()
-	const window = time.Millisecond // the least there is
+	const window = time.Millisecond // const window = time.Millisecond // the minimum
 	wantAt := func(t *testing.T, began time.Time, d time.Duration) {
 		t.Helper()
 		if got := time.Since(began); got < d || got > d+window {
@@ -160,13 +160,13 @@ func TestShutdownDeadline(t *testing.T) {
 	}
 }
 
-// fill is a frame that takes up all that a [wstest.MemConn] holds.
+// fill is a frame that fills a [wstest.MemConn].
 func fill(w *wstest.Wire) string {
 	overhead := len(w.Frame(wstest.Binary, strings.Repeat("x", 1000))) - 1000
 	return w.Frame(wstest.Binary, strings.Repeat("x", wstest.MemBuffer-overhead))
 }
 
-// F40: a handshake under way when Shutdown comes is refused.
+// F40: a handshake under way during Shutdown is refused.
 func TestShutdownInHandshake(t *testing.T) {
 	t.Attr("case", "C29 F40")
 	t.Parallel()
@@ -188,7 +188,7 @@ func TestShutdownInHandshake(t *testing.T) {
 	})
 }
 
-// Close cuts all sessions, with no Close frames, also ones whose peers take
+// Close cuts all sessions without Close frames, also those whose peers read
 // nothing or send without end.
 func TestClose(t *testing.T) {
 	t.Parallel()
@@ -205,7 +205,7 @@ func TestClose(t *testing.T) {
 		var busy, flowing sync.WaitGroup
 		for i, ends := range wires {
 			for _, w := range ends {
-				if i%3 == 0 { // silent
+				if i%3 == 0 { // if i%3 == 0 { // a silent one
 					continue
 				}
 				message := w.Frame(wstest.Binary, strings.Repeat("x", 1<<18))
@@ -242,14 +242,14 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// F41: when the request's context ends, both sides are told and the session
+// F41: when the request's context ends, both sides get a Close and the session
 // is over.
 func TestContextEnds(t *testing.T) {
 	t.Attr("case", "F41")
 	t.Parallel()
 	eachSession(t, func(t *testing.T, c carrier) {
 		if c.detach {
-			return // a detached session doesn't end with its request
+			return // return // a detached session does not end with its request
 		}
 		r := c.rig(t)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -271,8 +271,8 @@ func TestContextEnds(t *testing.T) {
 	})
 }
 
-// F42, F46: however sessions end, when ServeHTTP has returned none of their
-// goroutines is left, and none of their descriptors.
+// F42, F46: however a session ends, when ServeHTTP has returned, none of its
+// goroutines and descriptors is left.
 func TestNothingIsLeft(t *testing.T) {
 	t.Attr("case", "C30 F42 F46")
 	if !alone(t) {
@@ -307,12 +307,12 @@ func TestNothingIsLeft(t *testing.T) {
 			c.Reset()
 		},
 	}
-	// A connection that is merely forgotten isn't to be closed by its
-	// finalizer and go unnoticed.
+	// A connection that is merely dropped must not go unnoticed because its
+	// finalizer closes it.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for _, c := range carriers() {
 		if c.simulated() || c.client != c.upstream {
-			continue // a bubble sees to it; no further kind of leg
+			continue // continue // the bubble checks it, or it adds no kind of leg
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			r := c.rig(t)
@@ -329,7 +329,7 @@ func TestNothingIsLeft(t *testing.T) {
 						t.Fatalf("%s: the session isn't over", name)
 					}
 					s := stacksOfSessions()
-					for range 1000 { // the last one may be on its last step
+					for range 1000 { // for range 1000 { // the last one may be about to end
 						if s == "" {
 							break
 						}
@@ -348,8 +348,8 @@ func TestNothingIsLeft(t *testing.T) {
 			if afterwards > sockets {
 				t.Errorf("%d sockets, %d before %d sessions", afterwards, sockets, 3*len(ends))
 			}
-			// Empty pipes are kept for the next long frame: two ends each, one
-			// pipe for each processor.
+			// Empty pipes are kept for the next long frame: two descriptors
+			// each, one pipe for each processor.
 			if pipesAfterwards > pipes+2*runtime.NumCPU() {
 				t.Errorf("%d pipe ends, %d before %d sessions", pipesAfterwards, pipes, 3*len(ends))
 			}
@@ -357,9 +357,9 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// Pipes that long frames were stuck in don't stay when the frames have gone on.
-// The garbage collector would find them in time, but a process can be out of
-// descriptors before that.
+// Pipes in which long frames were stuck are closed when the frames have been
+// relayed. The garbage collector would close them eventually, but the process
+// may run out of descriptors before that.
 func TestPipesAfterStuckFrames(t *testing.T) {
 	t.Attr("case", "F52")
 	if !alone(t) {
@@ -376,7 +376,7 @@ func TestPipesAfterStuckFrames(t *testing.T) {
 		u.SendLater(frame)
 		clients = append(clients, c)
 	}
-	wstest.Await(t, func() bool { // all of them are stuck
+	wstest.Await(t, func() bool { // wstest.Await(t, func() bool { // until all are stuck
 		_, pipes := descriptors(t)
 		return pipes >= 2*sessions
 	}, func() string {
@@ -397,7 +397,7 @@ func TestPipesAfterStuckFrames(t *testing.T) {
 	})
 }
 
-// stacksOfSessions is the stacks of all goroutines that run a session.
+// stacksOfSessions returns the stacks of all goroutines that run a session.
 func stacksOfSessions() string {
 	b := make([]byte, 1<<20)
 	b = b[:runtime.Stack(b, true)]
@@ -413,7 +413,7 @@ func stacksOfSessions() string {
 	return strings.Join(found, "\n\n")
 }
 
-// descriptors is how many sockets, and pipes, the process has open.
+// descriptors returns the number of the process's open sockets and pipes.
 func descriptors(t *testing.T) (sockets, pipes int) {
 	t.Helper()
 	const dir = "/proc/self/fd"
@@ -436,7 +436,7 @@ func descriptors(t *testing.T) (sockets, pipes int) {
 	return sockets, pipes
 }
 
-// F50: a session leaves one record, with the bytes that were on the wire.
+// F50: a session logs one record, with the number of bytes on the wire.
 func TestRecord(t *testing.T) {
 	t.Attr("case", "F50")
 	t.Parallel()
@@ -481,7 +481,7 @@ func TestRecord(t *testing.T) {
 	})
 }
 
-// A brittle is a connection whose methods panic once they are told to.
+// A brittle is a connection whose methods panic when they are told to.
 type brittle struct {
 	net.Conn
 	read, write, close *atomic.Bool
@@ -517,9 +517,9 @@ func (b *brittle) Close() error {
 	return nil
 }
 
-// F47, F48: a connection of the user's own that panics ends its session, and
-// nothing else, whichever goroutine it does so in. The other side is told,
-// and the log says why.
+// F47, F48: a connection from the user's own code that panics ends its session
+// and nothing else, in whichever goroutine it panics. The other side gets a
+// Close, and the log gives the reason.
 func TestConnPanics(t *testing.T) {
 	t.Attr("case", "F47 F48")
 	t.Parallel()
@@ -550,7 +550,7 @@ func TestConnPanics(t *testing.T) {
 			flood(s.client, 10*wstest.MemBuffer)
 		}, told, "panic"},
 		"writing a Close": {func(s *rigged) { s.write.Store(true); s.client.Close() }, nil, "lost"},
-		// Here the client has its Close only if that came first.
+		// Here the client gets its Close only if that came first.
 		"in Shutdown":       {func(s *rigged) { s.write.Store(true); s.proxy.Shutdown(s.t.Context()) }, maybe, "drained"},
 		"in a cancelling":   {func(s *rigged) { s.write.Store(true); s.cancel() }, maybe, "cancelled"},
 		"closing":           {func(s *rigged) { s.close.Store(true); s.upstream.Close() }, told, "lost"},
@@ -559,7 +559,7 @@ func TestConnPanics(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachSessionInTime(t, func(t *testing.T, c carrier) {
 				if c.detach && name == "in a cancelling" {
-					return // a detached session doesn't end with its request
+					return // return // a detached session does not end with its request
 				}
 				s := new(rigged)
 				option := wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -594,7 +594,7 @@ func TestConnPanics(t *testing.T) {
 	}
 }
 
-// Nothing is allocated for a frame on its way through a session. (With TLS,
+// No memory is allocated for a frame that passes through a session. (With TLS,
 // crypto/tls allocates for each record.)
 func TestSessionAllocs(t *testing.T) {
 	if raceEnabled() {
@@ -618,7 +618,7 @@ func TestSessionAllocs(t *testing.T) {
 						from, to *wstest.Wire
 						b        []byte
 					}{{client, upstream, up}, {upstream, client, down}} {
-						for b, g := way.b, got[:len(way.b)]; len(b) > 0; { // less at a time than any buffer holds
+						for b, g := way.b, got[:len(way.b)]; len(b) > 0; { // for b, g := way.b, got[:len(way.b)]; len(b) > // in pieces smaller than any buffer
 							m := min(len(b), 10_000)
 							way.from.Write(b[:m])
 							if _, err := io.ReadFull(way.to.In, g[:m]); err != nil {
@@ -636,7 +636,7 @@ func TestSessionAllocs(t *testing.T) {
 	}
 }
 
-// A connection of the user's own may return from Read with nothing.
+// A connection from the user's own code may return nothing from Read.
 func TestEmptyReads(t *testing.T) {
 	t.Parallel()
 	var r *rig
@@ -663,9 +663,9 @@ func (c *stuttering) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
-// A session at rest takes two stacks of the smallest size, 2 KiB each: that is
-// most of its memory, and a few words more on the way from a read to a write
-// would double it.
+// An idle session takes two stacks of the smallest size, 2 KiB each, which is
+// most of its memory. A few more words on the path from a read to a write would
+// double it.
 func TestRestingStacks(t *testing.T) {
 	if raceEnabled() {
 		t.Skip("the race detector needs more stack")
@@ -700,8 +700,8 @@ func raceEnabled() bool {
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-// F50: what is dropped, because its receiver has been sent a Close, is not
-// counted as relayed.
+// F50: bytes that are dropped because their receiver has been sent a Close are
+// not counted as relayed.
 func TestDroppedIsNotCounted(t *testing.T) {
 	t.Attr("case", "F50")
 	t.Parallel()
@@ -711,7 +711,7 @@ func TestDroppedIsNotCounted(t *testing.T) {
 		client.SendText("relayed")
 		upstream.Want(wstest.Text, "relayed")
 		client.WantClose(1001)
-		synctest.Wait() // the upstream is told, too
+		synctest.Wait() // synctest.Wait() // until the upstream got its Close, too
 		client.SendText("dropped")
 		client.SendClose(1001, "")
 		upstream.WantClose(1001)
@@ -723,8 +723,8 @@ func TestDroppedIsNotCounted(t *testing.T) {
 	})
 }
 
-// F48, 5.9: a panic that comes up through the callback of a raw connection
-// leaves that connection closed like any other.
+// F48, 5.9: a panic that passes through the callback of a raw connection leaves
+// that connection closed like any other.
 func TestPanicUnderRawRead(t *testing.T) {
 	t.Attr("case", "F48")
 	t.Parallel()
@@ -742,7 +742,7 @@ func TestPanicUnderRawRead(t *testing.T) {
 	client.WantEnd()
 }
 
-// An upstream that breaks the protocol and reads nothing can't hold the
+// An upstream that violates the protocol and reads nothing cannot hold the
 // session, not even over a connection without deadlines.
 func TestNoDeadlinesAtTheEnd(t *testing.T) {
 	t.Parallel()
@@ -756,7 +756,7 @@ func TestNoDeadlinesAtTheEnd(t *testing.T) {
 		upstream := wstest.NewWire(t, far, false)
 		upstream.Answer("")
 		client.ReadResponse()
-		client.Send(client.Frame(wstest.Binary, strings.Repeat("x", 1<<10-6-2))) // fills its buffer but for 2 bytes
+		client.Send(client.Frame(wstest.Binary, strings.Repeat("x", 1<<10-6-2))) // client.Send(client.Frame(wstest.Binary, strin // fills its buffer except for 2 bytes
 		synctest.Wait()
 		upstream.Send("\x83\x00")
 		client.WantClose(1011)
@@ -764,7 +764,8 @@ func TestNoDeadlinesAtTheEnd(t *testing.T) {
 	})
 }
 
-// 5.9: a wrapper that embeds a TLS connection is closed by its own Close.
+// 5.9: a wrapper that embeds a TLS connection is closed with its own Close
+// method.
 func TestWrappedTLSClose(t *testing.T) {
 	t.Parallel()
 	var closed atomic.Int32
@@ -795,8 +796,8 @@ type countsClose struct {
 
 func (c countsClose) Close() error { c.n.Add(1); return c.Conn.Close() }
 
-// 4.2, F29: a slow client gets all that was sent before the Close, and the
-// Close, though that takes longer than the close timeout.
+// 4.2, F29: a slow client gets everything that was sent before the Close, and
+// the Close, even if that takes longer than the close timeout.
 func TestSlowTail(t *testing.T) {
 	t.Attr("case", "F29")
 	t.Parallel()
@@ -813,7 +814,7 @@ func TestSlowTail(t *testing.T) {
 	defer pace.Stop()
 	slow := &wstest.Wire{Conn: client.Conn, T: t, Client: true, In: bufio.NewReader(readerFunc(func(b []byte) (int, error) {
 		<-pace.C
-		// Pings that meet a closed connection have it reset.
+		// Pings that reach a closed connection cause a reset.
 		client.Write([]byte(client.Frame(wstest.Ping, "")))
 		return client.In.Read(b[:min(len(b), 4<<10)])
 	}))}
@@ -828,8 +829,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// F39: a peer that takes bytes puts off the close timeout only for what was
-// sent before its end: not in the middle of a frame that goes on and on.
+// F39: a peer that takes bytes extends the close timeout only for what was sent
+// before its end, not for a frame that goes on without end.
 func TestEndlessFrameIsCut(t *testing.T) {
 	t.Attr("case", "F39")
 	t.Parallel()
@@ -871,8 +872,8 @@ func TestEndlessFrameIsCut(t *testing.T) {
 	wstest.Receive(t, cut)
 }
 
-// F25: a reset that comes along with the last bytes is found when something is
-// written, and not only when the time for the session's end is up.
+// F25: a reset that arrives with the last bytes is detected at the next write,
+// not only when the session's time to end is over.
 func TestResetFoundByWriting(t *testing.T) {
 	t.Attr("case", "F25")
 	t.Parallel()

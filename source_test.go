@@ -27,7 +27,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A nameServer answers for one zone, over UDP, what it is told to.
+// A nameServer answers queries for one zone over UDP as it is told to.
 type nameServer struct {
 	mu    sync.Mutex
 	addrs []netip.Addr
@@ -102,8 +102,8 @@ func (s *nameServer) answer(query []byte) ([]byte, error) {
 	return b.Finish()
 }
 
-// inMemory is a resolver that works in a synctest bubble, if it has been used
-// before: the net package makes some of its state just then.
+// inMemory returns a resolver that works in a synctest bubble if it has been
+// used before, because the net package creates some of its state on first use.
 func (s *nameServer) inMemory() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -137,8 +137,8 @@ func names(p *wsproxy.Proxy) string {
 	return strings.Join(all, " ")
 }
 
-// F18: every address behind a name is a member; the name is looked up again and
-// again, and when it can't be, the last good answer stays.
+// F18: every address of a name is a member. The name is looked up repeatedly,
+// and while lookups fail, the last good answer stays in use.
 func TestEachAddress(t *testing.T) {
 	t.Attr("case", "F18")
 	t.Parallel()
@@ -169,8 +169,9 @@ func TestEachAddress(t *testing.T) {
 	p.Close()
 }
 
-// What is missing from an answer isn't gone: it is removed when it has been
-// missing from five in a row. What a name server has told can't pile up.
+// A record that is missing from an answer is not removed at once, but after
+// five answers in a row without it. The memory for what a name server has
+// answered is bounded.
 func TestEachAddressMissing(t *testing.T) {
 	t.Parallel()
 	addrs := func(last ...byte) (all []netip.Addr) {
@@ -205,7 +206,7 @@ func TestEachAddressMissing(t *testing.T) {
 				}
 				for _, answer := range row.answers[1:] {
 					dns.set(addrs(answer...))
-					if len(answer) > 0 { // to somebody else it tells what there is, and that makes no difference
+					if len(answer) > 0 { // if len(answer) > 0 { // another caller gets what there is, and that makes no difference
 						if members, err := source(t.Context()); err != nil || len(members) != len(answer) {
 							t.Errorf("the source has %v, %v, want %v", members, err, answer)
 						}
@@ -228,8 +229,8 @@ func TestEachAddressMissing(t *testing.T) {
 	}
 }
 
-// So it is with servers; one that is there with a lower priority is said to be
-// none.
+// The same holds for SRV records, except that a record with a less preferred
+// priority is removed at once.
 func TestEachServerMissing(t *testing.T) {
 	t.Parallel()
 	dns := new(nameServer)
@@ -266,8 +267,8 @@ func TestEachServerMissing(t *testing.T) {
 	})
 }
 
-// A source that asks by HTTP may have a token in its URL, which net/http's errors
-// tell.
+// A source that asks over HTTP may have a token in its URL, and net/http's
+// errors contain the URL.
 func TestSourceErrors(t *testing.T) {
 	t.Parallel()
 	logs := new(wstest.Logs)
@@ -284,8 +285,8 @@ func TestSourceErrors(t *testing.T) {
 	}
 }
 
-// SRV records name hosts, ports and weights; only those of the first priority
-// count.
+// SRV records name hosts, ports and weights; only those of the most preferred
+// priority count.
 func TestEachServer(t *testing.T) {
 	t.Parallel()
 	dns := new(nameServer)
@@ -306,8 +307,8 @@ func TestEachServer(t *testing.T) {
 	}
 }
 
-// What a source does wrong: a mistake is New's error; a failure is not, and
-// leaves what there was; a panic is a failure.
+// Failures of a source: invalid members are New's error; a failure is not, and
+// keeps the current members; a panic counts as a failure.
 func TestSourceFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -368,7 +369,7 @@ func TestSourceFails(t *testing.T) {
 		if calls.Load() != before {
 			t.Error("the source is asked after Close")
 		}
-		// What WithUpstreams says stands until the source has an answer.
+		// The members of WithUpstreams stay until the source has an answer.
 		say(nil, errors.New("x"))
 		p, err = build(wsproxy.WithUpstreams(wsproxy.Member{Target: "http://b.test"}))
 		if err != nil {
@@ -381,7 +382,7 @@ func TestSourceFails(t *testing.T) {
 	})
 }
 
-// F18: a name is looked up anew for each handshake.
+// F18: a name is looked up again for each handshake.
 func TestNameThatMoves(t *testing.T) {
 	t.Attr("case", "F18")
 	t.Parallel()

@@ -25,7 +25,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// issueCert has the tests' authority sign a certificate with a key of its own.
+// issueCert has the tests' authority sign a certificate with a new key.
 func issueCert(notBefore, notAfter time.Time, names []string, ips ...net.IP) tls.Certificate {
 	return wstest.CA().Sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "leaf"}, NotBefore: notBefore, NotAfter: notAfter,
@@ -44,7 +44,7 @@ func TestUpstreamTLS(t *testing.T) {
 		id, name, target string
 		client           *tls.Config
 		server           *tls.Config
-		want             int    // the status
+		want             int    // want             int // status
 		kind             string // of error
 		sni              string
 	}{
@@ -97,7 +97,8 @@ func TestUpstreamTLS(t *testing.T) {
 				wstest.Receive(t, done)
 				u.WantGone()
 				m := r.logs.Wait(t, 0)
-				// A certificate that is asked for in TLS 1.3 is missed after the handshake.
+				// In TLS 1.3, a missing client certificate is reported only
+				// after the handshake.
 				if m["op"] != "tls" && row.name != "no client certificate" || m["kind"] != row.kind {
 					t.Errorf("logged %v, want an error of TLS: %s", m, row.kind)
 				}
@@ -122,7 +123,7 @@ func TestUpstreamTLS(t *testing.T) {
 	})
 }
 
-// The configuration that was given is cloned: changing it later changes nothing.
+// The configuration is cloned: later changes to it have no effect.
 func TestTLSConfigCloned(t *testing.T) {
 	t.Parallel()
 	config := &tls.Config{RootCAs: wstest.CA().Pool(), ServerName: "upstream.test"}
@@ -131,7 +132,7 @@ func TestTLSConfigCloned(t *testing.T) {
 	r.open("", "")
 }
 
-// Any certificate is taken only where the option's name says so.
+// Only the option with Insecure in its name accepts any certificate.
 func TestInsecureSkipVerify(t *testing.T) {
 	t.Parallel()
 	r := newRigTo(t, wstest.TLS, "https://other.test", wsproxy.WithInsecureSkipVerify(), wsproxy.WithInsecureAnyOrigin())
@@ -168,8 +169,8 @@ func TestTLSOverUnixSocket(t *testing.T) {
 	}
 }
 
-// A77: a session is resumed where the same proxy has verified it before, and
-// nowhere else.
+// A77: TLS sessions are resumed only if the same proxy has verified them
+// before.
 func TestResumption(t *testing.T) {
 	t.Attr("case", "A77")
 	t.Parallel()
@@ -188,7 +189,7 @@ func TestResumption(t *testing.T) {
 		u := wstest.NewWire(t, secure, false)
 		u.Answer("")
 		c.ReadResponse()
-		u.SendClose(1000, "") // the session is kept when something is read
+		u.SendClose(1000, "") // u.SendClose(1000, "") // the TLS session is stored when something is read
 		c.WantClose(1000)
 		c.SendClose(1000, "")
 		u.WantClose(1000)
@@ -240,7 +241,8 @@ func certFiles(dir, name string) wsproxy.CertificateFiles {
 	return wsproxy.CertificateFiles{Cert: filepath.Join(dir, name+".pem"), Key: filepath.Join(dir, name+".key")}
 }
 
-// Which certificate is served to whom, and after what has happened to the files.
+// Which certificate is served to which client, and after which changes of the
+// files.
 func TestCertificates(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -257,7 +259,8 @@ func TestCertificates(t *testing.T) {
 		}
 		logs := new(wstest.Logs)
 		certs.Logger = slog.New(logs)
-		// served is what a client gets that asks for name.
+		// served returns the certificate that a client gets for the server
+		// name.
 		served := func(name string) []byte {
 			t.Helper()
 			x, y := wstest.MemPair(wstest.MemBuffer)
@@ -282,7 +285,7 @@ func TestCertificates(t *testing.T) {
 		want("other.test", certA) // the first of all
 		want("", certA)
 
-		// Replaced: noticed by the first handshake that comes 10 s later.
+		// Replaced: the first handshake that comes 10 s later uses the new one.
 		newA := issue("a.test")
 		writeCert(t, a, newA)
 		wstest.Elapse(9 * time.Second)
@@ -294,8 +297,8 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("logged %v, want that %s was replaced", m, a.Cert)
 		}
 
-		// Half replaced: what is there stays, is told of once, and the other
-		// one is replaced all the same.
+		// Half replaced: the current one stays, one record is logged, and the
+		// other pair is replaced all the same.
 		third, newB := issue("a.test"), issue("b.test")
 		chain, _ := wstest.PEM(third)
 		writeFile(t, a.Cert, chain)
@@ -315,7 +318,7 @@ func TestCertificates(t *testing.T) {
 		wstest.Elapse(10 * time.Second)
 		want("a.test", third)
 
-		// Reload tells the caller, at once.
+		// Reload returns the error at once.
 		if err := os.Remove(b.Key); err != nil {
 			t.Fatal(err)
 		}
@@ -334,7 +337,7 @@ func TestCertificates(t *testing.T) {
 	})
 }
 
-// Files that are not in order are told of at the start, all of them.
+// LoadCertificates reports all files that are invalid.
 func TestLoadCertificatesMistakes(t *testing.T) {
 	t.Parallel()
 	if _, err := wsproxy.LoadCertificates(); err == nil {
@@ -352,8 +355,8 @@ func TestLoadCertificatesMistakes(t *testing.T) {
 	}
 }
 
-// Certificates are replaced under 200 sessions: all of them live on, and new
-// handshakes get the new one.
+// Certificates are replaced under 200 sessions: all sessions continue, and new
+// handshakes use the new certificate.
 func TestReplaceUnderSessions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -414,7 +417,7 @@ func TestReplaceUnderSessions(t *testing.T) {
 		clients[i], _ = open()
 	}
 	for i, c := range clients {
-		busy.Go(func() { // each talks all the while
+		busy.Go(func() { // busy.Go(func() { // each sends messages all the time
 			for n := 0; ; n++ {
 				message := strings.Repeat("x", i+n%10)
 				c.SendText(message)
@@ -447,7 +450,7 @@ func TestReplaceUnderSessions(t *testing.T) {
 	}
 }
 
-// hangingUp is an upstream that closes what comes.
+// hangingUp is an upstream that closes its connections.
 func hangingUp(t *testing.T) string {
 	ln := wstest.Listen(t, wstest.TCP)
 	go func() {
@@ -456,14 +459,14 @@ func hangingUp(t *testing.T) string {
 			if err != nil {
 				return
 			}
-			http.ReadRequest(bufio.NewReader(c)) // or it would be a reset
+			http.ReadRequest(bufio.NewReader(c)) // http.ReadRequest(bufio.NewReader(c)) // or the close would be a reset
 			c.Close()
 		}
 	}()
 	return ln.Addr().String()
 }
 
-// What is wrong on the way to the upstream is told in a word, too.
+// A failure to reach the upstream also has a kind.
 func TestErrorKinds(t *testing.T) {
 	t.Parallel()
 	closed := wstest.Listen(t, wstest.TCP)
@@ -488,7 +491,7 @@ func TestErrorKinds(t *testing.T) {
 	}
 }
 
-// Every kind of error has its counter from the start.
+// Every kind of error has a counter from the start.
 func TestKindsCounted(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("kind.go")
@@ -515,7 +518,7 @@ func TestKindsCounted(t *testing.T) {
 	}
 }
 
-// A logger may call back: nothing is locked while it is called.
+// A logger may call the Certificates: no lock is held meanwhile.
 func TestCertificatesLoggerCallsBack(t *testing.T) {
 	t.Parallel()
 	files := certFiles(t.TempDir(), "cert")

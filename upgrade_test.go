@@ -28,10 +28,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// The client's handshake: what is refused and how, what is let through, and
-// the 101.
+// The client's handshake: what is refused and how, what is accepted, and the
+// 101.
 
-// noDial makes every connection to the upstream fail, and counts them.
+// noDial makes every connection to the upstream fail and counts the attempts.
 func noDial(n *atomic.Int32) wsproxy.Option {
 	return wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
 		n.Add(1)
@@ -39,34 +39,34 @@ func noDial(n *atomic.Int32) wsproxy.Option {
 	})
 }
 
-// on is the rig for a subtest.
+// on returns the rig for a subtest.
 func (r *rig) on(t *testing.T) *rig {
 	c := *r
 	c.t = t
 	return &c
 }
 
-// edited is the plain handshake with pieces replaced: old, new, old, new …
+// edited is the plain handshake with replacements: old, new, old, new …
 func edited(edits ...string) string {
 	return strings.NewReplacer(edits...).Replace(wstest.Request("/", ""))
 }
 
-// withLines is the plain handshake with further header lines.
+// withLines is the plain handshake with additional header lines.
 func withLines(lines ...string) string {
 	return wstest.Request("/", strings.Join(lines, "\r\n")+"\r\n")
 }
 
-// secondRequest is what follows on a connection that must be closed: as a
-// request of its own it would be answered.
+// secondRequest follows a handshake on a connection that must be closed: if it
+// were served as a request of its own, it would be answered.
 const secondRequest = "GET /second HTTP/1.1\r\nHost: front.test\r\n\r\n"
 
-// countsFields says whether net/http limits the number of fields itself, to 500
-// unless the server says otherwise: it does since Go 1.27.
+// countsFields reports whether net/http limits the number of fields itself, by
+// default to 500: it does since Go 1.27.
 var countsFields = slices.Contains(build.Default.ReleaseTags, "go1.27")
 
-// What is wrong is answered with its status, nothing is dialled for it, and
-// (A18) the connection is closed, so that what comes behind it is no second
-// request.
+// An invalid handshake is answered with its status, nothing is dialled for it,
+// and (A18) the connection is closed, so that the bytes after it are not taken
+// for a second request.
 func TestRefuse(t *testing.T) {
 	t.Attr("case", "A1 A13 A14 A15 A16 A17 A18 A22 A23 A34 A37 A38 A62 C3 C9")
 	t.Parallel()
@@ -80,7 +80,7 @@ func TestRefuse(t *testing.T) {
 		id, name string
 		request  string
 		status   int
-		early    bool // refused by net/http already, before the proxy sees it
+		early    bool // early    bool // refused by net/http before the proxy sees it
 	}{
 		{"A1", "version 777", edited(version, "Sec-WebSocket-Version: 777"), 426, false},
 		{"A1", "version 8", edited(version, "Sec-WebSocket-Version: 8"), 426, false},
@@ -149,8 +149,8 @@ func TestRefuse(t *testing.T) {
 				r := r.on(t)
 				c := r.client()
 				if row.early {
-					// net/http has answers of its own; ours only isn't among them.
-					// It need not have read all of the request.
+					// net/http has answers of its own, which do not name the
+					// mistake. It may not have read the whole request.
 					go io.WriteString(c, row.request+secondRequest)
 					if head := c.ReadHead(); !strings.HasPrefix(head, fmt.Sprintf("HTTP/1.1 %d ", row.status)) {
 						t.Errorf("got %q, want %d", head, row.status)
@@ -159,7 +159,7 @@ func TestRefuse(t *testing.T) {
 				}
 				c.SendLater(row.request + secondRequest)
 				_, body := c.WantRefusal(row.status)
-				// What was wrong with the handshake the client may know.
+				// The client may know what was wrong with its handshake.
 				if !strings.HasPrefix(body, "bad handshake: ") && !strings.Contains(row.request, "HEAD") {
 					t.Errorf("got body %q, want it to say what was wrong", body)
 				}
@@ -175,8 +175,8 @@ func TestRefuse(t *testing.T) {
 	})
 }
 
-// What is in order, however odd it looks, is answered 101 with the key's
-// accept (C1: RFC 6455, 1.3), and the upstream gets one clean handshake.
+// A valid handshake, however unusual, is answered 101 with the accept value of
+// its key (C1: RFC 6455, 1.3), and the upstream gets one clean handshake.
 func TestAccept(t *testing.T) {
 	t.Attr("case", "A12 A22 A23 A31 C1 C2")
 	t.Parallel()
@@ -184,7 +184,7 @@ func TestAccept(t *testing.T) {
 	rows := []struct {
 		id, name string
 		request  string
-		line     string // the upstream's request line
+		line     string // line     string // the request line to the upstream
 		host     string
 	}{
 		{"C1", "plain", edited(), "", ""},
@@ -242,7 +242,8 @@ func TestAccept(t *testing.T) {
 				r.wantReturned()
 			})
 		}
-		// A31: whatever the request names, the configured target is dialled.
+		// A31: whatever the request names, only the configured target is
+		// dialled.
 		addresses.Range(func(address, _ any) bool {
 			if address != "tcp upstream.test:80" && address != "tcp upstream.test:443" {
 				t.Errorf("dialled %q, want the target", address)
@@ -254,7 +255,7 @@ func TestAccept(t *testing.T) {
 
 var keyLine = regexp.MustCompile(`(?m)^Sec-WebSocket-Key: ([A-Za-z0-9+/]{21}[AQgw]==)\r$`)
 
-// answerTo is a correct 101 to a request's head.
+// answerTo returns a valid 101 for a request's header.
 func answerTo(head, lines string) string {
 	key := "none"
 	if m := keyLine.FindStringSubmatch(head); m != nil {
@@ -264,9 +265,9 @@ func answerTo(head, lines string) string {
 		"Sec-WebSocket-Accept: " + wstest.AcceptKey(key) + "\r\n" + lines + "\r\n"
 }
 
-// wantCleanHead wants of a request to the upstream what must hold whatever the
-// client has sent: the handshake's own fields once each, a key of the proxy's
-// own, and nothing that is about one connection only.
+// wantCleanHead checks what must hold for a request to the upstream whatever
+// the client has sent: the handshake's own fields once each, a key of the
+// proxy's own, and no hop-by-hop fields.
 func wantCleanHead(t *testing.T, head string) {
 	t.Helper()
 	head, ok := strings.CutSuffix(head, "\r\n\r\n")
@@ -300,7 +301,7 @@ func wantCleanHead(t *testing.T, head string) {
 			}
 		}
 	}
-	// Their case, too, is the RFC's.
+	// Their case is that of the RFC, too.
 	for _, name := range []string{"Host", "Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version"} {
 		if count[name] != 1 {
 			t.Errorf("upstream: got %d lines %q, want one, in\n%s", count[name], name, head)
@@ -308,7 +309,7 @@ func wantCleanHead(t *testing.T, head string) {
 	}
 }
 
-// C4, C5, C7, A24: what of the upstream's 101 the client gets.
+// C4, C5, C7, A24: what the client gets of the upstream's 101.
 func TestAnswer101(t *testing.T) {
 	t.Parallel()
 	const offer = "Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Protocol: v2\r\n" +
@@ -316,7 +317,7 @@ func TestAnswer101(t *testing.T) {
 		"Sec-WebSocket-Extensions: permessage-deflate\r\n"
 	rows := []struct {
 		id, name, answer string
-		want             string // behind the 101's own lines
+		want             string // want             string // after the 101's own lines
 	}{
 		{"C4", "no subprotocol", "", ""},
 		{"C4", "subprotocol", "Sec-WebSocket-Protocol: superchat\r\n", "Sec-WebSocket-Protocol: superchat\r\n"},
@@ -338,7 +339,7 @@ func TestAnswer101(t *testing.T) {
 			client.Send(wstest.Request("/", offer))
 			upstream := r.upstream()
 			head := upstream.ReadHead()
-			// C5: the offer goes on, in its order and with its parameters.
+			// C5: the offer is forwarded in its order and with its parameters.
 			for _, line := range []string{"Sec-WebSocket-Protocol: chat, superchat, v2\r\n",
 				"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a; b=\"c\", permessage-deflate\r\n"} {
 				if !strings.Contains(head, line) {
@@ -358,8 +359,8 @@ func TestAnswer101(t *testing.T) {
 	}
 }
 
-// What middleware has set in the ResponseWriter is in the 101, too, but can't
-// spoil the handshake.
+// Fields that middleware has set in the ResponseWriter are in the 101, too, but
+// cannot break the handshake.
 func TestAnswer101Middleware(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP)
@@ -388,7 +389,7 @@ func TestOrigin(t *testing.T) {
 	t.Parallel()
 	type row struct {
 		id, origin string // origin "-": no field
-		want       int    // 502: let through, and nobody is there
+		want       int    // want       int // 502: accepted, and the upstream is unreachable
 	}
 	groups := []struct {
 		name    string
@@ -512,7 +513,8 @@ func TestOrigin(t *testing.T) {
 			{"A39", "https://slash.test", 502},
 			{"A40", "http://slash.test", 403},
 		}},
-		// A40: behind a trusted proxy that ends TLS, its word counts; else not.
+		// A40: behind a trusted proxy that terminates TLS, the scheme that it
+		// reports is used; otherwise it is not.
 		{"trusted", wstest.TCP, "Host: front.test\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: www.test",
 			[]wsproxy.Option{wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"))}, []row{
 				{"A40", "https://www.test", 502},
@@ -580,8 +582,8 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-// A response is a ResponseWriter on which the connection can be taken over:
-// what the tests without a server hand to ServeHTTP.
+// A response is a ResponseWriter that can be hijacked: tests without a server
+// pass it to ServeHTTP.
 type response struct {
 	httptest.ResponseRecorder
 	hijack func() (net.Conn, *bufio.ReadWriter, error)
@@ -594,7 +596,7 @@ type unwrapping struct{ http.ResponseWriter }
 
 func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 
-// F12: a ResponseWriter in two wraps can be taken over; one that can't be is
+// F12: a ResponseWriter in two wrappers can be hijacked; one that cannot is
 // answered 501 before anything is dialled.
 func TestHijackable(t *testing.T) {
 	t.Attr("case", "F12")
@@ -653,7 +655,8 @@ func TestHTTP2(t *testing.T) {
 			t.Errorf("%s: got HTTP/%d %d, want HTTP/2 %d", method, resp.ProtoMajor, resp.StatusCode, status)
 		}
 	}
-	// RFC 8441 as it reaches a handler where net/http lets it (GODEBUG).
+	// RFC 8441 as it reaches a handler if net/http is configured to accept it
+	// (GODEBUG).
 	req := httptest.NewRequest("CONNECT", "https://front.test/x", nil)
 	req.ProtoMajor, req.ProtoMinor = 2, 0
 	req.Header[":protocol"] = []string{"websocket"}
@@ -662,7 +665,7 @@ func TestHTTP2(t *testing.T) {
 	if w.Code != 405 {
 		t.Errorf("extended CONNECT: got %d, want 405", w.Code)
 	}
-	// However well the ResponseWriter pretends.
+	// Even if the ResponseWriter claims that it can be hijacked.
 	req = httptest.NewRequest("GET", "https://front.test/x", nil)
 	req.ProtoMajor, req.ProtoMinor = 2, 0
 	rw := &response{hijack: func() (net.Conn, *bufio.ReadWriter, error) { panic("taken over") }}
@@ -675,8 +678,8 @@ func TestHTTP2(t *testing.T) {
 	}
 }
 
-// F13: where the client's connection can't be taken over after all, or is
-// gone, the upstream's is closed.
+// F13: if the client's connection cannot be hijacked in the end, or is gone,
+// the upstream's is closed.
 func TestHijackFails(t *testing.T) {
 	t.Attr("case", "F13")
 	t.Parallel()
@@ -685,7 +688,7 @@ func TestHijackFails(t *testing.T) {
 	rows := []struct {
 		name   string
 		hijack func() (net.Conn, *bufio.ReadWriter, error)
-		status int // of the log
+		status int // status int // in the log
 		panics bool
 	}{
 		{"error", func() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errors.New("no") }, 500, false},
@@ -728,7 +731,7 @@ func TestHijackFails(t *testing.T) {
 	}
 }
 
-// F40, F15: a handshake under way when Shutdown comes, and every one after it,
+// F40, F15: a handshake that is under way during Shutdown, and every later one,
 // is answered 503 with Retry-After.
 func TestShutdownHandshake(t *testing.T) {
 	t.Attr("case", "F40 F15")
@@ -760,7 +763,7 @@ func TestShutdownHandshake(t *testing.T) {
 				for _, c := range []*wstest.Wire{waiting, dialling} {
 					c.WantRefusal(503)
 				}
-				resp := refused.ReadResponse() // it has had the head
+				resp := refused.ReadResponse() // resp := refused.ReadResponse() // it has got the header
 				if body, err := io.ReadAll(resp.Body); resp.StatusCode != 401 || string(body) != "ab" || !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Errorf("got %d %q, %v, want 401 and a body that is cut", resp.StatusCode, body, err)
 				}
@@ -770,7 +773,8 @@ func TestShutdownHandshake(t *testing.T) {
 				late := r.client()
 				late.Send(wstest.Request("/", "") + secondRequest)
 				late.WantRefusal(503)
-				// The server's linger after an answer aside, nothing waits.
+				// Except for the server's own linger after an answer, nothing
+				// waits.
 				if d := time.Since(began); d > time.Second {
 					t.Errorf("took %v, want the handshakes ended at once", d)
 				}
@@ -788,8 +792,8 @@ func TestShutdownHandshake(t *testing.T) {
 	}
 }
 
-// F40: a client that takes nothing of its 101 does not hold its session up once
-// that is to end, whoever ends it; one that takes it is told why.
+// F40: a client that does not read its 101 does not delay the end of its
+// session, whoever ends it. A client that reads it gets the Close.
 func TestUntakenAnswer(t *testing.T) {
 	t.Attr("case", "F40")
 	t.Parallel()
@@ -797,7 +801,7 @@ func TestUntakenAnswer(t *testing.T) {
 		name string
 		end  func(p *wsproxy.Proxy, cancel func())
 		kind wsproxy.Kind
-		code int // of the Close frame to a client that reads after all
+		code int // code int // of the Close frame to a client that reads in the end
 	}{
 		{"Shutdown", func(p *wsproxy.Proxy, _ func()) { go p.Shutdown(context.Background()) }, wsproxy.KindShuttingDown, 1001},
 		{"Session.Close", func(p *wsproxy.Proxy, _ func()) {
@@ -815,7 +819,7 @@ func TestUntakenAnswer(t *testing.T) {
 			t.Cleanup(cancel)
 			r.front = wstest.Listen(t, k)
 			r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				w.Header().Set("X-Big", strings.Repeat("x", 8<<20)) // more than sockets hold
+				w.Header().Set("X-Big", strings.Repeat("x", 8<<20)) // w.Header().Set("X-Big", strings.Repeat("x", 8 // more than the sockets hold
 				r.proxy.ServeHTTP(w, req.WithContext(ctx))
 			}))
 			c = r.client()
@@ -836,7 +840,7 @@ func TestUntakenAnswer(t *testing.T) {
 				case <-r.returned:
 				case <-time.After(wstest.Timeout):
 				}
-				if d := time.Since(began); d > 5*time.Second { // nor is there a goodbye that nobody takes
+				if d := time.Since(began); d > 5*time.Second { // if d := time.Since(began); d > 5*time.Second  // there is no Close either that nobody reads
 					t.Errorf("ServeHTTP returned after %v, want it to end with the session, not the write time-out of 60 s", d)
 				}
 				u.WantEnd()
@@ -873,9 +877,9 @@ func TestUntakenAnswer(t *testing.T) {
 	}
 }
 
-// An error handler answers what the proxy refuses or fails at, with the header
-// fields already in place; not for a client that has left, nor an upstream's own
-// refusal.
+// An error handler answers when the proxy refuses a handshake or fails, with
+// the header fields already set. It is not called for a client that has left,
+// nor for an upstream's own refusal.
 func TestErrorHandler(t *testing.T) {
 	t.Parallel()
 	var got []*wsproxy.Error
@@ -918,7 +922,7 @@ func TestErrorHandler(t *testing.T) {
 	}
 }
 
-// A43: tokens ride in the query, in Cookie and Authorization, in subprotocols
+// A43: tokens are in the query, in Cookie and Authorization, in subprotocols
 // and in what the upstream sets. None of them is in a log record or an error.
 func TestNoSecrets(t *testing.T) {
 	t.Attr("case", "A43")
@@ -993,10 +997,10 @@ func TestNoSecrets(t *testing.T) {
 	}
 }
 
-// acceptable restates, on a request that net/http has parsed, the rules that
-// checkHandshake has, in other words.
+// acceptable is an independent statement of the rules of checkHandshake, for a
+// request that net/http has parsed.
 func acceptable(r *http.Request) bool {
-	// elements returns those of a field's lists that aren't empty.
+	// elements returns the non-empty elements of a field's lists.
 	elements := func(name string) (list []string) {
 		for e := range strings.SplitSeq(strings.Join(r.Header[http.CanonicalHeaderKey(name)], ","), ",") {
 			if e = strings.Trim(e, " \t"); e != "" {
@@ -1005,7 +1009,7 @@ func acceptable(r *http.Request) bool {
 		}
 		return list
 	}
-	// distinct returns the values of a field that aren't empty, each once.
+	// distinct returns the non-empty values of a field without duplicates.
 	distinct := func(name string) []string {
 		values := slices.Compact(slices.Sorted(slices.Values(r.Header[http.CanonicalHeaderKey(name)])))
 		return slices.DeleteFunc(values, func(v string) bool { return v == "" })
@@ -1056,9 +1060,8 @@ var (
 	extensionsPattern = regexp.MustCompile(`^` + extension + `(,` + extension + `)*$`)
 )
 
-// A request's bytes, whatever they are, make no panic; they are dialled for
-// only if they are a handshake, and what the upstream gets is always a clean
-// one.
+// No request, whatever its bytes, causes a panic. Only valid handshakes are
+// dialled for, and the upstream always gets a clean one.
 func FuzzHandshake(f *testing.F) {
 	for _, s := range []string{
 		edited(), secondRequest,
@@ -1116,7 +1119,7 @@ func FuzzHandshake(f *testing.F) {
 	})
 }
 
-// reachesHandler says whether net/http's server, which is stricter than its
+// reachesHandler reports whether net/http's server, which is stricter than its
 // ReadRequest, would call a handler for a request.
 func reachesHandler(r *http.Request) bool {
 	for name, values := range r.Header {
@@ -1127,7 +1130,7 @@ func reachesHandler(r *http.Request) bool {
 	return r.Host != "" && httpguts.ValidHostHeader(r.Host)
 }
 
-// wantForwarded wants the forwarding fields to be the proxy's own, for the
+// wantForwarded checks that the forwarding fields are the proxy's own, for the
 // client at 192.0.2.1.
 func wantForwarded(t *testing.T, head string) {
 	t.Helper()
@@ -1141,8 +1144,8 @@ func wantForwarded(t *testing.T, head string) {
 	}
 }
 
-// scripted is a connection to an upstream that reads a request's head, sends
-// what f makes of it, and a FIN.
+// scripted is a connection to an upstream that reads a request's header, sends
+// what f returns for it, and then a FIN.
 func scripted(f func(head string) string) net.Conn {
 	near, far := wstest.MemPair(1 << 20)
 	go func() {
@@ -1166,9 +1169,9 @@ func scripted(f func(head string) string) net.Conn {
 	return near
 }
 
-// A18: a request context that ends while the client is still there (a
-// time-out of middleware's) is answered, and the connection closed: what is
-// behind the handshake is not served.
+// A18: if a request's context ends while the client is still there (a timeout
+// set by middleware), the client is answered and the connection closed: the
+// bytes after the handshake are not served.
 func TestContextEndsInHandshake(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -1216,7 +1219,7 @@ func TestContextEndsInHandshake(t *testing.T) {
 	}
 }
 
-// A refused request over HTTP/2 doesn't end the connection's other ones.
+// A refused request over HTTP/2 does not end the connection's other requests.
 func TestHTTP2ConnectionStays(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP)
@@ -1250,8 +1253,8 @@ func TestHTTP2ConnectionStays(t *testing.T) {
 	}
 }
 
-// Answers have a limit of their own: a server's WriteTimeout that has passed
-// doesn't eat them, and a client that doesn't read them holds up nothing.
+// Answers have their own time limit: they are sent even if a server's
+// WriteTimeout has passed, and clients that do not read them delay nothing.
 func TestAnswerLimits(t *testing.T) {
 	t.Parallel()
 	t.Run("WriteTimeout", func(t *testing.T) {
@@ -1302,7 +1305,7 @@ func TestAnswerLimits(t *testing.T) {
 	})
 }
 
-// A43: a refusal's body that is broken off doesn't get into the log.
+// A43: the body of a refusal that is cut off does not get into the log.
 func TestRefusalTrailerNotLogged(t *testing.T) {
 	t.Attr("case", "A43")
 	t.Parallel()
@@ -1316,8 +1319,8 @@ func TestRefusalTrailerNotLogged(t *testing.T) {
 	}
 }
 
-// What middleware sees of a session is that its writer is hijacked, once, and no
-// status; of a refusal, the status, once.
+// Middleware sees of a session that its writer is hijacked once, and no status;
+// of a refusal it sees the status once.
 func TestMiddlewareStatus(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -1355,7 +1358,7 @@ func TestMiddlewareStatus(t *testing.T) {
 	}
 }
 
-// A statusWatcher is a middleware's writer.
+// A statusWatcher is a ResponseWriter of middleware.
 type statusWatcher struct {
 	http.ResponseWriter
 	seen *[]string

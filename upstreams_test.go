@@ -24,7 +24,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A cluster is a proxy before several members, each a real server.
+// A cluster is a proxy with several members, each a real server.
 type cluster struct {
 	t       testing.TB
 	members []*clusterMember
@@ -35,7 +35,7 @@ type cluster struct {
 
 type clusterMember struct {
 	*httptest.Server
-	open       atomic.Int32 // WebSockets
+	open       atomic.Int32 // open       atomic.Int32 // number of WebSockets
 	handshakes atomic.Int32
 	handle     atomic.Value // func(http.ResponseWriter, *http.Request) bool; true: it has answered
 }
@@ -70,7 +70,7 @@ func newMember(t testing.TB) *clusterMember {
 	return m
 }
 
-// newCluster starts so many members, and a proxy that knows them.
+// newCluster starts n members and a proxy for them.
 func newCluster(t testing.TB, n int, options ...wsproxy.Option) *cluster {
 	t.Helper()
 	c := &cluster{t: t, logs: new(wstest.Logs)}
@@ -114,7 +114,7 @@ func (c *cluster) try(path string, header http.Header) (*websocket.Conn, *http.R
 	return conn, resp, err
 }
 
-// wantRefusal tries a handshake that is to be refused so.
+// wantRefusal makes a handshake and expects it to be refused with that status.
 func (c *cluster) wantRefusal(status int) {
 	c.t.Helper()
 	_, resp, err := c.try("/", nil)
@@ -126,7 +126,8 @@ func (c *cluster) wantRefusal(status int) {
 	}
 }
 
-// sessions is how many each member has, as the proxy sees it.
+// sessions returns the number of each member's sessions, as the proxy counts
+// them.
 func (c *cluster) sessions() []int {
 	var n []int
 	for _, m := range c.proxy.Stats().Members {
@@ -135,7 +136,7 @@ func (c *cluster) sessions() []int {
 	return n
 }
 
-// handshakes is how many each member has seen.
+// handshakes returns the number of handshakes that each member has seen.
 func (c *cluster) handshakes() []int {
 	var n []int
 	for _, m := range c.members {
@@ -163,7 +164,7 @@ func echoed(t testing.TB, conn *websocket.Conn) {
 	}
 }
 
-// closedWith waits for a session's end, and wants this code.
+// closedWith waits for a session's end and checks its close code.
 func closedWith(t testing.TB, conn *websocket.Conn, code websocket.StatusCode) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), wstest.Timeout)
@@ -174,8 +175,8 @@ func closedWith(t testing.TB, conn *websocket.Conn, code websocket.StatusCode) {
 	}
 }
 
-// Each rule, over real sockets: how sessions lie, and that the counts go back
-// to zero.
+// Each rule, over real sockets: how sessions are distributed, and that the
+// counts return to zero.
 func TestBalanceOverSockets(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -219,7 +220,8 @@ func TestBalanceOverSockets(t *testing.T) {
 	}
 }
 
-// A user's function that panics makes 500, and nothing is dialled or kept.
+// If a user's function panics, the answer is 500, and nothing is dialled or
+// leaked.
 func TestChoosePanics(t *testing.T) {
 	t.Parallel()
 	for _, b := range []wsproxy.Balance{
@@ -235,7 +237,8 @@ func TestChoosePanics(t *testing.T) {
 	}
 }
 
-// A user's function may look at the proxy, and is told of members that fit only.
+// A user's function may use the proxy, and is passed only members that are
+// available.
 func TestChooseSees(t *testing.T) {
 	t.Parallel()
 	var c *cluster
@@ -268,8 +271,8 @@ func TestChooseSees(t *testing.T) {
 	wantSeen(first)
 }
 
-// F49: in whatever way a session ends, or doesn't come to be, its member's count
-// goes back to zero.
+// F49: in whatever way a session ends, or fails to open, its member's count
+// returns to zero.
 func TestCountsReturn(t *testing.T) {
 	t.Attr("case", "F49")
 	t.Parallel()
@@ -369,8 +372,8 @@ func TestCountsReturn(t *testing.T) {
 	}
 }
 
-// A member with MaxSessions gets no more; when all are full, it is 503, and a
-// place that gets free is given away.
+// A member that has reached MaxSessions gets no more. When all are full,
+// clients are answered 503. A place that becomes free is used again.
 func TestMemberMaxSessions(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2)
@@ -392,8 +395,8 @@ func TestMemberMaxSessions(t *testing.T) {
 	c.wantSessions(2, 1)
 }
 
-// Members that stay keep their sessions and counts; those that go get no new
-// ones and are drained by 1012; those that come get their share.
+// Members that stay keep their sessions and counts. Removed ones get no new
+// sessions, and theirs are drained with 1012. Added ones get their share.
 func TestSetUpstreams(t *testing.T) {
 	t.Parallel()
 	for _, detach := range []bool{false, true} {
@@ -442,8 +445,8 @@ func TestSetUpstreams(t *testing.T) {
 	}
 }
 
-// With the option, sessions of a member that went go on; and should it come
-// back, they count again.
+// With the option, the sessions of a removed member continue; if it is added
+// again, they count again.
 func TestKeepRemoved(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2, wsproxy.WithKeepRemovedMembers())
@@ -475,7 +478,7 @@ func TestKeepRemoved(t *testing.T) {
 	c.wantSessions(1, 0)
 }
 
-// A session whose member goes while its handshake is under way is told as soon
+// A session whose member is removed during its handshake gets its Close as soon
 // as it is open.
 func TestRemovedDuringHandshake(t *testing.T) {
 	t.Parallel()
@@ -492,8 +495,8 @@ func TestRemovedDuringHandshake(t *testing.T) {
 	c.wantSessions(0)
 }
 
-// A member that is back before its sessions are told keeps them, and so does one
-// whose query has changed.
+// A member that is added again before its sessions were closed keeps them, and
+// so does one whose query has changed.
 func TestBackInTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -545,7 +548,7 @@ func TestBackInTime(t *testing.T) {
 	})
 }
 
-// A changed query goes to the upstream from then on.
+// From then on a changed query is sent to the upstream.
 func TestChangedQuery(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -566,14 +569,14 @@ func TestChangedQuery(t *testing.T) {
 	c.wantSessions(3)
 }
 
-// Mistakes change nothing, and are told all at once.
+// Mistakes change nothing and are reported all at once.
 func TestSetUpstreamsMistakes(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2)
 	before := c.proxy.Stats().Members
 	for _, test := range []struct {
 		members []wsproxy.Member
-		want    int // mistakes
+		want    int // want    int // number of mistakes
 	}{
 		{nil, 1},
 		{[]wsproxy.Member{{Target: "http://a"}, {Target: "http://a"}}, 1},
@@ -603,7 +606,7 @@ func TestSetUpstreamsMistakes(t *testing.T) {
 	}
 }
 
-// An Address is where a member is, and its target who it is.
+// Address is where to connect to a member; its target is its identity.
 func TestMemberAddress(t *testing.T) {
 	t.Parallel()
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{wstest.Cert()}})
@@ -635,7 +638,7 @@ func TestMemberAddress(t *testing.T) {
 }
 
 // A changing set under load: no session of a member that stays is disturbed,
-// and all counts agree at the end.
+// and all counts are consistent at the end.
 func TestChangesUnderLoad(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 4, wsproxy.WithDrain(time.Millisecond, 0), wsproxy.WithBalance(wsproxy.TwoChoices()))
@@ -691,8 +694,8 @@ func TestChangesUnderLoad(t *testing.T) {
 	c.wantSessions(0)
 }
 
-// A client comes back to the member that had its last session, at every proxy
-// that knows the secret; a cookie that isn't ours does nothing.
+// A client returns to the member of its last session, at every proxy that has
+// the secret. A cookie that is not valid has no effect.
 func TestSticky(t *testing.T) {
 	t.Parallel()
 	secret := []byte("0123456789abcdef")
@@ -722,7 +725,7 @@ func TestSticky(t *testing.T) {
 		t.Errorf("the member has %d sessions, want 11", n)
 	}
 
-	// Another proxy, with the same secret and the set in another order.
+	// Another proxy with the same secret, and the set in another order.
 	second, err := wsproxy.New("", wsproxy.WithUpstreams(func() (list []wsproxy.Member) {
 		for _, m := range slices.Backward(c.members) {
 			list = append(list, wsproxy.Member{Target: m.URL})
@@ -747,7 +750,7 @@ func TestSticky(t *testing.T) {
 		t.Errorf("the other proxy came to it %d times, want 5", n)
 	}
 
-	// The member is gone: another one, and its cookie.
+	// The member is removed: the client gets another one, and its cookie.
 	var rest []wsproxy.Member
 	for i, m := range c.members {
 		if i != mine {
@@ -760,7 +763,7 @@ func TestSticky(t *testing.T) {
 	if _, resp, err = c.try("/", back); err != nil || len(resp.Cookies()) != 1 || resp.Cookies()[0].Value == got.Value {
 		t.Errorf("got %v, %v", resp, err)
 	}
-	// Not ours, or signed with another secret.
+	// Not a cookie of this proxy's, or signed with another secret.
 	for _, value := range []string{"x", strings.Repeat("A", 22), ""} {
 		_, resp, err := c.try("/", http.Header{"Cookie": {"member=" + value}})
 		if err != nil || len(resp.Cookies()) != 1 {
@@ -769,9 +772,9 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// Members are told apart by what their targets mean, not by how they are
-// written (RFC 3986, 6.2.2 and 6.2.3): sessions stay with one that is written in
-// another way.
+// Members are identified by the meaning of their targets, not by the spelling
+// (RFC 3986, 6.2.2 and 6.2.3): sessions stay with a member whose target is
+// written differently.
 func TestSpellingsOfMembers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, wstest.TCP)
@@ -797,7 +800,7 @@ func TestSpellingsOfMembers(t *testing.T) {
 			t.Errorf("%v: got %v, want a mistake", two, err)
 		}
 	}
-	if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://upstream.test/other"}); err != nil { // and another is another
+	if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://upstream.test/other"}); err != nil { // if err := r.proxy.SetUpstreams(wsproxy.Member // and a different one is different
 		t.Fatal(err)
 	}
 	client.WantClose(1012)

@@ -19,10 +19,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// How the proxy names itself to the upstream, and what becomes of a request that
+// How the proxy names itself to the upstream, and the answer to a request that
 // has passed it before.
 
-// via returns the Via lines of a header, with bars between them.
+// via returns the Via lines of a header, separated by bars.
 func via(head string) string {
 	return strings.Join(regexp.MustCompile(`(?m)^Via: [^\r\n]*`).FindAllString(head, -1), "|")
 }
@@ -73,7 +73,7 @@ func TestVia(t *testing.T) {
 	}
 }
 
-// A request that carries the proxy's name isn't passed on, and only such a one.
+// A request that carries the proxy's name is refused, and no other request is.
 func TestLoopRefused(t *testing.T) {
 	t.Attr("case", "A29")
 	t.Parallel()
@@ -88,7 +88,7 @@ func TestLoopRefused(t *testing.T) {
 		{"Via: 1.1 a,1.1\tedge,", 508},
 		{"Via: 1.1 a\r\nVia: 1.1 edge", 508},
 		{"Connection: via\r\nVia: 1.1 edge", 508},
-		{"Via: 1.1 edge2", 403}, // by the upstream
+		{"Via: 1.1 edge2", 403}, // {"Via: 1.1 edge2", 403}, // from the upstream
 		{"Via: 1.1 edge.example.com", 403},
 		{"Via: edge", 403},
 		{"Via: edge 1.1", 403},
@@ -111,8 +111,8 @@ func TestLoopRefused(t *testing.T) {
 	}
 }
 
-// Proxies that are each other's upstreams in a circle find it out on the first
-// round: the client is answered 508 at once, and no connection is left.
+// A loop of proxies that are each other's upstreams is detected on the first
+// round: the client is answered 508 at once, and no connection is left open.
 func TestLoop(t *testing.T) {
 	t.Attr("case", "A29")
 	t.Parallel()
