@@ -51,9 +51,9 @@ const pingPending = 1 << 16 // a bit above every close code
 // answered records a Pong to our Ping of that number, and reports whether it is
 // the first.
 func (l *leg) answered(number uint32, now time.Duration) bool {
+	l.s.mu.Lock() // no other Ping may be noted in between
 	sent := l.sent.Load()
 	first := l.awaited.CompareAndSwap(number, 0) // otherwise it is for an older Ping, or a duplicate
-	l.s.mu.Lock()
 	l.s.course.Answered(l.side, first)
 	l.s.mu.Unlock()
 	if first {
@@ -121,13 +121,27 @@ func (l *leg) injectInPassing(frame uint32) {
 		return
 	}
 	l.await(frame)
-	switch {
-	case l.lock.held.Load(): // the holder will write it
-	case takesAtOnce(l.conn):
+	if l.flushAtOnce() {
 		l.flush()
-	default:
+	} else {
 		l.s.helpers.Go(l.flush)
 	}
+}
+
+// flushAtOnce is flush for frames that the socket takes without a wait. It
+// returns false if they might wait. It looks with the lock held, so that nobody
+// else fills the socket in between.
+func (l *leg) flushAtOnce() bool {
+	if !l.lock.tryAcquire() {
+		return true // the holder will write them
+	}
+	defer l.s.guard()
+	defer l.lock.release(&l.s.mu)
+	if !takesAtOnce(l.conn) {
+		return false
+	}
+	l.writePending()
+	return true
 }
 
 // await adds a frame to those that wait for a boundary. Of two Closes the first
