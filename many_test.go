@@ -144,6 +144,107 @@ func TestDrainCounts(t *testing.T) {
 	}
 }
 
+// What a drain counts of a session, whenever it comes and goes.
+func TestDrainCount(t *testing.T) {
+	t.Parallel()
+	drain := func(p *Proxy, _ *Session) { p.drain(false) }
+	list := func(p *Proxy, s *Session) { p.list(s, "http://upstream.test", "") }
+	begin := func(p *Proxy, s *Session) {
+		s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, 0, 0)
+		p.begin(s)
+	}
+	told, leave := (*Proxy).told, (*Proxy).leave
+	for _, tt := range []struct {
+		name        string
+		steps       []func(*Proxy, *Session)
+		total, told int
+	}{
+		{"left before", []func(*Proxy, *Session){list, begin, leave, drain}, 0, 0},
+		{"open", []func(*Proxy, *Session){list, begin, drain}, 1, 0},
+		{"open, told", []func(*Proxy, *Session){list, begin, drain, told}, 1, 1},
+		{"open, told, left", []func(*Proxy, *Session){list, begin, drain, told, leave}, 1, 1},
+		{"open, left by itself, told", []func(*Proxy, *Session){list, begin, drain, leave, told}, 1, 1},
+		{"handshake that fails", []func(*Proxy, *Session){drain, leave}, 0, 0},
+		{"handshake that fails at its end", []func(*Proxy, *Session){drain, list, leave}, 1, 1},
+		{"101 that fails", []func(*Proxy, *Session){list, drain, leave}, 1, 1},
+		{"101 under way", []func(*Proxy, *Session){list, drain}, 1, 0},
+		{"101 under way, open", []func(*Proxy, *Session){list, drain, begin}, 1, 1},
+		{"101 under way, open, left", []func(*Proxy, *Session){list, drain, begin, leave}, 1, 1},
+		{"handshake, open", []func(*Proxy, *Session){drain, list, begin}, 1, 1},
+		{"cut", []func(*Proxy, *Session){list, begin, func(p *Proxy, _ *Session) { p.Close() }, leave}, 1, 0},
+	} {
+		p, all := crowd(t, 1, func(int) bool { return false })
+		for _, step := range tt.steps {
+			step(p, all[0])
+		}
+		if d := p.Stats().Drain; d.Total != tt.total || d.Told != tt.told {
+			t.Errorf("%s: told %d of %d, want %d of %d", tt.name, d.Told, d.Total, tt.told, tt.total)
+		}
+	}
+}
+
+// What happened while a 101 was being sent ends the session, first of all a
+// Close of the proxy.
+func TestBeginEnds(t *testing.T) {
+	t.Parallel()
+	const keep, shut, drain, kick, remove = 1, 2, 4, 8, 16
+	for what, want := range map[int]Reason{
+		0:                            "",
+		drain:                        ReasonDrained,
+		kick:                         ReasonClosedByProxy,
+		remove:                       ReasonRemoved,
+		remove | keep:                "",
+		remove | drain:               ReasonDrained,
+		remove | drain | kick:        ReasonClosedByProxy,
+		remove | drain | kick | shut: ReasonCut,
+		remove | drain | keep:        ReasonDrained,
+		shut:                         ReasonCut,
+	} {
+		options := []Option{WithUpstreams(Member{Target: "http://a.test"})}
+		if what&keep > 0 {
+			options = append(options, WithKeepRemovedMembers())
+		}
+		p, err := New("", options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest("GET", "/", nil)
+		admitted(t, p, r)
+		s := admitted(t, p, r)
+		admitted(t, p, r)
+		if m, _ := p.pool.Place(&s.seat, new(search), nil); m == nil {
+			t.Fatal("no member")
+		}
+		p.list(s, "http://a.test", "")
+		s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, 0, 0)
+		if what&remove > 0 {
+			p.SetUpstreams(Member{Target: "http://b.test"})
+		}
+		if what&kick > 0 {
+			s.Close(4000, "")
+		}
+		if what&drain > 0 {
+			p.drain(false)
+		}
+		if what&shut > 0 {
+			p.Close()
+		}
+		p.begin(s)
+		got := Reason("")
+		if c, _, _ := s.relay.Result(); c != nil {
+			got = Reason(c.Reason)
+		}
+		if got != want {
+			t.Errorf("%b: ended as %q, want %q", what, got, want)
+		}
+		p.leave(s)
+		if s.older != nil || s.newer != nil || s.seat.Member() != nil {
+			t.Errorf("%b: it has left, and keeps its neighbors or its member", what)
+		}
+		p.Close()
+	}
+}
+
 // A session's memory stays within its size class: 1,024 bytes, of which the
 // allocator uses 8.
 func TestSessionSize(t *testing.T) {
