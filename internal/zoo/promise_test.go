@@ -2,7 +2,10 @@
 
 package zoo
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // promises are the differences from nginx that the proxy promises. Each is
 // named in the table by its mark.
@@ -17,6 +20,12 @@ var promises = []struct {
 	{"lost", "when the server drops the connection without a Close frame, or dies, the client is told so, with 1011",
 		func(what, nginx, ours string) bool {
 			return strings.HasPrefix(nginx, "the connection ") && ours == "Close 1011 upstream lost"
+		}},
+	{"broken", "a Close frame that no server may send isn't passed on: the client gets the code that it sent, or 1011",
+		func(what, nginx, ours string) bool {
+			code := 0
+			_, err := fmt.Sscanf(nginx, "Close %d", &code)
+			return err == nil && code >= 5000 && (ours == "Close 1000" || ours == "Close 1011 protocol error by the upstream")
 		}},
 	{"drained", "the proxy can be drained: the client is told to come again, with 1001",
 		func(what, nginx, ours string) bool {

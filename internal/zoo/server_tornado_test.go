@@ -22,9 +22,16 @@ var tornado = server{
 // unasked. Without it the server takes the page for one of another origin.
 const ownHost = "proxy_set_header Host $http_host;"
 
-// python starts a server in Debian's Python.
-func python(script string, args ...string) func(t *testing.T) *process {
+// python starts a server in Debian's Python: a file of testdata that takes its
+// port, or something else.
+func python(args ...string) func(t *testing.T) *process {
 	return func(t *testing.T) *process {
-		return command{args: append([]string{"/usr/bin/python3", testdata("python/" + script), "PORT"}, args...)}.start(t)
+		if args[0] != "-m" {
+			args = []string{testdata("python/" + args[0]), "PORT"}
+		}
+		return command{
+			args: append([]string{"/usr/bin/python3"}, args...),
+			env:  []string{"PYTHONPATH=" + testdata("python"), "PYTHONDONTWRITEBYTECODE=1"},
+		}.start(t)
 	}
 }

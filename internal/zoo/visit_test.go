@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,7 @@ type visit struct {
 	in      *bufio.Reader
 	header  http.Header // of the 101
 	deflate bool
+	window  int // the largest message that is sent compressed
 	writing sync.Mutex
 	inflate inflater
 
@@ -121,6 +123,11 @@ func dial(t *testing.T, f form, o offer) (*visit, error) {
 	}
 	v.header = resp.Header
 	v.deflate = strings.Contains(v.extensions(), "permessage-deflate")
+	v.window = 1 << 15
+	if _, bits, ok := strings.Cut(v.extensions(), "client_max_window_bits="); ok {
+		n, _ := strconv.Atoi(strings.TrimSpace(strings.SplitN(strings.Trim(bits, `"`), ";", 2)[0]))
+		v.window = 1 << n // Go's compressor can't be told
+	}
 	v.inflate.reset = strings.Contains(v.extensions(), "server_no_context_takeover")
 	_ = conn.SetDeadline(time.Time{})
 	go v.read()
@@ -175,7 +182,8 @@ func (v *visit) read() {
 				closing = "Close without a code"
 			}
 			_ = v.write(ws.OpClose, payload, false) // for the second time if it answers ours, at worst
-			_ = v.conn.SetReadDeadline(time.Now().Add(limit))
+			// Some servers leave it to the client to close the connection.
+			_ = v.conn.SetReadDeadline(time.Now().Add(time.Second))
 		default:
 			if h.OpCode != ws.OpContinuation {
 				whole = message{binary: h.OpCode == ws.OpBinary}
@@ -213,7 +221,7 @@ func (v *visit) send(m message) error {
 	if m.binary {
 		op = ws.OpBinary
 	}
-	if !v.deflate {
+	if !v.deflate || v.window < 1<<15 && len(m.data) > v.window {
 		return v.write(op, m.data, false)
 	}
 	var b bytes.Buffer

@@ -25,6 +25,17 @@ var (
 var servers = []server{
 	npmWS,
 	tornado,
+	pyWebsockets,
+	aiohttpServer,
+	uvicorn,
+	uvicornWsproto,
+	hypercorn,
+	daphne,
+	autobahn,
+	trio,
+	gevent,
+	gunicorn,
+	ws4py,
 	mosquitto,
 }
 
