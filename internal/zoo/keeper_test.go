@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -103,14 +104,18 @@ type process struct {
 	err    error // valid once ended is closed
 }
 
-// freePort returns an address that is free.
+// freePort returns an address that is free, and that the kernel gives to nobody
+// who asks for any.
 func freePort(t *testing.T) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000)))
+		if err == nil {
+			ln.Close()
+			return ln.Addr().String()
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("there is no free port")
+	return ""
 }
 
 func port(addr string) string {
@@ -173,7 +178,8 @@ func (c command) try(t *testing.T) *process {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, output, output
 	cmd.Env = append(os.Environ(), "HOME="+p.dir)
 	for _, e := range c.env {
-		cmd.Env = append(cmd.Env, in.Replace(e))
+		name, value, _ := strings.Cut(e, "=")
+		cmd.Env = append(cmd.Env, name+"="+in.Replace(value))
 	}
 	// Some fork; and none must outlive a test that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -211,7 +217,12 @@ func (p *process) awaitReady(t *testing.T, ready func(string) bool) bool {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return true
+	select {
+	case <-p.ended: // somebody else has the port
+		return false
+	default:
+		return true
+	}
 }
 
 func takesConnections(addr string) bool {

@@ -24,9 +24,10 @@ type server struct {
 	path         string   // of the WebSocket
 	subprotocols []string // offered
 	header       http.Header
-	fallback     bool   // it needs plain HTTP as well
-	nginx        string // what nginx needs beside the four lines
-	why          string // why so
+	auto         func(m message) *message // answers what a library would, unasked
+	fallback     bool                     // it needs plain HTTP as well
+	nginx        string                   // what nginx needs beside the four lines
+	why          string                   // why so
 
 	// greet goes from the 101 to where messages can be exchanged; nil: nothing
 	// is needed.
@@ -42,6 +43,8 @@ type server struct {
 	noPong bool
 	// leave has the server close; nil: no client can ask for that.
 	leave func(v *visit) error
+	// mute: no message that a client sends comes back. A Ping is sent instead.
+	mute bool
 	// private is a path that needs a login, or a header that it refuses.
 	private *offer
 	// lives are what its real users do, with a word each.
@@ -53,6 +56,15 @@ type server struct {
 type life struct {
 	what string
 	do   func(t *testing.T, f form) (string, error)
+}
+
+// script is a life in Node.js, which is told the URL of the server and prints
+// what came of it.
+func script(what, name string) life {
+	return life{what, func(t *testing.T, f form) (string, error) {
+		lines, err := run(t, "node", testdata("npm/"+name), f.http(""))
+		return strings.Join(lines, "; "), err
+	}}
 }
 
 type kinds int
@@ -106,7 +118,7 @@ func carryServer(t *testing.T, s server) {
 
 // open opens a WebSocket and comes to where messages can be exchanged.
 func (s server) open(t *testing.T, f form) (*visit, error) {
-	v, err := dial(t, f, offer{path: s.path, subprotocols: s.subprotocols, header: s.header})
+	v, err := dial(t, f, offer{path: s.path, subprotocols: s.subprotocols, header: s.header, auto: s.auto})
 	if err != nil || s.greet == nil {
 		return v, err
 	}
@@ -118,6 +130,9 @@ func (s server) open(t *testing.T, f form) (*visit, error) {
 
 // exchange sends a message and gets it back.
 func (s server) exchange(v *visit, m message) error {
+	if s.mute {
+		return errors.Join(v.ping("anybody"), v.awaitPong("anybody"))
+	}
 	if s.say != nil {
 		return s.say(v, m)
 	}
@@ -136,6 +151,9 @@ func (s server) messages() (all []message) {
 	most := s.most
 	if most == 0 {
 		most = 1 << 20
+	}
+	if s.mute {
+		return []message{text("")}
 	}
 	for _, size := range []int{1, 125, 126, 70_000, most} {
 		if size > most {
@@ -168,6 +186,9 @@ func (s server) visit(t *testing.T, w *way) (done []outcome) {
 	}
 	tell("open", agreed(v))
 	came := "all come back"
+	if s.mute {
+		came = "no echo"
+	}
 	for _, m := range s.messages() {
 		if err := s.exchange(v, m); err != nil {
 			came = fmt.Sprintf("fails at %d bytes: %v", len(m.data), err)

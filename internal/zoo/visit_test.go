@@ -32,8 +32,10 @@ type visit struct {
 	conn    net.Conn
 	in      *bufio.Reader
 	header  http.Header // of the 101
+	name    string      // given by the server
 	deflate bool
-	window  int // the largest message that is sent compressed
+	auto    func(m message) *message // answers what a library would, unasked
+	window  int                      // the largest message that is sent compressed
 	writing sync.Mutex
 	inflate inflater
 
@@ -59,8 +61,7 @@ type offer struct {
 	path         string
 	subprotocols []string
 	header       http.Header
-	noDeflate    bool
-	foreign      bool // from a page of another origin
+	auto         func(m message) *message // nil: nothing is answered unasked
 }
 
 // A refusal is an answer that is no 101.
@@ -105,13 +106,11 @@ func dial(t *testing.T, f form, o offer) (*visit, error) {
 	if len(o.subprotocols) > 0 {
 		req.Header.Set("Sec-WebSocket-Protocol", strings.Join(o.subprotocols, ", "))
 	}
-	if !o.noDeflate {
-		req.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
-	}
+	req.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
 	if err := req.Write(conn); err != nil {
 		return nil, err
 	}
-	v := &visit{conn: conn, in: bufio.NewReader(conn), changed: make(chan struct{})}
+	v := &visit{conn: conn, in: bufio.NewReader(conn), auto: o.auto, changed: make(chan struct{})}
 	resp, err := http.ReadResponse(v.in, req)
 	if err != nil {
 		return nil, err
@@ -198,6 +197,12 @@ func (v *visit) read() {
 				if m.data, err = v.inflate.message(m.data); err != nil {
 					v.change(func() { v.end = "what comes can't be decompressed: " + err.Error() })
 					return
+				}
+			}
+			if v.auto != nil {
+				if answer := v.auto(m); answer != nil {
+					_ = v.send(*answer)
+					continue
 				}
 			}
 			v.change(func() { v.messages = append(v.messages, m) })
@@ -291,6 +296,18 @@ func (v *visit) ask(question, prefix string) (string, error) {
 		return "", err
 	}
 	return v.receiveText(prefix)
+}
+
+// echoes sends one text and wants this one back.
+func (v *visit) echoes(sent, want string) error {
+	if err := v.send(text(sent)); err != nil {
+		return err
+	}
+	got, err := v.receive()
+	if err == nil && !got.is(want) {
+		return fmt.Errorf("%v came, want %.80q", got, want)
+	}
+	return err
 }
 
 func (v *visit) awaitPong(payload string) error {

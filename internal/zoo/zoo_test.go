@@ -23,7 +23,19 @@ var (
 
 // servers are in the order of the table.
 var servers = []server{
+	socketIO,
+	engineIO,
 	npmWS,
+	npmWebsocket,
+	fayeWebsocket,
+	sockJS,
+	primus,
+	signalR,
+	graphqlWS,
+	subscriptionsTransportWS,
+	yWebsocket,
+	aedes,
+	faye,
 	tornado,
 	pyWebsockets,
 	aiohttpServer,
