@@ -36,6 +36,13 @@ var servers = []server{
 	yWebsocket,
 	aedes,
 	faye,
+	gorillaServer,
+	coderServer,
+	gwsServer,
+	gobwasServer,
+	xnetServer,
+	melodyServer,
+	fasthttpServer,
 	tornado,
 	pyWebsockets,
 	aiohttpServer,
@@ -49,6 +56,7 @@ var servers = []server{
 	gunicorn,
 	ws4py,
 	mosquitto,
+	websocketd,
 }
 
 // clients are in the order of the table.
@@ -119,6 +127,7 @@ func names() map[string][]string {
 var atEnd []func()
 
 func TestMain(m *testing.M) {
+	serveInstead()
 	flag.Parse()
 	code := m.Run()
 	if code == 0 {
