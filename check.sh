@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 export GOTOOLCHAIN=local
 
-modules=(. internal/interop internal/browser internal/faults internal/hosts metrics/prometheus metrics/otel
+modules=(. internal/interop internal/browser internal/faults internal/hosts internal/zoo metrics/prometheus metrics/otel
 	examples/gateway examples/gateway/kubernetes bench)
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -75,7 +75,7 @@ longest() {
 }
 
 # What the tests further down need is installed meanwhile.
-for s in internal/{interop,browser,faults,faults/attacks,hosts} metrics/prometheus; do "$s/setup.sh" || exit; done >"$results/setup.log" 2>&1 &
+for s in internal/{interop,browser,faults,faults/attacks,hosts,zoo} metrics/prometheus; do "$s/setup.sh" || exit; done >"$results/setup.log" 2>&1 &
 setup=$!
 trap 'kill $setup 2>/dev/null || true; longest; rm -rf "$results"' EXIT
 
@@ -128,6 +128,9 @@ step real peers, browsers, hosts and Prometheus
 (cd internal/browser && tests browser -race -count=1 ./...)
 (cd internal/hosts && tests hosts -count=1 ./...)
 (cd metrics/prometheus && tests prometheus -race -count=1 ./...)
+
+step the zoo, a third of it
+(cd internal/zoo && ./zoo.sh)
 
 step faults, attacks, floods and a soak, and the table of them
 (

@@ -19,7 +19,6 @@ import (
 type client struct {
 	name   string
 	source source
-	slow   bool // CI runs a third of these
 	// args is its command, which does the errand below and prints what came of
 	// each step: "what: came", one a line. In it URL stands for what to open, and
 	// ROOT for the file with the private authority.

@@ -21,6 +21,10 @@ var promises = []struct {
 		func(what, nginx, ours string) bool {
 			return strings.HasPrefix(nginx, "the connection ") && ours == "Close 1011 upstream lost"
 		}},
+	{"answered", "a client's Close is answered when the server drops the connection instead",
+		func(what, nginx, ours string) bool {
+			return what == "client closes" && strings.HasPrefix(nginx, "the connection ") && ours == "Close 1000"
+		}},
 	{"broken", "a Close frame that no server may send isn't passed on: the client gets the code that it sent, or 1011",
 		func(what, nginx, ours string) bool {
 			code := 0

@@ -13,18 +13,16 @@ packages="$packages python3-websockets python3-tornado python3-aiohttp
 	python3-uvicorn python3-hypercorn python3-starlette python3-wsproto
 	python3-daphne python3-autobahn python3-trio-websocket python3-websocket
 	python3-flask-socketio gunicorn python3-gevent-websocket python3-eventlet
-	python3-cherrypy3 python3-ws4py python3-paho-mqtt
+	python3-cherrypy3 python3-ws4py
 	jupyter-server python3-ipykernel websockify"
 # In Ruby and Perl.
-packages="$packages ruby-actioncable puma ruby-faye ruby-em-websocket thin
+packages="$packages ruby-actioncable puma ruby-em-websocket
 	libmojolicious-perl"
 # In C and C++, to be compiled.
-packages="$packages libvncserver-dev libcivetweb-dev libwslay-dev"
+packages="$packages libvncserver-dev libcivetweb-dev"
 # Whole programs.
 packages="$packages mosquitto mosquitto-clients libwebsockets-test-server
-	prosody websocketd libnginx-mod-nchan janus"
-# In Java and Erlang.
-packages="$packages tomcat10 rabbitmq-server ejabberd"
+	prosody websocketd libnginx-mod-nchan"
 
 missing=
 for p in $packages; do
@@ -32,7 +30,9 @@ for p in $packages; do
 	*' installed') ;;
 	*)
 		# A program that came by another way than Debian's will do.
-		case $p in nodejs) ! command -v node >/dev/null || continue ;; esac
+		case $p in
+		nodejs) ! command -v node >/dev/null || continue ;;
+		esac
 		missing="$missing $p"
 		;;
 	esac

@@ -34,7 +34,7 @@ type visit struct {
 	header  http.Header // of the 101
 	name    string      // given by the server
 	deflate bool
-	auto    func(m message) *message // answers what a library would, unasked
+	auto    func(m message) *message // answers what a library would, unasked; with an empty message: not at all
 	window  int                      // the largest message that is sent compressed
 	writing sync.Mutex
 	inflate inflater
@@ -201,7 +201,9 @@ func (v *visit) read() {
 			}
 			if v.auto != nil {
 				if answer := v.auto(m); answer != nil {
-					_ = v.send(*answer)
+					if len(answer.data) > 0 {
+						_ = v.send(*answer)
+					}
 					continue
 				}
 			}

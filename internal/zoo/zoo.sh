@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the zoo. Install it first: ./setup.sh
 #
-#   ./zoo.sh            what CI runs: a third of the slow animals, by the day
+#   ./zoo.sh            what CI runs: a third of the animals, by the day
 #   ./zoo.sh all        all of them
 #   ./zoo.sh night      all of them, with silences of 75 s
 #   ./zoo.sh -update    all of them, and writes the tables of docs/compatibility.md
@@ -15,5 +15,5 @@ case ${1:-} in
 all) zoo . ;;
 night) zoo -timeout 60m . -awake ;;
 -update) zoo . -update ;;
-*) zoo -v -run "^Test(Servers|Clients)\$/^($(IFS='|'; echo "$*" | tr ' ' _))\$" . ;;
+*) zoo -v -run "^Test(Servers|Clients)\$/^($(IFS='|'; echo "$*" | tr ' /' _-))\$" . ;;
 esac

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -17,7 +18,7 @@ const limit = 30 * time.Second
 
 var (
 	update = flag.Bool("update", false, "write the tables of docs/compatibility.md instead of comparing them")
-	part   = flag.Int("part", -1, "run only this third of the slow animals: 0, 1 or 2; -1: all of them")
+	part   = flag.Int("part", -1, "run only this third of the animals: 0, 1 or 2; -1: all of them")
 	awake  = flag.Bool("awake", false, "wait for real: 75 s of silence with every time-out as it comes")
 )
 
@@ -36,6 +37,7 @@ var servers = []server{
 	yWebsocket,
 	aedes,
 	faye,
+	vite,
 	gorillaServer,
 	coderServer,
 	gwsServer,
@@ -44,6 +46,8 @@ var servers = []server{
 	melodyServer,
 	fasthttpServer,
 	tornado,
+	jupyter,
+	flaskSocketIO,
 	pyWebsockets,
 	aiohttpServer,
 	uvicorn,
@@ -56,6 +60,14 @@ var servers = []server{
 	gunicorn,
 	ws4py,
 	mosquitto,
+	nchan,
+	actionCable,
+	emWebsocket,
+	mojolicious,
+	websockify,
+	civetweb,
+	libwebsockets,
+	prosody,
 	websocketd,
 }
 
@@ -74,32 +86,27 @@ var clients = []client{
 
 // TestServers has each server carried both ways.
 func TestServers(t *testing.T) {
-	slow := 0
-	for _, s := range servers {
-		if mine(s.slow, &slow) {
-			t.Run(s.name, func(t *testing.T) { carryServer(t, s) })
+	for i, s := range servers {
+		if mine(i) {
+			t.Run(testName(s.name), func(t *testing.T) { carryServer(t, s) })
 		}
 	}
 }
 
 // TestClients has each client carried both ways.
 func TestClients(t *testing.T) {
-	slow := 0
-	for _, c := range clients {
-		if mine(c.slow, &slow) {
-			t.Run(c.name, func(t *testing.T) { carryClient(t, c) })
+	for i, c := range clients {
+		if mine(i) {
+			t.Run(testName(c.name), func(t *testing.T) { carryClient(t, c) })
 		}
 	}
 }
 
-// mine reports whether this part runs an animal, and counts the slow ones.
-func mine(slow bool, n *int) bool {
-	if !slow {
-		return true
-	}
-	*n++
-	return *part < 0 || *n%3 == *part
-}
+// testName is a name without what go test takes for a subtest.
+func testName(name string) string { return strings.ReplaceAll(name, "/", "-") }
+
+// mine reports whether this part runs an animal.
+func mine(i int) bool { return *part < 0 || i%3 == *part }
 
 // TestNames: an animal is found by its name.
 func TestNames(t *testing.T) {

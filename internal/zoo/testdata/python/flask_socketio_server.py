@@ -17,9 +17,4 @@ def echo(data):
     emit("echo", data)
 
 
-@socketio.on("leave")
-def leave():
-    socketio.server.disconnect(__import__("flask").request.sid)
-
-
 socketio.run(app, host="127.0.0.1", port=int(sys.argv[1]))
