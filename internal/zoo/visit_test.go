@@ -14,8 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,9 +95,7 @@ func dial(t *testing.T, f form, o offer) (*visit, error) {
 	}
 	var key [16]byte
 	_, _ = rand.Read(key[:])
-	for k, v := range o.header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, o.header)
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "websocket")
 	req.Header.Set("Sec-WebSocket-Version", "13")
@@ -314,12 +314,7 @@ func (v *visit) echoes(sent, want string) error {
 
 func (v *visit) awaitPong(payload string) error {
 	return v.await(func() bool {
-		for _, p := range v.pongs {
-			if p == payload {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(v.pongs, payload)
 	})
 }
 
