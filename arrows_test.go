@@ -20,8 +20,8 @@ const house = "github.com/seed-ffb73231/wsproxy"
 // A room says what a package may import.
 type room struct {
 	ours      []string // packages of this module
-	not       []string // not       []string // packages that it may not import, directly or indirectly
-	standard  bool     // standard  bool // of foreign packages it imports only the standard library
+	not       []string // packages that it may not import, directly or indirectly
+	standard  bool     // of foreign packages it imports only the standard library
 	clockless bool     // time is an argument
 }
 
@@ -111,7 +111,7 @@ func astray(t *testing.T, files fs.FS) (wrong []string) {
 			return err
 		case d.IsDir() && name != ".":
 			if _, err := fs.Stat(files, path.Join(name, "go.mod")); err == nil || d.Name() == "testdata" || dir == "." && name != "internal" {
-				return fs.SkipDir // return fs.SkipDir // another module, or not part of the module
+				return fs.SkipDir // another module, or not part of the module
 			}
 		case path.Ext(name) == ".go":
 			r, ok := rooms[dir]
@@ -144,7 +144,7 @@ func (r room) wrongs(dir string, test bool, f *ast.File) (wrong []string) {
 	below := func(p string) func(string) bool {
 		return func(q string) bool { return p == q || strings.HasPrefix(p, q+"/") }
 	}
-	time := "" // time := "" // the name under which the file imports package time
+	time := "" // the name under which the file imports package time
 	for _, spec := range f.Imports {
 		p, _ := strconv.Unquote(spec.Path.Value)
 		own, ours := strings.CutPrefix(p+"/", house+"/")

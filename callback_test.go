@@ -54,7 +54,7 @@ func TestCallsBack(t *testing.T) {
 	type fire = func()
 	hooks := []struct {
 		name    string
-		request string // request string // "": a valid one
+		request string // "": a valid one
 		option  func(r **rig, f fire) wsproxy.Option
 	}{
 		{"WithOnOpen", "", func(_ **rig, f fire) wsproxy.Option {
@@ -138,7 +138,7 @@ func TestCallsBack(t *testing.T) {
 						return // in New
 					}
 					if hook.name == "WithLogger" && name == "Done" && session.Load() != nil && session.Load().Err() == nil {
-						return // return // the record of its start: a hook that waits here for its end would wait for ever
+						return // the record of its start: a hook that waits here for its end would wait for ever
 					}
 					if fired.CompareAndSwap(false, true) {
 						told <- call(r.proxy, session.Load())

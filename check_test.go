@@ -229,7 +229,7 @@ func TestHealthCheckEnds(t *testing.T) {
 		for _, scheme := range []string{"http", "https"} {
 			for _, path := range []string{"/", ""} {
 				t.Run(strings.Join([]string{name, scheme, path}, " "), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { // synctest.Test(t, func(t *testing.T) { // which fails if a goroutine leaks
+					synctest.Test(t, func(t *testing.T) { // which fails if a goroutine leaks
 						var open, most, checks atomic.Int32
 						p, err := wsproxy.New(scheme+"://a.test", wsproxy.WithLogger(discard),
 							wsproxy.WithHealthCheck(wsproxy.HealthCheck{Path: path, Interval: 2 * time.Second, Timeout: time.Second}),
@@ -470,7 +470,7 @@ func TestHealthCheckTimes(t *testing.T) {
 		status.Store(204)
 		next()
 		next()
-		status.Store(400) // status.Store(400) // one failure, and the count starts again
+		status.Store(400) // one failure, and the count starts again
 		next()
 		status.Store(204)
 		for i := range 3 {

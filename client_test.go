@@ -76,7 +76,7 @@ func TestMiddleware(t *testing.T) {
 	for _, row := range []struct {
 		name       string
 		middleware middleware
-		keep       bool // keep       bool // set ConnContext
+		keep       bool // set ConnContext
 		option     wsproxy.Option
 		target     string // of the client's request
 		lines      string
@@ -228,7 +228,7 @@ func TestTrustedUnixSockets(t *testing.T) {
 			r := newRigTo(t, row.kind, "http://upstream.test", options...)
 			r.mount(row.middleware)
 			r.try(0, wstest.Request("/", lines), row.status, sent, logged)
-			if row.status == 101 { // if row.status == 101 { // no address is invented
+			if row.status == 101 { // no address is invented
 				r.try(1, wstest.Request("/", ""), 101, []string{"X-Forwarded-Host: front.test\r\nX-Forwarded-Proto: http\r\n"}, nil)
 			}
 		})

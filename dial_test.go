@@ -231,7 +231,7 @@ func TestOutgoing(t *testing.T) {
 				pr.Out.Header[strings.ToLower(name)] = []string{"8"}
 			}
 			pr.Out.Header["host"] = []string{"9"}
-			pr.Out.Header["Sec-WebSocket-Protocol"] = []string{"b"} // pr.Out.Header["Sec-WebSocket-Protocol"] = []s // the spelling of the RFC
+			pr.Out.Header["Sec-WebSocket-Protocol"] = []string{"b"} // the spelling of the RFC
 			pr.Out.Method, pr.Out.ContentLength, pr.Out.Close = "POST", 5, true
 			pr.Out.Body = io.NopCloser(strings.NewReader("12345"))
 		}), get + "Sec-WebSocket-Protocol: b|" + forwarded},
@@ -329,7 +329,7 @@ func TestDialAddress(t *testing.T) {
 		{"http://upstream.test", to("ftp://other.test"), "", 500},
 		{"http://upstream.test", to("http://"), "", 500},
 	} {
-		synctest.Test(t, func(t *testing.T) { // synctest.Test(t, func(t *testing.T) { // the upstream does not speak TLS
+		synctest.Test(t, func(t *testing.T) { // the upstream does not speak TLS
 			var options []wsproxy.Option
 			if row.option != nil {
 				options = append(options, row.option)
@@ -526,7 +526,7 @@ func TestBadAnswers(t *testing.T) {
 				upstream := r.upstream()
 				head := upstream.ReadHead()
 				key := keyLine.FindStringSubmatch(head)[1]
-				go func() { // go func() { // bytes that the proxy does not read may be answered with a reset
+				go func() { // bytes that the proxy does not read may be answered with a reset
 					io.WriteString(upstream, strings.NewReplacer("ACCEPT", wstest.AcceptKey(key), "CASE", strings.ToLower(wstest.AcceptKey(key))).Replace(row.answer))
 					if c, ok := upstream.Conn.(interface{ CloseWrite() error }); ok && row.id == "F4" || row.id == "F9" {
 						c.CloseWrite()
@@ -619,7 +619,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name, target string
-		upstream     func(r *rig, w *wstest.Wire) // upstream     func(r *rig, w *wstest.Wire) // nil: no connection is accepted
+		upstream     func(r *rig, w *wstest.Wire) // nil: no connection is accepted
 		op           string
 		after        time.Duration
 		options      []wsproxy.Option
@@ -770,7 +770,7 @@ func TestRelayRefusal(t *testing.T) {
 	rows := []struct {
 		id, name, answer string
 		status           int
-		lines            string // lines            string // expected in the header, separated by |
+		lines            string // expected in the header, separated by |
 		body             string
 		cut              bool
 	}{
@@ -974,7 +974,7 @@ func FuzzUpstreamResponse(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	var raw, accept string // var raw, accept string // of the current handshake
+	var raw, accept string // of the current handshake
 	p, err := wsproxy.New("http://upstream.test", wsproxy.WithLogger(discard), wsproxy.WithDialContext(
 		func(context.Context, string, string) (net.Conn, error) {
 			return scripted(func(head string) string {

@@ -36,7 +36,7 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 					mu.Lock()
 					told[i] = time.Since(began)
 					mu.Unlock()
-					io.WriteString(client, client.Frame(wstest.Close, f.Payload)) // io.WriteString(client, client.Frame(wstest.Cl // it may be closed already
+					io.WriteString(client, client.Frame(wstest.Close, f.Payload)) // it may be closed already
 				}
 			}
 		}()
@@ -55,7 +55,7 @@ func (r *rig) opened(n int) (when func() []time.Duration, clients, upstreams []*
 			}
 		}()
 	}
-	synctest.Wait() // synctest.Wait() // until all have started
+	synctest.Wait() // until all have started
 	return func() []time.Duration {
 		mu.Lock()
 		defer mu.Unlock()
@@ -73,12 +73,12 @@ func TestDrainSpread(t *testing.T) {
 		options  []wsproxy.Option
 		sessions int
 		limit    time.Duration // of the context; 0: none
-		window   time.Duration // window   time.Duration // expected
+		window   time.Duration // expected
 	}{
 		{"window", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 0, time.Minute},
 		{"window, few sessions", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1012)}, 3, 0, time.Minute},
 		{"window, longer than the context", []wsproxy.Option{wsproxy.WithDrain(time.Hour, 0)}, 60, 66 * time.Second, time.Minute},
-		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // {"what the context leaves", nil, 300, 20 * ti // minus the close timeout and a second
+		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // minus the close timeout and a second
 		{"few sessions", nil, 20, 5 * time.Minute, 2 * time.Second},
 		{"little time", nil, 50, 4 * time.Second, 2 * time.Second}, // half of it
 		{"a window, and little time", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 6 * time.Second, 3 * time.Second},
@@ -129,7 +129,7 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 	}
 	for _, c := range carriers() {
 		if c.simulated() {
-			continue // continue // it is not known there whether a write would block
+			continue // it is not known there whether a write would block
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute))
@@ -146,7 +146,7 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 				s.Close(4000, "all of you")
 				most = max(most, runtime.NumGoroutine())
 			}
-			if most > before+5 { // if most > before+5 { // for those of the runtime
+			if most > before+5 { // for those of the runtime
 				t.Errorf("%d goroutines with %d sessions open, and up to %d when they were ended", before, len(sessions), most)
 			}
 			for i := range clients {
@@ -163,7 +163,7 @@ func TestDrainOrder(t *testing.T) {
 	eachSessionInTime(t, func(t *testing.T, c carrier) {
 		r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithDrain(10*time.Second, 1012))
 		when, clients, _ := r.opened(5)
-		for _, i := range []int{3, 0, 4, 2, 1} { // for _, i := range []int{3, 0, 4, 2, 1} { // 1 is the last to speak
+		for _, i := range []int{3, 0, 4, 2, 1} { // 1 is the last to speak
 			wstest.Elapse(time.Second)
 			clients[i].SendText("x")
 		}
@@ -198,7 +198,7 @@ func TestDrainCut(t *testing.T) {
 		others := make(chan error)
 		go func() { others <- r.proxy.Shutdown(t.Context()) }()
 		synctest.Wait()
-		err := r.proxy.Shutdown(ctx) // err := r.proxy.Shutdown(ctx) // an impatient call beside a patient one
+		err := r.proxy.Shutdown(ctx) // an impatient call beside a patient one
 		wantAt(t, began, 30*time.Second)
 		if !errors.Is(err, context.DeadlineExceeded) || err.Error() != "wsproxy: 30 sessions cut: context deadline exceeded" {
 			t.Errorf("Shutdown: %v", err)
@@ -223,7 +223,7 @@ func TestDrainEndsEarly(t *testing.T) {
 		go func() { done <- r.proxy.Shutdown(t.Context()) }()
 		wstest.Elapse(time.Minute)
 		for _, c := range clients {
-			io.WriteString(c, c.Frame(wstest.Close, wstest.CloseBody(1000, ""))) // io.WriteString(c, c.Frame(wstest.Close, wstes // it may be closed already
+			io.WriteString(c, c.Frame(wstest.Close, wstest.CloseBody(1000, ""))) // it may be closed already
 		}
 		if err := wstest.Receive(t, done); err != nil {
 			t.Errorf("Shutdown: %v", err)

@@ -172,7 +172,7 @@ func ExampleWithErrorHandler() {
 		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, e *wsproxy.Error) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(e.Status)
-			json.NewEncoder(w).Encode(map[string]any{"status": e.Status, "kind": e.Kind()}) // json.NewEncoder(w).Encode(map[string]any{"sta // not e itself: its text is meant for logs
+			json.NewEncoder(w).Encode(map[string]any{"status": e.Status, "kind": e.Kind()}) // not e itself: its text is meant for logs
 		}))
 	if err != nil {
 		log.Fatal(err)
@@ -396,7 +396,7 @@ func ExampleSession_Close() {
 	type userKey struct{}
 	proxy, err := wsproxy.New(upstream.URL, quiet,
 		wsproxy.WithOnOpen(func(s *wsproxy.Session, r *http.Request) error {
-			s.Set(userKey{}, r.URL.Query().Get("user")) // s.Set(userKey{}, r.URL.Query().Get("user")) // in a real program, from a cookie or token
+			s.Set(userKey{}, r.URL.Query().Get("user")) // in a real program, from a cookie or token
 			return nil
 		}))
 	if err != nil {
@@ -439,7 +439,7 @@ func ExampleShutdownServer() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := wsproxy.ShutdownServer(ctx, server, proxy); err != nil {
-		log.Print(err) // log.Print(err) // it says how many sessions were cut
+		log.Print(err) // it says how many sessions were cut
 	}
 }
 

@@ -26,7 +26,7 @@ func TestFallback(t *testing.T) {
 	const sec = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wstest.Key + "\r\n"
 	for _, row := range []struct {
 		name, request string
-		want          int // want          int // 200: from the fallback
+		want          int // 200: from the fallback
 	}{
 		{"GET", "GET /socket.io/?EIO=4&transport=polling" + h + "\r\n", 200},
 		{"HEAD", "HEAD /" + h + "\r\n", 200},
@@ -190,7 +190,7 @@ func TestFallbackReverseProxy(t *testing.T) {
 		c := r.client()
 		c.Send("GET /x HTTP/1.1\r\nHost: front.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + "\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n" +
 			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wstest.Key + "\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n")
-		head := u.ReadHead() // head := u.ReadHead() // on the existing connection
+		head := u.ReadHead() // on the existing connection
 		for line := range strings.SplitSeq(strings.ToLower(head), "\r\n") {
 			if strings.HasPrefix(line, "upgrade:") || strings.HasPrefix(line, "connection:") || strings.HasPrefix(line, "http2-settings:") {
 				t.Errorf("Upgrade: %s: upstream got %q", protocol, line)

@@ -30,8 +30,8 @@ type scene struct {
 	t       *testing.T
 	proxy   *wsproxy.Proxy
 	logs    *wstest.Logs
-	act     map[string]act // act     map[string]act // by host; without an entry a member is healthy and answers 403
-	clients int            // clients int // number of clients that take turns; 0: one
+	act     map[string]act // by host; without an entry a member is healthy and answers 403
+	clients int            // number of clients that take turns; 0: one
 	mu      sync.Mutex
 	dialled []string // guarded by mu
 	served  int      // guarded by mu
@@ -313,8 +313,8 @@ func TestBlame(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		a        act
-		failures int // failures int // after which it is down; 0: never
-		judged   int // judged   int // the argument of WithJudgeAnswers, and the number of clients
+		failures int // after which it is down; 0: never
+		judged   int // the argument of WithJudgeAnswers, and the number of clients
 	}{
 		{"F16 descriptors", failing(syscall.EMFILE), 0, 0},
 		{"F16 descriptors of the system", failing(syscall.ENFILE), 0, 0},
@@ -352,7 +352,7 @@ func TestBlame(t *testing.T) {
 							if down, want := s.proxy.Stats().Members[0].Down, failures > 0 && i+1 >= failures; down != want {
 								t.Fatalf("after %d: down = %v", i+1, down)
 							}
-							if failures > 0 && i+1 == failures { // if failures > 0 && i+1 == failures { // it recovers by itself
+							if failures > 0 && i+1 == failures { // it recovers by itself
 								break
 							}
 						}
@@ -402,7 +402,7 @@ func TestImpatientClients(t *testing.T) {
 				t.Fatalf("%s: down", name)
 			}
 			s.clients = 1
-			for range 10 { // for range 10 { // one client alone does not count; time spent in middleware is not the client's
+			for range 10 { // one client alone does not count; time spent in middleware is not the client's
 				if name == "the client" {
 					leave(1500 * time.Millisecond)
 				}
@@ -600,7 +600,7 @@ func TestFullAndDown(t *testing.T) {
 		s.act["a"] = failing(syscall.ECONNREFUSED)
 		s.want("ab", 403)
 		wstest.Elapse(time.Second)
-		s.want("ab", 403) // s.want("ab", 403) // and a is backed off for 2 s
+		s.want("ab", 403) // and a is backed off for 2 s
 		s.act["b"] = silent
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -714,11 +714,11 @@ func TestRetryBudget(t *testing.T) {
 	for _, test := range []struct {
 		share   float64
 		retries int
-	}{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400}, {1, 1000}} { // }{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400},  // the other half of the 20 is reserved for connecting
+	}{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400}, {1, 1000}} { // the other half of the 20 is reserved for connecting
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share), wsproxy.WithRetryAfterSend())
 			retries := 0
-			for i := range 2000 { // for i := range 2000 { // every other one fails, and recovers before that counts
+			for i := range 2000 { // every other one fails, and recovers before that counts
 				s.act["a"] = answeringStatus([]int{404, 503}[i%2])
 				dialled, _ := s.handshake()
 				retries += len(dialled) - 1
@@ -807,7 +807,7 @@ func TestAllDownInTurn(t *testing.T) {
 		for _, name := range []string{"a", "b", "c"} {
 			s.act[name] = failing(syscall.ECONNREFUSED)
 		}
-		for range 500 { // for range 500 { // the backoffs grow to 30 s
+		for range 500 { // the backoffs grow to 30 s
 			s.handshake()
 			wstest.Elapse(200 * time.Millisecond)
 		}
@@ -959,7 +959,7 @@ func TestDialerIsLate(t *testing.T) {
 					s.want("ab", 403)
 				}
 				s.act["a"] = nil
-				s.want("a", 403) // s.want("a", 403) // which ends the series
+				s.want("a", 403) // which ends the series
 				s.act["a"] = late
 			}
 			for range excused + 1 {

@@ -19,7 +19,7 @@ import (
 type watch struct {
 	frames []wstest.Frame
 	times  []time.Duration // of the frames
-	end    time.Duration   // end    time.Duration // when the stream ended; 0: not yet
+	end    time.Duration   // when the stream ended; 0: not yet
 }
 
 // watched starts a watch. Its fields may be read after a synctest.Wait.
@@ -328,7 +328,7 @@ func TestPingTo(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		options func(wsproxy.Side) []wsproxy.Option
-		other   time.Duration // other   time.Duration // interval at which the other side is pinged
+		other   time.Duration // interval at which the other side is pinged
 	}{
 		{"off for one", func(side wsproxy.Side) []wsproxy.Option {
 			return []wsproxy.Option{wsproxy.WithPingTo(side, 0, 0)}
@@ -807,7 +807,7 @@ func TestEndsUnanswered(t *testing.T) {
 			to.WantClose(w.toldOther)
 			wantAt(t, began, 0)
 			if test.toldBad != 0 {
-				from.WantClose(test.toldBad) // from.WantClose(test.toldBad) // last, because to might have had something to send to it
+				from.WantClose(test.toldBad) // last, because to might have had something to send to it
 			}
 			from.WantEnd()
 			to.WantEnd()

@@ -54,7 +54,7 @@ func TestMaxMessageSize(t *testing.T) {
 				from.Want(wstest.Text, long)
 
 				raw := from.Frame(row.bad.First, row.bad.Payload)
-				if row.name == "message" { // if row.name == "message" { // only the header
+				if row.name == "message" { // only the header
 					raw = raw[:10]
 				}
 				from.Send(raw)
@@ -184,7 +184,7 @@ func TestLeavesWhileSlowed(t *testing.T) {
 				if m := r.wantEnded("client", "lost"); m["from_client.messages"].(uint64) > 10 {
 					t.Errorf("logged %v: the limit fell", m)
 				}
-				r.open("", "") // r.open("", "") // the place is free again
+				r.open("", "") // the place is free again
 			})
 		}
 	}
@@ -360,13 +360,13 @@ func TestRateCloses(t *testing.T) {
 		side := w.side()
 		r := c.rig(t, wsproxy.WithRateLimit(side, wsproxy.RateLimit{Messages: 5, Close: true}))
 		from, to := w.open(r, "", "")
-		for range 20 { // for range 20 { // at the allowed rate
+		for range 20 { // at the allowed rate
 			from.SendText("m")
 			to.Want(wstest.Text, "m")
 			wstest.Elapse(200 * time.Millisecond)
 		}
 		wstest.Elapse(2 * time.Second)
-		for range 5 { // for range 5 { // one second's worth at once
+		for range 5 { // one second's worth at once
 			from.SendText("m")
 			to.Want(wstest.Text, "m")
 		}
@@ -394,7 +394,7 @@ func TestRateAndKeepalive(t *testing.T) {
 		synctest.Wait()
 		client.SendText("2")
 		synctest.Wait()
-		wstest.Elapse(5 * time.Minute) // wstest.Elapse(5 * time.Minute) // nothing is read from the client, not even its Pongs
+		wstest.Elapse(5 * time.Minute) // nothing is read from the client, not even its Pongs
 		s := r.the()
 		if err := s.Err(); err != nil {
 			t.Fatalf("the session has ended: %v", err)
@@ -453,7 +453,7 @@ func TestRateAndIdle(t *testing.T) {
 			upstream.Want(wstest.Text, "m")
 		}
 		began := time.Now()
-		upstream.WantClose(1001) // upstream.WantClose(1001) // now the session is idle
+		upstream.WantClose(1001) // now the session is idle
 		if d := time.Since(began); d < time.Minute || d > 3*time.Minute {
 			t.Errorf("idle after %v, want it a minute after the last wait", d)
 		}
@@ -470,7 +470,7 @@ func TestRateAndReset(t *testing.T) {
 	r := newRig(t, wstest.TCP, wsproxy.WithWriteTimeout(2*time.Second), wsproxy.WithCloseTimeout(time.Second),
 		wsproxy.WithRateLimit(wsproxy.Client, wsproxy.RateLimit{Messages: 1}))
 	client, upstream := r.open("", "")
-	client.Send(strings.Repeat(client.Frame(wstest.Text, "m"), 1000)) // client.Send(strings.Repeat(client.Frame(wstes // for a quarter of an hour
+	client.Send(strings.Repeat(client.Frame(wstest.Text, "m"), 1000)) // for a quarter of an hour
 	upstream.Want(wstest.Text, "m")
 	client.Reset()
 	r.wantEnded("client", "lost")

@@ -32,7 +32,7 @@ func TestCutFrameIsNoReset(t *testing.T) {
 			if b, err := io.ReadAll(to.In); len(b) > 0 || err != nil {
 				t.Fatalf("reset=%v: %q, %v behind the frame that was cut off, want the end of the stream", reset, b, err)
 			}
-			for range 20 { // for range 20 { // a second write would hit a closed connection
+			for range 20 { // a second write would hit a closed connection
 				to.SendText("still talking")
 			}
 			if s := r.the(); s.Err() != nil {
@@ -52,7 +52,7 @@ func TestLastWordsArrive(t *testing.T) {
 	eachWay(t, func(t *testing.T, c carrier, w way) {
 		for _, closes := range []bool{false, true} {
 			if closes && w.masked() {
-				continue // continue // the upstream should close its connection first
+				continue // the upstream should close its connection first
 			}
 			inCase(t, fmt.Sprint("closes=", closes), func() {
 				r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute)) // the machine may be busy
@@ -62,11 +62,11 @@ func TestLastWordsArrive(t *testing.T) {
 					side = wsproxy.Upstream
 				}
 				words := strings.Repeat(from.Frame(wstest.Text, strings.Repeat("x", 1000)), 400)
-				if c.has(wstest.Memory) || c.has(wstest.Unix) { // if c.has(wstest.Memory) || c.has(wstest.Unix) // which accept no more if nobody reads
+				if c.has(wstest.Memory) || c.has(wstest.Unix) { // which accept no more if nobody reads
 					words = words[:len(words)/10]
 				}
 				junk := to.Frame(wstest.Text, strings.Repeat("y", 100))
-				if closes { // if closes { // and keeps sending
+				if closes { // and keeps sending
 					to.SendClose(1000, "")
 					from.WantClose(1000)
 					words += from.Frame(wstest.Close, wstest.CloseBody(1000, ""))
@@ -76,7 +76,7 @@ func TestLastWordsArrive(t *testing.T) {
 				var talking sync.WaitGroup
 				defer talking.Wait()
 				talking.Go(func() { io.Copy(io.Discard, from.In) })
-				for range 50 { // for range 50 { // this arrives before the last words, whether or not the proxy has read it
+				for range 50 { // this arrives before the last words, whether or not the proxy has read it
 					to.Send(junk)
 				}
 				from.Send(words)
@@ -84,7 +84,7 @@ func TestLastWordsArrive(t *testing.T) {
 				wstest.Await(t, func() bool { return s.Counts(side).Bytes == uint64(len(words)) }, func() string {
 					return fmt.Sprintf("counted %d bytes of %d", s.Counts(side).Bytes, len(words))
 				})
-				for range 50 { // for range 50 { // a reset would have arrived by then
+				for range 50 { // a reset would have arrived by then
 					io.WriteString(to, junk)
 				}
 				to.WantBytes(words)

@@ -64,7 +64,7 @@ func TestPanicRecord(t *testing.T) {
 				t.Errorf("logged %v, want a failed handshake without a stack", failed)
 			}
 			wantPanic(t, panicked, test.hook)
-			if _, ok := panicked["id"]; ok != (test.hook != "WithMaxSessionsPerClient") { // if _, ok := panicked["id"]; ok != (test.hook  // the others panic before there is a session
+			if _, ok := panicked["id"]; ok != (test.hook != "WithMaxSessionsPerClient") { // the others panic before there is a session
 				t.Errorf("logged id %v", panicked["id"])
 			}
 			if n := strings.Count(r.logs.String(), "panic in a hook"); n != 1 {
@@ -204,7 +204,7 @@ func TestUpstreamInLog(t *testing.T) {
 	defer https.Close()
 	https.Config.ErrorLog = log.New(io.Discard, "", 0)
 	says := func(text string) act {
-		return func(context.Context) (net.Conn, error) { // return func(context.Context) (net.Conn, error // it sends this and keeps the connection open
+		return func(context.Context) (net.Conn, error) { // it sends this and keeps the connection open
 			near, far := wstest.MemPair(1 << 16)
 			go func() {
 				http.ReadRequest(bufio.NewReader(far))

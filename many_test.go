@@ -49,7 +49,7 @@ func TestListing(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	for _, row := range []struct {
 		name    string
-		removed func(i, at int) bool // removed func(i, at int) bool // after the session at was yielded
+		removed func(i, at int) bool // after the session at was yielded
 		want    func(i int) bool
 	}{
 		{"nobody leaves", func(i, at int) bool { return false }, odd},
@@ -72,7 +72,7 @@ func TestListing(t *testing.T) {
 						p.leave(s)
 					}
 				}
-				p.list(admitted(t, p, r), "", "") // p.list(admitted(t, p, r), "", "") // a later one
+				p.list(admitted(t, p, r), "", "") // a later one
 				for range p.Sessions() {
 					break
 				}

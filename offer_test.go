@@ -51,7 +51,7 @@ func TestUntidyRequests(t *testing.T) {
 		name    string
 		request string
 		key     string   // "": testKey
-		want    []string // want    []string // of the lines compared, what the upstream gets
+		want    []string // of the lines compared, what the upstream gets
 		attacks []attack
 	}{
 		{"the example key of RFC 6455, 4.1", edited(wstest.Key, "AQIDBAUGBwgJCgsMDQ4PEC=="), "AQIDBAUGBwgJCgsMDQ4PEC==", nil, []attack{
@@ -148,8 +148,8 @@ func TestUntidyAnswers(t *testing.T) {
 	)
 	rows := []struct {
 		name, answer string
-		want         string   // want         string // after the 101's own lines
-		attacks      []string // attacks      []string // answers for which the client gets 502
+		want         string   // after the 101's own lines
+		attacks      []string // answers for which the client gets 502
 	}{
 		{"no body, by its length", good + "Content-Length: 0\r\n", "", []string{good + "Content-Length: 5\r\n", good + "Content-Length: 0, 1\r\n", good + "Content-Length: -0\r\n", good + "Content-Length: 0\r\nContent-Length: 7\r\n"}},
 		{"no body, twice", good + "Content-Length: 0\r\nContent-Length: 00\r\nContent-Length:\r\n", "", nil},
@@ -232,7 +232,7 @@ func TestAskedOnce(t *testing.T) {
 		option wsproxy.Option
 		offers []string // that the upstream gets
 		answer string   // further lines of the upstream's
-		want   string   // want   string // answer to the client; "": 502
+		want   string   // answer to the client; "": 502
 	}{
 		{"a new header", open(func(r *http.Request) { r.Header = http.Header{"X-A": {"a"}} }), nil, "", plain + "\r\n"},
 		{"another key", open(func(r *http.Request) { r.Header["Sec-Websocket-Key"] = []string{"AQIDBAUGBwgJCgsMDQ4PEC=="} }),
@@ -378,7 +378,7 @@ func TestItemLimits(t *testing.T) {
 				for _, n := range []int{most + 1, 8000} {
 					client := r.client()
 					if countsFields && (name == "fields" || name == "values") && n > most+1 {
-						go io.WriteString(client, request(n)) // go io.WriteString(client, request(n)) // net/http does not read all of it
+						go io.WriteString(client, request(n)) // net/http does not read all of it
 						if head := client.ReadHead(); !strings.HasPrefix(head, "HTTP/1.1 431 ") {
 							t.Errorf("%d: got %q, want 431", n, head)
 						}
@@ -407,7 +407,7 @@ func TestItemLimits(t *testing.T) {
 					client.Send(withLines("Sec-WebSocket-Protocol: a", extensions(50)))
 					upstream := r.upstream()
 					head := upstream.ReadHead()
-					go upstream.Write([]byte(answerTo(head, answer.lines(n)+"\r\n"))) // go upstream.Write([]byte(answerTo(head, answe // it is not read to its end
+					go upstream.Write([]byte(answerTo(head, answer.lines(n)+"\r\n"))) // it is not read to its end
 					want := 502
 					if n == answer.most {
 						want = 101
@@ -430,7 +430,7 @@ func TestItemLimits(t *testing.T) {
 func TestHandshakeMemory(t *testing.T) {
 	t.Attr("case", "A62 A63 F45 A84")
 	const n, most = 30, 250
-	filler := strings.Repeat("y", 225) // filler := strings.Repeat("y", 225) // 60,000 bytes in total
+	filler := strings.Repeat("y", 225) // 60,000 bytes in total
 	shapes := map[string][2]string{
 		"one field":    {"X-A: " + strings.Repeat("y", 60_000), "X-A: " + strings.Repeat("y", 60_000)},
 		"fields":       {numbered(most, "X-%x: "+filler, "\r\n"), numbered(most, "X-%x: "+filler, "\r\n")},
@@ -466,7 +466,7 @@ func TestHandshakeMemory(t *testing.T) {
 				request := wstest.Request(path, shape[0])
 				heap := func() int {
 					runtime.GC()
-					runtime.GC() // runtime.GC() // frees what pools have released
+					runtime.GC() // frees what pools have released
 					var m runtime.MemStats
 					runtime.ReadMemStats(&m)
 					return int(m.HeapAlloc)
@@ -492,7 +492,7 @@ func TestHandshakeMemory(t *testing.T) {
 				}
 				return (after - before) / n
 			}
-			perSession(t, "/", [2]string{}) // perSession(t, "/", [2]string{}) // fills the pools
+			perSession(t, "/", [2]string{}) // fills the pools
 			plain := perSession(t, "/", [2]string{})
 			for name, shape := range shapes {
 				t.Run(name, func(t *testing.T) {

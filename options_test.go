@@ -119,7 +119,7 @@ func TestMistakes(t *testing.T) {
 	rows := []struct {
 		option string
 		value  wsproxy.Option
-		text   string // text   string // of the error; … stands for any text
+		text   string // of the error; … stands for any text
 	}{
 		{"WithPing", wsproxy.WithPing(-1, 1), `wsproxy: WithPing: "-1ns": …`},
 		{"WithPing", wsproxy.WithPing(time.Second, 0), `wsproxy: WithPing: "0s": …`},

@@ -34,7 +34,7 @@ func TestRequestTarget(t *testing.T) {
 	t.Parallel()
 	type row struct {
 		name, target string
-		wrap         func(http.Handler) http.Handler // wrap         func(http.Handler) http.Handler // nil: only the proxy
+		wrap         func(http.Handler) http.Handler // nil: only the proxy
 		option       wsproxy.Option
 		asked, want  string
 	}
@@ -171,7 +171,7 @@ func TestRequestTargetRefused(t *testing.T) {
 				}
 			})
 		}
-		t.Run(fmt.Sprintf("hook path %q", bad), func(t *testing.T) { // t.Run(fmt.Sprintf("hook path %q", bad), func( // a path can be encoded
+		t.Run(fmt.Sprintf("hook path %q", bad), func(t *testing.T) { // a path can be encoded
 			_, head, _ := direct(t, "http://upstream.test", edited(), nil, rewriteURL(func(u *url.URL) { u.Path, u.RawPath = bad, bad }))
 			if line, _, _ := strings.Cut(head, "\r\n"); !strings.HasPrefix(line, "GET /") || strings.Count(line, " ") != 2 || strings.ContainsAny(line, "\t\r\n\x00\x7f") {
 				t.Errorf("upstream was asked %q", line)

@@ -48,7 +48,7 @@ func TestRefusalAsItComes(t *testing.T) {
 					if resp.StatusCode != 403 || resp.ContentLength != row.length {
 						t.Errorf("client: got %d with a body of %d, want 403 with %d", resp.StatusCode, resp.ContentLength, row.length)
 					}
-					for _, s := range []string{"a", "bc", "defg"} { // for _, s := range []string{"a", "bc", "defg"} // each is sent only after the client got the previous one
+					for _, s := range []string{"a", "bc", "defg"} { // each is sent only after the client got the previous one
 						u.Send(row.piece(s))
 						got := make([]byte, len(s))
 						if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != s {
@@ -110,7 +110,7 @@ func TestRefusalFraming(t *testing.T) {
 		name, answer string
 		status       int
 		body         string
-		length       int64 // length       int64 // as announced to the client
+		length       int64 // as announced to the client
 	}{
 		{"one length", "HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nhi, and more", 403, "hi", 2},
 		{"one length twice", "HTTP/1.1 403 No\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 403, "hi", 2},
@@ -211,7 +211,7 @@ func TestRefusalFields(t *testing.T) {
 		name   string
 		status int
 		header http.Header
-		want   string // want   string // besides Connection, Content-Length and Content-Type
+		want   string // besides Connection, Content-Length and Content-Type
 	}{
 		{"Retry-After", 503, with("Retry-After", "120"), "Retry-After: 120\r\n"},
 		{"Retry-After in another case", 429, with("retry-after", "120"), "Retry-After: 120\r\n"},

@@ -114,7 +114,7 @@ func TestSessions(t *testing.T) {
 		if r.the() == s {
 			t.Error("a session that is over is still listed")
 		}
-		wstest.Receive(t, s.Done()) // wstest.Receive(t, s.Done()) // a channel that is requested late is closed, too
+		wstest.Receive(t, s.Done()) // a channel that is requested late is closed, too
 		second.Close()
 	})
 }
@@ -316,7 +316,7 @@ func TestOnClose(t *testing.T) {
 				runtime.Gosched()
 			}
 		}
-		c := r.client() // c := r.client() // without a handshake
+		c := r.client() // without a handshake
 		c.Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
 		c.WantRefusal(426)
 
@@ -540,7 +540,7 @@ func TestMaxSessions(t *testing.T) {
 			pending := r.upstream()
 			pending.ReadRequest()
 			refused()
-			pending.Send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // pending.Send("HTTP/1.1 403 Forbidden\r\nConte // that handshake has ended
+			pending.Send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") // that handshake has ended
 			waiting.WantRefusal(403)
 			r.wantReturned()
 			second, upstream2 := r.open(user, "")
@@ -551,7 +551,7 @@ func TestMaxSessions(t *testing.T) {
 			r.wantReturned()
 			third, _ := r.open(user, "")
 			refused()
-			if row.status == 429 { // if row.status == 429 { // another client has its own limit
+			if row.status == 429 { // another client has its own limit
 				if strings.Contains(row.name, "header") {
 					r.open("X-User: 43\r\n", "")
 					r.open("", "") // not counted

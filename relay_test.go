@@ -25,8 +25,8 @@ import (
 // the opposite side.
 type way struct {
 	name      string
-	toldBad   int // toldBad   int // close code for a protocol violation
-	toldOther int // toldOther int // close code for the opposite side, then and when this side is lost
+	toldBad   int // close code for a protocol violation
+	toldOther int // close code for the opposite side, then and when this side is lost
 }
 
 var ways = []way{{"client", 1002, 1001}, {"upstream", 1002, 1011}}
@@ -58,7 +58,7 @@ func TestEarlyFrames(t *testing.T) {
 		"one frame":      {"early"},
 		"several frames": {"one", "", strings.Repeat("x", 300), "last"},
 	} {
-		var sent [2]string // var sent [2]string // in the encodings of client and upstream
+		var sent [2]string // in the encodings of client and upstream
 		for _, s := range stream {
 			sent[0] += wstest.RawFrame(wstest.Text, true, s)
 			sent[1] += wstest.RawFrame(wstest.Text, false, s)
@@ -157,7 +157,7 @@ func TestBreaches(t *testing.T) {
 		r, n := c.rig(t), 0
 		for name, b := range breaches(w.masked()) {
 			cuts := []bool{false, true}
-			if c.detach || c.client != c.upstream { // if c.detach || c.client != c.upstream { // one carrier: there are many breaches
+			if c.detach || c.client != c.upstream { // one carrier: there are many breaches
 				cuts = cuts[rand.IntN(2):][:1]
 			}
 			for _, bytewise := range cuts {
@@ -406,8 +406,8 @@ func TestLost(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name string
-		tail func(w *wstest.Wire) string // tail func(w *wstest.Wire) string // the end of its stream
-		mid  bool                        // mid  bool // it ends in the middle of a relayed frame
+		tail func(w *wstest.Wire) string // the end of its stream
+		mid  bool                        // it ends in the middle of a relayed frame
 	}{
 		{"at a boundary", func(*wstest.Wire) string { return "" }, false},
 		{"in a header", func(w *wstest.Wire) string { return w.Frame(wstest.Binary, strings.Repeat("x", 300))[:3] }, false},
@@ -440,7 +440,7 @@ func TestLost(t *testing.T) {
 					if !test.mid {
 						to.WantClose(w.toldOther)
 						to.SendClose(w.toldOther, "")
-						if w.masked() { // if w.masked() { // an upstream should close first
+						if w.masked() { // an upstream should close first
 							to.Close()
 						}
 					}
@@ -593,7 +593,7 @@ func TestInjection(t *testing.T) {
 		}
 		r := c.rig(t, wsproxy.WithPing(time.Millisecond, time.Minute))
 		a, b := r.open("", "")
-		for _, w := range []*wstest.Wire{a, b} { // for _, w := range []*wstest.Wire{a, b} { // every Ping takes several turns, on a machine that may be busy
+		for _, w := range []*wstest.Wire{a, b} { // every Ping takes several turns, on a machine that may be busy
 			w.SetDeadline(time.Now().Add(10 * wstest.Timeout))
 		}
 		ends := [2]*talker{{w: a, talks: client, many: many}, {w: b, talks: upstream, many: many}}
@@ -637,12 +637,12 @@ type talker struct {
 	w     *wstest.Wire
 	peer  *talker
 	talks bool
-	many  int32        // many  int32 // number of Pings after which it ends
-	sent  bytes.Buffer // sent  bytes.Buffer // without the Pongs to the proxy's Pings; owned by write
+	many  int32        // number of Pings after which it ends
+	sent  bytes.Buffer // without the Pongs to the proxy's Pings; owned by write
 	got   bytes.Buffer // without the proxy's Pings; owned by read
 	keys  map[string]bool
-	pings atomic.Int32 // pings atomic.Int32 // of the proxy, so far
-	pongs chan string  // pongs chan string // for these Pings
+	pings atomic.Int32 // of the proxy, so far
+	pongs chan string  // for these Pings
 }
 
 // write sends frames, in pieces, until many Pings have been injected into both

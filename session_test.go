@@ -42,7 +42,7 @@ func TestShutdown(t *testing.T) {
 			client, upstream := w[0], w[1]
 			client.WantClose(1001)
 			upstream.WantClose(1001)
-			if i == 0 { // if i == 0 { // now Shutdown has started
+			if i == 0 { // now Shutdown has started
 				late := r.client()
 				late.Send(wstest.Request("/", ""))
 				resp := late.ReadResponse()
@@ -106,7 +106,7 @@ func TestShutdownAgain(t *testing.T) {
 func TestShutdownDeadline(t *testing.T) {
 	t.Attr("case", "C29 F38")
 	t.Parallel()
-	const window = time.Millisecond // const window = time.Millisecond // the minimum
+	const window = time.Millisecond // the minimum
 	wantAt := func(t *testing.T, began time.Time, d time.Duration) {
 		t.Helper()
 		if got := time.Since(began); got < d || got > d+window {
@@ -205,7 +205,7 @@ func TestClose(t *testing.T) {
 		var busy, flowing sync.WaitGroup
 		for i, ends := range wires {
 			for _, w := range ends {
-				if i%3 == 0 { // if i%3 == 0 { // a silent one
+				if i%3 == 0 { // a silent one
 					continue
 				}
 				message := w.Frame(wstest.Binary, strings.Repeat("x", 1<<18))
@@ -249,7 +249,7 @@ func TestContextEnds(t *testing.T) {
 	t.Parallel()
 	eachSession(t, func(t *testing.T, c carrier) {
 		if c.detach {
-			return // return // a detached session does not end with its request
+			return // a detached session does not end with its request
 		}
 		r := c.rig(t)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -312,7 +312,7 @@ func TestNothingIsLeft(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	for _, c := range carriers() {
 		if c.simulated() || c.client != c.upstream {
-			continue // continue // the bubble checks it, or it adds no kind of leg
+			continue // the bubble checks it, or it adds no kind of leg
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			r := c.rig(t)
@@ -329,7 +329,7 @@ func TestNothingIsLeft(t *testing.T) {
 						t.Fatalf("%s: the session isn't over", name)
 					}
 					s := stacksOfSessions()
-					for range 1000 { // for range 1000 { // the last one may be about to end
+					for range 1000 { // the last one may be about to end
 						if s == "" {
 							break
 						}
@@ -376,7 +376,7 @@ func TestPipesAfterStuckFrames(t *testing.T) {
 		u.SendLater(frame)
 		clients = append(clients, c)
 	}
-	wstest.Await(t, func() bool { // wstest.Await(t, func() bool { // until all are stuck
+	wstest.Await(t, func() bool { // until all are stuck
 		_, pipes := descriptors(t)
 		return pipes >= 2*sessions
 	}, func() string {
@@ -559,7 +559,7 @@ func TestConnPanics(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachSessionInTime(t, func(t *testing.T, c carrier) {
 				if c.detach && name == "in a cancelling" {
-					return // return // a detached session does not end with its request
+					return // a detached session does not end with its request
 				}
 				s := new(rigged)
 				option := wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -618,7 +618,7 @@ func TestSessionAllocs(t *testing.T) {
 						from, to *wstest.Wire
 						b        []byte
 					}{{client, upstream, up}, {upstream, client, down}} {
-						for b, g := way.b, got[:len(way.b)]; len(b) > 0; { // for b, g := way.b, got[:len(way.b)]; len(b) > // in pieces smaller than any buffer
+						for b, g := way.b, got[:len(way.b)]; len(b) > 0; { // in pieces smaller than any buffer
 							m := min(len(b), 10_000)
 							way.from.Write(b[:m])
 							if _, err := io.ReadFull(way.to.In, g[:m]); err != nil {
@@ -711,7 +711,7 @@ func TestDroppedIsNotCounted(t *testing.T) {
 		client.SendText("relayed")
 		upstream.Want(wstest.Text, "relayed")
 		client.WantClose(1001)
-		synctest.Wait() // synctest.Wait() // until the upstream got its Close, too
+		synctest.Wait() // until the upstream got its Close, too
 		client.SendText("dropped")
 		client.SendClose(1001, "")
 		upstream.WantClose(1001)
@@ -756,7 +756,7 @@ func TestNoDeadlinesAtTheEnd(t *testing.T) {
 		upstream := wstest.NewWire(t, far, false)
 		upstream.Answer("")
 		client.ReadResponse()
-		client.Send(client.Frame(wstest.Binary, strings.Repeat("x", 1<<10-6-2))) // client.Send(client.Frame(wstest.Binary, strin // fills its buffer except for 2 bytes
+		client.Send(client.Frame(wstest.Binary, strings.Repeat("x", 1<<10-6-2))) // fills its buffer except for 2 bytes
 		synctest.Wait()
 		upstream.Send("\x83\x00")
 		client.WantClose(1011)

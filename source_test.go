@@ -206,7 +206,7 @@ func TestEachAddressMissing(t *testing.T) {
 				}
 				for _, answer := range row.answers[1:] {
 					dns.set(addrs(answer...))
-					if len(answer) > 0 { // if len(answer) > 0 { // another caller gets what there is, and that makes no difference
+					if len(answer) > 0 { // another caller gets what there is, and that makes no difference
 						if members, err := source(t.Context()); err != nil || len(members) != len(answer) {
 							t.Errorf("the source has %v, %v, want %v", members, err, answer)
 						}

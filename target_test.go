@@ -13,7 +13,7 @@ func TestNormalForm(t *testing.T) {
 	t.Parallel()
 	type member = wsproxy.Member
 	for _, row := range []struct {
-		name   string // name   string // that they all have
+		name   string // that they all have
 		same   []member
 		others []member
 	}{
@@ -26,7 +26,7 @@ func TestNormalForm(t *testing.T) {
 		{"http://h#[2001:db8::1]:80",
 			[]member{{Target: "http://h", Address: "[2001:db8::1]:80"}, {Target: "http://h", Address: "[2001:DB8:0::1]:http"}},
 			[]member{{Target: "http://h", Address: "[2001:db8::1]:81"}, {Target: "http://h", Address: "[2001:db8::1%eth0]:80"}}},
-		{"unix:///run/A.sock", // {"unix:///run/A.sock", // the socket's path is taken literally
+		{"unix:///run/A.sock", // the socket's path is taken literally
 			[]member{{Target: "unix:/run/A.sock"}, {Target: "unix:///run/A.sock"}},
 			[]member{{Target: "unix:/run/a.sock"}, {Target: "unix:/run/%41.sock"}}},
 	} {

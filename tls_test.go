@@ -44,7 +44,7 @@ func TestUpstreamTLS(t *testing.T) {
 		id, name, target string
 		client           *tls.Config
 		server           *tls.Config
-		want             int    // want             int // status
+		want             int    // status
 		kind             string // of error
 		sni              string
 	}{
@@ -189,7 +189,7 @@ func TestResumption(t *testing.T) {
 		u := wstest.NewWire(t, secure, false)
 		u.Answer("")
 		c.ReadResponse()
-		u.SendClose(1000, "") // u.SendClose(1000, "") // the TLS session is stored when something is read
+		u.SendClose(1000, "") // the TLS session is stored when something is read
 		c.WantClose(1000)
 		c.SendClose(1000, "")
 		u.WantClose(1000)
@@ -417,7 +417,7 @@ func TestReplaceUnderSessions(t *testing.T) {
 		clients[i], _ = open()
 	}
 	for i, c := range clients {
-		busy.Go(func() { // busy.Go(func() { // each sends messages all the time
+		busy.Go(func() { // each sends messages all the time
 			for n := 0; ; n++ {
 				message := strings.Repeat("x", i+n%10)
 				c.SendText(message)
@@ -459,7 +459,7 @@ func hangingUp(t *testing.T) string {
 			if err != nil {
 				return
 			}
-			http.ReadRequest(bufio.NewReader(c)) // http.ReadRequest(bufio.NewReader(c)) // or the close would be a reset
+			http.ReadRequest(bufio.NewReader(c)) // or the close would be a reset
 			c.Close()
 		}
 	}()

@@ -80,7 +80,7 @@ func TestRefuse(t *testing.T) {
 		id, name string
 		request  string
 		status   int
-		early    bool // early    bool // refused by net/http before the proxy sees it
+		early    bool // refused by net/http before the proxy sees it
 	}{
 		{"A1", "version 777", edited(version, "Sec-WebSocket-Version: 777"), 426, false},
 		{"A1", "version 8", edited(version, "Sec-WebSocket-Version: 8"), 426, false},
@@ -184,7 +184,7 @@ func TestAccept(t *testing.T) {
 	rows := []struct {
 		id, name string
 		request  string
-		line     string // line     string // the request line to the upstream
+		line     string // the request line to the upstream
 		host     string
 	}{
 		{"C1", "plain", edited(), "", ""},
@@ -317,7 +317,7 @@ func TestAnswer101(t *testing.T) {
 		"Sec-WebSocket-Extensions: permessage-deflate\r\n"
 	rows := []struct {
 		id, name, answer string
-		want             string // want             string // after the 101's own lines
+		want             string // after the 101's own lines
 	}{
 		{"C4", "no subprotocol", "", ""},
 		{"C4", "subprotocol", "Sec-WebSocket-Protocol: superchat\r\n", "Sec-WebSocket-Protocol: superchat\r\n"},
@@ -389,7 +389,7 @@ func TestOrigin(t *testing.T) {
 	t.Parallel()
 	type row struct {
 		id, origin string // origin "-": no field
-		want       int    // want       int // 502: accepted, and the upstream is unreachable
+		want       int    // 502: accepted, and the upstream is unreachable
 	}
 	groups := []struct {
 		name    string
@@ -688,7 +688,7 @@ func TestHijackFails(t *testing.T) {
 	rows := []struct {
 		name   string
 		hijack func() (net.Conn, *bufio.ReadWriter, error)
-		status int // status int // in the log
+		status int // in the log
 		panics bool
 	}{
 		{"error", func() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errors.New("no") }, 500, false},
@@ -763,7 +763,7 @@ func TestShutdownHandshake(t *testing.T) {
 				for _, c := range []*wstest.Wire{waiting, dialling} {
 					c.WantRefusal(503)
 				}
-				resp := refused.ReadResponse() // resp := refused.ReadResponse() // it has got the header
+				resp := refused.ReadResponse() // it has got the header
 				if body, err := io.ReadAll(resp.Body); resp.StatusCode != 401 || string(body) != "ab" || !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Errorf("got %d %q, %v, want 401 and a body that is cut", resp.StatusCode, body, err)
 				}
@@ -801,7 +801,7 @@ func TestUntakenAnswer(t *testing.T) {
 		name string
 		end  func(p *wsproxy.Proxy, cancel func())
 		kind wsproxy.Kind
-		code int // code int // of the Close frame to a client that reads in the end
+		code int // of the Close frame to a client that reads in the end
 	}{
 		{"Shutdown", func(p *wsproxy.Proxy, _ func()) { go p.Shutdown(context.Background()) }, wsproxy.KindShuttingDown, 1001},
 		{"Session.Close", func(p *wsproxy.Proxy, _ func()) {
@@ -819,7 +819,7 @@ func TestUntakenAnswer(t *testing.T) {
 			t.Cleanup(cancel)
 			r.front = wstest.Listen(t, k)
 			r.serve(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-				w.Header().Set("X-Big", strings.Repeat("x", 8<<20)) // w.Header().Set("X-Big", strings.Repeat("x", 8 // more than the sockets hold
+				w.Header().Set("X-Big", strings.Repeat("x", 8<<20)) // more than the sockets hold
 				r.proxy.ServeHTTP(w, req.WithContext(ctx))
 			}))
 			c = r.client()
@@ -840,7 +840,7 @@ func TestUntakenAnswer(t *testing.T) {
 				case <-r.returned:
 				case <-time.After(wstest.Timeout):
 				}
-				if d := time.Since(began); d > 5*time.Second { // if d := time.Since(began); d > 5*time.Second  // there is no Close either that nobody reads
+				if d := time.Since(began); d > 5*time.Second { // there is no Close either that nobody reads
 					t.Errorf("ServeHTTP returned after %v, want it to end with the session, not the write time-out of 60 s", d)
 				}
 				u.WantEnd()

@@ -35,7 +35,7 @@ type cluster struct {
 
 type clusterMember struct {
 	*httptest.Server
-	open       atomic.Int32 // open       atomic.Int32 // number of WebSockets
+	open       atomic.Int32 // number of WebSockets
 	handshakes atomic.Int32
 	handle     atomic.Value // func(http.ResponseWriter, *http.Request) bool; true: it has answered
 }
@@ -576,7 +576,7 @@ func TestSetUpstreamsMistakes(t *testing.T) {
 	before := c.proxy.Stats().Members
 	for _, test := range []struct {
 		members []wsproxy.Member
-		want    int // want    int // number of mistakes
+		want    int // number of mistakes
 	}{
 		{nil, 1},
 		{[]wsproxy.Member{{Target: "http://a"}, {Target: "http://a"}}, 1},
@@ -800,7 +800,7 @@ func TestSpellingsOfMembers(t *testing.T) {
 			t.Errorf("%v: got %v, want a mistake", two, err)
 		}
 	}
-	if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://upstream.test/other"}); err != nil { // if err := r.proxy.SetUpstreams(wsproxy.Member // and a different one is different
+	if err := r.proxy.SetUpstreams(wsproxy.Member{Target: "http://upstream.test/other"}); err != nil { // and a different one is different
 		t.Fatal(err)
 	}
 	client.WantClose(1012)
