@@ -174,7 +174,7 @@ func newConfig(target string, options []Option) (*config, error) {
 	}
 	if c.dialContext == nil {
 		d := new(net.Dialer)
-		// With Go's defaults, TCP's keep-alive gives up a dead peer after 15 s
+		// With Go's defaults, TCP's keep-alive drops a dead peer after 15 s
 		// and nine probes 15 s apart. Pings that are at least as fast replace it,
 		// if the proxy can see whether the peer's kernel acknowledges them;
 		// otherwise only the keep-alive detects that a peer that answers no Ping

@@ -16,7 +16,7 @@ import (
 // defaults are 25 s and 35 s.
 //
 // The timeout applies to peers that have answered at least one Ping. A peer
-// that never has is not given up for its silence as long as its machine
+// that never has is not dropped for its silence as long as its machine
 // acknowledges what is sent to it. The proxy can see acknowledgements over TCP,
 // with or without TLS, on Linux (amd64, arm64). Elsewhere TCP detects a machine
 // that is gone, by its keep-alive or because a Ping is not acknowledged.

@@ -384,7 +384,7 @@ func TestDocumentedDefaults(t *testing.T) {
 		{"docs/options.md", "| `WithCloseTimeout(d)` | defaultCloseTimeout |"},
 		{"README.md", "A side that is silent for defaultPingInterval gets a Ping."},
 		{"README.md", "| `WithPing(interval, timeout)` | defaultPingInterval, defaultPongTimeout |"},
-		{"package", "A peer that has been silent for defaultPingInterval is sent a Ping, on either side, and is given up defaultPongTimeout later"},
+		{"package", "A peer that has been silent for defaultPingInterval is sent a Ping, on either side, and is dropped defaultPongTimeout later"},
 	} {
 		comment := comments[row.option]
 		switch {

@@ -18,10 +18,10 @@
 // # Keep-alive
 //
 // A peer that has been silent for 25 s is sent a Ping, on either side, and is
-// given up 35 s later if it sends nothing; the other side then receives a Close
+// dropped 35 s later if it sends nothing; the other side then receives a Close
 // frame that says so ([WithPing]). A peer that has never answered a Ping is
-// given up only if its machine also stops acknowledging data. The proxy does
-// not forward the Pongs that answer its own Pings; it relays the pings of the
+// dropped only if its machine also stops acknowledging data. The proxy does not
+// forward the Pongs that answer its own Pings; it relays the pings of the
 // applications. Application silence ends a session only if [WithIdleTimeout] is
 // set.
 //

@@ -344,7 +344,7 @@ func (g *registry) remove(s *Session, key string, listed, told bool) {
 	} else {
 		g.newest = s.older
 	}
-	s.neighbors = neighbors{} // whoever keeps the session keeps no other one
+	s.neighbors = neighbors{} // a reference to this session must not retain others
 	g.count--
 	g.leaving++
 	if key != "" {

@@ -217,7 +217,7 @@ func (s *Session) RoundTrip(side Side) time.Duration {
 
 // IgnoresPings reports whether the side, [Client] or [Upstream], has let the
 // timeout of [WithPing] pass after a Ping and has not answered any Ping so far.
-// Such a side is not given up for its silence. For [Self] it returns false.
+// Such a side is not dropped for its silence. For [Self] it returns false.
 func (s *Session) IgnoresPings(side Side) bool {
 	if side != Client && side != Upstream {
 		return false

@@ -161,7 +161,7 @@ func asksForPath(r *http.Request) bool {
 }
 
 // accept hijacks the client's connection and writes the 101. After that nothing
-// can be refused any more. early is what the client sent after its handshake.
+// can be refused. early is what the client sent after its handshake.
 // accept returns when ctx ends, even if the client blocks. If it fails, it
 // closes the upstream's connection.
 func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, up *upstreamConn) (conn net.Conn, early []byte, e *Error) {

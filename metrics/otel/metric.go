@@ -11,9 +11,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// Observe has the proxy's statistics read whenever metrics are collected. The
-// registration ends that, for a proxy that the process outlives. Several
-// proxies need a [Config].Name each.
+// Observe makes the proxy's statistics available to the MeterProvider, which
+// reads them whenever metrics are collected. Unregister the registration if the
+// process outlives the proxy. Several proxies each need a [Config].Name.
 func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 	c = c.withDefaults()
 	meter := c.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL))
@@ -31,18 +31,18 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 		all, errs = append(all, i), append(errs, err)
 		return i
 	}
-	sessions := gauge("wsproxy.session.count", "{session}", "Sessions that are open.")
-	opened := counter("wsproxy.session.opened", "{session}", "Sessions that were opened.")
+	sessions := gauge("wsproxy.session.count", "{session}", "Open sessions.")
+	opened := counter("wsproxy.session.opened", "{session}", "Sessions opened so far.")
 	handshakes := gauge("wsproxy.handshake.count", "{handshake}", "Handshakes under way.")
-	failed := counter("wsproxy.handshake.failed", "{handshake}", "Handshakes that came to nothing, by what was the matter.")
-	retries := counter("wsproxy.handshake.retries", "{retry}", "Handshakes tried again with another member.")
-	memberSessions := gauge("wsproxy.member.session.count", "{session}", "Sessions that a member has, handshakes under way included.")
+	failed := counter("wsproxy.handshake.failed", "{handshake}", "Failed and refused handshakes, by kind.")
+	retries := counter("wsproxy.handshake.retries", "{retry}", "Handshakes retried with another member.")
+	memberSessions := gauge("wsproxy.member.session.count", "{session}", "A member's sessions, including handshakes under way.")
 	memberUp := gauge("wsproxy.member.up", "{member}", "Whether a member may get new sessions: 1, or 0 while it is down or backed off.")
 	io := counter("wsproxy.io", "By", "Bytes relayed from a side, on the wire.")
 	messages := counter("wsproxy.messages", "{message}", "Messages relayed from a side.")
 	frames := counter("wsproxy.frames", "{frame}", "Frames relayed from a side.")
-	pings := counter("wsproxy.pings", "{ping}", "Pings of a side's own, relayed.")
-	ignored := counter("wsproxy.session.pings_ignored", "{session}", "Sessions that ended, of which the side answered none of the proxy's pings.")
+	pings := counter("wsproxy.pings", "{ping}", "Pings relayed from a side.")
+	ignored := counter("wsproxy.session.pings_ignored", "{session}", "Ended sessions in which the side answered none of the proxy's pings.")
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,6 @@
-// Package wsotel has OpenTelemetry see what a
-// [github.com/seed-ffb73231/wsproxy.Proxy] does: a trace of each session, and
-// metrics of all.
+// Package wsotel exports traces and metrics of a
+// [github.com/seed-ffb73231/wsproxy.Proxy] to OpenTelemetry: a trace of each
+// session, and metrics of all sessions.
 //
 //	config := wsotel.Config{Name: "chat"}
 //	proxy, err := wsproxy.New(target, append(options, wsotel.Options(config)...)...)
@@ -11,22 +11,23 @@
 //
 // # Traces
 //
-// A session that the hooks before it have let in is a span "websocket session"
-// of kind server, from its handshake to the end of both connections. Below it
-// is the span "websocket handshake" of kind client, which the upstream's own
-// spans belong under: the header field traceparent of the upstream's request
-// names it (or what [Config].Propagator writes in its place).
+// A session that the preceding hooks have admitted is a span "websocket
+// session" of kind server, from its handshake until both connections are
+// closed. Its child is the span "websocket handshake" of kind client, which is
+// the parent of the upstream's own spans: the header field traceparent of the
+// request to the upstream names it (or the fields that [Config].Propagator
+// sets).
 //
 // Spans are exported when they end, and both end with the session. Some
-// backends take no spans of many hours ([wsproxy.WithMaxAge]).
+// backends do not accept spans of many hours ([wsproxy.WithMaxAge]).
 //
-// The span of middleware around the proxy becomes the session's parent. If
-// there is none, the session begins a trace of its own: a trace that the client
-// says it belongs to is linked, not joined, for clients could otherwise choose
-// what is sampled, and write into traces of others. Their traceparent,
-// tracestate and baggage don't reach the upstream, nor can they have the
-// proxy's own removed by naming it in Connection. [Config].TrustClients changes
-// that, for proxies that strangers can't reach.
+// If middleware around the proxy has a span, it is the parent of the session's.
+// If there is none, the session starts a trace of its own. A trace that the
+// client names is linked, not joined, because clients could otherwise choose
+// what is sampled and write into other traces. Their traceparent, tracestate
+// and baggage do not reach the upstream, and they cannot have the proxy's own
+// removed by naming it in Connection. [Config].TrustClients changes that, for
+// proxies that strangers cannot reach.
 //
 // The attributes are those of the semantic conventions where there are any:
 // network.peer.address, client.address, url.path, server.address (the
@@ -40,27 +41,27 @@
 //
 // A session's status is an error if it ended for one of the reasons lost,
 // protocol error, limit, down, cut and panic, or if its handshake was answered
-// with 5xx; error.type is then the reason, or what [wsproxy.Error.Kind] says.
-// Down is one because the upstream is at fault, as where it is lost; removed is
-// none: somebody wanted it so, as with drained. A handshake that came to nothing
-// is an error of its own span in any case. One that was tried with several
-// members is one span all the same, and no error if the last of them took it.
+// with 5xx; error.type is then the reason, or the [wsproxy.Error.Kind]. Down is
+// an error because the upstream is at fault, as with lost; removed is not,
+// because the operator wanted it, as with drained. A failed handshake is always
+// an error of its own span. A handshake that was tried with several members is
+// one span, and not an error if the last of them accepted it.
 //
 // # Metrics
 //
-//	wsproxy.session.count          up-down counter  sessions that are open
+//	wsproxy.session.count          up-down counter  open sessions
 //	wsproxy.session.opened         counter
 //	wsproxy.session.duration       histogram, s     wsproxy.end.by, wsproxy.end.reason, error.type
 //	wsproxy.handshake.count        up-down counter  handshakes under way
-//	wsproxy.handshake.failed       counter          error.type; refused ones too
-//	wsproxy.handshake.retries      counter          tried again with another member
-//	wsproxy.member.session.count   up-down counter  wsproxy.member; handshakes under way included
+//	wsproxy.handshake.failed       counter          error.type; including refused ones
+//	wsproxy.handshake.retries      counter          retried with another member
+//	wsproxy.member.session.count   up-down counter  wsproxy.member; including handshakes under way
 //	wsproxy.member.up              up-down counter  wsproxy.member; 1, or 0: it gets no new sessions for now
 //	wsproxy.io                     counter, By      wsproxy.from; on the wire
 //	wsproxy.messages               counter          wsproxy.from
 //	wsproxy.frames                 counter          wsproxy.from
 //	wsproxy.pings                  counter          wsproxy.from; the peers' own
-//	wsproxy.session.pings_ignored  counter          wsproxy.side; sessions that ended, whose side answered none of the proxy's
+//	wsproxy.session.pings_ignored  counter          wsproxy.side; ended sessions in which the side answered none of the proxy's pings
 //
 // Each bears the proxy's wsproxy.name, too, if it has one. The values of all
 // attributes but wsproxy.member come from small fixed sets. That one is the Name
@@ -69,20 +70,20 @@
 // say in any. The duration is recorded by [Options], all else read by [Observe]
 // from [wsproxy.Proxy.Stats].
 //
-// A member that has left the set is no longer reported, even if it has sessions
-// left; wsproxy.session.count has those. Where members are addresses that are
-// never the same again ([wsproxy.LookupHost]), the backend has ever more
-// series to store. The SDK has a limit, by default of 2,000 series a metric, and
-// makes one of those beyond it.
+// A removed member is no longer reported, even if it has sessions left;
+// wsproxy.session.count includes those. If members are addresses that never
+// occur again ([wsproxy.LookupHost]), the backend stores more and more series.
+// The SDK has a limit, by default of 2,000 series per metric, and combines
+// those beyond it.
 //
-// A member is not up while [wsproxy.WithHealthCheck] has it marked down, and
-// while it is left alone because handshakes have failed ([wsproxy.WithUpstreams]).
-// The latter ends with the time that it is left alone, 30 s at most, even if
-// nobody has reached it since, and never happens to an only member. One that has
-// its MaxSessions is up.
+// A member is not up while [wsproxy.WithHealthCheck] has marked it down, and
+// while the proxy backs off from it because handshakes have failed
+// ([wsproxy.WithUpstreams]). A backoff ends after at most 30 s, even if no
+// handshake has succeeded since, and never applies to a single member. A member
+// that has reached its MaxSessions is up.
 //
-// The round trips of the proxy's pings are no metric: OpenTelemetry's API takes
-// no histogram that was counted elsewhere.
+// The round trips of the proxy's pings are not exported: OpenTelemetry's API
+// does not accept histograms that were counted elsewhere.
 package wsotel
 
 import (
@@ -95,29 +96,29 @@ import (
 
 const scope = "github.com/seed-ffb73231/wsproxy/metrics/otel"
 
-// A Config is what [Options] and [Observe] go by. The zero value works.
+// A Config configures [Options] and [Observe]. The zero value is ready to use.
 type Config struct {
-	// Name tells several proxies apart: the attribute wsproxy.name of spans and
-	// metrics. "": they have none.
+	// Name distinguishes several proxies: it is the attribute wsproxy.name of
+	// spans and metrics. If it is "", they have no such attribute.
 	Name string
 
-	// TracerProvider and MeterProvider get the spans and the metrics. nil:
-	// otel's global ones.
+	// TracerProvider and MeterProvider receive the spans and the metrics. nil
+	// stands for otel's global ones.
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
 
 	// Propagator reads the client's trace context and writes the upstream's.
-	// nil: otel's global one, which does nothing unless it was set; what
-	// clients send then reaches the upstream.
+	// nil stands for otel's global one, which does nothing unless it was set;
+	// what clients send then reaches the upstream.
 	Propagator propagation.TextMapPropagator
 
-	// TrustClients has sessions join the traces that clients say they belong
-	// to, and their baggage go on to the upstream. Whoever can reach the proxy
-	// then chooses trace IDs and what is sampled.
+	// TrustClients makes sessions join the traces that clients name, and
+	// forwards the clients' baggage to the upstream. Anyone who can reach the
+	// proxy then chooses trace IDs and what is sampled.
 	TrustClients bool
 }
 
-// withDefaults returns the configuration with nothing left nil.
+// withDefaults returns the configuration without nil fields.
 func (c Config) withDefaults() Config {
 	if c.TracerProvider == nil {
 		c.TracerProvider = otel.GetTracerProvider()

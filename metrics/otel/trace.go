@@ -23,16 +23,16 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// Options returns the options that have a proxy trace its sessions and record
-// their durations. Their hooks come on top of others. Sessions that a hook of
-// an option before them refuses are not traced.
+// Options returns the options that make a proxy trace its sessions and record
+// their durations. Their hooks are added to others. Sessions that a hook of an
+// earlier option refuses are not traced.
 func Options(c Config) []wsproxy.Option {
 	c = c.withDefaults()
 	t := &tracing{Config: c, tracer: c.TracerProvider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL))}
 	var err error
 	t.duration, err = c.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL)).Float64Histogram("wsproxy.session.duration",
 		metric.WithUnit("s"),
-		metric.WithDescription("How long the sessions lasted that ended."),
+		metric.WithDescription("Duration of ended sessions."),
 		metric.WithExplicitBucketBoundaries(1, 10, 60, 600, 3600, 6*3600, 24*3600))
 	if err != nil {
 		otel.Handle(err) // what there is instead does nothing
@@ -40,8 +40,8 @@ func Options(c Config) []wsproxy.Option {
 	return []wsproxy.Option{wsproxy.WithOnOpen(t.open), wsproxy.WithOnClose(t.close)}
 }
 
-// tracing is the hooks' common part. The spans of a session are kept with it,
-// by the tracing as the key.
+// tracing is the state that the hooks share. It is the key under which a
+// session holds its spans.
 type tracing struct {
 	Config
 	tracer   trace.Tracer
@@ -52,7 +52,8 @@ type spans struct {
 	session, handshake trace.Span
 }
 
-// open begins the spans of a session and tells the upstream of them.
+// open starts the spans of a session and passes the trace context to the
+// upstream.
 func (t *tracing) open(s *wsproxy.Session, r *http.Request) error {
 	ctx, now := r.Context(), trace.WithTimestamp(time.Now())
 	options := []trace.SpanStartOption{now, trace.WithSpanKind(trace.SpanKindServer)}
@@ -61,7 +62,7 @@ func (t *tracing) open(s *wsproxy.Session, r *http.Request) error {
 		if sc := trace.SpanContextFromContext(clients); t.TrustClients {
 			ctx = clients
 		} else if sc.IsValid() {
-			// Its state may be many times as long, and is of no use here.
+			// Its state may be many times as long, and is not needed here.
 			options = append(options, trace.WithLinks(trace.Link{SpanContext: sc.WithTraceState(trace.TraceState{})}))
 		}
 	}
@@ -80,7 +81,7 @@ func (t *tracing) open(s *wsproxy.Session, r *http.Request) error {
 	return nil
 }
 
-// inject puts the trace context in the place of the client's.
+// inject replaces the client's trace context with the span's.
 func (t *tracing) inject(ctx context.Context, h http.Header) {
 	for _, f := range t.Propagator.Fields() {
 		h.Del(f) // or a tracestate of the client's may stay, with a traceparent of ours
@@ -156,8 +157,8 @@ func (t *tracing) close(s *wsproxy.Session) {
 	t.duration.Record(trace.ContextWithSpan(context.Background(), sp.session), now.Sub(began).Seconds(), metric.WithAttributes(t.named(how...)...))
 }
 
-// fail makes a span one of something that failed. Of an error's text it has the
-// first line: a panic's is followed by a stack.
+// fail marks a span as failed. It uses the first line of an error's text: that
+// of a panic is followed by a stack.
 func fail(s trace.Span, kind string, err error) {
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	s.SetStatus(codes.Error, valid(text))
@@ -174,6 +175,6 @@ func address(name, port attribute.Key, hostport string) []attribute.KeyValue {
 	return attrs
 }
 
-// valid makes UTF-8 of what need not be. In the encoding that exporters use a
-// string that isn't fails, and takes all spans with it that go out together.
+// valid replaces what is not UTF-8. In the exporters' encoding, one invalid
+// string makes the export of all spans in the batch fail.
 func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }

@@ -1,10 +1,10 @@
-// Package wsprometheus shows to Prometheus what a
-// [github.com/seed-ffb73231/wsproxy.Proxy] does: one collector for each proxy,
-// which reads [wsproxy.Proxy.Stats] once a scrape.
+// Package wsprometheus exports the metrics of a
+// [github.com/seed-ffb73231/wsproxy.Proxy] to Prometheus: one collector for
+// each proxy, which reads [wsproxy.Proxy.Stats] once per scrape.
 //
 //	registry.MustRegister(wsprometheus.New(proxy, nil))
 //
-// Several proxies go into one registry by a label that tells them apart:
+// To use several proxies with one registry, give each a label of its own:
 //
 //	registry.MustRegister(
 //		wsprometheus.New(chat, prometheus.Labels{"proxy": "chat"}),
@@ -12,13 +12,13 @@
 //
 // # Metrics
 //
-//	wsproxy_sessions                              gauge      that are open
+//	wsproxy_sessions                              gauge      open sessions
 //	wsproxy_handshakes                            gauge      under way
 //	wsproxy_sessions_opened_total                 counter
 //	wsproxy_sessions_ended_total{by,reason}       counter
-//	wsproxy_handshakes_failed_total{kind}         counter    refused ones too
-//	wsproxy_retries_total                         counter    handshakes tried again with another member
-//	wsproxy_member_sessions{member}               gauge      handshakes under way included
+//	wsproxy_handshakes_failed_total{kind}         counter    including refused ones
+//	wsproxy_retries_total                         counter    handshakes retried with another member
+//	wsproxy_member_sessions{member}               gauge      including handshakes under way
 //	wsproxy_member_up{member}                     gauge      1, or 0: it gets no new sessions for now
 //	wsproxy_session_duration_seconds              histogram  of those that ended
 //	wsproxy_received_bytes_total{from}            counter    on the wire
@@ -27,35 +27,35 @@
 //	wsproxy_received_pings_total{from}            counter    the peers' own
 //	wsproxy_largest_message_bytes{from}           gauge      of all so far
 //	wsproxy_ping_round_trip_seconds{side}         histogram  of the proxy's pings
-//	wsproxy_pings_ignored_total{side}             counter    sessions that ended, whose side answered none of these
-//	wsproxy_drain_began_timestamp_seconds         gauge      0: it hasn't
+//	wsproxy_pings_ignored_total{side}             counter    ended sessions in which the side answered none of them
+//	wsproxy_drain_began_timestamp_seconds         gauge      0: not begun
 //	wsproxy_drain_sessions                        gauge      open at that time
 //	wsproxy_drain_told_sessions                   gauge      of these
-//	wsproxy_drain_cut_sessions                    gauge      when the time was up
+//	wsproxy_drain_cut_sessions                    gauge      when the time was over
 //
-// by, from and side are "client" or "upstream"; by is "proxy" as well. reason
-// is a [wsproxy.Reason], and kind is a [wsproxy.Kind]. These are
-// small fixed sets, and all that is in them is there from the start, with 0.
-// member is the Name of a [wsproxy.MemberState]: there are as many as the set
-// has, and they come from the operator, or from the operator's [wsproxy.Source].
-// No client has a say in any label.
+// by, from and side are "client" or "upstream"; by may also be "proxy". reason
+// is a [wsproxy.Reason], and kind is a [wsproxy.Kind]. These are small fixed
+// sets, and all of their values are present from the start, with 0. member is
+// the Name of a [wsproxy.MemberState]: there are as many as the set has
+// members, and they come from the operator, or from the operator's
+// [wsproxy.Source]. No client can influence a label.
 //
-// Where the set changes, members' series come and go. One that has left is no
-// longer there at the next scrape, even if it has sessions left; wsproxy_sessions
-// has those. What Prometheus has stored of it stays there for as long as all
-// else does, and each name that there ever was makes two series: mind that where
-// members are addresses that are never the same again ([wsproxy.LookupHost]).
+// When the set changes, so do the series of members. A removed member is absent
+// from the next scrape, even if it has sessions left; wsproxy_sessions includes
+// those. Prometheus keeps what it has stored, and each name makes two series:
+// keep that in mind if members are addresses that never occur again
+// ([wsproxy.LookupHost]).
 //
-// A member is not up while [wsproxy.WithHealthCheck] has it marked down, and
-// while it is left alone because handshakes have failed ([wsproxy.WithUpstreams]).
-// The latter ends with the time that it is left alone, 30 s at most, even if
-// nobody has reached it since, and never happens to an only member. So see what
-// is up on average. One that has its MaxSessions is up.
+// A member is not up while [wsproxy.WithHealthCheck] has marked it down, and
+// while the proxy backs off from it because handshakes have failed
+// ([wsproxy.WithUpstreams]). A backoff ends after at most 30 s, even if no
+// handshake has succeeded since, and never applies to a single member, so use
+// the average over time. A member that has reached its MaxSessions is up.
 //
-// An alert for an upstream that drops its sessions, one for handshakes that
-// fail on the way to it (where another member took them, they are retries, not
-// failures), one for a member that is down for half of the time or longer, and
-// the 95th percentile of the upstream's round trips:
+// Alerts for an upstream that drops its sessions, for handshakes that fail on
+// the way to it (if another member accepts them, they are retries, not
+// failures), and for a member that is down half of the time or longer; and the
+// 95th percentile of the upstream's round trips:
 //
 //	sum(rate(wsproxy_sessions_ended_total{by="upstream",reason=~"lost|protocol error"}[5m])) > 1
 //	sum(rate(wsproxy_handshakes_failed_total{kind=~"refused|timeout|reset|closed|bad answer|no upstream"}[5m])) > 1
@@ -84,11 +84,11 @@ type collector struct {
 	drainBegan, drainTotal, drainTold, drainCut           *prometheus.Desc
 }
 
-// New makes a collector of what the proxy does. Each of its metrics bears the
-// labels, which may be nil; among proxies in one registry the values differ
-// and the names don't. A name that is no label's, or one of the metrics' own,
-// is an error of [prometheus.Registerer.Register]. The collector may be used by
-// many goroutines at once.
+// New returns a collector for the proxy. Each of its metrics has the labels,
+// which may be nil. Proxies in one registry need the same label names with
+// different values. An invalid label name, or one that the metrics use
+// themselves, is an error of [prometheus.Registerer.Register]. The collector is
+// safe for concurrent use.
 func New(proxy *wsproxy.Proxy, labels prometheus.Labels) prometheus.Collector {
 	return newCollector(proxy.Stats, labels)
 }
@@ -100,26 +100,26 @@ func newCollector(stats func() wsproxy.Stats, labels prometheus.Labels) *collect
 		c.all = append(c.all, d)
 		return d
 	}
-	c.sessions = desc("sessions", "Sessions that are open.")
+	c.sessions = desc("sessions", "Open sessions.")
 	c.handshakes = desc("handshakes", "Handshakes under way.")
-	c.opened = desc("sessions_opened_total", "Sessions that were opened.")
-	c.ended = desc("sessions_ended_total", "Sessions that ended, by who ended them and why.", "by", "reason")
-	c.failed = desc("handshakes_failed_total", "Handshakes that came to nothing, by what was the matter.", "kind")
-	c.retries = desc("retries_total", "Handshakes tried again with another member.")
-	c.memberSessions = desc("member_sessions", "Sessions that a member has, handshakes under way included.", "member")
+	c.opened = desc("sessions_opened_total", "Sessions opened so far.")
+	c.ended = desc("sessions_ended_total", "Ended sessions, by the side that caused the end and the reason.", "by", "reason")
+	c.failed = desc("handshakes_failed_total", "Failed and refused handshakes, by kind.", "kind")
+	c.retries = desc("retries_total", "Handshakes retried with another member.")
+	c.memberSessions = desc("member_sessions", "A member's sessions, including handshakes under way.", "member")
 	c.memberUp = desc("member_up", "Whether a member may get new sessions: 1, or 0 while it is down or backed off.", "member")
-	c.duration = desc("session_duration_seconds", "How long the sessions lasted that ended.")
+	c.duration = desc("session_duration_seconds", "Duration of ended sessions.")
 	c.bytes = desc("received_bytes_total", "Bytes relayed from a side, on the wire.", "from")
 	c.messages = desc("received_messages_total", "Messages relayed from a side.", "from")
 	c.frames = desc("received_frames_total", "Frames relayed from a side.", "from")
-	c.pings = desc("received_pings_total", "Pings of a side's own, relayed.", "from")
-	c.largest = desc("largest_message_bytes", "Payload of the largest message that a side has sent so far.", "from")
-	c.roundTrip = desc("ping_round_trip_seconds", "How long a side took to answer the proxy's pings.", "side")
-	c.ignored = desc("pings_ignored_total", "Sessions that ended, of which the side answered none of the proxy's pings.", "side")
-	c.drainBegan = desc("drain_began_timestamp_seconds", "When the shutdown began, in Unix time; 0 while it hasn't.")
+	c.pings = desc("received_pings_total", "Pings relayed from a side.", "from")
+	c.largest = desc("largest_message_bytes", "Payload of the largest message from a side so far.", "from")
+	c.roundTrip = desc("ping_round_trip_seconds", "Time that a side took to answer a ping of the proxy.", "side")
+	c.ignored = desc("pings_ignored_total", "Ended sessions in which the side answered none of the proxy's pings.", "side")
+	c.drainBegan = desc("drain_began_timestamp_seconds", "Unix time at which the shutdown began; 0 before that.")
 	c.drainTotal = desc("drain_sessions", "Sessions that were open when the shutdown began.")
-	c.drainTold = desc("drain_told_sessions", "Of these, have been told to end, or ended by themselves.")
-	c.drainCut = desc("drain_cut_sessions", "Sessions that were cut when the shutdown's time was up.")
+	c.drainTold = desc("drain_told_sessions", "Sessions that have been told to end since the shutdown began, or ended by themselves.")
+	c.drainCut = desc("drain_cut_sessions", "Sessions that were cut at the end of the shutdown.")
 	return c
 }
 
@@ -179,9 +179,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.drainCut, st.Drain.Cut)
 }
 
-// label makes a label's value of a member's name. One that isn't UTF-8, as the
-// path of a unix socket need not be, would panic; quoted, it is, and is still
-// like no other.
+// label returns a member's name as the value of a label. A name that is not
+// UTF-8 (the path of a unix socket need not be) would cause a panic, so it is
+// quoted, which keeps it unique.
 func label(name string) string {
 	if utf8.ValidString(name) {
 		return name
@@ -189,8 +189,8 @@ func label(name string) string {
 	return strconv.Quote(name)
 }
 
-// histogram makes Prometheus' histogram, whose buckets hold the smaller ones,
-// of one whose buckets don't.
+// histogram converts a histogram to that of Prometheus, whose buckets are
+// cumulative.
 func histogram(d *prometheus.Desc, h wsproxy.Histogram, own ...string) prometheus.Metric {
 	var count uint64
 	buckets := make(map[float64]uint64, len(h.Bounds))

@@ -38,10 +38,10 @@ func TestRetries(t *testing.T) {
 	registry.MustRegister(wsprometheus.New(s.proxy, nil))
 	s.open(t)
 	compare(t, registry, fmt.Sprintf(`
-# HELP wsproxy_retries_total Handshakes tried again with another member.
+# HELP wsproxy_retries_total Handshakes retried with another member.
 # TYPE wsproxy_retries_total counter
 wsproxy_retries_total 1
-# HELP wsproxy_member_sessions Sessions that a member has, handshakes under way included.
+# HELP wsproxy_member_sessions A member's sessions, including handshakes under way.
 # TYPE wsproxy_member_sessions gauge
 wsproxy_member_sessions{member=%q} 1
 wsproxy_member_sessions{member=%q} 0
@@ -68,10 +68,10 @@ func TestMembersComeAndGo(t *testing.T) {
 	want := func(series string) {
 		t.Helper()
 		compare(t, registry, `
-# HELP wsproxy_sessions Sessions that are open.
+# HELP wsproxy_sessions Open sessions.
 # TYPE wsproxy_sessions gauge
 wsproxy_sessions 1
-# HELP wsproxy_member_sessions Sessions that a member has, handshakes under way included.
+# HELP wsproxy_member_sessions A member's sessions, including handshakes under way.
 # TYPE wsproxy_member_sessions gauge
 # HELP wsproxy_member_up Whether a member may get new sessions: 1, or 0 while it is down or backed off.
 # TYPE wsproxy_member_up gauge

@@ -123,7 +123,7 @@ func TestSessions(t *testing.T) {
 		wsprometheus.New(chat.proxy, prometheus.Labels{"proxy": "chat"}),
 		wsprometheus.New(feed.proxy, prometheus.Labels{"proxy": "feed"}))
 	const sessions = `
-# HELP wsproxy_sessions Sessions that are open.
+# HELP wsproxy_sessions Open sessions.
 # TYPE wsproxy_sessions gauge
 `
 	compare(t, registry, sessions+`
@@ -167,11 +167,11 @@ wsproxy_sessions{proxy="feed"} 1
 	compare(t, registry, sessions+`
 wsproxy_sessions{proxy="chat"} 0
 wsproxy_sessions{proxy="feed"} 0
-# HELP wsproxy_sessions_ended_total Sessions that ended, by who ended them and why.
+# HELP wsproxy_sessions_ended_total Ended sessions, by the side that caused the end and the reason.
 # TYPE wsproxy_sessions_ended_total counter
 wsproxy_sessions_ended_total{by="client",proxy="chat",reason="closed"} 1
 wsproxy_sessions_ended_total{by="proxy",proxy="feed",reason="drained"} 1
-# HELP wsproxy_handshakes_failed_total Handshakes that came to nothing, by what was the matter.
+# HELP wsproxy_handshakes_failed_total Failed and refused handshakes, by kind.
 # TYPE wsproxy_handshakes_failed_total counter
 wsproxy_handshakes_failed_total{kind="bad handshake",proxy="chat"} 1
 wsproxy_handshakes_failed_total{kind="refusal",proxy="chat"} 1
@@ -181,7 +181,7 @@ wsproxy_received_bytes_total{from="client",proxy="chat"} 19
 wsproxy_received_bytes_total{from="client",proxy="feed"} 11
 wsproxy_received_bytes_total{from="upstream",proxy="chat"} 11
 wsproxy_received_bytes_total{from="upstream",proxy="feed"} 7
-# HELP wsproxy_drain_told_sessions Of these, have been told to end, or ended by themselves.
+# HELP wsproxy_drain_told_sessions Sessions that have been told to end since the shutdown began, or ended by themselves.
 # TYPE wsproxy_drain_told_sessions gauge
 wsproxy_drain_told_sessions{proxy="chat"} 0
 wsproxy_drain_told_sessions{proxy="feed"} 1
@@ -238,7 +238,7 @@ func TestConcurrentScrapes(t *testing.T) {
 	close(done)
 	scrapers.Wait()
 	compare(t, registry, fmt.Sprintf(`
-# HELP wsproxy_sessions_opened_total Sessions that were opened.
+# HELP wsproxy_sessions_opened_total Sessions opened so far.
 # TYPE wsproxy_sessions_opened_total counter
 wsproxy_sessions_opened_total %d
 `, n), "wsproxy_sessions_opened_total")

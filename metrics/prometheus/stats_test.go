@@ -51,29 +51,29 @@ func TestExposition(t *testing.T) {
 	}
 	c := newCollector(func() wsproxy.Stats { return st }, prometheus.Labels{"proxy": "chat"})
 	const want = `
-# HELP wsproxy_drain_began_timestamp_seconds When the shutdown began, in Unix time; 0 while it hasn't.
+# HELP wsproxy_drain_began_timestamp_seconds Unix time at which the shutdown began; 0 before that.
 # TYPE wsproxy_drain_began_timestamp_seconds gauge
 wsproxy_drain_began_timestamp_seconds{proxy="chat"} 1.0000000005e+09
-# HELP wsproxy_drain_cut_sessions Sessions that were cut when the shutdown's time was up.
+# HELP wsproxy_drain_cut_sessions Sessions that were cut at the end of the shutdown.
 # TYPE wsproxy_drain_cut_sessions gauge
 wsproxy_drain_cut_sessions{proxy="chat"} 25
 # HELP wsproxy_drain_sessions Sessions that were open when the shutdown began.
 # TYPE wsproxy_drain_sessions gauge
 wsproxy_drain_sessions{proxy="chat"} 23
-# HELP wsproxy_drain_told_sessions Of these, have been told to end, or ended by themselves.
+# HELP wsproxy_drain_told_sessions Sessions that have been told to end since the shutdown began, or ended by themselves.
 # TYPE wsproxy_drain_told_sessions gauge
 wsproxy_drain_told_sessions{proxy="chat"} 24
 # HELP wsproxy_handshakes Handshakes under way.
 # TYPE wsproxy_handshakes gauge
 wsproxy_handshakes{proxy="chat"} 2
-# HELP wsproxy_handshakes_failed_total Handshakes that came to nothing, by what was the matter.
+# HELP wsproxy_handshakes_failed_total Failed and refused handshakes, by kind.
 # TYPE wsproxy_handshakes_failed_total counter
 wsproxy_handshakes_failed_total{kind="bad answer",proxy="chat"} 7
-# HELP wsproxy_largest_message_bytes Payload of the largest message that a side has sent so far.
+# HELP wsproxy_largest_message_bytes Payload of the largest message from a side so far.
 # TYPE wsproxy_largest_message_bytes gauge
 wsproxy_largest_message_bytes{from="client",proxy="chat"} 12
 wsproxy_largest_message_bytes{from="upstream",proxy="chat"} 17
-# HELP wsproxy_member_sessions Sessions that a member has, handshakes under way included.
+# HELP wsproxy_member_sessions A member's sessions, including handshakes under way.
 # TYPE wsproxy_member_sessions gauge
 wsproxy_member_sessions{member="\"unix:///run/\\xfe.sock\"",proxy="chat"} 29
 wsproxy_member_sessions{member="\"unix:///run/\\xff.sock\"",proxy="chat"} 28
@@ -85,7 +85,7 @@ wsproxy_member_up{member="\"unix:///run/\\xfe.sock\"",proxy="chat"} 0
 wsproxy_member_up{member="\"unix:///run/\\xff.sock\"",proxy="chat"} 1
 wsproxy_member_up{member="http://a.test/chat",proxy="chat"} 1
 wsproxy_member_up{member="http://b.test#192.0.2.1:80",proxy="chat"} 0
-# HELP wsproxy_ping_round_trip_seconds How long a side took to answer the proxy's pings.
+# HELP wsproxy_ping_round_trip_seconds Time that a side took to answer a ping of the proxy.
 # TYPE wsproxy_ping_round_trip_seconds histogram
 wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="client",le="0.005"} 20
 wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="client",le="+Inf"} 41
@@ -95,7 +95,7 @@ wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="upstream",le="0.005"} 
 wsproxy_ping_round_trip_seconds_bucket{proxy="chat",side="upstream",le="+Inf"} 22
 wsproxy_ping_round_trip_seconds_sum{proxy="chat",side="upstream"} 0.001
 wsproxy_ping_round_trip_seconds_count{proxy="chat",side="upstream"} 22
-# HELP wsproxy_pings_ignored_total Sessions that ended, of which the side answered none of the proxy's pings.
+# HELP wsproxy_pings_ignored_total Ended sessions in which the side answered none of the proxy's pings.
 # TYPE wsproxy_pings_ignored_total counter
 wsproxy_pings_ignored_total{proxy="chat",side="client"} 104
 wsproxy_pings_ignored_total{proxy="chat",side="upstream"} 105
@@ -111,29 +111,29 @@ wsproxy_received_frames_total{from="upstream",proxy="chat"} 13
 # TYPE wsproxy_received_messages_total counter
 wsproxy_received_messages_total{from="client",proxy="chat"} 9
 wsproxy_received_messages_total{from="upstream",proxy="chat"} 14
-# HELP wsproxy_received_pings_total Pings of a side's own, relayed.
+# HELP wsproxy_received_pings_total Pings relayed from a side.
 # TYPE wsproxy_received_pings_total counter
 wsproxy_received_pings_total{from="client",proxy="chat"} 11
 wsproxy_received_pings_total{from="upstream",proxy="chat"} 16
-# HELP wsproxy_retries_total Handshakes tried again with another member.
+# HELP wsproxy_retries_total Handshakes retried with another member.
 # TYPE wsproxy_retries_total counter
 wsproxy_retries_total{proxy="chat"} 30
-# HELP wsproxy_session_duration_seconds How long the sessions lasted that ended.
+# HELP wsproxy_session_duration_seconds Duration of ended sessions.
 # TYPE wsproxy_session_duration_seconds histogram
 wsproxy_session_duration_seconds_bucket{proxy="chat",le="1"} 18
 wsproxy_session_duration_seconds_bucket{proxy="chat",le="60"} 18
 wsproxy_session_duration_seconds_bucket{proxy="chat",le="+Inf"} 37
 wsproxy_session_duration_seconds_sum{proxy="chat"} 1.5
 wsproxy_session_duration_seconds_count{proxy="chat"} 37
-# HELP wsproxy_sessions Sessions that are open.
+# HELP wsproxy_sessions Open sessions.
 # TYPE wsproxy_sessions gauge
 wsproxy_sessions{proxy="chat"} 1
-# HELP wsproxy_sessions_ended_total Sessions that ended, by who ended them and why.
+# HELP wsproxy_sessions_ended_total Ended sessions, by the side that caused the end and the reason.
 # TYPE wsproxy_sessions_ended_total counter
 wsproxy_sessions_ended_total{by="client",proxy="chat",reason="closed"} 4
 wsproxy_sessions_ended_total{by="proxy",proxy="chat",reason="idle"} 6
 wsproxy_sessions_ended_total{by="upstream",proxy="chat",reason="lost"} 5
-# HELP wsproxy_sessions_opened_total Sessions that were opened.
+# HELP wsproxy_sessions_opened_total Sessions opened so far.
 # TYPE wsproxy_sessions_opened_total counter
 wsproxy_sessions_opened_total{proxy="chat"} 3
 `
@@ -144,7 +144,7 @@ wsproxy_sessions_opened_total{proxy="chat"} 3
 	st = wsproxy.Stats{} // as of a proxy that has done nothing yet
 	lint(t, c)
 	if err := testutil.CollectAndCompare(c, strings.NewReader(`
-# HELP wsproxy_drain_began_timestamp_seconds When the shutdown began, in Unix time; 0 while it hasn't.
+# HELP wsproxy_drain_began_timestamp_seconds Unix time at which the shutdown began; 0 before that.
 # TYPE wsproxy_drain_began_timestamp_seconds gauge
 wsproxy_drain_began_timestamp_seconds{proxy="chat"} 0
 `), "wsproxy_drain_began_timestamp_seconds"); err != nil {
