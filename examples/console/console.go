@@ -21,9 +21,9 @@ import (
 //go:embed page
 var files embed.FS
 
-// contentPolicy lets the page load its own files and nothing else, connect to
-// where it came from, and be in no frame: a page around it could make clicks
-// land on its buttons.
+// contentPolicy lets the page load its own files and connect to its own server,
+// and nothing else. It also forbids frames: a page around it could trick the
+// operator into clicking its buttons.
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -34,9 +34,8 @@ const (
 )
 
 // A console is an operator's view of a proxy: a page, and on /feed the
-// WebSocket that it lives on. There is no other way to change anything, and so
-// nothing that a form or a link of another site can do: a WebSocket of a
-// foreign origin is refused.
+// WebSocket that the page uses. Nothing else can change anything, so a form or
+// a link of another site cannot: the WebSocket refuses foreign origins.
 type console struct {
 	// Set when made.
 	proxy  *wsproxy.Proxy
@@ -89,9 +88,10 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mux.ServeHTTP(w, r)
 }
 
-// ours says whether a request's host is one that the console goes by. A page
-// of the web may have its own name lead here (DNS rebinding), and would be of
-// the same origin then; it can't do so with an address or with localhost.
+// ours reports whether host is one of the console's own names. A page of the
+// web may have its own name resolve to the console's address (DNS rebinding)
+// and would then be of the same origin. That is impossible with an address or
+// localhost.
 func (c *console) ours(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -103,7 +103,7 @@ func (c *console) ours(host string) bool {
 	return strings.EqualFold(host, "localhost") || c.host != "" && strings.EqualFold(host, c.host)
 }
 
-// A command is what a page wants.
+// A command is a request of a page.
 type command struct {
 	ID int    `json:"id"` // of the reply
 	Do string `json:"do"` // view, kick or drain
@@ -115,7 +115,7 @@ type command struct {
 	Reason  string               `json:"reason"`
 }
 
-// A message is what a page gets: one of these.
+// A message is sent to a page. One of its fields is set.
 type message struct {
 	Hello    *hello    `json:"hello,omitempty"`
 	Snapshot *snapshot `json:"snapshot,omitempty"`
@@ -127,7 +127,7 @@ type reply struct {
 	Error string `json:"error,omitempty"`
 }
 
-// feed is a page's WebSocket: snapshots one way, commands the other.
+// feed serves a page's WebSocket: snapshots one way, commands the other.
 func (c *console) feed(w http.ResponseWriter, r *http.Request) {
 	c.running.Add(1)
 	defer c.running.Done()
@@ -229,6 +229,6 @@ func (c *console) do(cmd command) error {
 	return fmt.Errorf("unknown command %q", cmd.Do)
 }
 
-// wait waits for what the console has started. Its server must have been shut
-// down.
+// wait waits for everything that the console has started. Its server must have
+// been shut down.
 func (c *console) wait() { c.running.Wait() }

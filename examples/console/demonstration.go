@@ -11,8 +11,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// echo is the demonstration's upstream: it sends back what it is sent, and on
-// paths that end in /prices also something by itself.
+// echo is the demonstration's upstream: it returns every message, and on paths
+// that end in /prices it also sends messages by itself.
 func echo(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the proxy has checked the origin
@@ -49,8 +49,8 @@ var (
 	pauses = []time.Duration{200 * time.Millisecond, 700 * time.Millisecond, 2 * time.Second, 8 * time.Second, 30 * time.Second}
 )
 
-// visit is one of the demonstration's clients. It comes and goes, until ctx
-// ends or it is told to stay away.
+// visit is one of the demonstration's clients. It connects and disconnects
+// until ctx ends or it is told to stay away.
 func visit(ctx context.Context, url string, i int) {
 	url = fmt.Sprintf("%s%s?user=%s-%02d", url, paths[i%len(paths)], kinds[i%len(kinds)], i)
 	pause := pauses[i*7%len(pauses)]
@@ -74,8 +74,8 @@ func visit(ctx context.Context, url string, i int) {
 	}
 }
 
-// chat talks until the session ends, in one way or another. It returns the
-// code of the Close frame, if one came.
+// chat sends messages until the session ends, in one way or another. It returns
+// the code of the Close frame, if one came.
 func chat(ctx context.Context, conn *websocket.Conn, pause time.Duration, until time.Time) websocket.StatusCode {
 	ended := make(chan error, 1)
 	go func() {
@@ -105,7 +105,7 @@ func chat(ctx context.Context, conn *websocket.Conn, pause time.Duration, until 
 	}
 }
 
-// sleep says whether ctx hasn't ended before the time is over.
+// sleep reports whether the time is over before ctx ends.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

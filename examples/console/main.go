@@ -1,12 +1,14 @@
-// Console is a proxy with a console for its operator: a page that lists the open
-// sessions, ends one of them with a code and a reason, or drains all of them.
+// Console is a proxy with a console for its operator: a page that lists the
+// open sessions, ends one of them with a code and a reason, or drains all of
+// them.
 //
 //	go run ./examples/console
 //	go run ./examples/console -addr :8080 -upstream http://127.0.0.1:9000
 //
 // Without -upstream it starts an upstream and some clients of its own. The
-// console has a separate listener, on the loopback interface unless -console says
-// otherwise. It has no login: whoever reaches it can end sessions.
+// console has a separate listener, on the loopback interface unless -console
+// sets another address. It has no login: anyone who can connect to it can end
+// sessions.
 package main
 
 import (
@@ -59,11 +61,11 @@ func main() {
 	}
 }
 
-// userKey is what a session's user is kept by.
+// userKey is the key of a session's user.
 type userKey struct{}
 
-// keepUser is a hook that finds out who a session is of. Here that is what the
-// client says it is; yours would look at a cookie or a token.
+// keepUser is a hook that stores the user of a session. Here the client states
+// the name; a real program would check a cookie or a token.
 func keepUser(s *wsproxy.Session, r *http.Request) error {
 	s.Set(userKey{}, presentable(r.URL.Query().Get("user"), 64))
 	return nil
@@ -104,8 +106,8 @@ func run(ctx context.Context, s settings) error {
 	public := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	defer public.Close()
 
-	// 2. The console's, which the public has no way to. It outlives the drain,
-	// so that there is something to watch.
+	// 2. The console's server, which the public cannot reach. It outlives the
+	// drain, so that there is something to watch.
 	inner, err := net.Listen("tcp", s.console)
 	if err != nil {
 		return fmt.Errorf("%w (-console 127.0.0.1:0 uses any free port)", err)

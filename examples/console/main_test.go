@@ -26,7 +26,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// patience is how long anything may take on a machine that is busy.
+// patience limits every wait, on a machine that may be busy.
 const patience = 30 * time.Second
 
 // asProgram in the environment makes the test binary the program itself.
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A bench is a proxy and its console, each on a server of its own.
+// A bench is a proxy and its console, each on its own server.
 type bench struct {
 	t              *testing.T
 	ctx            context.Context
@@ -83,7 +83,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-// open opens a session through the proxy. The query goes with it.
+// open opens a session through the proxy, with the query.
 func (b *bench) open(path, user string) *websocket.Conn {
 	b.t.Helper()
 	conn, _, err := websocket.Dial(b.ctx, b.public+path+"?user="+url.QueryEscape(user), nil)
@@ -94,7 +94,7 @@ func (b *bench) open(path, user string) *websocket.Conn {
 	return conn
 }
 
-// A page is one that looks at the console.
+// A page is a client of the console.
 type page struct {
 	*bench
 	conn *websocket.Conn
@@ -214,7 +214,7 @@ func TestView(t *testing.T) {
 	}
 }
 
-// TestMost has more sessions than are shown.
+// TestMost has more sessions than a snapshot shows.
 func TestMost(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -229,7 +229,7 @@ func TestMost(t *testing.T) {
 	if got, want := snap.Rows[0].User, fmt.Sprintf("desk-%03d", n-1); got != want {
 		t.Errorf("the first row is %s, want %s", got, want)
 	}
-	// One that isn't among the rows otherwise.
+	// This one is not among the rows otherwise.
 	snap = take(b.proxy, view{Filter: fmt.Sprintf("desk-%03d", n-1)})
 	if len(snap.Rows) != 1 {
 		t.Errorf("%d rows hold the text, want 1", len(snap.Rows))
@@ -305,7 +305,7 @@ func TestDrain(t *testing.T) {
 	p.await(func(s *snapshot) bool { return len(s.Refused) == 1 && s.Refused[0] == tally{"shutting down", 1} })
 }
 
-// TestStrangers has requests that aren't the page's own.
+// TestStrangers makes requests that are not the page's own.
 func TestStrangers(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -345,7 +345,7 @@ func TestStrangers(t *testing.T) {
 		{"GET", "/feed", host, "http://elsewhere.example", 403},
 		{"GET", "/feed", host, "http://localhost:" + port, 403},
 		{"GET", "/feed", host, "null", 403},
-		// A name of a stranger's that leads here.
+		// A stranger's name that resolves to the console's address.
 		{"GET", "/", "rebound.example:" + port, "", 421},
 		{"GET", "/feed", "rebound.example:" + port, "http://rebound.example:" + port, 421},
 		{"GET", "/feed", "127.0.0.1.rebound.example", "http://127.0.0.1.rebound.example", 421},
@@ -362,7 +362,7 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
-// TestProgram has the whole program, with its own clients, interrupted.
+// TestProgram runs the whole program with its own clients and interrupts it.
 func TestProgram(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -398,7 +398,7 @@ func TestProgram(t *testing.T) {
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	// The console outlives the drain, and has the last word on it.
+	// The console outlives the drain and reports its result.
 	var last *snapshot
 	for {
 		_, data, err := p.conn.Read(ctx)

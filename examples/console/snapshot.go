@@ -12,18 +12,18 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// most is how many rows a snapshot has at most. There may be far more
-// sessions than a person can read, or a browser draw every second.
+// most is the maximum number of rows in a snapshot. There may be far more
+// sessions than a person can read, or a browser can draw every second.
 const most = 500
 
-// A view is which rows a page wants to see.
+// A view says which rows a page wants to see.
 type view struct {
 	Filter     string `json:"filter"` // what they hold somewhere; "": all
 	Sort       string `json:"sort"`   // a key of orders
 	Descending bool   `json:"descending"`
 }
 
-// A snapshot is what a page shows. Pairs are by [wsproxy.Side].
+// A snapshot is what a page shows. Pairs are indexed by [wsproxy.Side].
 type snapshot struct {
 	Rows     []row `json:"rows"`
 	Matching int   `json:"matching"` // sessions that the filter lets through
@@ -117,7 +117,7 @@ func take(proxy *wsproxy.Proxy, v view) *snapshot {
 	return snap
 }
 
-// read reads what there is to show of a session.
+// read returns the row of a session.
 func read(s *wsproxy.Session, now time.Time) row {
 	user, _ := s.Value(userKey{}).(string)
 	r := row{
@@ -137,7 +137,7 @@ func read(s *wsproxy.Session, now time.Time) row {
 	return r
 }
 
-// has says whether the row holds a text, in lower case, somewhere.
+// has reports whether the row contains a text, in lower case.
 func (r row) has(text string) bool {
 	if text == "" {
 		return true
@@ -150,7 +150,7 @@ func (r row) has(text string) bool {
 	return false
 }
 
-// orders are the ways to sort rows.
+// orders holds the ways to sort rows.
 var orders = map[string]func(a, b row) int{
 	"id":       func(a, b row) int { return cmp.Compare(a.ID, b.ID) },
 	"user":     func(a, b row) int { return cmp.Compare(a.User, b.User) },
@@ -166,9 +166,9 @@ var orders = map[string]func(a, b row) int{
 
 func sum[T uint64 | float64](pair [2]T) T { return pair[0] + pair[1] }
 
-// presentable makes a text of a client's fit to be shown: not longer than most
-// characters, and with nothing in it that one can't see, such as what turns
-// the direction of writing around.
+// presentable makes a client's text safe to show: it is truncated to most
+// characters, and characters that are not visible are replaced, such as those
+// that reverse the direction of text.
 func presentable(text string, most int) string {
 	text = strings.Map(func(c rune) rune {
 		if !unicode.IsGraphic(c) {

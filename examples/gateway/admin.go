@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// admin answers operators and balancers. It has no login: its listener is
-// theirs alone.
+// admin serves operators and balancers. It has no login: only they should be
+// able to reach its listener.
 func (g *gateway) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
@@ -35,10 +35,10 @@ func (g *gateway) admin() http.Handler {
 	return mux
 }
 
-// calledRightly says whether a request is for the admin's server by a name of
-// its own. A page on another name can have a browser take that for our address
-// (DNS rebinding), and then read what we answer. An address is no name, and
-// localhost is nobody else's; a browser reaches no unix socket.
+// calledRightly reports whether a request uses one of the admin server's own
+// names. A web page may have its own name resolve to our address (DNS
+// rebinding) and then read the answers. That is impossible with an address or
+// localhost, and a browser cannot connect to a unix socket.
 func (g *gateway) calledRightly(r *http.Request) bool {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && local.Network() == "unix" {
 		return true
@@ -56,7 +56,7 @@ func (g *gateway) calledRightly(r *http.Request) bool {
 	return slices.Contains(g.hosts, host)
 }
 
-// stats are what /stats shows.
+// stats is the document at /stats.
 type stats struct {
 	Draining bool         `json:"draining"`
 	Open     int          `json:"open"` // sessions, those of routes that are gone included
@@ -79,7 +79,7 @@ type routeStats struct {
 	Drain         drainStats        `json:"drain,omitzero"`
 }
 
-// The library's types, with names for JSON.
+// The library's types with names for JSON.
 type (
 	counts struct {
 		Frames         uint64 `json:"frames"`

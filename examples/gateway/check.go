@@ -11,10 +11,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// This file has the library check what a route is made of, so that there is one
-// place that knows what is right, and brings what it finds back to the keys.
+// In this file the library checks a route's settings, so that its rules are in
+// one place. Its mistakes are reported under the keys of the file.
 
-// try has [wsproxy.New] judge options, and returns its mistakes.
+// try passes options to [wsproxy.New] and returns its mistakes.
 func try(options ...wsproxy.Option) (mistakes []*wsproxy.OptionError) {
 	quiet := wsproxy.WithLogger(slog.New(slog.DiscardHandler))
 	p, err := wsproxy.New("", append([]wsproxy.Option{quiet}, options...)...)
@@ -31,13 +31,14 @@ func try(options ...wsproxy.Option) (mistakes []*wsproxy.OptionError) {
 	return mistakes
 }
 
-// check has [wsproxy.New] check the route, and brings what it finds back to the
+// check has [wsproxy.New] check the route, and reports its mistakes under their
 // keys.
 func (r *route) check() {
 	if len(r.members) > 0 && len(try(wsproxy.WithUpstreams(r.members...))) > 0 {
 		r.checkMembers()
 	}
-	// The rest is checked without members, so that nobody is dialled.
+	// The other options are checked without members, so that nothing is
+	// dialled.
 	nobody := func(context.Context) ([]wsproxy.Member, error) { return nil, nil }
 	options := append(slices.Clone(r.options), wsproxy.WithSource(r.every, nobody))
 	for _, mistake := range try(options...) {
@@ -45,7 +46,7 @@ func (r *route) check() {
 	}
 }
 
-// checkMembers checks each member on top of those before it, so that it is known
+// checkMembers checks each member together with those before it, to find out
 // which one is wrong.
 func (r *route) checkMembers() {
 	var good []wsproxy.Member
@@ -80,8 +81,8 @@ func memberKey(m wsproxy.Member, e *wsproxy.OptionError) string {
 	return "target"
 }
 
-// mistake notes what is wrong with an option at the key that it comes from:
-// the one that has the value, or else the first.
+// mistake reports a mistake in an option at the key that it comes from: the one
+// with the value, or else the first.
 func (r *route) mistake(option, value string, e *wsproxy.OptionError) {
 	path := ""
 	for _, c := range r.cited {

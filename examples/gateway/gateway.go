@@ -16,8 +16,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A gateway is a config in use. commit and shutdown are for one goroutine, and
-// prepare for any one while no commit runs; the handlers run in many.
+// A gateway is a config in use. One goroutine calls commit and shutdown;
+// prepare may run in any one goroutine while no commit runs. The handlers run
+// in many.
 type gateway struct {
 	log     *slog.Logger
 	public  *http.Server
@@ -26,7 +27,7 @@ type gateway struct {
 
 	mux          atomic.Pointer[http.ServeMux]
 	certificates atomic.Pointer[wsproxy.Certificates]
-	leaving      atomic.Bool // not ready any more
+	leaving      atomic.Bool // not ready
 
 	// Owned by the goroutine that calls commit and shutdown.
 	config    *config
@@ -35,7 +36,7 @@ type gateway struct {
 	mu     sync.Mutex
 	hosts  []string                // guarded by mu; names by which the admin's server may be called
 	routes []*running              // guarded by mu
-	old    map[*wsproxy.Proxy]bool // guarded by mu; no route's any more, they still have sessions
+	old    map[*wsproxy.Proxy]bool // guarded by mu; proxies that no route uses, but that still have sessions
 }
 
 // A running is a route with its proxy.
@@ -44,7 +45,7 @@ type running struct {
 	proxy *wsproxy.Proxy
 }
 
-// newGateway makes a gateway that does nothing yet.
+// newGateway returns a gateway without routes and listeners.
 func newGateway(log *slog.Logger) *gateway {
 	g := &gateway{
 		log:       log,
@@ -77,7 +78,7 @@ func newGateway(log *slog.Logger) *gateway {
 	return g
 }
 
-// A change is a config that is ready to be put to use.
+// A change is a config that is ready for use.
 type change struct {
 	config    *config
 	before    map[string]*running
@@ -86,8 +87,8 @@ type change struct {
 	listeners *listeners
 }
 
-// prepare makes a config ready, the first one or a newer one: that is what may
-// take time (name servers) and what may fail. Nothing has changed by then.
+// prepare prepares a config, the first one or a later one. It does everything
+// that may take time (name servers) or fail, and changes nothing yet.
 func (g *gateway) prepare(read func() (*config, error)) (*change, error) {
 	c, err := read()
 	switch {
@@ -110,15 +111,15 @@ func (g *gateway) prepare(read func() (*config, error)) (*change, error) {
 	return ch, nil
 }
 
-// drop closes what was made for nothing.
+// drop closes what prepare has created, if the change is not used.
 func (ch *change) drop() {
 	for _, r := range ch.renewed {
 		r.proxy.Close()
 	}
 }
 
-// commit puts a change to use. If there is an error nothing has changed. Routes
-// that stay keep their sessions, as do listeners.
+// commit applies a change. If it returns an error, nothing has changed. Routes
+// and listeners that stay keep their sessions.
 func (g *gateway) commit(ch *change) error {
 	c, before := ch.config, ch.before
 	if err := g.unblock(ch.listeners, c); err != nil {
@@ -157,8 +158,8 @@ func (g *gateway) commit(ch *change) error {
 	return nil
 }
 
-// renew returns the config's routes, with the proxies that they have, or with
-// new ones where their settings have changed.
+// renew returns the config's routes, with their current proxies, or with new
+// ones if their settings have changed.
 func (g *gateway) renew(c *config, before map[string]*running) (routes, renewed []*running, err error) {
 	var making sync.WaitGroup // each may have to wait for a name server
 	errs := make([]error, len(c.routes))
@@ -188,7 +189,7 @@ func (g *gateway) renew(c *config, before map[string]*running) (routes, renewed 
 	return routes, renewed, nil
 }
 
-// retire drains the proxy of a route that has gone, or has another one now.
+// retire drains a proxy whose route was removed or has a new proxy.
 func (g *gateway) retire(r *running, timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -204,12 +205,13 @@ func (g *gateway) retire(r *running, timeout time.Duration) {
 	g.mu.Unlock()
 }
 
-// shutdown ends it: not ready first, then the drain, then the servers. It
-// returns early, with sessions cut, when ctx ends.
+// shutdown stops the gateway: it reports that it is not ready, drains the
+// proxies, and stops the servers. When ctx ends, it cuts the remaining sessions
+// and returns early.
 func (g *gateway) shutdown(ctx context.Context) error {
 	g.leaving.Store(true)
 	g.log.Info("gateway: not ready", "delay", g.config.shutdownDelay)
-	// Until balancers have noticed they still send us clients.
+	// Until balancers notice, they still send clients here.
 	select {
 	case <-time.After(g.config.shutdownDelay):
 	case <-ctx.Done():
@@ -231,6 +233,6 @@ func (g *gateway) shutdown(ctx context.Context) error {
 		told, cut = told+p.Stats().Drain.Total, cut+p.Stats().Drain.Cut
 	}
 	g.log.Info("gateway: drained", "sessions", told, "cut", cut)
-	// The admin's server has answered until now.
+	// Until now the admin server still answers.
 	return errors.Join(err, g.private.Close())
 }

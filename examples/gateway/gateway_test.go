@@ -17,10 +17,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-// patience is how long anything may take that should take no time.
+// patience limits every wait.
 const patience = 20 * time.Second
 
-// An upstream says its name to whoever comes, and then what they say.
+// An upstream sends its name to each client, and then echoes.
 type upstream struct {
 	*httptest.Server
 	name string
@@ -79,7 +79,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// last is the last request that has come.
+// last returns the last request.
 func (u *upstream) last(t *testing.T) *http.Request {
 	t.Helper()
 	u.mu.Lock()
@@ -97,7 +97,7 @@ type instance struct {
 	logs *logs
 }
 
-// logs keeps what is logged.
+// logs collects the log.
 type logs struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -151,19 +151,19 @@ func (in *instance) write(t *testing.T, text string) {
 	}
 }
 
-// rewrite changes the config and has it read.
+// rewrite changes the config and reloads it.
 func (in *instance) rewrite(t *testing.T, text string) error {
 	t.Helper()
 	in.write(t, text)
 	return in.reload(func() (*config, error) { return load(in.file) }, new(slog.LevelVar))
 }
 
-// apply puts a config to use at once.
+// apply applies a config immediately.
 func (in *instance) apply(c *config) error {
 	return in.reload(func() (*config, error) { return c, nil }, new(slog.LevelVar))
 }
 
-// reload is what the program does with SIGHUP, without waiting for it.
+// reload does what the program does on SIGHUP, without waiting for it.
 func (in *instance) reload(read func() (*config, error), level *slog.LevelVar) error {
 	ch, err := in.prepare(read)
 	if err != nil {
@@ -176,7 +176,7 @@ func (in *instance) reload(read func() (*config, error), level *slog.LevelVar) e
 	return nil
 }
 
-// address is where the gateway listens.
+// address returns the address on which the gateway listens.
 func (in *instance) address(t *testing.T, is func(address) bool) string {
 	t.Helper()
 	for a, ln := range in.listeners {
@@ -193,7 +193,7 @@ func (in *instance) url(t *testing.T, path string) string {
 	return "ws://" + in.address(t, func(a address) bool { return !a.tls && !a.admin }) + path
 }
 
-// A client is one that is connected.
+// A client is an open session's client.
 type client struct {
 	*websocket.Conn
 	name    string // of its upstream
@@ -210,7 +210,7 @@ func dial(t *testing.T, url string, header http.Header) *client {
 	return c
 }
 
-// tryDial tries to open a session; status is what the answer was.
+// tryDial tries to open a session; status is that of the answer.
 func tryDial(t *testing.T, url string, header http.Header) (c *client, status int, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -230,7 +230,7 @@ func tryDial(t *testing.T, url string, header http.Header) (c *client, status in
 	return c, status, err
 }
 
-// echo has something sent back.
+// echo sends a message and waits for the echo.
 func (c *client) echo(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -243,7 +243,7 @@ func (c *client) echo(t *testing.T) {
 	}
 }
 
-// ended waits for the session's end, and returns the close code.
+// ended waits for the session's end and returns the close code.
 func (c *client) ended(t *testing.T) websocket.StatusCode {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -258,7 +258,7 @@ func (c *client) ended(t *testing.T) websocket.StatusCode {
 	}
 }
 
-// eventually waits until it is so.
+// eventually waits until the condition holds.
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(5 * time.Millisecond)
@@ -272,7 +272,7 @@ func eventually(t *testing.T, what string, so func() bool) {
 	}
 }
 
-// members are upstreams as the config has them.
+// members returns upstreams in the config's syntax.
 func members(upstreams ...*upstream) string {
 	var list []string
 	for _, u := range upstreams {

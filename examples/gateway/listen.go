@@ -11,15 +11,15 @@ import (
 	"syscall"
 )
 
-// listeners are what a change does to those of the gateway.
+// listeners describes how a change affects the gateway's listeners.
 type listeners struct {
 	opened  map[address]net.Listener
 	moved   map[address]address // the new address is an old one, for another purpose
 	blocked []address           // in use by a listener of ours that is to be closed
 }
 
-// open opens the addresses that the config has and the gateway hasn't: all, or
-// none and an error.
+// open opens the addresses that are new in the config. It opens all of them, or
+// none and returns an error.
 func (g *gateway) open(c *config) (*listeners, error) {
 	l := &listeners{make(map[address]net.Listener), make(map[address]address), nil}
 	gone := make(map[address]bool)
@@ -61,8 +61,8 @@ func (g *gateway) open(c *config) (*listeners, error) {
 	return l, nil
 }
 
-// inTheWay returns the addresses that the gateway listens at, the config
-// doesn't have, and a can't be opened beside.
+// inTheWay returns the addresses that the gateway listens on, that are not in
+// the config, and that keep a from being opened.
 func (g *gateway) inTheWay(a address, c *config) (in []address) {
 	for b := range g.listeners {
 		if a.overlaps(b) && !slices.Contains(c.listen, b) {
@@ -72,8 +72,8 @@ func (g *gateway) inTheWay(a address, c *config) (in []address) {
 	return in
 }
 
-// unblock closes what is in the way of addresses, and opens them. If there is an
-// error what was closed is opened again.
+// unblock closes the listeners that block addresses, and opens those addresses.
+// After an error, it opens the closed ones again.
 func (g *gateway) unblock(l *listeners, c *config) error {
 	var closed []address
 	for _, a := range l.blocked {
@@ -101,8 +101,8 @@ func (g *gateway) unblock(l *listeners, c *config) error {
 	return nil
 }
 
-// takeOver puts the listeners to use, and closes those that the config hasn't
-// any more. What has come in through them goes on.
+// takeOver starts the new listeners and closes those that are not in the
+// config. Connections that they have accepted continue.
 func (g *gateway) takeOver(l *listeners, c *config) {
 	for a, old := range l.moved {
 		if of, ok := g.listeners[old].(*unixListener); ok {
@@ -125,15 +125,15 @@ func (g *gateway) takeOver(l *listeners, c *config) {
 	}
 }
 
-// close closes the listeners that were opened for nothing.
+// close closes the new listeners of a change that is not used.
 func (l *listeners) close() {
 	for _, ln := range l.opened {
 		ln.Close()
 	}
 }
 
-// listen listens. A unix socket that a process has left behind, which nobody
-// answers at, is no obstacle.
+// listen opens a listener. It removes a unix socket that a dead process has
+// left behind.
 func listen(a address) (net.Listener, error) {
 	ln, err := net.Listen(a.network, a.text)
 	if a.network == "unix" && errors.Is(err, syscall.EADDRINUSE) {
@@ -153,8 +153,8 @@ func listen(a address) (net.Listener, error) {
 	return ln, err
 }
 
-// again returns another listener on the same socket. Closing it leaves the
-// socket to the first one.
+// again returns another listener on the same socket. Closing it does not affect
+// the first one.
 func again(ln net.Listener) (net.Listener, error) {
 	f, err := ln.(interface{ File() (*os.File, error) }).File()
 	if err != nil {
@@ -171,19 +171,19 @@ func again(ln net.Listener) (net.Listener, error) {
 	return other, nil
 }
 
-// A unixListener removes its path when it is closed only if that still is its
-// own socket: by then another process may listen there.
+// A unixListener removes its path when it is closed, but only if the path is
+// still its own socket: another process may listen there by then.
 type unixListener struct {
 	*net.UnixListener
 	path string
 	file os.FileInfo
-	owns bool // the path: else another listener on the same socket does
+	owns bool // the path; otherwise another listener on the same socket does
 	once sync.Once
 }
 
 func (u *unixListener) Close() error {
 	u.once.Do(func() {
-		// While the socket is open no other file can have its inode number.
+		// While the socket is open, no other file can have its inode number.
 		if now, err := os.Lstat(u.path); u.owns && err == nil && u.file != nil && os.SameFile(now, u.file) {
 			os.Remove(u.path)
 		}
@@ -191,7 +191,7 @@ func (u *unixListener) Close() error {
 	return u.UnixListener.Close()
 }
 
-// serve serves a listener until it is closed.
+// serve serves on a listener until it is closed.
 func (g *gateway) serve(a address, ln net.Listener) {
 	server, what := g.public, "public"
 	switch {

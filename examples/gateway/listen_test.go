@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// free returns an address that nobody listens at.
+// free returns an address on which nothing listens.
 func free(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -26,8 +26,8 @@ func free(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// ask asks for a path, and returns the status and the body; host is what the
-// Host field says.
+// ask requests a path, with the given Host, and returns the status and the
+// body.
 func ask(t *testing.T, url, host string) (status int, body string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
@@ -51,9 +51,8 @@ func ask(t *testing.T, url, host string) (status int, body string) {
 	return resp.StatusCode, string(text)
 }
 
-// What listens at an address that is in use may change: another server, TLS or
-// not, and an address that covers the other. Sessions go on, and a change that
-// fails changes nothing.
+// An address in use may change its server, its TLS, or become part of a wider
+// one. Sessions continue, and a change that fails changes nothing.
 func TestReloadPurpose(t *testing.T) {
 	dir := t.TempDir()
 	writeCertificate(t, dir, "front", "127.0.0.1")
@@ -106,7 +105,7 @@ func TestReloadPurpose(t *testing.T) {
 	if _, err := net.Dial("tcp", two); err == nil {
 		t.Errorf("%s still listens", two)
 	}
-	// With one that somebody else has.
+	// A wider address whose port another process uses.
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +121,8 @@ func TestReloadPurpose(t *testing.T) {
 	is("http://"+one+"/a", http.StatusUpgradeRequired)
 	s.echo(t)
 
-	// A unix socket changes hands as well, and its path stays until the end.
+	// A unix socket can also change its server, and its path stays until the
+	// end.
 	path := filepath.Join(t.TempDir(), "s")
 	for _, listen := range []string{"listen = [%q]\n", "listen = [\"127.0.0.1:0\"]\nadmin = %q\n"} {
 		if err := apply(fmt.Sprintf(listen, "unix:"+path)); err != nil {
@@ -141,10 +141,10 @@ func TestReloadPurpose(t *testing.T) {
 	})
 }
 
-// Addresses that can't be had together, or at all, are mistakes.
+// Addresses that conflict or cannot be opened are mistakes.
 func TestOverlap(t *testing.T) {
 	for _, test := range []struct {
-		listen, want string // "": it is in order
+		listen, want string // "": it is valid
 	}{
 		{`"127.0.0.1:8080", "127.0.0.2:8080"`, ""},
 		{`"127.0.0.1:0", "127.0.0.2:0", ":0"`, ""},
@@ -169,8 +169,8 @@ func TestOverlap(t *testing.T) {
 	}
 }
 
-// /stats is for those who call the admin by a name of its own: a page that has
-// its own name resolve to our address (DNS rebinding) doesn't get to read it.
+// /stats answers only requests that use one of the admin's own names: a page
+// whose name resolves to our address (DNS rebinding) cannot read it.
 func TestAdminHosts(t *testing.T) {
 	a := newUpstream(t, "a")
 	in := start(t, "admin_hosts = [\"Gateway.internal\"]\n"+routes(a))
@@ -198,7 +198,7 @@ func TestAdminHosts(t *testing.T) {
 			t.Errorf("/healthz as %q: got %d, want 200: it tells nothing, and balancers have their own names for us", host, got)
 		}
 	}
-	// A reload changes them; and a unix socket can be called anything.
+	// A reload changes the names. A unix socket accepts any name.
 	path := filepath.Join(t.TempDir(), "admin")
 	in.write(t, routes(a))
 	text, err := os.ReadFile(in.file)
@@ -225,7 +225,8 @@ func TestAdminHosts(t *testing.T) {
 	}
 }
 
-// A gateway that ends leaves a socket's path alone that another has by then.
+// A gateway that exits does not remove a socket's path that another process has
+// replaced.
 func TestSocketOfAnother(t *testing.T) {
 	a := newUpstream(t, "a")
 	dir := t.TempDir()
@@ -233,7 +234,7 @@ func TestSocketOfAnother(t *testing.T) {
 	file := writeFile(t, dir, "gateway.toml", fmt.Sprintf("listen = [\"127.0.0.1:0\", %q]\nadmin = \"127.0.0.1:0\"\nlog = \"json\"\n", "unix:"+path)+routes(a))
 	first := startProcess(t, "-config", file)
 	first.record(t, "gateway: listening", "address", path)
-	if err := os.Remove(path); err != nil { // as who starts the next one does
+	if err := os.Remove(path); err != nil { // as the next process does
 		t.Fatal(err)
 	}
 	second := startProcess(t, "-config", file)

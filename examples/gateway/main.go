@@ -1,11 +1,12 @@
-// Gateway is a reverse proxy for WebSockets alone: what is left of an nginx when
-// that is all it is there for. What it does is in one file, gateway.toml.
+// Gateway is a reverse proxy for WebSockets only. It replaces an nginx that
+// does nothing else. One file, gateway.toml, configures it.
 //
 //	gateway -config gateway.toml
 //	gateway -config gateway.toml -check
 //	gateway -listen :8080 -to http://10.0.0.1:9000 -to http://10.0.0.2:9000
 //
-// SIGHUP has it read the file again, and sessions go on. SIGTERM drains it.
+// On SIGHUP it reads the file again, and sessions continue. On SIGTERM it
+// drains its sessions and exits.
 package main
 
 import (
@@ -25,7 +26,7 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// list is a flag that may be given several times.
+// list is a flag that may be repeated.
 type list []string
 
 func (l *list) String() string     { return strings.Join(*l, " ") }
@@ -83,7 +84,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	g := newGateway(log)
-	// Preparing may have to wait for name servers; signals don't wait for that.
+	// Preparing a config may block on name servers; signals must not wait for
+	// that.
 	type result struct {
 		*change
 		err error
@@ -126,7 +128,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			complain(log, "gateway: stopped", err)
 			return 1
 		case <-ctx.Done():
-			stop() // a second signal doesn't wait
+			stop() // a second signal ends the program at once
 			if g.config == nil {
 				log.Info("gateway: not started", "cause", context.Cause(ctx).Error())
 				return 0
@@ -140,7 +142,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-// complain logs an error, one record for each mistake.
+// complain logs an error, with one record for each mistake.
 func complain(log *slog.Logger, what string, err error) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
@@ -151,7 +153,7 @@ func complain(log *slog.Logger, what string, err error) {
 	log.Error(what, "error", err.Error())
 }
 
-// summarize says what the config does.
+// summarize prints what the config does.
 func (c *config) summarize(w io.Writer) {
 	for _, a := range c.listen {
 		what := ""

@@ -20,11 +20,11 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// ways are the keys that say who a route's members are. One of them must be
-// there.
+// ways are the keys that say where a route's members come from. One of them is
+// required.
 var ways = []string{"target", "upstreams", "addresses_of", "srv", "upstreams_file"}
 
-// readMembers reads who the members are.
+// readMembers reads the keys about a route's members.
 func (r *route) readMembers() {
 	t := r.at
 	r.every = 10 * time.Second
@@ -78,8 +78,8 @@ func (r *route) readMembers() {
 	}
 }
 
-// checkSource checks what a source is asked, without asking a name server. A
-// file can be read at once: it must be in order when the gateway starts.
+// checkSource checks a source's settings without querying a name server. A file
+// is read at once: it must be valid when the gateway starts.
 func (r *route) checkSource(key string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -100,12 +100,12 @@ func (r *route) checkSource(key string) {
 	}
 }
 
-// membersFile is a [wsproxy.Source] of our own: a JSON file that something else
-// writes, and that is read again and again. It is a list such as
+// membersFile is a [wsproxy.Source] of our own: a JSON file that another
+// program writes, and that is read at intervals. It is a list such as
 //
 //	[{"target": "http://10.0.0.1:9000", "weight": 2, "max_sessions": 5000}]
 //
-// Whoever writes it should write another file and rename it to this one.
+// To change it safely, write another file and rename it to this one.
 func membersFile(path string) wsproxy.Source {
 	return func(context.Context) ([]wsproxy.Member, error) {
 		text, err := os.ReadFile(path)
@@ -135,8 +135,8 @@ func membersFile(path string) wsproxy.Source {
 	}
 }
 
-// readBalance reads how sessions are spread over the members, and what happens
-// to members that fail.
+// readBalance reads how sessions are balanced, and what happens to members that
+// fail.
 func (r *route) readBalance() {
 	t := r.at
 	switch balance := t.text("balance"); balance {
@@ -161,7 +161,7 @@ func (r *route) readBalance() {
 	t.text("key")
 	r.readSticky()
 	if retry := t.table("retry"); retry != nil {
-		share := 0.2 // the library's own
+		share := 0.2 // the library's default
 		if retry.has("share") {
 			share = retry.number("share")
 		}
@@ -190,7 +190,8 @@ func (r *route) readBalance() {
 	}
 }
 
-// keyOf says what sessions of the same member have in common; nil: the client.
+// keyOf returns the function whose value sessions of the same member share; nil
+// stands for the client's address.
 func keyOf(text string) (func(*http.Request) string, error) {
 	what, name, _ := strings.Cut(text, " ")
 	switch {
@@ -261,15 +262,15 @@ func (r *route) readSticky() {
 		if !t.has("secret_file") {
 			t.mistake("secret_file", "no file")
 		}
-		secret = make([]byte, 16) // one mistake is enough
+		secret = make([]byte, 16) // avoids a second mistake
 	}
 	r.add(wsproxy.WithSticky(cookie, secret))
 	r.cite("WithSticky", t.at("cookie"), cookie.Name)
 	r.cite("WithSticky", t.at("secret_file"), len(secret))
 }
 
-// cookiePath is the fixed beginning of a pattern's path: cookies of different
-// routes should not replace each other.
+// cookiePath returns the fixed prefix of a pattern's path, so that cookies of
+// different routes do not replace each other.
 func cookiePath(pattern string) string {
 	path, _, _ := strings.Cut(pattern[max(strings.Index(pattern, "/"), 0):], "{")
 	return path
@@ -299,7 +300,7 @@ func (r *route) readHealthCheck() {
 	}
 }
 
-// proxy makes the route's proxy.
+// proxy creates the route's proxy.
 func (r *route) proxy(log *slog.Logger) (*wsproxy.Proxy, error) {
 	options := append(slices.Clone(r.options), wsproxy.WithLogger(log.With("route", r.pattern)))
 	if r.source != nil {

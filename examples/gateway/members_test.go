@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// names opens sessions, and says which upstreams they are with.
+// names opens sessions and returns the names of their upstreams.
 func names(t *testing.T, n int, dial func(i int) *client) string {
 	t.Helper()
 	var all []string
@@ -47,7 +47,7 @@ func TestBalance(t *testing.T) {
 	})
 }
 
-// count counts sessions with a and with b.
+// count returns the number of sessions with a and with b.
 func count(names []string) (n [2]int) {
 	for _, name := range names {
 		n[name[0]-'a']++
@@ -55,7 +55,8 @@ func count(names []string) (n [2]int) {
 	return n
 }
 
-// Sessions with the same key meet, and those with different ones are spread.
+// Sessions with the same key have the same upstream, and different keys are
+// distributed.
 func TestRendezvous(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	for key, request := range map[string]func(room string) (path string, header http.Header){
@@ -90,7 +91,7 @@ func TestRendezvous(t *testing.T) {
 	}
 }
 
-// A client comes back to its upstream by its cookie.
+// The cookie returns a client to its upstream.
 func TestSticky(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	text := "[[route]]\npath = \"/chat/\"\nbalance = \"round_robin\"\n" + members(a, b) +
@@ -114,11 +115,11 @@ func TestSticky(t *testing.T) {
 			t.Errorf("back with %s, want %s", again.name, first.name)
 		}
 	}
-	// Another gateway with the same secret knows it, too.
+	// Another gateway with the same secret accepts it, too.
 	if again := dial(t, start(t, text).url(t, "/chat/"), back); again.name != first.name {
 		t.Errorf("in another gateway with %s, want %s", again.name, first.name)
 	}
-	// A new secret is a new proxy.
+	// A new secret requires a new proxy.
 	writeFile(t, dir, "sticky.key", "another, as long as that")
 	if err := in.rewrite(t, text); err != nil {
 		t.Fatal(err)
@@ -138,7 +139,8 @@ func TestCookiePath(t *testing.T) {
 	}
 }
 
-// A handshake that fails with one upstream goes to another, as retry says.
+// A handshake that fails with one upstream is retried with another, as retry
+// says.
 func TestRetry(t *testing.T) {
 	down := newUpstream(t, "down")
 	up := newUpstream(t, "up")
@@ -168,8 +170,8 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// Upstreams that are down by the health check get no sessions, and lose theirs
-// with close.
+// Upstreams that are down by the health check get no sessions, and with close
+// lose those that they have.
 func TestHealthCheck(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	in := start(t, "[[route]]\npath = \"/\"\n"+members(a, b)+
@@ -201,7 +203,7 @@ func TestHealthCheck(t *testing.T) {
 	}
 }
 
-// A file that something else writes is followed without a reload.
+// The gateway follows a file that another program writes, without a reload.
 func TestMembersFile(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	dir := t.TempDir()
@@ -233,7 +235,7 @@ func TestMembersFile(t *testing.T) {
 	if second := dial(t, url, nil); second.name != "b" {
 		t.Errorf("the next session is with %s, want b, which has none", second.name)
 	}
-	// What can't be used is logged, and changes nothing.
+	// A file that cannot be used is logged and changes nothing.
 	for _, bad := range []string{"[", `[{"target": "ftp://a"}]`, "[]", `[{"colour": 1}]`} {
 		before := strings.Count(in.logs.String(), "members not updated")
 		write(bad)
@@ -249,8 +251,8 @@ func TestMembersFile(t *testing.T) {
 	}
 }
 
-// A name that stands for addresses is asked for them; this one is in every
-// machine's own list.
+// A name is resolved to its addresses; this one is in every machine's hosts
+// file.
 func TestAddressesOf(t *testing.T) {
 	u := newUpstream(t, "u")
 	_, port, _ := strings.Cut(strings.TrimPrefix(u.URL, "http://"), ":")
@@ -267,7 +269,8 @@ func TestAddressesOf(t *testing.T) {
 	}
 }
 
-// With name servers that don't answer the gateway starts, and answers 503.
+// If name servers do not answer, the gateway starts all the same and answers
+// 503.
 func TestNoAddresses(t *testing.T) {
 	in := start(t, "[[route]]\npath = \"/\"\nsrv = \"http://_ws._tcp.nowhere.invalid\"\nhandshake_timeout = \"200ms\"\n")
 	began := time.Now()

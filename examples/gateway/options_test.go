@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// unused are the options that the gateway has no use for.
+// unused are the options that the gateway does not use.
 var unused = map[string]string{
 	"WithDialContext":  "source_addresses and address say all that a file can; a function is for programs",
 	"WithFallback":     "what is no WebSocket is not the gateway's business",
@@ -20,7 +20,7 @@ var unused = map[string]string{
 	"WithOnClose":      "the log has a record of each session's end, and /stats the sums",
 }
 
-// Who wants to see how an option is used finds it here.
+// The gateway uses every other option, as an example.
 func TestEveryOption(t *testing.T) {
 	exported := make(map[string]bool)
 	for _, file := range files(t, "../..") {
@@ -59,7 +59,7 @@ func TestEveryOption(t *testing.T) {
 	}
 }
 
-// files parses the Go files of a directory, without its tests.
+// files parses the Go files of a directory, without tests.
 func files(t *testing.T, dir string) []*ast.File {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.go"))

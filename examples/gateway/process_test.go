@@ -44,7 +44,7 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// A process is a gateway of its own.
+// A process is a gateway in its own process.
 type process struct {
 	cmd           *exec.Cmd
 	public, admin string // addresses
@@ -104,7 +104,7 @@ func spawn(t *testing.T, args ...string) *process {
 	return p
 }
 
-// record waits for a log record with a message, and a value in it.
+// record waits for a log record with the message and the value.
 func (p *process) record(t *testing.T, msg, key, value string) (found map[string]any) {
 	t.Helper()
 	eventually(t, "a record of "+msg, func() bool {
@@ -127,7 +127,7 @@ func (p *process) signal(t *testing.T, s os.Signal) {
 	}
 }
 
-// exited waits for the process's end, and returns its exit code.
+// exited waits until the process exits and returns its exit code.
 func (p *process) exited(t *testing.T) int {
 	t.Helper()
 	select {
@@ -138,7 +138,7 @@ func (p *process) exited(t *testing.T) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// health is what /healthz answers.
+// health returns the answer of /healthz.
 func (p *process) health(t *testing.T) int {
 	t.Helper()
 	resp, err := http.Get("http://" + p.admin + "/healthz")
@@ -151,7 +151,7 @@ func (p *process) health(t *testing.T) int {
 
 const head = "listen = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\nlog = \"json\"\n"
 
-// The whole life: a reload under a session, a bad one, and a drain.
+// The whole life cycle: a reload during a session, an invalid one, and a drain.
 func TestProcess(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	file := filepath.Join(t.TempDir(), "gateway.toml")
@@ -199,8 +199,8 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-// After SIGTERM clients are still let in for the delay: balancers may not have
-// noticed yet.
+// After SIGTERM clients are still accepted for the delay: balancers may not
+// have noticed yet.
 func TestProcessDelay(t *testing.T) {
 	a := newUpstream(t, "a")
 	file := writeFile(t, t.TempDir(), "gateway.toml", head+"shutdown_delay = \"1h\"\n"+routes(a))
@@ -215,7 +215,7 @@ func TestProcessDelay(t *testing.T) {
 	p.exited(t)
 }
 
-// What hasn't ended when the time is up is cut, and that is told.
+// Sessions that have not ended at the deadline are cut, and the log says so.
 func TestProcessCut(t *testing.T) {
 	a := newUpstream(t, "a")
 	file := writeFile(t, t.TempDir(), "gateway.toml",
@@ -231,7 +231,7 @@ func TestProcessCut(t *testing.T) {
 	}
 }
 
-// One route needs no file.
+// One route can be set without a file.
 func TestProcessFlags(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	cmd := startFlags(t, "-listen", "127.0.0.1:0", "-to", a.URL, "-to", b.URL, "-path", "/ws")
@@ -244,7 +244,7 @@ func TestProcessFlags(t *testing.T) {
 	}
 }
 
-// startFlags starts a gateway that logs text, and returns where it listens.
+// startFlags starts a gateway that logs text, and returns its address.
 func startFlags(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := program(t, args...)
@@ -272,7 +272,7 @@ func startFlags(t *testing.T, args ...string) string {
 	}
 }
 
-// -check says all that is wrong, or what the config does.
+// -check reports all mistakes, or what the config does.
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
 	bad := writeFile(t, dir, "bad.toml", "listen = [\"127.0.0.1:0\"]\nx = 1\n[[route]]\npath = \"/\"\ntarget = \"http://a\"\nmax_age = \"-1s\"\n")

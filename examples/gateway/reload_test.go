@@ -13,7 +13,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-// routes are routes to upstreams, by their names as paths.
+// routes returns routes to the upstreams, with their names as paths.
 func routes(upstreams ...*upstream) string {
 	var text strings.Builder
 	for _, u := range upstreams {
@@ -22,7 +22,8 @@ func routes(upstreams ...*upstream) string {
 	return text.String()
 }
 
-// Upstreams that stay keep their sessions, those of the others are told to end.
+// Upstreams that stay keep their sessions; the sessions of removed ones are
+// closed.
 func TestReloadUpstreams(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		t.Run(fmt.Sprintf("keep_removed = %v", keep), func(t *testing.T) {
@@ -73,7 +74,7 @@ func TestReloadTarget(t *testing.T) {
 	}
 }
 
-// A shutdown waits for the sessions of routes that are gone, too.
+// Shutdown also waits for the sessions of removed routes.
 func TestShutdownAfterReload(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	in := start(t, routes(a))
@@ -94,7 +95,7 @@ func TestShutdownAfterReload(t *testing.T) {
 	}
 }
 
-// Routes come and go, and the others don't notice.
+// Routes are added and removed without affecting others.
 func TestReloadRoutes(t *testing.T) {
 	a, b, c := newUpstream(t, "a"), newUpstream(t, "b"), newUpstream(t, "c")
 	in := start(t, routes(a, b))
@@ -123,7 +124,7 @@ func TestReloadRoutes(t *testing.T) {
 	}
 }
 
-// A route with another setting has another proxy; the old one is drained.
+// A route whose settings change gets a new proxy; the old one is drained.
 func TestReloadSettings(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	text := routes(b, a)
@@ -140,7 +141,7 @@ func TestReloadSettings(t *testing.T) {
 		t.Errorf("the session from before has ended by %d, want 1001", code)
 	}
 	onB.echo(t)
-	// The same again changes nothing.
+	// An unchanged config changes nothing.
 	if err := in.rewrite(t, "# the same\n"+text+"max_sessions = 1\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +151,7 @@ func TestReloadSettings(t *testing.T) {
 	}
 }
 
-// How much is logged may change, too.
+// The log level may change, too.
 func TestReloadLevel(t *testing.T) {
 	a := newUpstream(t, "a")
 	in := start(t, routes(a))
@@ -164,7 +165,7 @@ func TestReloadLevel(t *testing.T) {
 	}
 }
 
-// A file that is wrong changes nothing at all.
+// An invalid file changes nothing at all.
 func TestReloadMistakes(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	in := start(t, routes(a))
@@ -193,14 +194,14 @@ func TestReloadMistakes(t *testing.T) {
 	s.echo(t)
 }
 
-// Listeners that stay aren't opened anew, and one that can't be opened changes
+// Listeners that stay are not reopened, and one that cannot be opened changes
 // nothing.
 func TestReloadListeners(t *testing.T) {
 	a, b := newUpstream(t, "a"), newUpstream(t, "b")
 	in := start(t, routes(a))
 	url := in.url(t, "/a")
 	s := dial(t, url, nil)
-	// listen has the gateway listen elsewhere, too.
+	// listen changes the gateway's address as well.
 	listen := func(list, routes string) error {
 		text := fmt.Sprintf("listen = [%s]\nadmin = \"127.0.0.1:0\"\ndrain_window = \"200ms\"\n", list) + routes
 		writeFile(t, filepath.Dir(in.file), "gateway.toml", text)
@@ -231,7 +232,7 @@ func TestReloadListeners(t *testing.T) {
 	if _, err := net.Dial("tcp", other); err == nil {
 		t.Errorf("%s still listens", other)
 	}
-	second.echo(t) // what has come in goes on
+	second.echo(t) // accepted connections continue
 	s.echo(t)
 	dial(t, url, nil).echo(t)
 }

@@ -28,12 +28,13 @@ type route struct {
 	source  wsproxy.Source
 	every   time.Duration
 
-	// settings is what can't change without a new proxy: all but the members.
+	// settings holds everything that requires a new proxy when it changes: all
+	// settings except the members.
 	settings map[string]any
 	cited    []citation
 }
 
-// A citation says which key an option's value comes from.
+// A citation records which key an option's value comes from.
 type citation struct {
 	option string
 	value  string
@@ -43,13 +44,13 @@ type citation struct {
 // add adds an option.
 func (r *route) add(o wsproxy.Option) { r.options = append(r.options, o) }
 
-// cite keeps in mind where an argument of an option comes from, for the case
-// that [wsproxy.New] finds fault with it.
+// cite records where an argument of an option comes from, in case [wsproxy.New]
+// rejects it.
 func (r *route) cite(option, path string, value any) {
 	r.cited = append(r.cited, citation{option, fmt.Sprint(value), path})
 }
 
-// addFile has a file's content count among the settings.
+// addFile adds a file's content to the settings.
 func (r *route) addFile(t *table, key string, content []byte) {
 	r.settings["content of "+strings.TrimPrefix(t.at(key), r.at.path)] = sha256.Sum256(content)
 }
@@ -77,7 +78,7 @@ func readRoute(t *table, c *config) *route {
 	return r
 }
 
-// readTimes reads how long things may take.
+// readTimes reads the time limits.
 func (r *route) readTimes() {
 	t := r.at
 	toClient := func(i, d time.Duration) wsproxy.Option { return wsproxy.WithPingTo(wsproxy.Client, i, d) }
@@ -117,7 +118,7 @@ func (r *route) readTimes() {
 }
 
 // readTrust reads which pages may open WebSockets, and whose forwarding fields
-// are believed.
+// are trusted.
 func (r *route) readTrust() {
 	t := r.at
 	if t.has("origins") {
@@ -151,7 +152,7 @@ func (r *route) readTrust() {
 	}
 }
 
-// readRequest reads what changes in the request on its way.
+// readRequest reads how requests are changed.
 func (r *route) readRequest() {
 	t := r.at
 	if host, ok := get[string](t, "host"); ok {
@@ -197,10 +198,10 @@ func readFields(t *table) http.Header {
 	return fields
 }
 
-// notOurs are fields that the proxy itself sets, whatever they are set to.
+// notOurs are fields that the proxy always sets itself.
 var notOurs = []string{"Connection", "Upgrade", "Sec-Websocket-Version", "Sec-Websocket-Key"}
 
-// readLimits reads how many there may be, and how much may come.
+// readLimits reads the limits on numbers, sizes and rates.
 func (r *route) readLimits() {
 	t := r.at
 	for _, o := range []struct {
@@ -255,7 +256,7 @@ func (r *route) readLimits() {
 	}
 }
 
-// readTLS reads how to speak TLS with upstreams.
+// readTLS reads the TLS settings for upstreams.
 func (r *route) readTLS() {
 	t := r.at.table("upstream_tls")
 	if t == nil {
@@ -288,8 +289,8 @@ func (r *route) readTLS() {
 	r.cite("WithTLSConfig", t.path, "")
 }
 
-// clientCertificate reads a certificate for upstreams at each handshake anew: it
-// may have been replaced. While it can't be read, the last one is shown.
+// clientCertificate reads a client certificate for each handshake, because it
+// may have been replaced. While it cannot be read, the last one is used.
 func clientCertificate(cert, key string) (func(*tls.CertificateRequestInfo) (*tls.Certificate, error), error) {
 	first, err := tls.LoadX509KeyPair(cert, key)
 	if err != nil {

@@ -21,8 +21,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Each key of a route does what it says. A line of it is all that differs from
-// what there is without.
+// Each key of a route has its effect. Each case adds one line to a minimal
+// config.
 func TestRouteKeys(t *testing.T) {
 	header := func(pairs ...string) http.Header {
 		h := make(http.Header)
@@ -148,7 +148,7 @@ func TestRouteKeys(t *testing.T) {
 	}
 }
 
-// Keys that are about upstreams which do nothing.
+// Keys about upstreams that do not answer.
 func TestTimeouts(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -177,7 +177,7 @@ func TestTimeouts(t *testing.T) {
 		cancel()
 		<-done
 	})
-	// These go on with the session but answer nothing.
+	// These continue the session but answer nothing.
 	deaf := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
@@ -214,8 +214,8 @@ func TestTimeouts(t *testing.T) {
 	})
 }
 
-// What is no WebSocket gets the proxy's own refusal, and a path without a route
-// the mux's.
+// A request that is not a WebSocket handshake gets the proxy's own refusal, and
+// a path without a route that of the mux.
 func TestPlainHTTP(t *testing.T) {
 	u := newUpstream(t, "u")
 	in := start(t, fmt.Sprintf("[[route]]\npath = \"/chat/\"\ntarget = %q\n", u.URL))
@@ -240,7 +240,7 @@ func TestPlainHTTP(t *testing.T) {
 	}
 }
 
-// Routes go by path, and by host.
+// Routes are selected by path and by host.
 func TestRoutes(t *testing.T) {
 	a, b, c := newUpstream(t, "a"), newUpstream(t, "b"), newUpstream(t, "c")
 	in := start(t, fmt.Sprintf(`[[route]]
@@ -262,8 +262,8 @@ target = %q
 	}
 }
 
-// TLS on both sides: a certificate of ours, one that upstreams show and one
-// that they ask for.
+// TLS on both sides: a certificate of the gateway's, upstreams' certificates,
+// and a client certificate that they require.
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"front", "other", "client"} {
@@ -334,7 +334,7 @@ upstream_tls = { ca = "%[1]s/up.pem", server_name = "chat.internal" }
 	if err := dialTLS("/", "other"); err == nil {
 		t.Error("a client that doesn't know the gateway's authority got in")
 	}
-	// Another certificate, by way of the config.
+	// Another certificate, after a change of the config.
 	if err := in.rewrite(t, strings.ReplaceAll(fmt.Sprintf(route, dir, u.URL), "front", "other")); err != nil {
 		t.Fatal(err)
 	}
@@ -344,15 +344,14 @@ upstream_tls = { ca = "%[1]s/up.pem", server_name = "chat.internal" }
 	if err := dialTLS("/", "other"); err != nil {
 		t.Errorf("with another certificate: %v", err)
 	}
-	// An upstream's other client certificate needs no reload.
+	// A replaced client certificate needs no reload.
 	writeCertificate(t, dir, "client", "127.0.0.1")
 	if err := dialTLS("/", "other"); err == nil {
 		t.Error("the upstream has taken a client certificate that it doesn't know: is the old one still shown?")
 	}
 }
 
-// A unix socket on both sides, one of them left behind by a process that is
-// gone.
+// Unix sockets on both sides, one of them left behind by a dead process.
 func TestUnixSockets(t *testing.T) {
 	dir := t.TempDir()
 	front, back := filepath.Join(dir, "front"), filepath.Join(dir, "back")
@@ -400,7 +399,7 @@ func TestUnixSockets(t *testing.T) {
 	if got := u.last(t).Header.Get("X-Forwarded-For"); got != "192.0.2.1" {
 		t.Errorf("the upstream has seen X-Forwarded-For %q, want what was said over the socket", got)
 	}
-	// But one that is in use is.
+	// But a socket that is in use is not replaced.
 	if _, err := listen(address{network: "unix", text: front}); err == nil {
 		t.Error("two listen on one socket")
 	}

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// SIGTERM doesn't wait for a source that doesn't answer (a name server, say),
-// neither while the gateway starts nor while it reads its file again. Here it is
-// a FIFO, whose reader waits until somebody writes.
+// SIGTERM does not wait for a source that does not answer (a name server, for
+// example), neither during the start nor during a reload. Here the source is a
+// FIFO, whose reader blocks until there is a writer.
 func TestProcessSlowSource(t *testing.T) {
 	waits := head + "[[route]]\npath = \"/\"\nupstreams_file = \"members.json\"\n"
 	fifo := func(dir string) string {

@@ -16,7 +16,7 @@ import (
 // pause is how long a client is silent after an answer, on average.
 const pause = 2 * time.Second
 
-// A crowd is the clients, and what has become of them.
+// A crowd is the clients and what has happened to them.
 type crowd struct {
 	lb       *balancer
 	settings settings
@@ -66,14 +66,14 @@ func (cr *crowd) start(ctx context.Context) error {
 	}
 }
 
-// leave records that A is now being shut down.
+// leave records that A is being shut down.
 func (cr *crowd) leave(now time.Time) {
 	cr.mu.Lock()
 	defer cr.mu.Unlock()
 	cr.left = now
 }
 
-// settle waits until each client has a session again, and an answer in it.
+// settle waits until each client has a new session and an answer in it.
 func (cr *crowd) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -98,7 +98,7 @@ func (cr *crowd) stop() {
 	cr.running.Wait()
 }
 
-// note changes what is known.
+// note updates the counts.
 func (cr *crowd) note(f func(since time.Duration)) {
 	cr.mu.Lock()
 	defer cr.mu.Unlock()
@@ -109,8 +109,8 @@ func (cr *crowd) note(f func(since time.Duration)) {
 	f(since)
 }
 
-// lost is how many sessions were cut, and how many messages have no answer or
-// a wrong one.
+// lost returns the number of sessions that were cut, and of messages without an
+// answer or with a wrong one.
 func (cr *crowd) lost() int {
 	cr.mu.Lock()
 	defer cr.mu.Unlock()
@@ -123,7 +123,7 @@ func (cr *crowd) lost() int {
 	return n
 }
 
-// report writes what has become of the clients.
+// report prints what happened to the clients.
 func (cr *crowd) report(w io.Writer) {
 	cr.mu.Lock()
 	defer cr.mu.Unlock()
@@ -168,9 +168,9 @@ func histogram(times []time.Duration, bucket time.Duration) []int {
 	return counts
 }
 
-// A client always has a session, and says something in it now and then. It is
-// what clients should be: it comes back after any end, after a random delay,
-// and asks again what had no answer.
+// A client always has a session and sends a message in it now and then. It
+// behaves as clients should: it reconnects after any end, after a random delay,
+// and repeats messages that were not answered.
 type client struct {
 	crowd   *crowd
 	name    string
@@ -208,7 +208,7 @@ func (c *client) run(ctx context.Context) {
 	}
 }
 
-// dial tries until it has a session, or ctx ends.
+// dial tries until it has a session or ctx ends.
 func (c *client) dial(ctx context.Context) (*websocket.Conn, error) {
 	wait := c.crowd.settings.delay + 50*time.Millisecond
 	for {
@@ -237,7 +237,7 @@ func (c *client) dialOnce(ctx context.Context, url string) (*websocket.Conn, err
 	return conn, err
 }
 
-// talk asks and gets answers until the session ends.
+// talk sends messages and reads the answers until the session ends.
 func (c *client) talk(ctx context.Context, conn *websocket.Conn) error {
 	cr := c.crowd
 	answers := make(chan string)
@@ -290,7 +290,7 @@ func (c *client) talk(ctx context.Context, conn *websocket.Conn) error {
 	}
 }
 
-// sleep says whether ctx hasn't ended before the time is over.
+// sleep reports whether the time is over before ctx ends.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

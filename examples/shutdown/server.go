@@ -66,16 +66,16 @@ func serve(ctx context.Context, s settings) error {
 	case <-ctx.Done():
 	}
 
-	// 1. Not ready. Until the balancer notices, it still sends clients here, and
-	// they are served: clients refused now would be lost.
+	// 1. Not ready. Until the balancer notices, it still sends clients here.
+	// They are served, because clients that are refused now would be lost.
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
 	leaving.Store(true)
 	say("server", "not ready; %d sessions", proxy.Stats().Open)
 	time.Sleep(s.grace)
 
-	// 2. The drain. The server still answers /readyz, and new sessions with 503,
-	// until the proxy's last session is over.
+	// 2. The drain. Until the proxy's last session is over, the server still
+	// answers /readyz, and new sessions with 503.
 	watched := make(chan struct{})
 	watching, stopWatching := context.WithCancel(ctx)
 	go func() {
@@ -91,7 +91,7 @@ func serve(ctx context.Context, s settings) error {
 	return err
 }
 
-// watch tells of the drain's progress until ctx ends.
+// watch prints the drain's progress until ctx ends.
 func watch(ctx context.Context, proxy *wsproxy.Proxy, interval time.Duration) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()

@@ -12,12 +12,11 @@ import (
 	"time"
 )
 
-// newCertificate makes a certificate for hosts and the authority that vouches
-// for it, in PEM.
+// newCertificate creates a certificate for hosts and the authority that has
+// signed it, in PEM.
 //
-// The authority's key is forgotten when this returns, and what it vouches for
-// is limited to hosts: whoever trusts it, and forgets to take that back,
-// risks nothing.
+// The authority's key is discarded, and the authority is limited to hosts:
+// trusting it, and forgetting to remove it later, is no risk.
 func newCertificate(hosts []string) (authority []byte, certificate tls.Certificate, err error) {
 	began := time.Now().Add(-time.Hour) // for clocks that are behind
 	ends := began.AddDate(0, 0, 7)

@@ -1,11 +1,11 @@
 // Wss serves a web page that connects to a plain WebSocket server over TLS. One
-// process runs an https server with the page and the proxy, and behind the proxy
-// an upstream without TLS that echoes messages.
+// process runs an https server with the page and the proxy, and behind the
+// proxy an upstream without TLS that echoes messages.
 //
 //	go run ./examples/wss
 //
-// It makes a certificate authority that lasts as long as it runs. Trust that
-// authority, as the program explains, or accept the browser's warning.
+// It creates a certificate authority for this run. Trust that authority, as the
+// program explains, or accept the browser's warning.
 package main
 
 import (
@@ -33,9 +33,9 @@ import (
 //go:embed page
 var files embed.FS
 
-// contentPolicy lets the page load its own three files and nothing else, and
-// connect to where it came from. 'self' stands for wss as well as for https
-// (CSP Level 3, 6.7.2.8).
+// contentPolicy lets the page load its own three files and connect to its own
+// server, and nothing else. 'self' covers wss as well as https (CSP Level 3,
+// 6.7.2.8).
 const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -105,8 +105,8 @@ func run(s settings) error {
 		w.Write(authority)
 	})
 
-	// 3. The https server. HTTP/2 stays on: browsers open a connection of its
-	// own, over HTTP/1.1, for a WebSocket.
+	// 3. The https server. HTTP/2 stays on: for a WebSocket, browsers open a
+	// separate connection with HTTP/1.1.
 	ln, err := net.Listen("tcp", s.addr)
 	if err != nil {
 		return fmt.Errorf("%w (-addr 127.0.0.1:0 uses any free port)", err)
@@ -147,8 +147,8 @@ func run(s settings) error {
 	}
 	stop() // a second Ctrl-C doesn't wait
 
-	// 4. The end. http.Server.Shutdown doesn't know of WebSockets, so the
-	// proxy ends its sessions itself.
+	// 4. The end. http.Server.Shutdown does not handle WebSockets, so the proxy
+	// ends its sessions itself.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := errors.Join(proxy.Shutdown(ctx), server.Shutdown(ctx)); err != nil {
@@ -166,7 +166,7 @@ func page() http.Handler {
 	return http.FileServerFS(dir)
 }
 
-// secure sets the header fields that keep a page to itself.
+// secure sets header fields that isolate the page.
 func secure(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -178,8 +178,8 @@ func secure(next http.Handler) http.Handler {
 	})
 }
 
-// hosts are the names and addresses that the certificate is for: this
-// machine's own, and where -addr says so, one more.
+// hosts returns the names and addresses of the certificate: this machine's own,
+// and the host of -addr if there is one.
 func hosts(addr string) []string {
 	hosts := []string{"localhost", "127.0.0.1", "::1"}
 	host, _, err := net.SplitHostPort(addr)
@@ -192,7 +192,7 @@ func hosts(addr string) []string {
 	return append(hosts, host)
 }
 
-// publicURL is the page's URL, by the name that a person would type.
+// publicURL returns the page's URL, with the name that a person would type.
 func publicURL(addr string, bound net.Addr) string {
 	port := bound.(*net.TCPAddr).Port
 	host := "localhost"

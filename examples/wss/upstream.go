@@ -9,19 +9,19 @@ import (
 	"github.com/coder/websocket"
 )
 
-// subprotocols are those that the upstream speaks, the best one first.
+// subprotocols are those that the upstream supports, in order of preference.
 var subprotocols = []string{"echo.v2", "echo.v1"}
 
-// maxMessage is the size of the longest message that the upstream takes.
+// maxMessage is the size of the largest message that the upstream accepts.
 const maxMessage = 16 << 20
 
 const help = "/close CODE REASON closes the session, /drop cuts the connection, everything else is echoed"
 
-// echo is the upstream: what it is sent, it sends back. With three commands
-// it shows how sessions can end.
+// echo is the upstream: it returns every message. Three commands show how
+// sessions can end.
 //
-// It checks the page's origin, as Accept does unless told otherwise. Behind
-// the proxy that works because the proxy passes Host on as the client sent it.
+// It checks the page's origin, as Accept does by default. Behind the proxy that
+// works because the proxy forwards Host as the client sent it.
 func echo(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols: subprotocols,
@@ -59,7 +59,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// parseClose reads what follows /close. With nothing there the code is 1000.
+// parseClose parses what follows /close. If that is empty, the code is 1000.
 func parseClose(arguments string) (websocket.StatusCode, string, error) {
 	if arguments == "" {
 		return websocket.StatusNormalClosure, "", nil
