@@ -98,6 +98,24 @@ func TestListing(t *testing.T) {
 	}
 }
 
+// A listing ends, even if for each session that it yields another one comes.
+func TestListingEnds(t *testing.T) {
+	t.Parallel()
+	const n = 2 * listedAtOnce
+	p, _ := crowd(t, n, func(int) bool { return false })
+	r := httptest.NewRequest("GET", "/", nil)
+	count := 0
+	for range p.registry.all() {
+		if count++; count > n {
+			t.Fatal("it goes on to those that came later")
+		}
+		admitted(t, p, r)
+	}
+	if count != n {
+		t.Errorf("got %d sessions, want %d", count, n)
+	}
+}
+
 // A drain counts each session once, whether Shutdown finds it open, its 101
 // being written, or already ending: Told equals Total when all are over.
 func TestDrainCounts(t *testing.T) {
@@ -159,6 +177,7 @@ func TestDrainCount(t *testing.T) {
 		steps       []func(*Proxy, *Session)
 		total, told int
 	}{
+		{"no drain", []func(*Proxy, *Session){list, begin, leave}, 0, 0},
 		{"left before", []func(*Proxy, *Session){list, begin, leave, drain}, 0, 0},
 		{"open", []func(*Proxy, *Session){list, begin, drain}, 1, 0},
 		{"open, told", []func(*Proxy, *Session){list, begin, drain, told}, 1, 1},

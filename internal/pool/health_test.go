@@ -315,6 +315,10 @@ func TestBudget(t *testing.T) {
 	if _, others := p.Place(&seat, new(Search[unit]), nil); others {
 		t.Error("the budget is used up, and that is not said")
 	}
+	p.budget = 0
+	if got := retries(p, 1, true, false); got != 1 {
+		t.Error("the budget is used up, and a free retry is refused")
+	}
 }
 
 // If all handshakes may be retried, each session may try all members.

@@ -63,6 +63,7 @@ func TestCourseTold(t *testing.T) {
 	const verbatim = 1 // no code of a Close frame
 	bad := frame.ErrUnmasked
 	drained := CauseFor("drained", frame.ServiceRestart, "shutting down")
+	kicked := CauseFor("closed by proxy", frame.NormalClosure, "")
 	tests := []struct {
 		name   string
 		events []event
@@ -95,14 +96,18 @@ func TestCourseTold(t *testing.T) {
 		{"drained, and then idle", []event{stops(drained), stops(CauseIdle)}, [2]frame.Code{1012, 1001}, drained, 1012},
 		{"a panic", []event{severs}, [2]frame.Code{1011, 1001}, CausePanic, 1011},
 		{"a panic after a Close", []event{closes(C, 4000), severs}, [2]frame.Code{4000, verbatim}, causeClosed[C], 4000},
+		{"a panic after a Close, and the answer", []event{closes(C, 4000), severs, closes(U, 4000)}, [2]frame.Code{4000, verbatim}, causeClosed[C], 4000},
+		{"a panic after both Closes", []event{closes(C, 4000), closes(U, 4000), severs}, [2]frame.Code{verbatim, verbatim}, causeClosed[C], 4000},
+		{"kicked with a code below the upstream's", []event{stops(kicked)}, [2]frame.Code{1000, 1001}, kicked, 1000},
 	}
 	for _, tt := range tests {
 		c, told := began(policy), [2]frame.Code{}
 		for _, happens := range tt.events {
+			heard := [2]bool{c.legs[C].heard, c.legs[U].heard}
 			o := happens(c, sec)
 			for side := range told {
 				code := o.Legs[side].Close
-				if o.Verbatim && c.legs[side^1].heard && told[side] == 0 {
+				if o.Verbatim && c.legs[side^1].heard && !heard[side^1] {
 					code = verbatim
 				}
 				if code != 0 && told[side] != 0 {

@@ -144,6 +144,32 @@ func TestLookData(t *testing.T) {
 	}
 }
 
+// A session that starts is looked at when something is due; one that has begun to
+// end before, when that is.
+func TestStart(t *testing.T) {
+	t.Parallel()
+	hasty := *policy
+	hasty.Close = sec
+	for _, tt := range []struct {
+		name   string
+		policy *Policy
+		ends   bool
+		want   time.Duration
+	}{
+		{"half the write timeout", policy, false, 17 * sec},
+		{"its end", policy, true, 3 * sec},
+		{"a hasty end", &hasty, true, 2*sec + sec/2},
+	} {
+		c := NewCourse(tt.policy, 1)
+		if tt.ends {
+			c.Stop(sec, CauseIdle, nil)
+		}
+		if at := c.Start(2*sec, Expiry{}); at != tt.want || c.due != at {
+			t.Errorf("%s: first look at %v, due at %v, want %v", tt.name, at, c.due, tt.want)
+		}
+	}
+}
+
 // Looks that are late in a row are counted; one in time ends the row.
 func TestLookGraces(t *testing.T) {
 	t.Parallel()
@@ -240,6 +266,15 @@ func TestIgnoresPings(t *testing.T) {
 		if c.Answered(C, false); c.IgnoresPings(C) {
 			t.Errorf("%s: ignores them although it has answered", tt.name)
 		}
+	}
+}
+
+// Who is never pinged ignores nothing.
+func TestIgnoresNoPings(t *testing.T) {
+	t.Parallel()
+	c := began(&Policy{Write: 30 * sec, Close: 4 * sec})
+	if c.Look(atRest(c.due)); c.IgnoresPings(C) || c.IgnoresPings(U) {
+		t.Error("a side that was never pinged ignores Pings")
 	}
 }
 
