@@ -13,7 +13,7 @@ modules=(. internal/interop internal/browser internal/faults internal/hosts inte
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-# step NAME…: what comes now. It notes how long the step before took.
+# step NAME…: starts a step and records how long the previous one took.
 steps= now= began=0
 step() {
 	[ -z "$now" ] || steps+="$((SECONDS - began)) s  $now"$'\n'
@@ -21,7 +21,7 @@ step() {
 	printf '\n== %s\n' "$now"
 }
 # must_be_empty WHAT COMMAND…: fails with what the command prints, apart from
-# stderr, where go tells of its downloads.
+# stderr, where go reports its downloads.
 must_be_empty() {
 	local what=$1 out
 	shift
@@ -51,7 +51,7 @@ if [ "${1:-}" = quick ]; then
 	exit
 fi
 results=$(mktemp -d) # NAME.json: what go test -json printed
-# failures FILE…: what failed tests, and the packages, printed to go test -json.
+# failures FILE…: the output of failed tests and packages, from go test -json.
 failures() {
 	local of
 	of=$(grep -h '"Action":"fail"' "$@" | grep -o '"Test":"[^"]*"' | sort -u) || of=none
@@ -60,7 +60,7 @@ failures() {
 		grep -h 'output"' "$@" | grep -v '"Test":' || true
 	} | sed -E 's/.*"Output":"//; s/(\\n)?"\}$//; s/\\t/\t/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\"/"/g' | tail -300
 }
-# tests NAME ARGUMENT…: go test, of which the result files are called so.
+# tests NAME ARGUMENT…: runs go test; NAME names its result files.
 tests() {
 	go test -json "${@:2}" >"$results/$1.json" || { failures "$results/$1.json"; return 1; }
 	sed -nE '/"Test":/d; /"Output":"ok/ { s/.*"Output":"//; s/\\n"\}$//; s/\\t/\t/g; p }' "$results/$1.json"
