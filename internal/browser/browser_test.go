@@ -17,10 +17,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// limit is how long anything may take on a machine that is busy.
+// limit bounds every wait, on a machine that may be busy.
 const limit = 30 * time.Second
 
-// What the tests share: set by TestMain, before any test runs.
+// State shared by the tests, set by TestMain before any test runs.
 var (
 	missing  string            // what isn't installed; "": nothing
 	chromium context.Context   // holds the one browser
@@ -79,8 +79,8 @@ func start(ctx context.Context, dir string, count int) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	// No pings where the test is not about them: a browser that the machine
-	// doesn't let run for a while would be given up.
+	// No pings in tests of something else: a browser that does not run for a
+	// while would be dropped.
 	if example.plain, err = startProgram(ctx, binary, "-ping=0"); err != nil {
 		return err
 	}
@@ -100,8 +100,8 @@ func start(ctx context.Context, dir string, count int) (err error) {
 	if err := os.WriteFile(file, trusted.PEM(), 0o644); err != nil {
 		return err
 	}
-	// Chromium on Linux reads its user's NSS database, once: whoever is to be
-	// trusted must be in there now.
+	// Chromium on Linux reads the user's NSS database once: all authorities
+	// must be in it by then.
 	database := filepath.Join(dir, ".pki", "nssdb")
 	if err := os.MkdirAll(database, 0o700); err != nil {
 		return err
@@ -133,8 +133,7 @@ func start(ctx context.Context, dir string, count int) (err error) {
 		chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
-		// Names that are no localhost: what comes from that counts as secure
-		// even without TLS.
+		// Names other than localhost, which counts as secure even without TLS.
 		chromedp.Flag("host-resolver-rules", "MAP *.test 127.0.0.1"))
 	allocator, _ := chromedp.NewExecAllocator(ctx, options...)
 	chromium, _ = chromedp.NewContext(allocator)
@@ -144,7 +143,7 @@ func start(ctx context.Context, dir string, count int) (err error) {
 	return nil
 }
 
-// require skips a test if the browser isn't installed. In CI it fails.
+// require skips a test if the browser is not installed. In CI it fails.
 func require(t *testing.T) {
 	t.Helper()
 	switch {
@@ -156,7 +155,7 @@ func require(t *testing.T) {
 	}
 }
 
-// A tab is one of the browser's, for one test.
+// A tab is a browser tab for one test.
 type tab struct {
 	t   *testing.T
 	ctx context.Context
@@ -167,7 +166,8 @@ func newTab(t *testing.T) *tab {
 	require(t)
 	ctx, closeTab := chromedp.NewContext(chromium)
 	t.Cleanup(closeTab)
-	// Not in the context with the time limit: the tab would end with the call.
+	// Not in the context with the time limit: the tab would be closed after the
+	// call.
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatal("a new tab: ", err)
 	}
@@ -188,7 +188,7 @@ func (b *tab) visit(url string) {
 	b.do(url, chromedp.Navigate(url))
 }
 
-// eval returns what an expression is in the page.
+// eval returns the value of an expression in the page.
 func eval[T any](b *tab, expression string) T {
 	b.t.Helper()
 	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](expression))
@@ -201,7 +201,8 @@ func eval[T any](b *tab, expression string) T {
 // await waits until an expression is true in the page.
 func (b *tab) await(expression string) {
 	b.t.Helper()
-	// At an interval: frames may not be drawn for a tab that nobody sees.
+	// At an interval, because frames may not be drawn for a tab in the
+	// background.
 	_, err := chromedp.Run(b.ctx, chromedp.Poll[bool](expression,
 		chromedp.WithPollingInterval(10*time.Millisecond), chromedp.WithPollingTimeout(0)))
 	if err != nil {
@@ -209,7 +210,7 @@ func (b *tab) await(expression string) {
 	}
 }
 
-// text is all that the page says, for a message: its own time has run out.
+// text returns the page's text for a failure message, with its own time limit.
 func (b *tab) text() string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), limit)
 	defer cancel()
@@ -220,7 +221,7 @@ func (b *tab) text() string {
 	return text
 }
 
-// A talk is what the WebSocket that dial has opened came to.
+// A talk is the result of the WebSocket that dial has opened.
 type talk struct {
 	Events   []string // in order; an exception by its name
 	Messages []string
@@ -229,7 +230,7 @@ type talk struct {
 	Clean    bool
 }
 
-// script is in the pages of the sites that tests make.
+// script is included in the pages of the sites that tests create.
 const script = `
 function dial(url) {
 	const got = window.got = {events: [], messages: [], opened: Infinity};
@@ -249,8 +250,8 @@ function dial(url) {
 	};
 }`
 
-// dial opens a WebSocket from the tab's page. It returns when that is open, or
-// when it has come to nothing.
+// dial opens a WebSocket from the tab's page. It returns when that is open or
+// has failed.
 func (b *tab) dial(url string) talk {
 	b.t.Helper()
 	eval[chromedp.Void](b, fmt.Sprintf("dial(%q)", url))
@@ -258,7 +259,7 @@ func (b *tab) dial(url string) talk {
 	return b.talk()
 }
 
-// echo sends a text and waits for it.
+// echo sends a text and waits for the echo.
 func (b *tab) echo(text string) {
 	b.t.Helper()
 	eval[chromedp.Void](b, fmt.Sprintf("got.socket.send(%q)", text))
@@ -280,8 +281,8 @@ func (t talk) String() string {
 	return fmt.Sprintf("%s (code %d, reason %q, clean %v)", strings.Join(t.Events, ", "), t.Code, t.Reason, t.Clean)
 }
 
-// refused checks that a WebSocket has come to nothing, in the way in which
-// browsers say so, whatever the cause.
+// refused checks that a WebSocket has failed in the way in which browsers
+// report it, whatever the cause.
 func (t talk) refused(tb testing.TB, what string) {
 	tb.Helper()
 	if got, want := t.String(), `error, close (code 1006, reason "", clean false)`; got != want {

@@ -19,7 +19,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-// TestConsole has a page of examples/console, and clients whose sessions it
+// TestConsole opens a page of examples/console, and clients whose sessions it
 // shows and ends.
 func TestConsole(t *testing.T) {
 	t.Parallel()
@@ -45,7 +45,7 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// A desk is examples/console, running, and a page that shows it.
+// A desk is a running examples/console and a page that shows it.
 type desk struct {
 	*program // url is the console's
 	*tab
@@ -63,7 +63,7 @@ func startConsole(t *testing.T, binary string, args ...string) *desk {
 	return d
 }
 
-// runConsole starts the example and waits until it says that it serves.
+// runConsole starts the example and waits until it serves.
 func runConsole(t *testing.T, binary string, args ...string) (p *program, public string) {
 	t.Helper()
 	p = &program{done: make(chan struct{})}
@@ -130,7 +130,7 @@ func (d *desk) users(want ...string) {
 	d.await(fmt.Sprintf(`[...document.querySelectorAll("#rows td[data-label=User]")].map(e => e.textContent).join("|") === %q`, strings.Join(want, "|")))
 }
 
-// closed waits for a session's Close, and checks it.
+// closed waits for a session's Close and checks it.
 func (d *desk) closed(conn *websocket.Conn, code websocket.StatusCode, reason string) {
 	d.t.Helper()
 	_, _, err := conn.Read(d.ctx)
@@ -145,14 +145,14 @@ func (d *desk) press(selector string) {
 	d.do("click "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
-// enter types a text in the place of what is in a field.
+// enter replaces the text of a field.
 func (d *desk) enter(selector, text string) {
 	d.t.Helper()
 	eval[chromedp.Void](d.tab, fmt.Sprintf("document.querySelector(%q).select()", selector))
 	d.do("enter "+selector, chromedp.SendKeys(chromedp.CSS(selector), cmp.Or(text, "\b")))
 }
 
-// hear is chromedp.Console, from a page's beginning on.
+// hear is chromedp.Console from the start of a page.
 func (d *desk) hear() func() []string {
 	console := chromedp.Console(d.ctx)
 	d.visit(d.url)
@@ -160,7 +160,7 @@ func (d *desk) hear() func() []string {
 	return func() []string { return complaints(d.tab, console) }
 }
 
-// testLive has the example with clients of its own.
+// testLive runs the example with its own clients.
 func testLive(t *testing.T, binary string) {
 	d := startConsole(t, binary, "-visitors=8", "-window=100ms")
 	heard := d.hear()
@@ -169,7 +169,7 @@ func testLive(t *testing.T, binary string) {
 	if got, want := d.read("notice"), "this machine only"; !strings.Contains(got, want) {
 		t.Errorf("the page says %q, want it to say that it is for %s", got, want)
 	}
-	// Every row is still the same element when what it shows has changed.
+	// Every row is still the same element after its content has changed.
 	eval[chromedp.Void](d.tab, `window.was = [...document.querySelectorAll("#rows tr")].map(tr => ({tr, text: tr.textContent}))`)
 	d.await(`was.every(w => w.tr.isConnected && w.tr.textContent !== w.text)`)
 	d.await(`was.some(w => /[↑] [1-9]/.test(w.tr.querySelector("td[data-label=Messages]").textContent))`)
@@ -179,7 +179,7 @@ func testLive(t *testing.T, binary string) {
 	}
 }
 
-// testStranger has clients who would like to be more than text.
+// testStranger has clients whose texts try to be more than text.
 func testStranger(t *testing.T, binary string) {
 	d := startConsole(t, binary, "-visitors=0")
 	heard := d.hear()
@@ -239,7 +239,7 @@ func testKick(t *testing.T, binary string) {
 	if got, want := d.read("kick-who"), "desk-2 · "; !strings.HasPrefix(got, want) {
 		t.Errorf("the dialog is about %q, want %q", got, want)
 	}
-	// What can't be is said, and leaves the dialog open.
+	// Invalid input is reported, and the dialog stays open.
 	d.enter("#code", "1005")
 	d.press("#kick-do")
 	d.await(`document.getElementById("kick-error").textContent.includes("may not be sent")`)
@@ -288,7 +288,7 @@ func testConsoleDrain(t *testing.T, binary string) {
 	}
 }
 
-// testReturn has the program end, and another one take its place.
+// testReturn stops the program and starts another one in its place.
 func testReturn(t *testing.T, binary string) {
 	d := startConsole(t, binary, "-visitors=0", "-window=100ms")
 	conn := d.open("/", "kiosk-1")
@@ -313,7 +313,7 @@ func testReturn(t *testing.T, binary string) {
 	d.await(`!document.getElementById("drain").disabled`)
 }
 
-// echoes checks that a session is alive.
+// echoes checks that a session works.
 func echoes(t *testing.T, ctx context.Context, conn *websocket.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

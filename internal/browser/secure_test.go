@@ -13,9 +13,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// TestMixedContent has a page that came over https try a ws:// URL. That the
-// same URL works for a page that came over http shows that nothing but the
-// browser stood in its way.
+// TestMixedContent has a page that was loaded over https open a ws:// URL. The
+// same URL works for a page loaded over http, which shows that only the browser
+// blocks it.
 func TestMixedContent(t *testing.T) {
 	t.Parallel()
 	b := newTab(t)
@@ -35,7 +35,7 @@ func TestMixedContent(t *testing.T) {
 	b.echo("hello")
 }
 
-// TestAddress has wss:// URLs with an IP address instead of a name.
+// TestAddress uses wss:// URLs with an IP address instead of a name.
 func TestAddress(t *testing.T) {
 	t.Parallel()
 	t.Run("in the certificate", func(t *testing.T) {
@@ -57,8 +57,8 @@ func TestAddress(t *testing.T) {
 	})
 }
 
-// TestTrust has a site whose authority the browser doesn't know: so that it
-// knows that of the others means something.
+// TestTrust uses a site whose authority the browser does not know. It shows
+// that trust matters in the other tests.
 func TestTrust(t *testing.T) {
 	t.Parallel()
 	b := newTab(t)
@@ -98,8 +98,8 @@ func TestOrigin(t *testing.T) {
 	})
 }
 
-// framed has a sandboxed frame of the page call dial, as the page itself does: its
-// origin is null. What comes of it is told to the page.
+// framed has a sandboxed frame of the page call dial, as the page itself does:
+// its origin is null. The frame reports the result to the page.
 const framed = `
 const frame = document.createElement("iframe");
 frame.sandbox = "allow-scripts";
@@ -113,8 +113,8 @@ document.body.append(frame);
 window.tell = what => loaded.then(() => frame.contentWindow.postMessage(what, "*"));
 `
 
-// TestNullOrigin has pages without an origin of their own open a WebSocket: a
-// sandboxed frame, and a local file.
+// TestNullOrigin has pages without an origin open a WebSocket: a sandboxed
+// frame and a local file.
 func TestNullOrigin(t *testing.T) {
 	require(t)
 	t.Parallel()

@@ -11,15 +11,15 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// patience is how long a connection may be silent before the box on the way
-// cuts it. pings come often enough that a machine may be slow.
+// patience is how long a connection may be silent before the middlebox cuts it.
+// Pings are frequent enough for a slow machine.
 const (
 	patience = 1500 * time.Millisecond
 	interval = patience / 6
 )
 
-// TestSilence has a box between the browser and the proxy that cuts
-// connections that are silent, as many on the internet do.
+// TestSilence puts a middlebox between the browser and the proxy that cuts
+// silent connections, as many on the internet do.
 func TestSilence(t *testing.T) {
 	require(t)
 	t.Parallel()
@@ -51,8 +51,8 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// startBox starts a TCP forwarder to target that cuts connections in which
-// nothing has moved, in either direction, for so long as its patience lasts.
+// startBox starts a TCP forwarder to target that cuts connections in which no
+// bytes have moved, in either direction, for its patience.
 func startBox(t *testing.T, target string) (address string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -113,7 +113,7 @@ func startBox(t *testing.T, target string) (address string) {
 	return ln.Addr().String()
 }
 
-// A stirring reader puts a timer off whenever bytes come.
+// A stirring reader resets a timer whenever bytes arrive.
 type stirring struct {
 	io.Reader
 	timer *time.Timer

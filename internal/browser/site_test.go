@@ -19,15 +19,15 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A site is a server with an empty page and a proxy, and an upstream that
-// echoes behind that.
+// A site is a server with an empty page and a proxy, and an echoing upstream
+// behind it.
 type site struct {
 	address  string // that it listens on
 	arrivals atomic.Int64
 	records  chan map[string]string // what the proxy has logged
 }
 
-// newSite makes a site. Without a certificate it speaks plain HTTP.
+// newSite creates a site. Without a certificate it serves plain HTTP.
 func newSite(t *testing.T, certificate *tls.Certificate, options ...wsproxy.Option) *site {
 	t.Helper()
 	s := &site{records: make(chan map[string]string, 100)}
@@ -65,7 +65,7 @@ func newSite(t *testing.T, certificate *tls.Certificate, options ...wsproxy.Opti
 	return s
 }
 
-// at is the site's URL by a name that leads to it.
+// at returns the site's URL with a name that resolves to it.
 func (s *site) at(scheme, host, path string) string { return at(scheme, host, s.address, path) }
 
 func at(scheme, host, address, path string) string {
@@ -93,8 +93,8 @@ func (s *site) echo(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// untouched checks that no handshake has reached the upstream. A handshake
-// that does so does it before the browser hears of the outcome.
+// untouched checks that no handshake has reached the upstream. A handshake that
+// does so does it before the browser learns the result.
 func (s *site) untouched(t *testing.T) {
 	t.Helper()
 	if n := s.arrivals.Load(); n != 0 {
@@ -102,7 +102,7 @@ func (s *site) untouched(t *testing.T) {
 	}
 }
 
-// record returns the next record of the proxy's.
+// record returns the proxy's next log record.
 func (s *site) record(t *testing.T) map[string]string {
 	t.Helper()
 	select {
@@ -114,8 +114,8 @@ func (s *site) record(t *testing.T) map[string]string {
 	}
 }
 
-// A recorder is a [slog.Handler] that passes records on, their message as
-// "msg".
+// A recorder is a [slog.Handler] that passes records on, with their message
+// under "msg".
 type recorder chan<- map[string]string
 
 func (recorder) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }

@@ -19,7 +19,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A program is examples/wss, running.
+// A program is a running examples/wss.
 type program struct {
 	url, ca string
 	cmd     *exec.Cmd
@@ -29,7 +29,7 @@ type program struct {
 	end     func() error
 }
 
-// startProgram starts the example and waits until it says that it serves.
+// startProgram starts the example and waits until it serves.
 func startProgram(ctx context.Context, binary string, args ...string) (*program, error) {
 	p := &program{done: make(chan struct{})}
 	p.cmd = exec.CommandContext(ctx, binary, append(args, "-addr=127.0.0.1:0")...)
@@ -67,7 +67,7 @@ func startProgram(ctx context.Context, binary string, args ...string) (*program,
 	}
 }
 
-// interrupt ends the program as Ctrl-C does. It must end well.
+// interrupt stops the program as Ctrl-C does. It must exit without an error.
 func (p *program) interrupt() error {
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
@@ -105,7 +105,7 @@ func (b *tab) connect() {
 	b.await(`document.getElementById("state").textContent === "open"`)
 }
 
-// set replaces what is in a field.
+// set replaces the value of a field.
 func (b *tab) set(id, value string) {
 	b.t.Helper()
 	eval[chromedp.Void](b, fmt.Sprintf("document.getElementById(%q).value = %q", id, value))
@@ -120,8 +120,8 @@ func (b *tab) read(id string) string {
 	return text
 }
 
-// received waits for the log's nth received message, and returns what the
-// page says of it.
+// received waits for the log's nth received message and returns what the page
+// shows of it.
 func (b *tab) received(n int) (what, detail string) {
 	b.t.Helper()
 	b.await(fmt.Sprintf(`document.querySelectorAll("#log .received").length >= %d`, n))
@@ -144,8 +144,8 @@ func (b *tab) ended(code, reason, clean string) {
 	}
 }
 
-// complaints are all that the browser says on the console, such as breaches of
-// the content security policy, until now.
+// complaints returns everything that the browser has printed on the console so
+// far, such as violations of the content security policy.
 func complaints(b *tab, console iter.Seq2[chromedp.ConsoleMessage, error]) (all []string) {
 	b.t.Helper()
 	const last = "that is all"
@@ -192,8 +192,8 @@ func TestPage(t *testing.T) {
 		b.set(m.field, m.value)
 		b.click(m.button)
 		what, detail := b.received(i + 1)
-		// The page compares what it gets with what it has sent, and says so
-		// where they differ.
+		// The page compares what it receives with what it has sent, and reports
+		// differences.
 		trip := roundTrip.FindStringSubmatch(detail)
 		if what != m.what || trip == nil || trip[1] != m.size {
 			t.Errorf("%s %q came back as %q, %q, want %q, %q and the time", m.field, m.value, what, detail, m.what, m.size)
@@ -225,8 +225,8 @@ func TestSubprotocol(t *testing.T) {
 		b.click("disconnect")
 		b.ended("1000", "disconnected", "clean")
 	}
-	// The upstream takes none of these. A page that has offered some is denied
-	// the session by the browser itself then.
+	// The upstream supports none of these. A browser itself fails the WebSocket
+	// of a page that has offered some.
 	b.set("protocols", "chat")
 	b.click("connect")
 	b.ended("1006", "", "not clean")
@@ -240,7 +240,7 @@ func TestClose(t *testing.T) {
 		{"/close", "1000", "", "clean"},
 		{"/close 4401 token expired", "4401", "token expired", "clean"},
 		{"/close 1012", "1012", "", "clean"},
-		// The upstream goes without a word: this is the proxy's.
+		// The upstream leaves without a Close frame: this one is the proxy's.
 		{"/drop", "1011", "upstream lost", "clean"},
 	} {
 		b.connect()

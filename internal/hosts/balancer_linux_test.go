@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// A balancer is HAProxy, which hands connections on to the proxies in turn, to
-// those that say of themselves that they are well. It asks them every 500ms,
-// and every 100ms when an answer was bad; three of these in a row count.
+// A balancer is HAProxy. It distributes connections in turn over the proxies
+// that report that they are ready. It checks them every 500ms, and every 100ms
+// after a failed check; three results in a row count.
 type balancer struct {
 	*machine
 	d      *deployment
@@ -62,7 +62,7 @@ backend proxies
 	return b
 }
 
-// ask does a command of HAProxy's.
+// ask runs a command of HAProxy's.
 func (b *balancer) ask(command string) (string, error) {
 	conn, err := net.Dial("unix", b.socket)
 	if err != nil {
@@ -77,7 +77,8 @@ func (b *balancer) ask(command string) (string, error) {
 	return string(answer), err
 }
 
-// set takes a proxy out ("maint") or in again ("ready"). Its sessions go on.
+// set takes a proxy out ("maint") or puts it back ("ready"). Its sessions
+// continue.
 func (b *balancer) set(p *machine, state string) {
 	b.d.t.Helper()
 	answer, err := b.ask(fmt.Sprintf("set server proxies/%s state %s", p.host.name, state))
@@ -87,7 +88,7 @@ func (b *balancer) set(p *machine, state string) {
 	must(b.d.t, err)
 }
 
-// await waits until a proxy's status is as wanted.
+// await waits until a proxy has the given status.
 func (b *balancer) await(p *machine, status string) {
 	b.d.t.Helper()
 	waitFor(b.d.t, fmt.Sprintf("%s to be %s for the balancer", p.host.name, status), patience, func() error {
@@ -116,7 +117,7 @@ func (b *balancer) await(p *machine, status string) {
 	})
 }
 
-// end stops HAProxy, which has no session any more.
+// end stops HAProxy, which has no sessions left.
 func (b *balancer) end() {
 	b.d.t.Helper()
 	must(b.d.t, b.cmd.Process.Signal(syscall.SIGUSR1))

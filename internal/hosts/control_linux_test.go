@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A control is sessions that nothing is done to: they must notice nothing.
+// A control is a set of sessions that no outage should affect.
 type control struct {
 	d        *deployment
 	name     string
@@ -23,12 +23,12 @@ type control struct {
 
 const (
 	controlPause = 100 * time.Millisecond
-	// hiccup is how long an echo may take on a machine that is busy. All ends
-	// of all sessions are looked at besides.
+	// hiccup is how long an echo may take on a busy machine. All ends of all
+	// sessions are checked as well.
 	hiccup = 5 * time.Second
 )
 
-// watch begins to echo in each of the sessions.
+// watch starts to echo in each of the sessions.
 func (d *deployment) watch(name string, sessions []*session) *control {
 	c := &control{d: d, name: name, sessions: sessions, stopping: make(chan struct{})}
 	for i, s := range sessions {
@@ -65,7 +65,7 @@ func (c *control) talk(i int, s *session) {
 	}
 }
 
-// well says what has happened since the last time.
+// well reports what has happened since the last call.
 func (c *control) well(after string) {
 	c.d.t.Helper()
 	c.mu.Lock()
@@ -82,7 +82,7 @@ func (c *control) well(after string) {
 	c.echoes, c.slowest, c.errs = 0, 0, nil
 }
 
-// end ends the sessions, all of which have to be open still.
+// end ends the sessions, all of which must still be open.
 func (c *control) end() {
 	c.d.t.Helper()
 	close(c.stopping)

@@ -2,5 +2,5 @@
 
 package hosts
 
-// crowdSize is how many clients a proxy has that is drained.
+// crowdSize is the number of clients of a proxy that is drained.
 const crowdSize = 2000

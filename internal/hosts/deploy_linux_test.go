@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// What the proxies are configured with.
+// The settings of the proxies.
 const (
 	pingInterval     = time.Second
 	pingTimeout      = 2 * time.Second
@@ -27,8 +27,8 @@ const (
 	drainWindow      = 10 * time.Second
 )
 
-// A deployment is a balancer, two proxies and three upstreams, each on a host
-// of its own, and a host for the clients.
+// A deployment is a balancer, two proxies and three upstreams, each on its own
+// host, and a host for the clients.
 type deployment struct {
 	*events
 	net       *network
@@ -46,7 +46,7 @@ type machine struct {
 	run func() *process
 }
 
-// begin runs the machine's program anew.
+// begin restarts the machine's program.
 func (m *machine) begin() { m.process = m.run() }
 
 func (m *machine) address(port int) string {
@@ -55,7 +55,7 @@ func (m *machine) address(port int) string {
 
 func (m *machine) String() string { return m.host.name }
 
-// deploy makes it all, and waits until it serves.
+// deploy creates all of it and waits until it serves.
 func deploy(t *testing.T) *deployment {
 	t.Helper()
 	d := newDeployment(t, 3)
@@ -77,7 +77,7 @@ func deploy(t *testing.T) *deployment {
 	return d
 }
 
-// proxyConfig is the same for both proxies.
+// proxyConfig is the config of both proxies.
 func (d *deployment) proxyConfig() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -136,7 +136,7 @@ func (d *deployment) name(ip string) string {
 	return ip
 }
 
-// get asks a machine, from the clients' host.
+// get sends a request to a machine from the clients' host.
 func (d *deployment) get(m *machine, port int, path string) (status int, body []byte, err error) {
 	resp, err := d.http.Get("http://" + m.address(port) + path)
 	if err != nil {
@@ -161,7 +161,7 @@ func (d *deployment) await(m *machine, port int) {
 func (d *deployment) awaitServing(p *machine)  { d.t.Helper(); d.await(p, 8081) }
 func (d *deployment) awaitUpstream(u *machine) { d.t.Helper(); d.await(u, 9000) }
 
-// wantNothing waits until the proxies and the upstreams know of no session.
+// wantNothing waits until the proxies and the upstreams have no sessions.
 func (d *deployment) wantNothing() {
 	d.t.Helper()
 	for _, p := range d.proxies {
@@ -185,7 +185,7 @@ func (d *deployment) wantNothing() {
 	d.say("no session is left on any proxy or upstream")
 }
 
-// stats is what a gateway tells.
+// stats is a part of a gateway's /stats.
 type stats struct {
 	Open   int
 	Routes []routeStats
@@ -212,7 +212,7 @@ func (d *deployment) stats(p *machine) (s stats, err error) {
 	return s, err
 }
 
-// awaitMembers waits until all members of all routes are well.
+// awaitMembers waits until all members of all routes are up.
 func (d *deployment) awaitMembers() {
 	d.t.Helper()
 	for _, p := range d.proxies {
@@ -233,7 +233,7 @@ func (d *deployment) awaitMembers() {
 	}
 }
 
-// route returns what is told of a route.
+// route returns the stats of a route.
 func (s stats) route(path string) routeStats {
 	i := slices.IndexFunc(s.Routes, func(r routeStats) bool { return r.Path == path })
 	if i < 0 {
@@ -242,7 +242,7 @@ func (s stats) route(path string) routeStats {
 	return s.Routes[i]
 }
 
-// nothing says what is open, if anything is.
+// nothing returns an error if anything is open.
 func (s stats) nothing() error {
 	if s.Open != 0 {
 		return fmt.Errorf("%d sessions", s.Open)
@@ -260,7 +260,7 @@ func (s stats) nothing() error {
 	return nil
 }
 
-// end stops all programs. Each has to end well.
+// end stops all programs. Each must exit without an error.
 func (d *deployment) end() {
 	d.t.Helper()
 	if d.balancer != nil {

@@ -18,8 +18,8 @@ const (
 	backoff    = 250 * time.Millisecond
 )
 
-// A mover is a client as clients should be: it always has a session, and comes
-// back after a Close that says that the server goes away, after a moment.
+// A mover behaves as clients should: it always has a session, and reconnects
+// shortly after a Close that announces a shutdown.
 type mover struct {
 	d       *deployment
 	room    string
@@ -32,7 +32,7 @@ type mover struct {
 	err      error      // guarded by mu; why it has given up
 }
 
-// run has sessions until ctx ends.
+// run keeps a session open until ctx ends.
 func (m *mover) run(ctx context.Context, slots chan struct{}) {
 	fail := func(format string, args ...any) {
 		m.mu.Lock()
@@ -69,8 +69,8 @@ func (m *mover) run(ctx context.Context, slots chan struct{}) {
 	}
 }
 
-// talk says something now and then, until the session's proxy goes away or ctx
-// ends.
+// talk sends a message now and then, until the session's proxy shuts down or
+// ctx ends.
 func (m *mover) talk(ctx context.Context, s *session) error {
 	defer s.close()
 	for n := 0; ; n++ {
@@ -91,13 +91,13 @@ func (m *mover) talk(ctx context.Context, s *session) error {
 	}
 }
 
-// drain has a crowd on one proxy, which is told to go, and sees it come to the
-// other one.
+// drain drains a proxy that has a crowd of clients, and watches them move to
+// the other one.
 func (d *deployment) drain(from, to *machine) {
 	t := d.t
 	t.Helper()
-	// The crowd's proxy alone takes new sessions; the other one was taken out
-	// by its operator, and keeps those that it has.
+	// Only the crowd's proxy takes new sessions; the operator has taken out the
+	// other one, which keeps its sessions.
 	d.balancer.set(to, "maint")
 	d.balancer.await(to, "MAINT")
 	ctx, cancel := context.WithCancel(context.Background())
@@ -178,8 +178,8 @@ func (d *deployment) drain(from, to *machine) {
 		d.say("%s: from %v to %v after SIGTERM; at most %d in any 100ms, %d in any second; %d and %d if evenly spread over %v",
 			what, round(slices.Min(times)), round(slices.Max(times)), most(times, 100*time.Millisecond), most(times, time.Second),
 			crowdSize*100/int(drainWindow.Milliseconds()), crowdSize/int(drainWindow.Seconds()), drainWindow)
-		// A machine that is busy holds some up, and then there are more at
-		// once; without a drain it is all of them.
+		// A busy machine delays some, and then more come at once; without a
+		// drain all of them do.
 		if got := most(times, time.Second); got > crowdSize/2 {
 			t.Errorf("%d clients were %s within a second, want %d or so", got, what, crowdSize/int(drainWindow.Seconds()))
 		}
@@ -191,7 +191,8 @@ func (d *deployment) drain(from, to *machine) {
 	running.Wait()
 }
 
-// most is how many of the times are within so long of each other.
+// most returns the largest number of times within any interval of the given
+// length.
 func most(times []time.Duration, within time.Duration) (n int) {
 	times = slices.Sorted(slices.Values(times))
 	first := 0
@@ -204,7 +205,7 @@ func most(times []time.Duration, within time.Duration) (n int) {
 	return n
 }
 
-// back starts a proxy again that was drained; the balancer gives it its half.
+// back restarts a drained proxy; the balancer gives it half of the sessions.
 func (d *deployment) back(p *machine) {
 	d.t.Helper()
 	p.begin()

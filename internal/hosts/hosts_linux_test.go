@@ -12,7 +12,7 @@ import (
 )
 
 // TestHosts takes machines away from under sessions, one after the other, and
-// gives them back.
+// restores them.
 func TestHosts(t *testing.T) {
 	d := deploy(t)
 	places := d.placement(t)
@@ -80,8 +80,7 @@ func TestHosts(t *testing.T) {
 	d.end()
 }
 
-// placement opens many rooms at each proxy, and returns which upstream has
-// which.
+// placement opens many rooms at each proxy and returns each room's upstream.
 func (d *deployment) placement(t *testing.T) map[string]string {
 	const n = 300
 	names := rooms(n)
@@ -109,7 +108,7 @@ func (d *deployment) placement(t *testing.T) map[string]string {
 	return places
 }
 
-// tally writes counts in the order of their names.
+// tally formats counts in the order of their names.
 func tally(counts map[string]int) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
@@ -118,10 +117,10 @@ func tally(counts map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// slack is how much later things may happen on a machine that is busy.
+// slack is the additional time that a busy machine may take.
 const slack = 3 * time.Second
 
-// An outage is of one upstream.
+// An outage describes the loss of one upstream.
 type outage struct {
 	victim     *machine
 	places     map[string]string
@@ -133,8 +132,8 @@ type outage struct {
 	handshake  time.Duration        // within this new ones are to be elsewhere
 }
 
-// outage takes an upstream away while there are sessions in rooms of all of
-// them, and gives it back.
+// outage takes an upstream away while there are sessions in rooms of all
+// upstreams, and restores it.
 func (d *deployment) outage(o outage) {
 	t := d.t
 	t.Helper()
@@ -158,12 +157,12 @@ func (d *deployment) outage(o outage) {
 	o.take()
 	d.say("%s is %s; it has %d of %d sessions", o.victim, o.what, len(hit), len(all))
 
-	// Every other one of them says something that nobody will get.
+	// Every other session sends a message that nobody will get.
 	for i := 0; i < len(hit); i += 2 {
 		hit[i].say("into the void")
 	}
-	// Its rooms are opened anew at once, at both proxies: by fewer at the same
-	// time than there may be retries (WithRetry).
+	// Its rooms are opened again at once, at both proxies, in parallel, but by
+	// fewer clients than there may be retries (WithRetry).
 	anew := d.openEach(o.path, hitRooms, 8)
 	opened := time.Since(began)
 

@@ -44,8 +44,8 @@ type host struct {
 	dialling chan struct{}
 }
 
-// newNetwork makes the bridge. What a run that has crashed has left behind is
-// removed first.
+// newNetwork creates the bridge. It first removes what a crashed run has left
+// behind.
 func newNetwork(t *testing.T) *network {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -69,7 +69,7 @@ func newNetwork(t *testing.T) *network {
 	return n
 }
 
-// unable ends a test that can't be run here.
+// unable ends a test that cannot run here.
 func unable(t *testing.T, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -78,8 +78,8 @@ func unable(t *testing.T, why string) {
 	t.Skip(why)
 }
 
-// lockNamespaces waits for other runs on this machine to end: the names are
-// the same.
+// lockNamespaces waits for other runs on this machine to end, because they use
+// the same names.
 func lockNamespaces(t *testing.T) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(filepath.Join(os.TempDir(), lock), os.O_CREATE|os.O_RDWR, 0o600)
@@ -90,7 +90,8 @@ func lockNamespaces(t *testing.T) *os.File {
 	return f
 }
 
-// host adds a host. Its name must be short: it is an interface's, too.
+// host adds a host. Its name must be short, because it is also the name of an
+// interface.
 func (n *network) host(t *testing.T, name string, last int) *host {
 	t.Helper()
 	ns := prefix + name
@@ -119,8 +120,7 @@ func (h *host) run(name string, args ...string) error {
 	return run("ip", append([]string{"netns", "exec", prefix + h.name, name}, args...)...)
 }
 
-// cut has all packets from and to the host dropped, without a word to anybody;
-// neighbours still find it.
+// cut silently drops all packets from and to the host; ARP still works.
 func (h *host) cut(t *testing.T) {
 	t.Helper()
 	must(t, h.run("nft", `add table inet cut
@@ -160,7 +160,7 @@ func (h *host) client() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: h.dial, DisableKeepAlives: true}}
 }
 
-// processes returns what runs in the namespace of that name.
+// processes returns the processes in the namespace of that name.
 func processes(ns string) (pids []int) {
 	out, err := exec.Command("ip", "netns", "pids", ns).Output()
 	if err != nil {
@@ -174,7 +174,7 @@ func processes(ns string) (pids []int) {
 	return pids
 }
 
-// namespaces returns the names of ours.
+// namespaces returns the names of our namespaces.
 func namespaces() (names []string) {
 	entries, _ := os.ReadDir("/run/netns") // there may be none
 	for _, e := range entries {
@@ -185,7 +185,7 @@ func namespaces() (names []string) {
 	return names
 }
 
-// removeNamespaces removes all of ours, and ends what runs in them.
+// removeNamespaces removes all of our namespaces and kills their processes.
 func removeNamespaces() error {
 	var errs []error
 	for _, ns := range namespaces() {
@@ -197,7 +197,7 @@ func removeNamespaces() error {
 	return errors.Join(errs...)
 }
 
-// remove removes the network; nothing should run there any more.
+// remove removes the network, in which nothing should be running.
 func (n *network) remove(t *testing.T) {
 	for _, h := range n.hosts {
 		if pids := processes(prefix + h.name); len(pids) > 0 {

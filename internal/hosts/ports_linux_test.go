@@ -51,8 +51,8 @@ func TestPorts(t *testing.T) {
 	d.awaitServing(p)
 	d.say("proxy-c has %d ports at each of its 2 addresses", ports)
 
-	// The routes are filled one after the other, and stay full: ports to one
-	// upstream don't use up those to another.
+	// The routes are filled one after the other and stay full: ports to one
+	// upstream are not used up by sessions to another.
 	open := make(map[string][]*session)
 	for _, r := range routes {
 		from := make(map[string]int)
@@ -84,7 +84,7 @@ func TestPorts(t *testing.T) {
 		d.say("%s to %s, source addresses %v: %d sessions (%s), then 503, kind local", r.path, r.upstream, r.from, len(open[r.path]), tally(from))
 	}
 
-	// All of them work, and each that ends makes room for another.
+	// All of them work, and each that ends frees a port.
 	for path, list := range open {
 		for i, s := range list {
 			if err := s.echo(fmt.Sprint("session ", i)); err != nil {

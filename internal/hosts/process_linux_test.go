@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// patience is how long anything may take that should take no time.
+// patience limits every wait.
 const patience = 20 * time.Second
 
 // A process is a program that runs on a host.
@@ -25,8 +25,8 @@ type process struct {
 	err  error // set when done is closed
 }
 
-// start starts a program on the host. It is killed at the test's end if it
-// still runs then: after a failure, or else that is one.
+// start starts a program on the host. If it still runs at the end of the test,
+// it is killed; that is a failure, unless the test has failed already.
 func (h *host) start(t *testing.T, name string, env []string, program string, args ...string) *process {
 	t.Helper()
 	p := &process{name: name, done: make(chan struct{})}
@@ -62,13 +62,13 @@ func (p *process) ended() bool {
 	}
 }
 
-// kill ends the process as a machine without power would: it says nothing.
+// kill kills the process, like a power failure.
 func (p *process) kill() {
 	p.cmd.Process.Kill()
 	<-p.done
 }
 
-// stop tells the process to end by itself, and waits for it.
+// stop tells the process to exit and waits for it.
 func (p *process) stop(t *testing.T, limit time.Duration) {
 	t.Helper()
 	must(t, p.cmd.Process.Signal(syscall.SIGTERM))
@@ -90,7 +90,7 @@ func (p *process) await(t *testing.T, limit time.Duration) {
 	}
 }
 
-// lines is what a process has written; the beginning is forgotten.
+// lines holds the end of what a process has written.
 type lines struct {
 	mu   sync.Mutex
 	text []byte // guarded by mu
@@ -128,7 +128,7 @@ func buildGateway(t *testing.T) string {
 	return program
 }
 
-// events tells what happens, with the time since it began.
+// events prints what happens, with the time since the start.
 type events struct {
 	t     *testing.T
 	began time.Time

@@ -2,6 +2,6 @@
 
 package hosts
 
-// crowdSize is smaller under the race detector: the clients take most of the
-// machine then.
+// crowdSize is smaller under the race detector, because the clients then use
+// most of the CPU.
 const crowdSize = 500

@@ -11,7 +11,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A session is a client's, and is read from all the time.
+// A session is a client's, and is read all the time.
 type session struct {
 	hello
 	took     time.Duration // its handshake
@@ -23,7 +23,7 @@ type session struct {
 	err      error                // the same
 }
 
-// An answerError is a handshake that was answered otherwise than by 101.
+// An answerError is a handshake that was not answered by 101.
 type answerError struct {
 	status int
 	err    error
@@ -31,7 +31,7 @@ type answerError struct {
 
 func (e *answerError) Error() string { return fmt.Sprintf("answered %d: %v", e.status, e.err) }
 
-// dial opens a session in a room, and waits for the hello.
+// dial opens a session in a room and waits for the hello.
 func (d *deployment) dial(address, path, room string) (*session, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -85,7 +85,7 @@ func (s *session) over() bool {
 	}
 }
 
-// echo sends a message, and waits for the same to come back.
+// echo sends a message and waits for the echo.
 func (s *session) echo(text string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -110,7 +110,7 @@ func (s *session) echo(text string) error {
 	}
 }
 
-// say sends a message. What is wrong, if anything is, the reader sees.
+// say sends a message. The reader detects errors.
 func (s *session) say(text string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -123,7 +123,7 @@ func (s *session) close() {
 	<-s.done
 }
 
-// each calls f with the numbers from 0 to n-1, so many at once.
+// each calls f with the numbers from 0 to n-1, with limited concurrency.
 func each(n, atOnce int, f func(i int)) {
 	var wg sync.WaitGroup
 	next := make(chan int)
@@ -141,8 +141,8 @@ func each(n, atOnce int, f func(i int)) {
 	wg.Wait()
 }
 
-// openAt opens a session in each of the rooms at an address, so many at once.
-// All have to be let in.
+// openAt opens a session in each of the rooms at an address, with limited
+// concurrency. All must be accepted.
 func (d *deployment) openAt(address, path string, rooms []string, atOnce int) []*session {
 	d.t.Helper()
 	sessions := make([]*session, len(rooms))
@@ -154,7 +154,7 @@ func (d *deployment) openAt(address, path string, rooms []string, atOnce int) []
 	return sessions
 }
 
-// openEach does so at each of the proxies at the same time.
+// openEach calls openAt for each of the proxies concurrently.
 func (d *deployment) openEach(path string, rooms []string, atOnce int) [][]*session {
 	d.t.Helper()
 	sessions := make([][]*session, len(d.proxies))
@@ -187,7 +187,8 @@ func rooms(n int) []string {
 	return names
 }
 
-// statusOf returns the status by which a handshake was refused; 0: it wasn't.
+// statusOf returns the status with which a handshake was refused; 0: it was
+// not.
 func statusOf(err error) int {
 	var e *answerError
 	if errors.As(err, &e) {

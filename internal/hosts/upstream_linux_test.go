@@ -17,8 +17,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// upstreamName is the variable by which this program knows that it is an
-// upstream, and which.
+// upstreamName is the environment variable that makes this program an upstream,
+// and names it.
 const upstreamName = "WSPROXY_HOSTS_UPSTREAM"
 
 func TestMain(m *testing.M) {
@@ -36,8 +36,8 @@ type hello struct {
 	Proxy    string // the address that the connection comes from
 }
 
-// serveUpstream is the program of an upstream: it says hello, and echoes, until
-// SIGTERM.
+// serveUpstream is the program of an upstream: it sends a hello and echoes,
+// until SIGTERM.
 func serveUpstream(name string) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -63,8 +63,8 @@ func serveUpstream(name string) {
 			}
 		}
 	})
-	// Whoever is gone without a word, as when the host was cut off, is
-	// noticed soon.
+	// A peer that has vanished, for example because its host was cut off, is
+	// detected soon.
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3}}
 	ln, err := lc.Listen(ctx, "tcp", ":9000")
 	if err != nil {

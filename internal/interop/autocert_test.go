@@ -16,8 +16,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A server that gets its certificates by autocert has the proxy in it like any
-// other: over HTTP/1.1, although autocert's configuration offers HTTP/2.
+// The proxy works in a server that gets its certificates from autocert: over
+// HTTP/1.1, although autocert's configuration offers HTTP/2.
 func TestAutocert(t *testing.T) {
 	const name = "chat.example.com"
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -35,7 +35,7 @@ func TestAutocert(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// What autocert would get from an authority, it has in its cache.
+	// autocert's cache holds the certificate that it would otherwise request.
 	authority := wstest.NewAuthority()
 	chain, private := wstest.PEM(authority.Sign(&x509.Certificate{
 		DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour),
@@ -50,7 +50,7 @@ func TestAutocert(t *testing.T) {
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
-	// httptest puts a certificate of its own in; autocert's comes first.
+	// httptest adds a certificate of its own; autocert's comes first.
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Pool(), ServerName: name}}}
 	c, _, err := websocket.Dial(t.Context(), "wss"+strings.TrimPrefix(server.URL, "https"), &websocket.DialOptions{HTTPClient: client})
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// nginxUpstream is what nginx has before an echo server at ECHO. It refuses
-// what the paths say, the last one telling of TLS.
+// nginxUpstream configures nginx in front of an echo server at ECHO. It refuses
+// some paths, the last one with a redirect or page about TLS.
 const nginxUpstream = `
 server_name upstream.example;
 location / {
@@ -45,8 +45,8 @@ backend dead
   server dead 127.0.0.1:1
 `
 
-// TestBefore has two peers talk through the proxy and an upstream that is a
-// proxy itself. What that one refuses must come as it is, page and all.
+// TestBefore has two peers talk through the proxy and an upstream that is
+// itself a proxy. Its refusals must be relayed unchanged, including the page.
 func TestBefore(t *testing.T) {
 	a := wstest.NewAuthority()
 	cert, root := files(t, a, "upstream.example")
@@ -104,8 +104,8 @@ func TestBefore(t *testing.T) {
 	}
 }
 
-// TestBeforeTLS: whom the proxy can't verify, or who doesn't get the
-// certificate that it wants, gets no session.
+// TestBeforeTLS: an upstream that the proxy cannot verify, or that requires
+// another client certificate, gets no session.
 func TestBeforeTLS(t *testing.T) {
 	a, other := wstest.NewAuthority(), wstest.NewAuthority()
 	cert, root := files(t, a, "upstream.example")
@@ -129,13 +129,13 @@ func TestBeforeTLS(t *testing.T) {
 			refusal{502, "Bad Gateway", "upstream", "tls"}},
 		{"nginx by another authority", nginx, nginxTLS, &tls.Config{RootCAs: other.Pool(), ServerName: name},
 			refusal{502, "Bad Gateway", "upstream", "tls"}},
-		// nginx ends the TLS handshake all right, and refuses the request.
+		// nginx completes the TLS handshake and refuses the request.
 		{"nginx without a client certificate", nginx, nginxAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name},
 			refusal{400, "No required SSL certificate was sent", "upstream", "answer"}},
 		{"nginx with a stranger's", nginx, nginxAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name, GetClientCertificate: present},
 			refusal{400, "The SSL certificate error", "upstream", "answer"}},
-		// HAProxy refuses TLS itself. In TLS 1.3 the client's side of that
-		// handshake is over by then.
+		// HAProxy refuses the TLS handshake. In TLS 1.3, the client's side of
+		// it is complete by then.
 		{"haproxy without a client certificate", haproxy, haproxyAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name},
 			refusal{502, "Bad Gateway", "upstream", "answer"}},
 		{"haproxy without a client certificate, TLS 1.2", haproxy, haproxyAsks, &tls.Config{RootCAs: a.Pool(), ServerName: name, MaxVersion: tls.VersionTLS12},
@@ -150,15 +150,15 @@ func TestBeforeTLS(t *testing.T) {
 	}
 }
 
-// A refusal is what a client gets in a session's place, and what the proxy
-// logs of it.
+// A refusal is the client's answer in place of a session, and the proxy's log
+// record of it.
 type refusal struct {
 	status   int
 	body     string // some of it
 	side, op string
 }
 
-// wantRefused does handshakes for paths below [refused].
+// wantRefused makes handshakes for paths below [refused].
 func (f *front) wantRefused(t *testing.T, refusals map[string]refusal) {
 	t.Helper()
 	for path, want := range refusals {

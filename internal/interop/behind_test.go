@@ -23,9 +23,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A tlsEnd is a program that ends TLS in front of the proxy. In its
-// configuration PROXY stands for the proxy, and TIMEOUT for how long a
-// session may be silent.
+// A tlsEnd is a program that terminates TLS in front of the proxy. In its
+// configuration, PROXY stands for the proxy's address and TIMEOUT for the time
+// that a session may be silent.
 type tlsEnd struct {
 	program
 	conf string
@@ -69,11 +69,11 @@ location / {
 `
 }
 
-// loopback is where the TLS ends connect from.
+// loopback is the address from which the TLS ends connect.
 var loopback = netip.MustParsePrefix("127.0.0.1/32")
 
-// newFront puts a proxy in front of an upstream, and the TLS end in front of
-// that.
+// newFront puts a proxy in front of an upstream, and a TLS end in front of the
+// proxy.
 func (e tlsEnd) newFront(t *testing.T, upstream string, timeout time.Duration, options ...wsproxy.Option) (*front, *daemon) {
 	t.Helper()
 	a := wstest.NewAuthority()
@@ -106,8 +106,8 @@ func TestBehind(t *testing.T) {
 	}
 }
 
-// TestBehindOrigin: the same origin is the one that the client sees, not the
-// one between the TLS end and the proxy.
+// TestBehindOrigin: the origin is compared with the host that the client sees,
+// not with the one between the TLS end and the proxy.
 func TestBehindOrigin(t *testing.T) {
 	const (
 		proto   = "proxy_set_header X-Forwarded-Proto $scheme;"
@@ -115,8 +115,8 @@ func TestBehindOrigin(t *testing.T) {
 		port    = "proxy_set_header X-Forwarded-Port $server_port;"
 	)
 	ends := map[string]tlsEnd{
-		// Of itself nginx makes the Host that of proxy_pass. Many a manual has
-		// it set to $host, which is without the port.
+		// By default nginx sets Host to the value in proxy_pass. Many manuals
+		// set it to $host, which has no port.
 		"nginx, X-Forwarded-Host": {nginx, nginxTLS(proto + "proxy_set_header X-Forwarded-Host $http_host;")},
 		"nginx, X-Forwarded-Port": {nginx, nginxTLS(cutHost + port)},
 		"nginx, both":             {nginx, nginxTLS(proto + port + "proxy_set_header X-Forwarded-Host $host;")},
@@ -151,8 +151,8 @@ func TestBehindOrigin(t *testing.T) {
 	}
 }
 
-// TestBehindForwarding has the upstream tell what it sees of the client, and
-// the proxy's log as well.
+// TestBehindForwarding checks what the upstream and the proxy's log learn about
+// the client.
 func TestBehindForwarding(t *testing.T) {
 	for _, e := range tlsEnds {
 		t.Run(e.name, func(t *testing.T) {
@@ -164,8 +164,8 @@ func TestBehindForwarding(t *testing.T) {
 				t.Errorf("the proxy says that the client is %q, want %q", r.client, askerAddr)
 			}
 
-			// The list of addresses is added to, so that its end can be
-			// relied on. The rest is overwritten.
+			// The list of addresses is extended, so that its end is reliable.
+			// The other fields are overwritten.
 			lying := maps.Clone(lies)
 			lying["Origin"] = honest["Origin"]
 			f.wantSeen(t, "/lying", lying, d.addr, "https", "198.51.100.7, "+askerAddr+", 127.0.0.1")
@@ -182,8 +182,8 @@ func TestBehindForwarding(t *testing.T) {
 	}
 }
 
-// TestBehindUntrusted: what a TLS end says that the proxy hasn't been told to
-// trust counts for nothing.
+// TestBehindUntrusted: forwarding fields of a TLS end that the proxy does not
+// trust are ignored.
 func TestBehindUntrusted(t *testing.T) {
 	for _, e := range tlsEnds {
 		t.Run(e.name, func(t *testing.T) {
@@ -202,8 +202,8 @@ func TestBehindUntrusted(t *testing.T) {
 	}
 }
 
-// TestBehindSilence leaves a session silent for longer than the TLS end lets
-// it be. The proxy's pings keep it; without them it is cut.
+// TestBehindSilence leaves a session silent for longer than the TLS end allows.
+// The proxy's pings keep it alive; without them it is cut.
 func TestBehindSilence(t *testing.T) {
 	const (
 		timeout = 2 * time.Second
@@ -233,7 +233,7 @@ func TestBehindSilence(t *testing.T) {
 	}
 }
 
-// wantLost waits for a session that the TLS end has cut.
+// wantLost waits for the end of a session that the TLS end has cut.
 func (s *session) wantLost() {
 	s.t.Helper()
 	s.wantEnd(s.client, closing{code: abnormal})
@@ -244,7 +244,7 @@ func (s *session) wantLost() {
 	}
 }
 
-// wantEnd waits for an end's end. There is no certain reason to a code 1006.
+// wantEnd waits for the end of an end. With code 1006 the reason varies.
 func (s *session) wantEnd(e *end, want closing) {
 	s.t.Helper()
 	got, err := e.awaitEnd(s.ctx)
@@ -259,8 +259,8 @@ func (s *session) wantEnd(e *end, want closing) {
 	}
 }
 
-// TestBehindShutdown: the proxy's Shutdown reaches clients through the TLS
-// end, and so does the refusal of new ones.
+// TestBehindShutdown: the proxy's Shutdown reaches clients through the TLS end,
+// and so does its refusal of new ones.
 func TestBehindShutdown(t *testing.T) {
 	for _, e := range tlsEnds {
 		t.Run(e.name, func(t *testing.T) {
@@ -285,8 +285,8 @@ func TestBehindShutdown(t *testing.T) {
 	}
 }
 
-// TestBehindEnd ends the TLS end. Asked to, it takes nobody new, and leaves
-// the session alone; made to, it loses the client.
+// TestBehindEnd stops the TLS end. On a graceful stop it accepts no new clients
+// and keeps the session; when killed, it drops the client.
 func TestBehindEnd(t *testing.T) {
 	for _, e := range tlsEnds {
 		t.Run(e.name, func(t *testing.T) {
@@ -313,8 +313,8 @@ func TestBehindEnd(t *testing.T) {
 	}
 }
 
-// mirror starts an upstream that sends each client the header that it has
-// got from it, Host included, in JSON. It refuses no origin.
+// mirror starts an upstream that sends each client the header of its request,
+// including Host, as JSON. It accepts every origin.
 func mirror(t *testing.T) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
@@ -334,10 +334,11 @@ func mirror(t *testing.T) string {
 	return server.URL
 }
 
-// askerAddr is where ask connects from: loopback, and not a TLS end's.
+// askerAddr is the address from which ask connects: loopback, but not a TLS
+// end's.
 const askerAddr = "127.0.0.2"
 
-// lies are the forwarding fields of a client that wants to be another.
+// lies are the forwarding fields of a client that poses as another.
 var lies = http.Header{
 	"X-Forwarded-For":   {"198.51.100.7"},
 	"X-Forwarded-Host":  {"lies.example"},
@@ -345,7 +346,7 @@ var lies = http.Header{
 	"X-Forwarded-Port":  {"81"},
 }
 
-// An answer is what comes of a handshake.
+// An answer is the result of a handshake.
 type answer struct {
 	status int
 	header http.Header
@@ -353,7 +354,7 @@ type answer struct {
 	seen   http.Header // by a mirror
 }
 
-// ask does a handshake. Where there is a mirror it has it speak out.
+// ask makes a handshake and, if the upstream is a mirror, reads its message.
 func (f *front) ask(t *testing.T, path string, header http.Header) answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -392,7 +393,7 @@ func (f *front) ask(t *testing.T, path string, header http.Header) answer {
 	return a
 }
 
-// wantSeen asks, and checks what the mirror has seen.
+// wantSeen calls ask and checks what the mirror has seen.
 func (f *front) wantSeen(t *testing.T, path string, header http.Header, host, proto, addrs string) {
 	t.Helper()
 	a := f.ask(t, path, header)
@@ -411,7 +412,7 @@ func (f *front) wantSeen(t *testing.T, path string, header http.Header, host, pr
 	}
 }
 
-// record is sessions.await for tests that have no session.
+// record is sessions.await for tests without a session.
 func (f *front) record(t *testing.T, path string) record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

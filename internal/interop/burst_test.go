@@ -17,7 +17,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A slowConn is read at a limited rate, until it is not read at all.
+// A slowConn is read at a limited rate, until reading stops.
 type slowConn struct {
 	net.Conn
 	next time.Time
@@ -47,9 +47,10 @@ func (c *slowConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestBehindBurst: a TLS end takes a burst at once, and its client takes seconds
-// for it. A Ping behind that is answered late, and the session lives. A client
-// that stops reading in the middle of a burst is still found.
+// TestBehindBurst: a TLS end accepts a burst at once, which its client takes
+// seconds to read. The Ping after it is answered late, and the session must
+// survive. A client that stops reading in the middle of a burst must still be
+// detected.
 func TestBehindBurst(t *testing.T) {
 	const (
 		interval = 300 * time.Millisecond

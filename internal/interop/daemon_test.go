@@ -17,7 +17,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A program is a proxy of Debian's.
+// A program is a proxy from Debian.
 type program struct {
 	name string
 	args []string       // run where its file "conf" is
@@ -54,17 +54,17 @@ defaults
 SITE
 `, syscall.SIGUSR1}
 
-// A daemon is a program that runs on a port of its own.
+// A daemon is a program that runs on its own port.
 type daemon struct {
 	addr  string
 	pid   int
 	ended chan struct{}
 }
 
-// start runs the program until the test's end. In its configuration LISTEN
-// stands for an address that is free, and PORT in its arguments for that one's
-// port; what else stands for something comes in pairs. A program that isn't
-// installed skips the test.
+// start runs the program until the test ends. In its configuration LISTEN
+// stands for a free address, and PORT in its arguments for its port; further
+// replacements are given in pairs. If the program is not installed, the test is
+// skipped.
 func (p program) start(t *testing.T, conf string, words ...string) *daemon {
 	t.Helper()
 	path, err := exec.LookPath(p.name)
@@ -101,7 +101,7 @@ func (p program) start(t *testing.T, conf string, words ...string) *daemon {
 		}
 		cmd := exec.Command(path, args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, output, output
-		// nginx forks; and none must outlive a test that is killed.
+		// nginx forks; no worker may outlive a test that is killed.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -128,7 +128,7 @@ func (p program) start(t *testing.T, conf string, words ...string) *daemon {
 	}
 }
 
-// ready waits until the daemon takes connections, or ends.
+// ready waits until the daemon accepts connections, or exits.
 func (d *daemon) ready(t *testing.T) bool {
 	deadline := time.After(limit)
 	for {
@@ -147,21 +147,21 @@ func (d *daemon) ready(t *testing.T) bool {
 	}
 }
 
-// kill ends the daemon at once, and its workers.
+// kill kills the daemon and its workers.
 func (d *daemon) kill() {
 	_ = syscall.Kill(-d.pid, syscall.SIGKILL) // it may have ended
 	<-d.ended
 }
 
-// signal sends a signal to the daemon, whose workers are its own business.
+// signal sends a signal to the daemon, but not to its workers.
 func (d *daemon) signal(t *testing.T, s syscall.Signal) {
 	if err := syscall.Kill(d.pid, s); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// files writes a certificate for name with its key, and the authority's own,
-// to a file each.
+// files writes a certificate for name with its key, and the authority's
+// certificate, to one file each.
 func files(t *testing.T, a *wstest.Authority, name string) (cert, root string) {
 	dir := t.TempDir()
 	cert, root = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "root.pem")

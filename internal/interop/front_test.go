@@ -12,7 +12,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A front is a proxy on a port of its own, and what it has logged.
+// A front is a proxy on its own port, and its log.
 type front struct {
 	proxy    *wsproxy.Proxy
 	url      string // ws or wss
@@ -27,7 +27,7 @@ func newFront(t *testing.T, upstream string, secure bool, options ...wsproxy.Opt
 	log := &sessionLog{t: t, changed: make(chan struct{}), records: make(map[string]record)}
 	options = append([]wsproxy.Option{
 		wsproxy.WithLogger(slog.New(log)),
-		// A session whose end hangs is not to be mended by the proxy.
+		// The proxy cannot repair a session whose end hangs.
 		wsproxy.WithCloseTimeout(2 * limit),
 	}, options...)
 	proxy, err := wsproxy.New(upstream, options...)
@@ -57,8 +57,8 @@ func newFront(t *testing.T, upstream string, secure bool, options ...wsproxy.Opt
 	}
 }
 
-// A record is what the proxy says of a session that is over, or of a handshake
-// that came to nothing.
+// A record is the proxy's log record of a session that is over, or of a failed
+// handshake.
 type record struct {
 	client     string
 	by, reason string
@@ -71,12 +71,12 @@ type record struct {
 
 type counts struct{ frames, messages, bytes uint64 }
 
-// refused begins the paths of handshakes that are meant to come to nothing.
+// refused is the prefix of the paths of handshakes that are expected to fail.
 const refused = "/refused/"
 
-// A sessionLog is a [slog.Handler] that keeps the records of sessions by
-// their requests' paths. A handshake that came to nothing fails the test,
-// unless its path begins with [refused].
+// A sessionLog is a [slog.Handler] that stores the records of sessions by their
+// requests' paths. A failed handshake fails the test, unless its path begins
+// with [refused].
 type sessionLog struct {
 	t       *testing.T
 	mu      sync.Mutex
@@ -84,7 +84,7 @@ type sessionLog struct {
 	records map[string]record // guarded by mu
 }
 
-// Enabled leaves out that a session has begun.
+// Enabled skips the records of a session's start.
 func (l *sessionLog) Enabled(_ context.Context, level slog.Level) bool {
 	return level >= slog.LevelInfo
 }
@@ -151,7 +151,7 @@ func countsOf(group slog.Value) (c counts) {
 	return c
 }
 
-// await returns the record of the session at path, once it is over.
+// await returns the record of the session at path once the session is over.
 func (l *sessionLog) await(ctx context.Context, path string) (record, error) {
 	for {
 		l.mu.Lock()

@@ -19,8 +19,8 @@ import (
 	"github.com/gobwas/ws/wsutil"
 )
 
-// gobwas is github.com/gobwas/ws, which leaves a connection's life to its
-// users: reading, answering, compressing.
+// gobwas is github.com/gobwas/ws, which leaves reading, answering and
+// compressing to its users.
 type gobwas struct{}
 
 func (gobwas) name() string   { return "gobwas" }
@@ -91,7 +91,7 @@ func newGobwasLink(c net.Conn, source io.Reader, state ws.State, deflate bool) *
 	return l
 }
 
-// Write writes the answers of a wsutil.ControlHandler, a frame each.
+// Write writes the answers of a wsutil.ControlHandler, one frame each.
 func (l *gobwasLink) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,7 +138,7 @@ func (l *gobwasLink) readMessages(source io.Reader) error {
 	}
 }
 
-// control takes in a control frame, whose payload r gives in the clear.
+// control handles a control frame, whose unmasked payload r returns.
 func (l *gobwasLink) control(h ws.Header, r io.Reader) error {
 	payload, err := io.ReadAll(r)
 	if err != nil {
@@ -167,7 +167,7 @@ func (l *gobwasLink) send(m message, parts ...[]byte) error {
 		parts = [][]byte{m.data}
 	}
 	if l.deflate {
-		// What is cut into frames is the compressed message.
+		// The compressed message is split into frames.
 		data, err := gobwasDeflate.Compress(m.data)
 		if err != nil {
 			return err

@@ -16,8 +16,8 @@ type gorilla struct{}
 func (gorilla) name() string   { return "gorilla" }
 func (gorilla) traits() traits { return traits{fragments: true, pingPayload: true} }
 
-// gorillaBuffer is the size of its write buffers. A message that is written
-// in several parts goes out as a frame whenever the buffer is full.
+// gorillaBuffer is the size of its write buffers. A message that is written in
+// several parts is sent as a frame whenever the buffer is full.
 const gorillaBuffer = 1 << 10
 
 func (gorilla) dial(ctx context.Context, o offer) (*conn, error) {

@@ -12,7 +12,7 @@ import (
 )
 
 // gwsPeer is github.com/lxzan/gws. It closes the TCP connection together with
-// sending a Close frame, be it the first or the answer to one.
+// sending a Close frame, whether that is the first one or an answer.
 type gwsPeer struct{}
 
 func (gwsPeer) name() string   { return "gws" }

@@ -17,7 +17,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// TestInterop has every peer talk to every other through a plain proxy.
+// TestInterop has every peer talk to every other one through a plain proxy.
 func TestInterop(t *testing.T) {
 	upstreams := startUpstreams(t)
 	for _, client := range upstreams {
@@ -30,8 +30,8 @@ func TestInterop(t *testing.T) {
 	}
 }
 
-// TestTLS has every peer talk to one other through a proxy that ends TLS and
-// detaches its sessions.
+// TestTLS has every peer talk to one other peer through a proxy that terminates
+// TLS and detaches its sessions.
 func TestTLS(t *testing.T) {
 	upstreams := startUpstreams(t)
 	for i, client := range upstreams {
@@ -44,8 +44,8 @@ func TestTLS(t *testing.T) {
 }
 
 // TestPing lets the proxy ping both ends of an idle session. A Ping is sent
-// only once the one before it is answered, so that the number that a peer
-// gets proves its answers.
+// only after the previous one was answered, so the number of Pings that a peer
+// gets proves that it answers.
 func TestPing(t *testing.T) {
 	const pings = 10
 	upstreams := startUpstreams(t)
@@ -74,8 +74,8 @@ func TestPing(t *testing.T) {
 	}
 }
 
-// TestPingInterval has a pong timeout far above the ping interval: an answer
-// that comes at once must not delay the next Ping by it.
+// TestPingInterval uses a pong timeout far above the ping interval: an
+// immediate answer must not delay the next Ping by the timeout.
 func TestPingInterval(t *testing.T) {
 	up := &upstream{peer: coder{}}
 	up.url = up.listen(t, up.arrived)
@@ -86,7 +86,7 @@ func TestPingInterval(t *testing.T) {
 	s.close(s.client, 1000, "done")
 }
 
-// awaitPings waits until both ends have got so many pings of the proxy's.
+// awaitPings waits until both ends have got n of the proxy's pings.
 func (s *session) awaitPings(n int) {
 	s.t.Helper()
 	for _, e := range s.ends() {
@@ -101,8 +101,8 @@ func (s *session) awaitPings(n int) {
 	}
 }
 
-// startUpstreams starts every peer as a server. A peer that is missing is
-// among them, for require to say so.
+// startUpstreams starts every peer as a server. Missing peers are included;
+// require reports them.
 func startUpstreams(t *testing.T) []*upstream {
 	peers := []peer{
 		coder{}, gorilla{}, gwsPeer{}, gobwas{},
@@ -128,7 +128,7 @@ func missing(p peer) string {
 	return ""
 }
 
-// require skips a test that needs a peer that isn't installed. In CI it fails.
+// require skips a test if the peer is not installed. In CI it fails.
 func require(t *testing.T, peers ...peer) {
 	t.Helper()
 	for _, p := range peers {
@@ -220,8 +220,8 @@ func (p *pair) open(t *testing.T, deflate bool) *session {
 	return s
 }
 
-// testPair tests all that a client and an upstream can do, with and without
-// compression.
+// testPair tests everything that a client and an upstream can do, with and
+// without compression.
 func testPair(t *testing.T, client peer, up *upstream, secure bool, options ...wsproxy.Option) {
 	require(t, client, up.peer)
 	p := &pair{client: client, upstream: up}
@@ -264,7 +264,7 @@ func (p *pair) testTalk(t *testing.T, deflate bool) {
 		if e.fragments {
 			s.fragmented(e)
 		}
-		// The proxy tells pongs to its own pings by their length, among
+		// The proxy recognizes Pongs to its own Pings by their length, among
 		// other things: that of the second payload.
 		for _, payload := range []string{"", "twelve bytes", strings.Repeat("x", 125)} {
 			s.ping(e, payload)
@@ -322,7 +322,7 @@ func (s *session) send(e *end, m message, parts ...[]byte) {
 	c.bytes += uint64(len(m.data))
 }
 
-// ping has an end ping the other, and waits for the Pong.
+// ping has an end ping the other one and waits for the Pong.
 func (s *session) ping(e *end, payload string) {
 	s.t.Helper()
 	asked := s.other(e)
@@ -356,8 +356,8 @@ func take(queue *[]string, v *string) bool {
 	return true
 }
 
-// close has an end close the session. The other end must see its code and
-// reason, both must come to their end, and the proxy must know who closed.
+// close has an end close the session. The other end must get its code and
+// reason, both must end, and the proxy must report who closed.
 func (s *session) close(e *end, code int, reason string) record {
 	s.t.Helper()
 	if err := e.close(code, reason); err != nil {
@@ -384,7 +384,7 @@ func (s *session) close(e *end, code int, reason string) record {
 	return r
 }
 
-// text is a text message of n bytes that any compression makes smaller.
+// text returns a text message of n bytes that compresses well.
 func text(n int) message {
 	words := []string{"session, ", "the client, ", "the upstream, ", "a frame, ", "a ping, ", "a close, "}
 	data := make([]byte, 0, n+20)
@@ -397,7 +397,7 @@ func text(n int) message {
 	return message{data: data[:n]}
 }
 
-// binary is a binary message of n bytes that doesn't compress.
+// binary returns a binary message of n bytes that does not compress.
 func binary(n int) message {
 	data := make([]byte, n)
 	for i := range data {

@@ -18,9 +18,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// TestMiddleware has the proxy behind middleware that many programs have, and
-// behind a proxy that ends TLS, which the test plays: a page that was loaded
-// over https opens a WebSocket.
+// TestMiddleware runs the proxy behind common middleware, and behind a proxy
+// that terminates TLS, which the test plays: a page loaded over https opens a
+// WebSocket.
 func TestMiddleware(t *testing.T) {
 	local := wsproxy.WithTrustedProxies(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	realIP := func(proxy http.Handler) http.Handler {

@@ -30,11 +30,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// One mount for ordinary HTTP and WebSockets, as docs/options.md has it: in front of
-// servers that use both and are left at their defaults.
+// One mount for ordinary HTTP and WebSockets, as in docs/options.md, in front
+// of servers that use both, with their default settings.
 
 // mount puts a proxy in front of an upstream whose pages go through a
-// ReverseProxy. It returns its URL, and how many requests that has had.
+// ReverseProxy. It returns its URL and a counter of the ReverseProxy's
+// requests.
 func mount(t *testing.T, upstream string) (front *front, pages *atomic.Int64) {
 	target, err := url.Parse(upstream)
 	if err != nil {
@@ -52,8 +53,8 @@ func mount(t *testing.T, upstream string) (front *front, pages *atomic.Int64) {
 	return newFront(t, target.String(), false, wsproxy.WithFallback(through)), pages
 }
 
-// node runs a script that prints its port, until the test's end, and returns
-// its URL.
+// node runs a script that prints its port, until the test ends, and returns its
+// URL.
 func node(t *testing.T, args ...string) string {
 	cmd := exec.Command("node", args...)
 	cmd.WaitDelay = time.Second
@@ -89,15 +90,15 @@ func node(t *testing.T, args ...string) string {
 	return "http://127.0.0.1:" + strings.TrimSpace(port)
 }
 
-// absent ends the test where the script lacks its library.
+// absent ends the test if the script's library is missing.
 func absent(t *testing.T, cmd *exec.Cmd, stderr string) {
 	if cmd.ProcessState.ExitCode() == exitMissing {
 		unavailable(t, strings.TrimSpace(stderr))
 	}
 }
 
-// Socket.IO, client and server in their default configuration: it begins by
-// polling and goes over to a WebSocket.
+// Socket.IO, client and server with default settings: it starts with polling
+// and upgrades to a WebSocket.
 func TestSocketIO(t *testing.T) {
 	f, pages := mount(t, node(t, "testdata/npm/socketio.js"))
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -121,7 +122,7 @@ func TestSocketIO(t *testing.T) {
 	if got := f.proxy.Stats().Opened; got != 1 || pages.Load() < 3 {
 		t.Errorf("%d sessions and %d polls went through the mount, want 1 session and at least 3 polls", got, pages.Load())
 	}
-	// The rest of what that server has.
+	// The other parts of that server.
 	resp, err := http.Get(f.origin)
 	if err != nil {
 		t.Fatal(err)
@@ -132,8 +133,8 @@ func TestSocketIO(t *testing.T) {
 	}
 }
 
-// Vite's development server: the page, its modules, and the socket that tells
-// the page to load them again.
+// Vite's development server: the page, its modules, and the socket that makes
+// the page reload them.
 func TestVite(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string) {
@@ -193,12 +194,12 @@ func TestVite(t *testing.T) {
 	if module := get("/main.js"); !strings.Contains(module, "second") {
 		t.Errorf("after the reload, got the module %q", module)
 	}
-	// By this one a page finds out that a server is back.
+	// With this request a page detects that the server has restarted.
 	open("vite-ping").Close(websocket.StatusNormalClosure, "")
 	c.Close(websocket.StatusNormalClosure, "")
 }
 
-// The mounting lines of README and docs/options.md: what the upstream sees.
+// The mounting snippets of README and docs/options.md: what the upstream sees.
 func TestMounts(t *testing.T) {
 	gin.SetMode(gin.ReleaseMode) // it prints its routes otherwise
 	seen := make(chan string, 1)

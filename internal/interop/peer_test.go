@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// limit is how long one session of a test may take, and one wait outside of
-// any. It is far above what is needed: it turns a hang into a failure.
+// limit is the time limit of a session of a test, and of a wait outside of one.
+// It is far above what is needed: it turns a hang into a failure.
 const limit = 30 * time.Second
 
 // A peer is one WebSocket implementation, in both roles.
@@ -34,7 +34,7 @@ const subprotocol = "second.interop"
 
 var subprotocols = []string{"first.interop", subprotocol}
 
-// traits says what an implementation lets its users do.
+// traits says what an implementation allows its users to do.
 type traits struct {
 	fragments   bool // send a message in several frames
 	pingPayload bool // choose a Ping's payload

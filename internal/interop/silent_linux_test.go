@@ -26,9 +26,9 @@ type silentPeer struct {
 	says, hears   string // what it is told in the end, and its answer
 }
 
-// Servers that answer no Ping work with the defaults, and live on behind a
-// silence that is longer than the time to answer a Ping: their kernels
-// acknowledge it.
+// Servers that answer no Ping work with the default settings, and survive a
+// silence that is longer than the ping timeout, because their kernels
+// acknowledge the Pings.
 func TestSilentServers(t *testing.T) {
 	for _, p := range []silentPeer{
 		// noVNC offers binary, and older ones base64 as well.
@@ -56,7 +56,7 @@ func TestSilentServers(t *testing.T) {
 	}
 }
 
-// talk opens a session, lets nobody say anything for a while, and talks.
+// talk opens a session, leaves it silent for a while, and exchanges messages.
 func (p *silentPeer) talk(t *testing.T, f *front, silence time.Duration) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -87,7 +87,7 @@ func (p *silentPeer) talk(t *testing.T, f *front, silence time.Duration) {
 		}
 	}
 	read()
-	// The client reads all the time, and so answers Pings.
+	// The client reads all the time and so answers Pings.
 	spoken := time.AfterFunc(silence, func() {
 		kind := websocket.MessageBinary
 		if p.text {
@@ -100,14 +100,14 @@ func (p *silentPeer) talk(t *testing.T, f *front, silence time.Duration) {
 	defer spoken.Stop()
 	want = []byte(p.hears)
 	read()
-	// Neither answers a Close in a hurry, if at all.
+	// Neither server answers a Close soon, if at all.
 	conn.CloseNow()
 	if _, err := f.sessions.await(ctx, "/"); err != nil {
 		t.Errorf("the session's end: %v", err)
 	}
 }
 
-// start builds the peer and starts it, and returns its address.
+// start builds and starts the peer, and returns its address.
 func (p *silentPeer) start(t *testing.T) string {
 	t.Helper()
 	cc, err := exec.LookPath("cc")

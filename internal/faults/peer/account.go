@@ -13,7 +13,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// counts is what a process has in hand.
+// counts is what a process holds.
 type counts struct {
 	sockets    int      // file descriptors; 0 where they can't be counted
 	goroutines []string // their stacks
@@ -26,8 +26,8 @@ var (
 
 func count() counts { return counts{Sockets(), stacks()} }
 
-// Sockets is how many sockets the process has open. Pipes aren't counted:
-// empty ones are kept for the next long frame.
+// Sockets returns the number of sockets that the process has open. Pipes are
+// not counted, because empty ones are kept for the next long frame.
 func Sockets() int {
 	const dir = "/proc/self/fd"
 	entries, err := os.ReadDir(dir)
@@ -43,8 +43,8 @@ func Sockets() int {
 	return n
 }
 
-// stacks are the stacks of all goroutines but Toxiproxy's, of which some stay
-// behind when a toxic has closed a connection.
+// stacks returns the stacks of all goroutines except those of Toxiproxy, some
+// of which stay behind when a toxic has closed a connection.
 func stacks() []string {
 	b := make([]byte, 1<<20)
 	b = b[:runtime.Stack(b, true)]
@@ -61,7 +61,7 @@ func stacks() []string {
 // in those below it.
 var ofSession = regexp.MustCompile(`/wsproxy(/internal/relay)?\.\(\*(Proxy|Session|pump|leg)\)`)
 
-// ofSessions are those stacks that run a session.
+// ofSessions returns the stacks that run a session.
 func (c counts) ofSessions() []string {
 	var found []string
 	for _, s := range c.goroutines {
@@ -72,14 +72,14 @@ func (c counts) ofSessions() []string {
 	return found
 }
 
-// What the proxy's records say.
+// The messages of the proxy's records.
 const (
 	opened = "wsproxy: session opened"
 	ended  = "wsproxy: session ended"
 	failed = "wsproxy: handshake failed"
 )
 
-// records returns the records with that message; "": those with any other one
+// records returns the records with that message; "": those with a message other
 // than the three above.
 func (r *Rig) records(msg string) []wstest.Record {
 	var found []wstest.Record
@@ -92,7 +92,7 @@ func (r *Rig) records(msg string) []wstest.Record {
 	return found
 }
 
-// Opened waits until there are as many sessions.
+// Opened waits until n sessions have been opened.
 func (r *Rig) Opened(n int) {
 	r.t.Helper()
 	if !wstest.Until(func() bool { return r.Proxy.Stats().Open == n }) {
@@ -100,8 +100,8 @@ func (r *Rig) Opened(n int) {
 	}
 }
 
-// Ended waits for the first session's end, wants it to be by that side for that
-// reason, and returns its record.
+// Ended waits for the first session's end, checks that it was ended by that
+// side for that reason, and returns its record.
 func (r *Rig) Ended(by wsproxy.Side, reason wsproxy.Reason) wstest.Record {
 	r.t.Helper()
 	return r.EndedAs(0, by, reason)
@@ -117,8 +117,8 @@ func (r *Rig) EndedAs(n int, by wsproxy.Side, reason wsproxy.Reason) wstest.Reco
 	return m
 }
 
-// Failed waits for the first handshake's failure, wants it to be logged with
-// that status and of that kind, and returns its record.
+// Failed waits for the first failed handshake, checks its logged status and
+// kind, and returns its record.
 func (r *Rig) Failed(status int, kind string) wstest.Record {
 	r.t.Helper()
 	return r.FailedAs(0, status, kind)
@@ -134,13 +134,13 @@ func (r *Rig) FailedAs(n, status int, kind string) wstest.Record {
 	return m
 }
 
-// Other returns the records that are about neither a session nor a handshake.
+// Other returns the records that concern neither a session nor a handshake.
 func (r *Rig) Other() []wstest.Record { return r.records("") }
 
-// settle stops the rig and balances the books: every session has ended and
+// settle stops the rig and balances the accounts: every session has ended and
 // every ServeHTTP has returned by itself; there is one record for each session
-// and each failed handshake, and the counters say the same; no goroutine and
-// no socket is left.
+// and each failed handshake, and the counters agree; no goroutine and no socket
+// is left.
 func (r *Rig) settle(served <-chan struct{}) {
 	t := r.t
 	if t.Failed() || t.Skipped() {
@@ -174,7 +174,7 @@ func (r *Rig) settle(served <-chan struct{}) {
 	}
 }
 
-// balance compares the proxy's counters to its log.
+// balance compares the proxy's counters with its log.
 func (r *Rig) balance() {
 	t, st := r.t, r.Proxy.Stats()
 	equal := func(what string, got, want any) {
@@ -229,8 +229,8 @@ func (r *Rig) balance() {
 	equal("Stats.Durations", observed, uint64(len(ends)))
 }
 
-// Phrase wants an answer's body to be the status' own phrase, which says
-// nothing of what went wrong inside.
+// Phrase checks that an answer's body is the fixed phrase of its status, which
+// does not reveal what went wrong.
 func (r *Rig) Phrase(status int, body string) {
 	r.t.Helper()
 	if want := http.StatusText(status) + "\n"; body != want {

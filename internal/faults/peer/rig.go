@@ -1,7 +1,7 @@
 // Package peer scripts the peers of a proxy under test: a client and an
-// upstream that both are raw byte streams in the test's hands, over real
-// sockets, plain or in TLS. Between them is a real http.Server with the proxy.
-// When a case is over, the books must balance: see account.go.
+// upstream that are both raw byte streams under the test's control, over real
+// sockets, plain or with TLS. Between them is a real http.Server with the
+// proxy. At the end of a case, the accounts must balance: see account.go.
 package peer
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Legs is what the two connections of a session are made of.
+// Legs says what the two connections of a session are made of.
 type Legs struct {
 	Client, Upstream wstest.Kind // TCP or TLS
 	Detach           bool        // WithDetach
@@ -36,7 +36,7 @@ func (l Legs) Name() string {
 	return s
 }
 
-// Kinds are the combinations that Each goes through.
+// Kinds are the combinations that Each runs.
 var Kinds = []Legs{
 	{wstest.TCP, wstest.TCP, false},
 	{wstest.TCP, wstest.TCP, true},
@@ -45,7 +45,7 @@ var Kinds = []Legs{
 	{wstest.TLS, wstest.TLS, false},
 }
 
-// Few are those that differ most, for tests that take their time.
+// Few are those that differ most, for slow tests.
 var Few = []Legs{
 	{wstest.TCP, wstest.TCP, false},
 	{wstest.TLS, wstest.TLS, true},
@@ -63,8 +63,8 @@ func each(t *testing.T, kinds []Legs, f func(t *testing.T, legs Legs)) {
 	}
 }
 
-// EachSide runs a test with either side as the one that something is wrong
-// with, over legs of each kind.
+// EachSide runs a test with either side as the one that misbehaves, over legs
+// of each kind.
 func EachSide(t *testing.T, f func(t *testing.T, legs Legs, faulty wsproxy.Side)) {
 	eachSide(t, Kinds, f)
 }
@@ -82,7 +82,8 @@ func eachSide(t *testing.T, kinds []Legs, f func(t *testing.T, legs Legs, faulty
 	}
 }
 
-// Told is the code that the side across is told when this one is lost.
+// Told returns the close code that the opposite side gets when this one is
+// lost.
 func Told(lost wsproxy.Side) int {
 	if lost == wsproxy.Client {
 		return 1001
@@ -90,7 +91,7 @@ func Told(lost wsproxy.Side) int {
 	return 1011
 }
 
-// Config is what a rig is made of. The zero Config is plain TCP on loopback.
+// Config configures a rig. The zero Config is plain TCP on loopback.
 type Config struct {
 	Legs
 	Options []wsproxy.Option
@@ -98,13 +99,13 @@ type Config struct {
 	Server  func(*http.Server)              // changes the server
 	Cert    *tls.Certificate                // of the upstream; nil: a trusted one
 
-	// Listen listens in place of the rig for the side's connections: those that
+	// Listen replaces the rig's listener for the side's connections: those that
 	// clients, or the proxy, make.
 	Listen func(wsproxy.Side) (net.Listener, error)
-	// Dial connects clients to the front.
+	// Dial connects clients to the front server.
 	Dial func(address string) (net.Conn, error)
-	// Via puts something before the side's listener: it returns the address
-	// to connect to instead.
+	// Via puts something in front of the side's listener; it returns the
+	// address to connect to instead.
 	Via func(side wsproxy.Side, address string) string
 	// Target is the proxy's target instead of the listener's address.
 	Target string
@@ -126,8 +127,8 @@ type Rig struct {
 	entered, left atomic.Int64 // ServeHTTP
 }
 
-// New starts a proxy on a server of its own. It is stopped, and accounted for,
-// at the end of the test.
+// New starts a proxy on a server of its own. At the end of the test, it is
+// stopped and its accounts are checked.
 func New(t testing.TB, cfg Config) *Rig {
 	t.Helper()
 	if cfg.Client == "" {
@@ -137,8 +138,8 @@ func New(t testing.TB, cfg Config) *Rig {
 		cfg.Upstream = wstest.TCP
 	}
 	cert() // or its making would take part
-	// A connection that is merely forgotten isn't to be closed by its
-	// finalizer and go unnoticed.
+	// A connection that is merely dropped must not go unnoticed because its
+	// finalizer closes it.
 	percent := debug.SetGCPercent(-1)
 	t.Cleanup(func() { debug.SetGCPercent(percent) })
 	r := &Rig{t: t, cfg: cfg, logs: &wstest.Logs{Least: slog.LevelDebug}, base: count()}
@@ -215,7 +216,8 @@ func (r *Rig) via(side wsproxy.Side, ln net.Listener) string {
 	return ln.Addr().String()
 }
 
-// Connect connects a client to the front; TLS is done, HTTP isn't begun.
+// Connect connects a client to the front server; TLS is done, HTTP has not
+// started.
 func (r *Rig) Connect() *wstest.Wire {
 	r.t.Helper()
 	dial := r.cfg.Dial
@@ -232,12 +234,12 @@ func (r *Rig) Connect() *wstest.Wire {
 	return wstest.NewWire(r.t, c, true)
 }
 
-// Back is where the upstream listens; closing it makes the upstream one that
-// refuses connections.
+// Back is the upstream's listener; closing it makes the upstream refuse
+// connections.
 func (r *Rig) Back() net.Listener { return r.back }
 
-// AcceptRaw waits for the proxy to connect to the upstream; what is spoken on
-// top of TCP isn't begun.
+// AcceptRaw waits for the proxy to connect to the upstream; no protocol above
+// TCP has started.
 func (r *Rig) AcceptRaw() *wstest.Wire {
 	r.t.Helper()
 	return wstest.NewWire(r.t, wstest.Accept(r.t, r.back), false)
@@ -257,7 +259,7 @@ func (r *Rig) Accept() *wstest.Wire {
 	return wstest.NewWire(r.t, tls.Server(w.Conn, &tls.Config{Certificates: []tls.Certificate{own}}), false)
 }
 
-// NoDial wants nobody to be connecting to the upstream.
+// NoDial checks that nothing connects to the upstream.
 func (r *Rig) NoDial() {
 	r.t.Helper()
 	ln, ok := r.back.(*net.TCPListener)
@@ -274,7 +276,7 @@ func (r *Rig) NoDial() {
 	ln.SetDeadline(never)
 }
 
-// Open takes both sides through their handshakes.
+// Open performs both handshakes.
 func (r *Rig) Open() (client, upstream *wstest.Wire) {
 	r.t.Helper()
 	client = r.Connect()
@@ -285,7 +287,7 @@ func (r *Rig) Open() (client, upstream *wstest.Wire) {
 	return client, upstream
 }
 
-// OpenSide is Open for a test that is about one side: that one comes first.
+// OpenSide is Open for a test about one side, which comes first.
 func (r *Rig) OpenSide(side wsproxy.Side) (this, across *wstest.Wire) {
 	r.t.Helper()
 	client, upstream := r.Open()
@@ -295,10 +297,10 @@ func (r *Rig) OpenSide(side wsproxy.Side) (this, across *wstest.Wire) {
 	return upstream, client
 }
 
-// Address is where clients connect to, for those that are none of the rig's.
+// Address is the address for clients that the rig does not create.
 func (r *Rig) Address() string { return r.to }
 
-// cert is what both legs of a rig use, also on the tests' own networks.
+// cert is used by both legs of a rig, also on the tests' own networks.
 var cert = sync.OnceValue(func() tls.Certificate {
 	return wstest.CA().Issue("front.test", "upstream.test", "127.0.0.1", "10.221.2.2")
 })
@@ -313,7 +315,7 @@ func Answer(key, lines string) string {
 	return wstest.Answer(key, "Set-Cookie: id="+wstest.Secret+"\r\n"+lines)
 }
 
-// Accept reads the handshake's request and sends the [Answer].
+// Accept reads the request and sends the [Answer].
 func Accept(upstream *wstest.Wire, lines string) *http.Request {
 	req := upstream.ReadRequest()
 	upstream.Send(Answer(req.Header.Get("Sec-WebSocket-Key"), lines))
