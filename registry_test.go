@@ -737,7 +737,7 @@ func TestRegistryUnderLoad(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				default:
+				case <-time.After(time.Millisecond):
 				}
 			}
 		})

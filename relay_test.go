@@ -624,7 +624,7 @@ func TestInjection(t *testing.T) {
 		})
 	}
 	t.Run("both talk", func(t *testing.T) {
-		for range 5 {
+		for range 2 {
 			eachSessionInTime(t, func(t *testing.T, c carrier) {
 				talk(t, c, 150, true, true)
 			})
