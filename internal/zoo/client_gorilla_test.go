@@ -2,107 +2,56 @@
 
 package zoo
 
-import (
-	"bytes"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"os"
-	"strings"
-	"testing"
-	"time"
+import "github.com/gorilla/websocket"
 
-	"github.com/gorilla/websocket"
-)
-
-// gorilla's Dialer, with compression offered.
+// gorilla/websocket, as its examples use it, with compression.
 var gorillaClient = client{
 	name:   "gorilla",
 	source: goModule("github.com/gorilla/websocket"),
-	run: func(t *testing.T, url, root string) (all []outcome, err error) {
-		dialer := websocket.Dialer{
-			TLSClientConfig:   trusting(t, root),
-			Subprotocols:      []string{"zoo.v1", "zoo.v2"},
-			EnableCompression: true,
-			HandshakeTimeout:  limit,
-		}
-		found := func(what, format string, args ...any) {
-			all = append(all, outcome{what, fmt.Sprintf(format, args...)})
-		}
-		c, _, err := dialer.DialContext(t.Context(), url, nil)
+	run: errand(func(to ticket) (call, error) {
+		d := websocket.Dialer{Subprotocols: offeredSubprotocols, EnableCompression: true, TLSClientConfig: to.config}
+		c, resp, err := d.DialContext(to.ctx, to.url, to.header)
 		if err != nil {
-			return all, err
+			return nil, err
 		}
-		defer c.Close()
-		_ = c.SetReadDeadline(time.Now().Add(limit))
-		found("open", "%s", c.Subprotocol())
-		ponged := ""
-		c.SetPongHandler(func(s string) error { ponged = s; return nil })
-		if err := c.WriteControl(websocket.PingMessage, []byte("anybody"), time.Now().Add(limit)); err != nil {
-			return all, err
-		}
-		for _, m := range errand {
-			if err := c.WriteMessage(m.kind, m.data); err != nil {
-				return all, err
-			}
-			kind, data, err := c.ReadMessage()
-			if err != nil {
-				return all, err
-			}
-			if kind != m.kind || !bytes.Equal(data, m.data) {
-				return all, errors.New("another message comes back")
-			}
-		}
-		found("messages", "all come back")
-		found("Ping", "Pong %s", ponged)
-		if err := c.WriteMessage(websocket.TextMessage, []byte("leave")); err != nil {
-			return all, err
-		}
-		_, _, err = c.ReadMessage()
-		found("server closes", "%v", err)
-
-		if c, _, err = dialer.DialContext(t.Context(), url, nil); err != nil {
-			return all, err
-		}
-		defer c.Close()
-		_ = c.SetReadDeadline(time.Now().Add(limit))
-		if err := c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, "bye"), time.Now().Add(limit)); err != nil {
-			return all, err
-		}
-		_, _, err = c.ReadMessage()
-		found("client closes", "%v", err)
-
-		_, answer, err := dialer.DialContext(t.Context(), strings.TrimSuffix(url, "zoo")+"private", nil)
-		if answer == nil {
-			return all, fmt.Errorf("without login: %w", err)
-		}
-		found("without login", "%v: %s, %s", err, answer.Status, answer.Header.Get("WWW-Authenticate"))
-		return all, nil
-	},
+		_ = c.SetReadDeadline(soon())
+		g := &gorillaCall{Conn: c, extensions: resp.Header.Get("Sec-WebSocket-Extensions")}
+		c.SetPongHandler(func(payload string) error { g.ponged = payload; return nil })
+		return g, nil
+	}),
 }
 
-// errand is what clients send and get back.
-var errand = []struct {
-	kind int // RFC 6455, 11.8
-	data []byte
-}{
-	{websocket.TextMessage, []byte("small")},
-	{websocket.TextMessage, bytes.Repeat([]byte("ä"), 35_000)},
-	{websocket.BinaryMessage, []byte{0, 255}},
-	{websocket.BinaryMessage, bytes.Repeat([]byte{7}, 300_000)},
+type gorillaCall struct {
+	*websocket.Conn
+	extensions string
+	ponged     string // while it reads
 }
 
-// trusting returns a configuration that trusts the authority in a file.
-func trusting(t *testing.T, root string) *tls.Config {
-	t.Helper()
-	text, err := os.ReadFile(root)
-	if err != nil {
-		t.Fatal(err)
+func (c *gorillaCall) agreed() string { return c.Subprotocol() + ", " + c.extensions }
+
+func (c *gorillaCall) ping(payload string) error {
+	return c.WriteControl(websocket.PingMessage, []byte(payload), soon())
+}
+
+func (c *gorillaCall) pong() string { return c.ponged }
+
+func (c *gorillaCall) send(m message) error {
+	if m.binary {
+		return c.WriteMessage(websocket.BinaryMessage, m.data)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		t.Fatalf("%s has no certificate", root)
+	return c.WriteMessage(websocket.TextMessage, m.data)
+}
+
+func (c *gorillaCall) receive() (message, error) {
+	kind, data, err := c.ReadMessage()
+	return message{kind == websocket.BinaryMessage, data}, err
+}
+
+func (c *gorillaCall) close() error {
+	defer c.Conn.Close()
+	if err := c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(1000, "bye"), soon()); err != nil {
+		return err
 	}
-	return &tls.Config{RootCAs: pool}
+	_, err := c.receive()
+	return err
 }

@@ -3,6 +3,7 @@
 package zoo
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -76,12 +77,14 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if visit == 1 {
 		h.saw("offered", "%s", strings.ReplaceAll(
-			tokens("Sec-Websocket-Protocol")+" / "+tokens("Sec-Websocket-Extensions"), " ,", ","))
+			tokens("Sec-Websocket-Protocol")+" / "+cmp.Or(tokens("Sec-Websocket-Extensions"), "no extension"), " ,", ","))
 	}
 	_ = c.SetReadDeadline(time.Now().Add(limit))
 	pongs := 0
 	c.SetPongHandler(func(string) error { pongs++; return nil })
-	_ = c.WriteControl(websocket.PingMessage, []byte("are you there"), time.Now().Add(limit))
+	if visit == 1 { // on the second, some clients break if it crosses their Close
+		_ = c.WriteControl(websocket.PingMessage, []byte("are you there"), time.Now().Add(limit))
+	}
 	for {
 		kind, data, err := c.ReadMessage()
 		if err != nil {

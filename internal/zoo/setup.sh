@@ -15,6 +15,9 @@ packages="$packages python3-websockets python3-tornado python3-aiohttp
 	python3-flask-socketio gunicorn python3-gevent-websocket python3-eventlet
 	python3-cherrypy3 python3-ws4py
 	jupyter-server python3-ipykernel websockify"
+# Libraries that are called from Python.
+packages="$packages python3-pyqt6.qtwebsockets gir1.2-soup-3.0 python3-gi
+	glib-networking"
 # In Ruby and Perl.
 packages="$packages ruby-actioncable puma ruby-em-websocket
 	libmojolicious-perl"

@@ -82,6 +82,15 @@ var clients = []client{
 	websocketClientPython,
 	tornadoClient,
 	gorillaClient,
+	coderClient,
+	gwsClient,
+	gobwasClient,
+	xnetClient,
+	fasthttpClient,
+	autobahnClient,
+	trioClient,
+	qtClient,
+	soupClient,
 }
 
 // TestServers has each server carried both ways.
