@@ -144,6 +144,8 @@ func (t *stats) end(s *Session) {
 }
 
 // Stats returns a snapshot. Its cost does not depend on the number of sessions.
+// The counters are read one after the other: a session that opens or ends
+// meanwhile may be in some of them and not yet in others.
 func (p *Proxy) Stats() Stats {
 	now := p.registry.load()
 	st := Stats{
