@@ -91,6 +91,7 @@ var clients = []client{
 	trioClient,
 	qtClient,
 	soupClient,
+	wscatClient,
 }
 
 // TestServers has each server carried both ways.
