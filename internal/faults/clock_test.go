@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// F44: a jump of the clock doesn't matter, because nobody looks at it: times are
-// compared by the monotonic reading that time.Now brings along. What strips it
-// off, or makes a time that has none, is not in the proxy's source.
+// F44: a jump of the wall clock has no effect, because the proxy compares times
+// by the monotonic reading of time.Now. Its source contains nothing that
+// removes that reading or creates a time without one.
 func TestMonotonicOnly(t *testing.T) {
 	t.Attr("case", "F44")
 	strips := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Local", "UTC", "In", "AddDate", "Date", "Truncate", "Round"}
@@ -58,8 +58,8 @@ func TestMonotonicOnly(t *testing.T) {
 	}
 }
 
-// isDuration says whether it is a call of time.Since or Session.now, which
-// return a Duration.
+// isDuration reports whether the expression is a call of time.Since or
+// Session.now, which return a Duration.
 func isDuration(e ast.Expr) bool {
 	call, ok := e.(*ast.CallExpr)
 	if !ok {

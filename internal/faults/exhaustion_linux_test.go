@@ -21,15 +21,15 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What this machine runs out of: descriptors and ports. The fault is here, not
-// the upstream's, and it passes: 503.
+// This machine runs out of descriptors and ports. That is not the upstream's
+// fault, and it is temporary: 503.
 
 func init() { roles["proxy"] = proxyProcess }
 
-// proxyProcess is a proxy to the target that its first argument names. It says
-// where it listens, and then its log, a record of JSON a line. At what it reads
-// from its standard input it changes how many descriptors are left to it: a
-// number, and "ok" once that is so.
+// proxyProcess is a proxy to the target in its first argument. It prints its
+// address, and then its log, one JSON record per line. Each number that it
+// reads from its standard input sets how many more descriptors it may open; it
+// then prints "ok".
 func proxyProcess(args []string) {
 	fail := func(err error) {
 		if err != nil {
@@ -52,8 +52,8 @@ func proxyProcess(args []string) {
 	}
 }
 
-// leaveDescriptors sets the process' limit so that it can open n more, however
-// the ones that are open are numbered.
+// leaveDescriptors sets the process's limit so that it can open n more
+// descriptors, however the open ones are numbered.
 func leaveDescriptors(n int) error {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
@@ -85,7 +85,7 @@ func leaveDescriptors(n int) error {
 	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
 }
 
-// leave has a proxy's process leave itself n descriptors.
+// leave has a proxy's process limit itself to n more descriptors.
 func (p *process) leave(t *testing.T, n int) {
 	t.Helper()
 	if _, err := fmt.Fprintln(p.in, n); err != nil {
@@ -96,7 +96,7 @@ func (p *process) leave(t *testing.T, n int) {
 	}
 }
 
-// record is the next record of its log.
+// record returns the next record of its log.
 func (p *process) record(t *testing.T) map[string]any {
 	t.Helper()
 	m := make(map[string]any)
@@ -106,9 +106,9 @@ func (p *process) record(t *testing.T) map[string]any {
 	return m
 }
 
-// F16: a proxy that has one descriptor left takes a client's connection, and
-// can't dial. Sessions that are open go on, long frames included, for which it
-// would like to have a pipe. With room again, all is well again.
+// F16: a proxy with one descriptor left accepts a client's connection and
+// cannot dial. Open sessions continue, including long frames, for which it
+// would prefer a pipe. When there is room again, everything works again.
 func TestOutOfDescriptors(t *testing.T) {
 	t.Attr("case", "F16 F52")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -153,7 +153,7 @@ func TestOutOfDescriptors(t *testing.T) {
 		}
 	}
 
-	// What is kept for the next long frame is given up for a connection.
+	// A pipe that is kept for the next long frame is given up for a connection.
 	long := strings.Repeat("long", 1<<20)
 	go io.WriteString(c, c.Frame(wstest.Binary, long))
 	u.Want(wstest.Binary, long)
@@ -176,8 +176,8 @@ func TestOutOfDescriptors(t *testing.T) {
 	go io.WriteString(c, c.Frame(wstest.Binary, long))
 	u.Want(wstest.Binary, long)
 
-	// None left: the server can't take the connection, tries again, and takes
-	// it once there is one.
+	// None left: the server cannot accept the connection, retries, and accepts
+	// it when there is a descriptor.
 	p.leave(t, 0)
 	waiting := connect()
 	waiting.Send(peer.Request("/", ""))
@@ -201,14 +201,14 @@ func TestOutOfDescriptors(t *testing.T) {
 	closed(waiting, w)
 }
 
-// fourPorts leaves the proxy four ports for connections of its own.
+// fourPorts leaves the proxy four ports for its own connections.
 func (n *network) fourPorts() {
 	n.t.Helper()
 	n.in("proxy", "sh", "-c", "echo 40000 40003 >/proc/sys/net/ipv4/ip_local_port_range")
 }
 
-// F17: four ports and no more. The fifth session has none: 503; with one of
-// them closed it is there again.
+// F17: with only four ports, a fifth session is refused with 503. When one of
+// the four is closed, there is room again.
 func TestOutOfPorts(t *testing.T) {
 	t.Attr("case", "F17")
 	n := newNetwork(t)
@@ -250,9 +250,8 @@ func TestOutOfPorts(t *testing.T) {
 	}
 }
 
-// F17: as the upstream closes first, the wait behind a connection's end (TIME-WAIT,
-// a minute) is on its side: four ports last for any number of sessions, one after
-// the other, whoever ends them.
+// F17: the upstream closes first, so TIME-WAIT (a minute) is on its side: four
+// ports suffice for any number of sessions in sequence, whoever ends them.
 func TestPortsComeBack(t *testing.T) {
 	t.Attr("case", "F17 F23")
 	n := newNetwork(t)

@@ -24,8 +24,9 @@ import (
 
 func init() { roles["fair"] = fairProcess }
 
-// fairProcess is a proxy with so many processors to the target. It says where it
-// listens: the path /ours is wsproxy's, all else is httputil.ReverseProxy's.
+// fairProcess is a proxy to the target with the given number of processors. It
+// prints its address: the path /ours is wsproxy's, every other path
+// httputil.ReverseProxy's.
 func fairProcess(args []string) {
 	fail := func(err error) {
 		if err != nil {
@@ -50,8 +51,8 @@ func fairProcess(args []string) {
 	untilStdinEnds()
 }
 
-// sinkAndEcho is an upstream: it throws away what comes in a session whose path
-// ends in /sink, and sends everything else back.
+// sinkAndEcho is an upstream: it discards what arrives in a session whose path
+// ends in /sink, and echoes everything else.
 func sinkAndEcho(t *testing.T) net.Listener {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -90,9 +91,9 @@ func sinkAndEcho(t *testing.T) net.Listener {
 	return ln
 }
 
-// Senders of small frames, as many as they can, don't keep another session's
-// frames waiting for longer than they would behind httputil.ReverseProxy, however
-// few processors there are.
+// Senders of small frames at full speed do not delay another session's frames
+// longer than they would with httputil.ReverseProxy, however few processors
+// there are.
 func TestSmallFramesAreFair(t *testing.T) {
 	t.Attr("case", "F53")
 	up := sinkAndEcho(t)

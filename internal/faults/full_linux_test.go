@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// fullListener is the address of a listener on loopback whose queue is full:
-// the kernel drops every further SYN.
+// fullListener returns the address of a listener on loopback whose queue is
+// full: the kernel drops every further SYN.
 func fullListener(t *testing.T) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

@@ -14,11 +14,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What can go wrong between the client's request and its 101. The client gets
-// one answer, the log one record, and neither side keeps a connection.
+// Everything that can go wrong between the client's request and its 101. The
+// client gets one answer, the log one record, and neither side keeps a
+// connection.
 
-// refused sends a handshake, with a request behind it that nobody may see, and
-// wants it to be answered with the status' own phrase.
+// refused sends a handshake, followed by a request that must not be served, and
+// expects the fixed phrase of the status.
 func refused(r *peer.Rig, status int) {
 	c := r.Connect()
 	c.Send(peer.Request("/", "") + "GET /second HTTP/1.1\r\nHost: front.test\r\n\r\n")
@@ -36,11 +37,11 @@ func TestRefusedConnection(t *testing.T) {
 	})
 }
 
-// soon is a handshake limit that tests wait for.
+// soon is a handshake timeout for tests that wait for it.
 const soon = 400 * time.Millisecond
 
-// withinLimit runs what is to take as long as the handshake limit, and not much
-// longer. How much is a matter of how busy the machine is.
+// withinLimit runs f, which should take as long as the handshake timeout and
+// not much longer, depending on how busy the machine is.
 func withinLimit(t *testing.T, f func()) {
 	t.Helper()
 	began := time.Now()
@@ -50,7 +51,8 @@ func withinLimit(t *testing.T, f func()) {
 	}
 }
 
-// F3, F5: an upstream that takes the connection and says nothing, at each step.
+// F3, F5: an upstream that accepts the connection and sends nothing, at each
+// step.
 func TestSilentUpstream(t *testing.T) {
 	silences := []struct {
 		name, cases string
@@ -94,7 +96,7 @@ func TestSilentUpstream(t *testing.T) {
 	}
 }
 
-// F4: the connection is taken and dropped before there is an answer.
+// F4: the connection is accepted and dropped before there is an answer.
 func TestDroppedHandshake(t *testing.T) {
 	t.Attr("case", "F4")
 	drops := []struct {
@@ -128,7 +130,7 @@ func TestDroppedHandshake(t *testing.T) {
 	}
 }
 
-// failedKind is the kind of the one handshake that has failed so far.
+// failedKind returns the kind of the only handshake that has failed so far.
 func failedKind(r *peer.Rig) (kind string) {
 	wstest.Until(func() bool {
 		for k, n := range r.Proxy.Stats().Failed {
@@ -141,8 +143,8 @@ func failedKind(r *peer.Rig) (kind string) {
 	return kind
 }
 
-// F6: an upstream whose certificate isn't trusted gets no byte of the request,
-// in TLS or plain, and is not tried again.
+// F6: an upstream whose certificate is not trusted gets no byte of the request,
+// in TLS or plain, and is not retried.
 func TestUntrustedCertificate(t *testing.T) {
 	t.Attr("case", "F6 A73")
 	for _, legs := range []peer.Legs{{Client: wstest.TCP, Upstream: wstest.TLS}, {Client: wstest.TLS, Upstream: wstest.TLS}} {
@@ -166,8 +168,8 @@ func TestUntrustedCertificate(t *testing.T) {
 	}
 }
 
-// F7: an upstream's refusal is relayed without what is about the connection
-// alone, and both connections end.
+// F7: an upstream's refusal is relayed without its hop-by-hop fields, and both
+// connections are closed.
 func TestRefusalRelayed(t *testing.T) {
 	t.Attr("case", "F7")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
@@ -186,7 +188,7 @@ func TestRefusalRelayed(t *testing.T) {
 	})
 }
 
-// F8: a refusal without end is cut at 64 KiB, visibly.
+// F8: a refusal without end is cut at 64 KiB, and the client can tell.
 func TestEndlessRefusal(t *testing.T) {
 	t.Attr("case", "F8")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
@@ -221,7 +223,7 @@ func TestEndlessRefusal(t *testing.T) {
 	})
 }
 
-// F9, F10: what is no right answer to a handshake makes no tunnel.
+// F9, F10: an invalid answer to a handshake opens no tunnel.
 func TestWrongAnswers(t *testing.T) {
 	answers := []struct{ name, cases, answer string }{
 		{"garbage", "F9", "\x00\x01\x02\x03 not a protocol\r\n\r\n"},
@@ -271,7 +273,7 @@ func TestWrongAnswers(t *testing.T) {
 	}
 }
 
-// F9: an upstream that speaks no TLS where it should, and the other way round.
+// F9: an upstream that does not speak TLS but should, and the reverse.
 func TestPlainForTLS(t *testing.T) {
 	t.Attr("case", "F9 A75")
 	t.Run("no TLS", func(t *testing.T) {
@@ -302,8 +304,7 @@ func TestPlainForTLS(t *testing.T) {
 	})
 }
 
-// F11: a client that leaves before its 101 takes the upstream's handshake with
-// it.
+// F11: a client that leaves before its 101 ends the upstream's handshake.
 func TestClientLeavesEarly(t *testing.T) {
 	t.Attr("case", "F11")
 	steps := map[string]func(w *wstest.Wire){
@@ -348,8 +349,8 @@ func TestClientLeavesEarly(t *testing.T) {
 	}
 }
 
-// F2: nobody answers to the connection: the listener's queue is full, and the
-// kernel drops what more comes.
+// F2: nobody answers the connection attempt: the listener's queue is full, and
+// the kernel drops further SYNs.
 func TestConnectionHangs(t *testing.T) {
 	t.Attr("case", "F2")
 	full := fullListener(t)
@@ -362,7 +363,7 @@ func TestConnectionHangs(t *testing.T) {
 	}
 }
 
-// F20: a session that is lost right behind its 101 isn't taken elsewhere.
+// F20: a session that is lost right after its 101 is not retried elsewhere.
 func TestNoReplay(t *testing.T) {
 	t.Attr("case", "F20")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
@@ -379,8 +380,8 @@ func TestNoReplay(t *testing.T) {
 	})
 }
 
-// An upstream that is refused one moment is there the next: nothing is
-// remembered against it where there is no other.
+// An upstream that refused a connection may be available the next moment: if it
+// is the only one, it is tried every time.
 func TestBackAgain(t *testing.T) {
 	t.Attr("case", "F1")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

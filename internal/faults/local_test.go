@@ -18,10 +18,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What can go wrong on the proxy's own side: middleware, hooks, connections of
-// the user's, memory.
+// Everything that can go wrong on the proxy's own side: middleware, hooks,
+// connections from user code, memory.
 
-// A wrapped is a ResponseWriter of middleware's.
+// A wrapped is a ResponseWriter of middleware.
 type wrapped struct {
 	http.ResponseWriter
 	hijack func() (net.Conn, *bufio.ReadWriter, error)
@@ -31,8 +31,8 @@ func (w *wrapped) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.hijac
 
 type plain struct{ http.ResponseWriter } // neither a Hijacker nor unwrapped
 
-// F12: middleware behind which the connection can't be taken over: 501, and
-// nothing is dialled.
+// F12: middleware whose ResponseWriter cannot be hijacked: 501, and nothing is
+// dialled.
 func TestNotHijackable(t *testing.T) {
 	t.Attr("case", "F12")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
@@ -45,8 +45,8 @@ func TestNotHijackable(t *testing.T) {
 	})
 }
 
-// F13: taking the connection over fails when the upstream has accepted already:
-// that one's connection ends.
+// F13: hijacking fails after the upstream has accepted: the upstream's
+// connection is closed.
 func TestHijackFails(t *testing.T) {
 	t.Attr("case", "F13")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
@@ -92,8 +92,8 @@ func TestClientGoneAt101(t *testing.T) {
 	})
 }
 
-// F14: a hook that panics before the 101 is a 500 of this handshake alone. The
-// session that is open, and the limits, know nothing of it.
+// F14: a hook that panics before the 101 causes a 500 for this handshake only.
+// The open session and the limits are not affected.
 func TestHooksPanic(t *testing.T) {
 	var armed atomic.Pointer[string]
 	panics := func(name string) {
@@ -144,8 +144,8 @@ func TestHooksPanic(t *testing.T) {
 	})
 }
 
-// F15: one session more than there may be is refused before anything is
-// dialled, and let in when there is room.
+// F15: one session above the limit is refused before anything is dialled, and
+// accepted when there is room.
 func TestFull(t *testing.T) {
 	t.Attr("case", "F15 A68")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
@@ -170,7 +170,7 @@ func TestFull(t *testing.T) {
 	})
 }
 
-// A brittle is a connection of the user's own that panics when it is told to.
+// A brittle is a connection from user code that panics when it is told to.
 type brittle struct {
 	net.Conn
 	read, write *atomic.Bool
@@ -191,8 +191,8 @@ func (b brittle) Write(p []byte) (int, error) {
 	return b.Conn.Write(p)
 }
 
-// F47, F48: a panic while relaying ends that session, and neither the process
-// nor the session beside it.
+// F47, F48: a panic while relaying ends that session, but neither the process
+// nor another session.
 func TestRelayPanics(t *testing.T) {
 	t.Attr("case", "F47 F48")
 	for _, what := range []string{"Read", "Write"} {
@@ -236,8 +236,8 @@ func TestRelayPanics(t *testing.T) {
 	}
 }
 
-// F45: what an idle session takes in this process, its http.Server's share
-// included; its peers' share, a wire each, is in it as well.
+// F45: the memory of an idle session in this process, including the share of
+// its http.Server and of its two test peers.
 func TestMemory(t *testing.T) {
 	t.Attr("case", "F45")
 	const n, most = 300, 128 << 10 // of blocking sessions over TLS, the dearest

@@ -13,12 +13,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What can go wrong when a session is open: one side goes, in whatever way, and
-// the other is told as well as can be.
+// Everything that can go wrong in an open session: one side leaves, in whatever
+// way, and the other one gets a Close if possible.
 
-// F21, F22, F24, F25: a side goes without a Close frame, by FIN or RST, between
-// frames and within one. What it had sent in full has arrived; the other side is
-// told by a Close, unless it is in the middle of a frame.
+// F21, F22, F24, F25: a side leaves without a Close frame, by FIN or RST,
+// between frames and within one. Its complete frames have arrived; the other
+// side gets a Close, unless it is in the middle of a frame.
 func TestLost(t *testing.T) {
 	tails := []struct {
 		name string
@@ -79,8 +79,8 @@ func testLost(t *testing.T, legs peer.Legs, faulty wsproxy.Side, reset bool, tai
 	}
 }
 
-// F23: a Close passes as it is, is answered, and the connections end: the
-// client's by the proxy, the upstream's by the upstream.
+// F23: a Close is relayed unchanged and answered, and the connections end: the
+// client's is closed by the proxy, the upstream's by the upstream.
 func TestClose(t *testing.T) {
 	t.Attr("case", "F23")
 	codes := []struct {
@@ -114,8 +114,8 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// F23: a Close that is never answered is waited for, but not for ever; it comes
-// back to who has sent it.
+// F23: a Close that is never answered is waited for until the timeout; then its
+// sender gets it back.
 func TestCloseUnanswered(t *testing.T) {
 	t.Attr("case", "F23 A59")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, first wsproxy.Side) {
@@ -134,8 +134,8 @@ func TestCloseUnanswered(t *testing.T) {
 	})
 }
 
-// F29: a side that has half-closed still gets what the other one has to say,
-// until that has answered the Close.
+// F29: a side that has half-closed still gets what the other one sends, until
+// that one has answered the Close.
 func TestHalfClose(t *testing.T) {
 	t.Attr("case", "F29")
 	peer.EachSide(t, func(t *testing.T, legs peer.Legs, first wsproxy.Side) {
@@ -156,8 +156,8 @@ func TestHalfClose(t *testing.T) {
 	})
 }
 
-// F29: and no longer than the close timeout, if that one goes on and on, or
-// says nothing.
+// F29: but not for longer than the close timeout, if that one keeps sending, or
+// sends nothing.
 func TestHalfCloseBounded(t *testing.T) {
 	t.Attr("case", "F29")
 	for _, talks := range []bool{false, true} {
@@ -193,8 +193,8 @@ func TestHalfCloseBounded(t *testing.T) {
 	}
 }
 
-// F42: the end of one direction ends the other one also where that is stuck in
-// writing. A side that takes nothing and goes ends the session at once.
+// F42: the end of one direction also ends the other one if that is blocked in a
+// write. A side that reads nothing and leaves ends the session at once.
 func TestStuckAndGone(t *testing.T) {
 	t.Attr("case", "F42 A70")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
@@ -211,8 +211,8 @@ func TestStuckAndGone(t *testing.T) {
 	})
 }
 
-// F42: a side that goes while the other one takes nothing is waited for no
-// longer than that one is given to take what is there.
+// F42: if a side leaves while the other one reads nothing, the rest is
+// delivered for as long as the timeout of that side allows, and no longer.
 func TestGoneBehindStuck(t *testing.T) {
 	t.Attr("case", "F42 F25")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
@@ -225,8 +225,8 @@ func TestGoneBehindStuck(t *testing.T) {
 	})
 }
 
-// flood has the wire write messages for as long as they are taken. The channel
-// gets a value when they aren't any more, for a while or for good.
+// flood has the wire write messages for as long as they are accepted. The
+// channel gets a value when that stops, for a while or for good.
 func flood(w *wstest.Wire) (stalled <-chan struct{}) {
 	message := w.Frame(wstest.Binary, strings.Repeat("f", 16_000))
 	var written atomic.Int64
@@ -260,7 +260,7 @@ func flood(w *wstest.Wire) (stalled <-chan struct{}) {
 }
 
 // F46, F49, F50: a hundred sessions that end in ten ways. Each has two
-// descriptors of the proxy's while it is open, and is counted and logged once,
+// descriptors in the proxy while it is open, and is counted and logged once,
 // with its bytes.
 func TestManyEnds(t *testing.T) {
 	t.Attr("case", "F42 F46 F49 F50 C31")

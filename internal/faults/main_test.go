@@ -15,8 +15,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// The test binary is also the peers that are to be processes of their own, by
-// the name that is in the environment.
+// The test binary also runs as the peers that need processes of their own,
+// selected by name in the environment.
 const roleVariable = "WSPROXY_FAULTS_ROLE"
 
 var roles = map[string]func(args []string){
@@ -37,15 +37,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A process is a peer of its own.
+// A process is a peer in its own process.
 type process struct {
 	*exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
 }
 
-// start starts one. It lives until its standard input ends, at the latest with
-// the test.
+// start starts a process. It exits when its standard input ends, at the latest
+// with the test.
 func start(t *testing.T, role string, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
@@ -75,7 +75,7 @@ func start(t *testing.T, role string, args ...string) *process {
 	return p
 }
 
-// line is the next line that it has written.
+// line returns the next line of its output.
 func (p *process) line(t *testing.T) string {
 	t.Helper()
 	if !p.out.Scan() {
@@ -84,7 +84,7 @@ func (p *process) line(t *testing.T) string {
 	return p.out.Text()
 }
 
-// untilStdinEnds waits for the end of the process that has started this one.
+// untilStdinEnds waits for the end of the parent process.
 func untilStdinEnds() {
 	var b [1]byte
 	for {
@@ -94,7 +94,7 @@ func untilStdinEnds() {
 	}
 }
 
-// upstreamProcess is an upstream that echoes. It says where it listens.
+// upstreamProcess is an upstream that echoes. It prints its address.
 func upstreamProcess([]string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -118,7 +118,7 @@ func upstreamProcess([]string) {
 	untilStdinEnds()
 }
 
-// clientProcess is a client that opens a WebSocket and reads. It says so.
+// clientProcess is a client that opens a WebSocket, reports that, and reads.
 func clientProcess(args []string) {
 	c, _, err := websocket.Dial(context.Background(), strings.Replace(args[0], "http", "ws", 1), nil)
 	if err != nil {

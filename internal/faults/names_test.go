@@ -14,7 +14,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A names is a server of names on loopback: every name has its addresses.
+// A names is a name server on loopback: every name has its addresses.
 type names struct {
 	conn      net.PacketConn
 	addresses atomic.Pointer[[]netip.Addr] // none: no such name
@@ -77,7 +77,8 @@ func (s *names) serve() {
 	}
 }
 
-// dialler is the proxy's own one, but for whom it asks for addresses.
+// dialler returns the proxy's own dialer, except for the name server that it
+// uses.
 func (s *names) dialler() wsproxy.Option {
 	d := net.Dialer{KeepAlive: -1, Resolver: &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -86,8 +87,8 @@ func (s *names) dialler() wsproxy.Option {
 	return wsproxy.WithDialContext(d.DialContext)
 }
 
-// F18: a name is looked up for each session. What it leads to then is where that
-// session stays.
+// F18: a name is looked up for each session. The session stays at the address
+// that was found.
 func TestNameMoves(t *testing.T) {
 	t.Attr("case", "F18")
 	first, err := net.Listen("tcp", "127.0.0.1:0")
@@ -119,7 +120,7 @@ func TestNameMoves(t *testing.T) {
 	c1, u1 := open(first)
 	s.set("127.0.0.2")
 	c2, u2 := open(second)
-	// The first address of two is one where nobody listens any more.
+	// Nothing listens any longer at the first of two addresses.
 	first.Close()
 	s.set("127.0.0.1", "127.0.0.2")
 	c3, u3 := open(second)
@@ -139,7 +140,7 @@ func TestNameMoves(t *testing.T) {
 	}
 }
 
-// F1: a name that isn't there.
+// F1: a name that does not exist.
 func TestNoSuchName(t *testing.T) {
 	t.Attr("case", "F1")
 	s := newNames(t)

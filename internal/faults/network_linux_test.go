@@ -19,11 +19,11 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Networks of the tests' own: a namespace each for client, proxy and upstream,
-// with a cable between the proxy's and each of the others. All processes are
-// this one: a socket stays in the namespace in which it was made.
+// Networks of the tests' own: one namespace each for client, proxy and
+// upstream, with a cable between the proxy's and each of the others. There is
+// only this process: a socket stays in the namespace in which it was created.
 
-// A network is those namespaces.
+// A network consists of those namespaces.
 type network struct {
 	t         testing.TB
 	name      string // of the namespaces begins so
@@ -38,7 +38,7 @@ const (
 
 var networks atomic.Int64
 
-// newNetwork lays the cables.
+// newNetwork creates the cables.
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	needNamespaces(t)
@@ -53,7 +53,7 @@ func newNetwork(t testing.TB) *network {
 	return n
 }
 
-// needNamespaces skips a test where they can't be had.
+// needNamespaces skips a test if namespaces are not available.
 func needNamespaces(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -82,8 +82,8 @@ func (n *network) in(ns string, command ...string) {
 	run(n.t, append([]string{"ip", "netns", "exec", n.name + ns}, command...)...)
 }
 
-// cable connects a namespace to the proxy's: its end is called wire, the
-// proxy's by the namespace.
+// cable connects a namespace to the proxy's: its end is called wire, and the
+// proxy's end has the namespace's name.
 func (n *network) cable(ns, address, proxyAddress string) {
 	n.t.Helper()
 	n.in("proxy", "ip", "link", "add", ns, "type", "veth", "peer", "name", "wire", "netns", n.name+ns)
@@ -93,10 +93,10 @@ func (n *network) cable(ns, address, proxyAddress string) {
 	n.in(ns, "ip", "link", "set", "wire", "up")
 }
 
-// pull pulls a cable out. Neither end is told: what is sent is lost.
+// pull unplugs a cable. Neither end notices: what is sent is lost.
 func (n *network) pull(ns string) { n.drop(ns, "both") }
 
-// drop has the packets on a cable lost: those that go "to" the proxy, "from" it,
+// drop drops the packets on a cable: those that go "to" the proxy, "from" it,
 // or "both".
 func (n *network) drop(ns, direction string) {
 	n.t.Helper()
@@ -114,8 +114,8 @@ func (n *network) drop(ns, direction string) {
 // plug undoes drop.
 func (n *network) plug(ns string) { n.t.Helper(); n.in("proxy", "nft", "delete table inet cut"+ns) }
 
-// do calls f in a namespace. It must do its work in the goroutine in which it
-// is called.
+// do calls f in a namespace. f must do its work in the goroutine in which it is
+// called.
 func (n *network) do(ns string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -162,8 +162,9 @@ func (n *network) rig(legs peer.Legs, options ...wsproxy.Option) *peer.Rig {
 	return peer.New(n.t, cfg)
 }
 
-// F26, F27, F28: a cable is pulled out, or packets are lost one way. The other
-// side is told when the Ping's answer is due, and not before.
+// F26, F27, F28: a cable is unplugged, or packets are lost in one direction.
+// The other side gets a Close when the Ping's answer is overdue, and not
+// before.
 func TestCablePulled(t *testing.T) {
 	for _, direction := range []string{"both", "to", "from"} {
 		t.Run(direction, func(t *testing.T) {
@@ -185,9 +186,9 @@ func TestCablePulled(t *testing.T) {
 	}
 }
 
-// A peer that vanishes while a rate limit holds up what it has sent is found as
-// soon as any other: nobody reads its answers, but its machine acknowledges none
-// of the Pings.
+// A peer that vanishes while a rate limit holds back what it has sent is
+// detected as soon as any other: nobody reads its answers, but its machine does
+// not acknowledge the Pings.
 func TestCablePulledWhileSlowed(t *testing.T) {
 	t.Attr("case", "A83 F26")
 	n := newNetwork(t)
@@ -203,8 +204,8 @@ func TestCablePulledWhileSlowed(t *testing.T) {
 	lostBetween(t, r, wsproxy.Client, began, patient/2, silent)
 }
 
-// F26, F27: while data is on its way to who has vanished, TCP's own keep-alive
-// doesn't run at all. The write timeout, or a Ping to it, ends the session.
+// F26, F27: while data for a vanished peer is unacknowledged, TCP's keep-alive
+// does not run. The write timeout, or a Ping, ends the session.
 func TestCablePulledWhileWriting(t *testing.T) {
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		t.Attr("case", map[wsproxy.Side]string{wsproxy.Client: "F26", wsproxy.Upstream: "F27"}[faulty])
@@ -227,8 +228,8 @@ func TestCablePulledWhileWriting(t *testing.T) {
 	})
 }
 
-// A cable that is put back in time: what was sent meanwhile arrives, and nobody
-// has noticed.
+// A cable that is plugged in again in time: what was sent meanwhile arrives,
+// and nobody has noticed.
 func TestCablePutBack(t *testing.T) {
 	t.Attr("case", "F26 F27 F35")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
@@ -252,7 +253,7 @@ func TestCablePutBack(t *testing.T) {
 	})
 }
 
-// wantMessage wants a message, behind any number of control frames.
+// wantMessage expects a message after any number of control frames.
 func wantMessage(t *testing.T, w *wstest.Wire, message string) {
 	t.Helper()
 	for {
@@ -266,8 +267,8 @@ func wantMessage(t *testing.T, w *wstest.Wire, message string) {
 	}
 }
 
-// F1, F2: the way to the upstream, before there is a connection: packets that
-// are lost, no route, nobody at the address.
+// F1, F2: the path to the upstream before there is a connection: lost packets,
+// no route, nobody at the address.
 func TestNoWay(t *testing.T) {
 	ways := []struct {
 		name, cases string
@@ -310,7 +311,7 @@ func TestNoWay(t *testing.T) {
 	}
 }
 
-// F5: the cable is pulled within the TLS handshake.
+// F5: the cable is unplugged during the TLS handshake.
 func TestCablePulledInTLS(t *testing.T) {
 	t.Attr("case", "F5 F3")
 	for _, before := range []string{"TLS", "the answer"} {
@@ -335,9 +336,9 @@ func TestCablePulledInTLS(t *testing.T) {
 	}
 }
 
-// Multipath TCP (RFC 8684), which Go's listeners accept: the kernel tells of such
-// a connection what it knows of its first subflow. When that is reset and another
-// one lives, so does the session.
+// Multipath TCP (RFC 8684), which Go's listeners accept: the kernel reports for
+// such a connection what it knows about its first subflow. If that is reset and
+// another one works, the session continues.
 func TestMultipathTCP(t *testing.T) {
 	t.Attr("case", "F51")
 	const second, secondFront = "10.221.3.1", "10.221.3.2"
@@ -356,7 +357,7 @@ func TestMultipathTCP(t *testing.T) {
 	}
 	n.in("client", "ip", "mptcp", "endpoint", "add", second, "dev", "wire2", "subflow")
 	n.multipath = true
-	// A quiet session's connection is looked at every half write timeout.
+	// The connection of a quiet session is checked every half write timeout.
 	r := n.rig(peer.Legs{}, wsproxy.WithPing(1700*time.Millisecond, wstest.Timeout), wsproxy.WithWriteTimeout(time.Second))
 	c, u := r.Open()
 	if is, err := c.TCP().MultipathTCP(); !is {
@@ -371,7 +372,7 @@ func TestMultipathTCP(t *testing.T) {
 		t.Fatal("no second subflow")
 	}
 
-	// What goes out by the first one is answered by a reset.
+	// What is sent over the first subflow is answered by a reset.
 	n.in("client", "nft", "add table inet r; add chain inet r in { type filter hook input priority 0; }; "+
 		"add rule inet r in iifname wire meta l4proto tcp reject with tcp reset")
 	u.SendText("over the second way")

@@ -27,8 +27,8 @@ import (
 
 // A proxy that is stopped while it waits for its members, or while it drains.
 
-// served serves a proxy that is made with the options on a port of its own, and
-// says where.
+// served serves a proxy with the options on its own port, and prints the
+// address.
 func served(options ...wsproxy.Option) *wsproxy.Proxy {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	var p *wsproxy.Proxy
@@ -71,7 +71,7 @@ func memberProxy(args []string) {
 	untilStdinEnds()
 }
 
-// lines sends what the process writes, until the end of it.
+// lines sends the lines that the process writes, until its output ends.
 func (p *process) lines() <-chan string {
 	lines := make(chan string, 1<<16)
 	go func() {
@@ -83,9 +83,9 @@ func (p *process) lines() <-chan string {
 	return lines
 }
 
-// TestMembersOfStopped: what times out, or is given up by clients, while the
-// proxy itself is stopped, tells nothing of its members: "checks" of theirs,
-// "handshakes" whose time is over, and those whose "clients" have left.
+// TestMembersOfStopped: timeouts and departing clients while the proxy itself
+// is stopped do not count against its members: "checks", "handshakes" whose
+// time is over, and those whose "clients" have left.
 func TestMembersOfStopped(t *testing.T) {
 	t.Attr("case", "F2 F3")
 	for settings := range memberSettings {
@@ -98,7 +98,7 @@ func stopWithMembers(t *testing.T, settings string) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	defer cancel()
-	// Whatever is wanted of a member takes it half of the time that there is.
+	// Each request of a member takes half of the available time.
 	var targets []string
 	var asked atomic.Int64
 	for range 4 {
@@ -152,7 +152,7 @@ func stopWithMembers(t *testing.T, settings string) {
 		proxy.signal(t, syscall.SIGSTOP)
 		pause(ctx, stopFor)
 		proxy.signal(t, syscall.SIGCONT)
-		// What was under way then is over long before the next stop.
+		// What was under way is over long before the next stop.
 		goal = asked.Load() + 8
 		if !wstest.Until(func() bool { return asked.Load() >= goal }) {
 			t.Error("the members aren't asked anything any more")
@@ -171,7 +171,7 @@ func stopWithMembers(t *testing.T, settings string) {
 	}
 }
 
-// attempt opens a WebSocket, and leaves after that or once its patience ends.
+// attempt opens a WebSocket, and leaves after that or when its patience ends.
 func attempt(ctx context.Context, d *net.Dialer, address string, patience time.Duration) {
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -186,8 +186,8 @@ func attempt(ctx context.Context, d *net.Dialer, address string, patience time.D
 	}
 }
 
-// drainingProxy drains once it has that many sessions. It says that it begins
-// to, and what came of it.
+// drainingProxy drains when it has the given number of sessions. It prints when
+// it starts to, and the result.
 func drainingProxy(args []string) {
 	setting := drainSettings[args[0]]
 	options := []wsproxy.Option{membersAt(args[1:])}
@@ -217,9 +217,9 @@ var drainSettings = map[string]struct{ window, deadline time.Duration }{
 	"window":   {2 * stopFor, 10 * stopFor}, // half of it does
 }
 
-// TestDrainStopped stops a proxy that drains. Where its deadline passes
-// meanwhile, the sessions still end as they should. Those whose turn would have
-// been meanwhile aren't told to end all at once.
+// TestDrainStopped stops a proxy that drains. If its deadline passes meanwhile,
+// the sessions still end properly. Sessions whose turn came meanwhile are not
+// all ended at once.
 func TestDrainStopped(t *testing.T) {
 	t.Attr("case", "F38")
 	for settings := range drainSettings {

@@ -14,7 +14,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Peers that are processes of their own, and are killed or stopped.
+// Peers in their own processes that are killed or stopped.
 
 func (p *process) signal(t *testing.T, s syscall.Signal) {
 	t.Helper()
@@ -30,7 +30,7 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
-// echoed opens a session with an upstream that is a process, and uses it.
+// echoed opens a session with an upstream in its own process, and uses it.
 func echoed(t *testing.T, r *peer.Rig) *wstest.Wire {
 	t.Helper()
 	c := r.Connect()
@@ -41,8 +41,8 @@ func echoed(t *testing.T, r *peer.Rig) *wstest.Wire {
 	return c
 }
 
-// F21, F22: the upstream's process is killed: its clients are told at once, and
-// the next ones can't be served.
+// F21, F22: the upstream's process is killed: its clients get a Close at once,
+// and new ones cannot be served.
 func TestUpstreamKilled(t *testing.T) {
 	t.Attr("case", "F21 F22 F1")
 	for _, legs := range peer.Few {
@@ -72,8 +72,8 @@ func TestUpstreamKilled(t *testing.T) {
 	}
 }
 
-// F27, F3: the upstream's process is stopped: its kernel goes on acknowledging,
-// and takes connections. Pings find out, and so does the handshake's limit.
+// F27, F3: the upstream's process is stopped: its kernel still acknowledges and
+// accepts connections. Pings detect it, and so does the handshake timeout.
 func TestUpstreamStopped(t *testing.T) {
 	t.Attr("case", "F27 F3")
 	upstream := start(t, "upstream")
@@ -92,7 +92,7 @@ func TestUpstreamStopped(t *testing.T) {
 	r.EndedAs(1, wsproxy.Client, wsproxy.ReasonLost)
 }
 
-// F27: one that is stopped for less than that loses nothing.
+// F27: a process that is stopped for less time loses nothing.
 func TestUpstreamPauses(t *testing.T) {
 	t.Attr("case", "F27 F35")
 	upstream := start(t, "upstream")

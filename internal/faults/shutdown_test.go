@@ -14,11 +14,11 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What can go wrong around the end of a server: drains, contexts that end, and
-// the server's own limits.
+// Everything that can go wrong at the end of a server: drains, contexts that
+// end, and the server's own limits.
 
-// F38, F15: Shutdown tells every session to go, refuses new ones without
-// dialling, and returns when the last one is over.
+// F38, F15: Shutdown closes every session, refuses new ones without dialling,
+// and returns when the last one is over.
 func TestDrain(t *testing.T) {
 	t.Attr("case", "F38 F15 C29")
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
@@ -57,8 +57,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// F39: a drain finds a side within a frame. Its end is waited for, and then
-// comes the Close; where it doesn't come, the connection is cut.
+// F39: a drain finds a side within a frame. It waits for the end of the frame
+// before the Close; if that never arrives, the connection is cut.
 func TestDrainMidFrame(t *testing.T) {
 	t.Attr("case", "F39")
 	for _, completes := range []bool{true, false} {
@@ -101,8 +101,8 @@ func TestDrainMidFrame(t *testing.T) {
 	}
 }
 
-// F38, F40: when Shutdown's time is up, what is left is cut, and the error says
-// how many that were.
+// F38, F40: when Shutdown's context ends, the remaining sessions are cut, and
+// the error contains their number.
 func TestDrainDeadline(t *testing.T) {
 	t.Attr("case", "F38 F40 C29")
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
@@ -136,7 +136,7 @@ func TestDrainDeadline(t *testing.T) {
 	})
 }
 
-// F40: a drain ends handshakes under way, and with no session is over at once.
+// F40: a drain ends handshakes under way, and is over at once without sessions.
 func TestDrainHandshakes(t *testing.T) {
 	t.Attr("case", "F40")
 	peer.Each(t, func(t *testing.T, legs peer.Legs) {
@@ -163,8 +163,8 @@ func TestDrainHandshakes(t *testing.T) {
 	})
 }
 
-// F41: the end of a request's context, by middleware say, ends its session:
-// both sides are told.
+// F41: the end of a request's context, for example by middleware, ends its
+// session: both sides get a Close.
 func TestContextEnds(t *testing.T) {
 	t.Attr("case", "F41")
 	for _, legs := range peer.Kinds {
@@ -191,7 +191,7 @@ func TestContextEnds(t *testing.T) {
 	}
 }
 
-// F43: the server's ReadTimeout and WriteTimeout are about the handshake. A
+// F43: the server's ReadTimeout and WriteTimeout apply to the handshake. A
 // session outlives both.
 func TestServerTimeouts(t *testing.T) {
 	t.Attr("case", "F43")

@@ -13,10 +13,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// What can go wrong without anybody going: a side stalls, reads nothing, or
-// answers in a way of its own. Pings tell the dead from the slow.
+// Everything that can go wrong while nobody leaves: a side stalls, reads
+// nothing, or answers in its own way. Pings tell dead peers from slow ones.
 
-// Pings that tests wait for. What isn't dead answers well within patient.
+// Pings for tests that wait for them. A live peer answers well within patient.
 const (
 	pingEvery = 200 * time.Millisecond
 	patient   = 800 * time.Millisecond
@@ -24,8 +24,8 @@ const (
 
 func pings() wsproxy.Option { return wsproxy.WithPing(pingEvery, patient) }
 
-// responder answers Pings and Closes as a well-behaved peer does, and keeps what
-// else comes.
+// responder answers Pings and Closes as a well-behaved peer does, and collects
+// everything else.
 type responder struct {
 	frames chan wstest.Frame // closed at the end of the stream
 	pings  atomic.Int64
@@ -59,7 +59,8 @@ func respond(w *wstest.Wire) *responder {
 	return p
 }
 
-// wantClosed wants a Close with that code and then the end; 0: the end without.
+// wantClosed expects a Close with that code and then the end; 0: the end
+// without a Close.
 func (p *responder) wantClosed(t *testing.T, code int) {
 	t.Helper()
 	got := 0
@@ -71,8 +72,8 @@ func (p *responder) wantClosed(t *testing.T, code int) {
 	}
 }
 
-// lostBetween wants the session to have been lost to that side, no sooner than
-// the Ping's answer is due.
+// lostBetween checks that the session ended because that side was lost, not
+// before the Ping's answer was overdue.
 func lostBetween(t *testing.T, r *peer.Rig, faulty wsproxy.Side, began time.Time, least time.Duration, why string) {
 	t.Helper()
 	if m := r.Ended(faulty, wsproxy.ReasonLost); !mentions(m, why) {
@@ -88,8 +89,8 @@ func mentions(m map[string]any, why string) bool {
 	return strings.Contains(fmt.Sprint(m["error"]), why)
 }
 
-// answers waits until the side has answered a Ping: from then on it is held to
-// them.
+// answers waits until the side has answered a Ping: from then on it must
+// answer.
 func answers(t *testing.T, r *peer.Rig, side wsproxy.Side) {
 	t.Helper()
 	if !wstest.Until(func() bool {
@@ -118,8 +119,8 @@ func answerOne(t *testing.T, w *wstest.Wire) {
 // the write that it blocked.
 const silent, stuck = "ping", "write timeout"
 
-// F26, F27: a side that is there, has answered a Ping, and says nothing more, not
-// even Pongs.
+// F26, F27: a side that is connected, has answered a Ping, and then sends
+// nothing, not even Pongs.
 func TestSilence(t *testing.T) {
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
 		t.Attr("case", map[wsproxy.Side]string{wsproxy.Client: "F26", wsproxy.Upstream: "F27"}[faulty])
@@ -140,8 +141,8 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// A side that answers no Ping at all, and is there, is not given up for that:
-// there are such applications, and they work well otherwise.
+// A side that answers no Ping at all, but is there, is not dropped for that:
+// such applications exist and work well otherwise.
 func TestNeverAnswers(t *testing.T) {
 	t.Attr("case", "F27 F35")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
@@ -168,8 +169,8 @@ func TestNeverAnswers(t *testing.T) {
 }
 
 // F30: a side stalls within a frame's payload. Nothing is written into that
-// frame; the other direction goes on; at the end a TCP end is all that the side
-// across can be told.
+// frame, and the other direction continues. In the end, the opposite connection
+// can only be closed without a Close frame.
 func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30 F28")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
@@ -193,7 +194,7 @@ func TestStallMidFrame(t *testing.T) {
 	})
 }
 
-// wantButPings wants a message, behind any number of Pings that stay
+// wantButPings expects a message after any number of Pings, which stay
 // unanswered.
 func wantButPings(t *testing.T, w *wstest.Wire, message string) {
 	t.Helper()
@@ -208,8 +209,8 @@ func wantButPings(t *testing.T, w *wstest.Wire, message string) {
 	}
 }
 
-// F31: a side stalls within a frame's header, or within a Close. That much was
-// held back: the side across is pinged meanwhile, and told by a Close.
+// F31: a side stalls within a frame's header, or within a Close. The proxy has
+// held back that part: the opposite side is pinged meanwhile, and gets a Close.
 func TestStallMidHeader(t *testing.T) {
 	t.Attr("case", "F31")
 	for _, n := range []int{1, 3, 5} {
@@ -236,8 +237,8 @@ func TestStallMidHeader(t *testing.T) {
 	}
 }
 
-// F32: a side that reads nothing stops who writes to it, is lost at the write
-// timeout, and until then hinders nothing the other way.
+// F32: a side that reads nothing blocks its sender, is dropped at the write
+// timeout, and does not affect the other direction until then.
 func TestSlowReader(t *testing.T) {
 	t.Attr("case", "F32 A66")
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
@@ -256,7 +257,8 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
-// F33: both sides write and neither reads: that ends at the write timeout.
+// F33: both sides write and neither reads: the session ends at the write
+// timeout.
 func TestBothFull(t *testing.T) {
 	t.Attr("case", "F33")
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {
@@ -275,8 +277,9 @@ func TestBothFull(t *testing.T) {
 	})
 }
 
-// F34: a frame that takes longer than Ping and answer together is not
-// disturbed, as long as it moves: the Ping to who gets it waits for its end.
+// F34: a frame that takes longer than Ping interval and timeout together is not
+// disturbed while it makes progress: the Ping to its receiver waits for its
+// end.
 func TestLongFrame(t *testing.T) {
 	t.Attr("case", "F34")
 	const pongs = 500 * time.Millisecond
@@ -314,8 +317,9 @@ func TestLongFrame(t *testing.T) {
 	})
 }
 
-// F35, F36: whatever comes from a side proves it alive, not only the right Pong.
-// Its own Pings, and Pongs that aren't to ours, go to the other side.
+// F35, F36: everything that arrives from a side proves that it is alive, not
+// only the right Pong. Its own Pings, and Pongs that do not answer ours, are
+// relayed.
 func TestSignsOfLife(t *testing.T) {
 	signs := []struct {
 		name, cases string
@@ -368,8 +372,8 @@ func TestSignsOfLife(t *testing.T) {
 	}
 }
 
-// F37: no data in either direction for the idle timeout, however alive both
-// are: both are told to go.
+// F37: no data in either direction for the idle timeout, although both sides
+// are alive: both get a Close.
 func TestIdle(t *testing.T) {
 	t.Attr("case", "F37 C28")
 	peer.EachOfFew(t, func(t *testing.T, legs peer.Legs) {

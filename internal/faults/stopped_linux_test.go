@@ -25,10 +25,11 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A proxy that is a process of its own, and is stopped under load: its timers
-// all fire late when it goes on, and nobody who did its part is lost by them.
+// A proxy in its own process that is stopped under load: all of its timers fire
+// late when it continues, and no peer that did its part is dropped because of
+// that.
 
-// stopFor is how long the proxy is stopped. All time-outs below are far shorter.
+// stopFor is how long the proxy is stopped. All timeouts below are far shorter.
 const stopFor = 2 * time.Second
 
 func init() { roles["stopped"] = stoppedProxy }
@@ -40,8 +41,8 @@ var proxySettings = map[string][]wsproxy.Option{
 	"idle":     {wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(600 * time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
 }
 
-// stoppedProxy is a proxy: for the target, on a port of what is named, with the
-// settings. It says where it listens, and then which sessions have ended.
+// stoppedProxy is a proxy to the target, on its own port, with the named
+// settings. It prints its address, and then the sessions that have ended.
 func stoppedProxy(args []string) {
 	target, legs, settings := args[0], args[1], args[2]
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -69,7 +70,7 @@ func stoppedProxy(args []string) {
 	untilStdinEnds()
 }
 
-// pause waits for d, in the life of a peer that is slow.
+// pause waits for d in the life of a slow peer.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -77,8 +78,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// slowPong has a peer take a while to answer a Ping, so that at any time some
-// Pings are unanswered.
+// slowPong has a peer delay its answers to Pings, so that some Pings are
+// unanswered at any time.
 func slowPong(ctx context.Context, _ []byte) bool {
 	pause(ctx, 100*time.Millisecond)
 	return true
@@ -126,7 +127,7 @@ func stopProxy(t *testing.T, legs peer.Legs, settings string) {
 	proxy := start(t, "stopped", upstream.URL, legs.Name(), settings)
 	address := proxy.line(t)
 
-	// Each counts what it got; it must go on counting after the stop.
+	// Each counts what it got; the counts must continue to rise after the stop.
 	type client struct {
 		path string
 		got  atomic.Int64
@@ -232,9 +233,9 @@ func stopProxy(t *testing.T, legs peer.Legs, settings string) {
 	goesOn("later")
 }
 
-// Sessions whose end is under way when the proxy is stopped: what the upstream
-// has said meanwhile, its Close at last, lies in the proxy's sockets when the
-// close timeout is found to be over, and still arrives.
+// Sessions that are ending when the proxy is stopped: what the upstream has
+// sent meanwhile, finally its Close, is in the proxy's sockets when the close
+// timeout turns out to be over, and still arrives.
 func TestProxyStoppedInClosing(t *testing.T) {
 	t.Attr("case", "F23")
 	const sessions = 60

@@ -16,7 +16,8 @@ import (
 )
 
 // nginxUpstream configures nginx in front of an echo server at ECHO. It refuses
-// some paths, the last one with a redirect or page about TLS.
+// the paths below /refused; the last one answers with the names in the TLS
+// handshake.
 const nginxUpstream = `
 server_name upstream.example;
 location / {

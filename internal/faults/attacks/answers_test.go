@@ -11,12 +11,12 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// offers are what the client offers in the tests of answers.
+// offers are the client's offers in the tests of answers.
 const offers = "Sec-WebSocket-Protocol: chat, v2\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a\r\n"
 
-// An upstreamAnswer is what an upstream says to a handshake, ACCEPT being the
-// right Sec-WebSocket-Accept, and all that the client gets of it. Behind a 101
-// that is one, both sides' early frames follow.
+// An upstreamAnswer is an upstream's answer to a handshake, in which ACCEPT
+// stands for the right Sec-WebSocket-Accept, and everything that the client
+// gets for it. After a valid 101, the early frames of both sides follow.
 type upstreamAnswer struct {
 	cases, name, send, want string
 }
@@ -27,7 +27,7 @@ const (
 	right101   = status101 + upgradeLine + connectionLine + acceptLine
 )
 
-// right is a right 101 with further lines.
+// right is a valid 101 with additional lines.
 func right(lines string) string { return right101 + lines + "\r\n" }
 
 var bad = refused(502, "")
@@ -96,9 +96,9 @@ var answers = []upstreamAnswer{
 		opened("X-End: 1\r\n")},
 }
 
-// No tunnel before a 101 that is right in all points (A2 to A9). What the
-// client had sent behind its handshake goes on only then, and what came with
-// the 101 comes only behind the client's own (A11, C22).
+// No tunnel is opened before a 101 that is valid in every respect (A2 to A9).
+// What the client sent after its handshake is relayed only then, and what came
+// with the 101 reaches the client only after the client's own 101 (A11, C22).
 func TestAnswers(t *testing.T) {
 	const early = "early"
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -138,8 +138,8 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-// A64: whatever the upstream drips, its answer is late after the handshake's
-// time, and the client is told 504.
+// A64: however slowly the upstream sends its answer, the handshake's time limit
+// holds, and the client is answered 504.
 func TestDrips(t *testing.T) {
 	t.Attr("case", "A64")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -181,15 +181,15 @@ func TestDrips(t *testing.T) {
 	})
 }
 
-// A65: a client that leaves during its handshake takes the upstream's
-// connection with it at once, wherever that stands: by a FIN or a reset.
+// A65: a client that leaves during its handshake ends the upstream's connection
+// at once, at whatever step, by a FIN or a reset.
 func TestClientLeaves(t *testing.T) {
 	t.Attr("case", "A65")
 	eachLeg(t, func(t *testing.T, secure bool) {
 		for name, said := range map[string]string{"before the answer": "", "within the answer": status101 + "Upgr", "within a refusal": "HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\nab"} {
 			for _, how := range []string{"FIN", "reset"} {
 				t.Run(name+" by "+how, func(t *testing.T) {
-					// Long enough for the test to fail before.
+					// Long enough for the test to fail earlier.
 					r := newRig(t, secure, wsproxy.WithHandshakeTimeout(time.Hour))
 					c := r.client()
 					c.Send(handshake(""))

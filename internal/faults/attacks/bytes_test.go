@@ -9,22 +9,24 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// key is the client's.
+// key is the client's key.
 const key = wstest.Key
 
-// handshake is a client's handshake with further lines, each ending in CRLF.
+// handshake returns a client's handshake with additional lines, each ending in
+// CRLF.
 func handshake(lines string) string { return wstest.Request("/", lines) }
 
-// edited is the plain handshake with pieces replaced: old, new, old, new …
+// edited is the plain handshake with replacements: old, new, old, new …
 func edited(edits ...string) string { return strings.NewReplacer(edits...).Replace(handshake("")) }
 
-// second is a request that follows on a connection which must be closed.
+// second is a request that follows on a connection that must be closed.
 const second = "GET /second HTTP/1.1\r\nHost: front.test\r\n\r\n"
 
-// opened is the 101 that the client gets, with what the upstream has added.
+// opened returns the 101 that the client gets, with the lines that the upstream
+// has added.
 func opened(lines string) string { return wstest.Answer(key, lines) }
 
-// forwarded are the lines by which the upstream is told of the client.
+// forwarded are the lines that tell the upstream about the client.
 func forwarded(host string, secure bool) string {
 	scheme := "http"
 	if secure {
@@ -41,16 +43,16 @@ func passed(line, host, before, between, behind string) string {
 		"Upgrade: websocket\r\n" + behind + "\r\n"
 }
 
-// own are the two lines of every handshake that only the proxy makes.
+// own are the two lines of every handshake that only the proxy sets.
 const own = "Sec-WebSocket-Key: KEY\r\nSec-WebSocket-Version: 13\r\n"
 
 var keyLine = regexp.MustCompile(`(?m)^Sec-WebSocket-Key: ([A-Za-z0-9+/]{21}[AQgw]==)\r$`)
 
-// keyField is a key in any request: in another case, and of any length.
+// keyField matches a key in any request: in any case, and of any length.
 var keyField = regexp.MustCompile(`(?mi)^Sec-WebSocket-Key: ([^\r\n]*)\r$`)
 
-// keyed replaces the key in a request by KEY; not the client's own, which
-// must not go on.
+// keyed replaces the key in a request by KEY, unless it is the client's own,
+// which must not be forwarded.
 func keyed(head string) string {
 	if strings.Contains(head, key) {
 		return head
@@ -58,10 +60,10 @@ func keyed(head string) string {
 	return keyLine.ReplaceAllString(head, "Sec-WebSocket-Key: KEY\r")
 }
 
-// answer is a correct 101 to a request, with further lines.
+// answer returns a valid 101 to a request, with additional lines.
 func answer(request, lines string) string { return wstest.Answer(keyOf(request), lines) }
 
-// acceptOf is what answers the key in a request.
+// acceptOf returns the accept value for the key in a request.
 func acceptOf(request string) string { return wstest.AcceptKey(keyOf(request)) }
 
 func keyOf(request string) string {
@@ -73,11 +75,11 @@ func keyOf(request string) string {
 
 var dateLine = regexp.MustCompile(`(?m)^Date: [A-Z][a-z]{2}, .*GMT\r\n`)
 
-// undated takes out what changes with the time of day.
+// undated removes what depends on the time of day.
 func undated(s string) string { return dateLine.ReplaceAllString(s, "") }
 
-// refused is the proxy's own answer, but for the date: the status, and a text
-// that says no more than it must.
+// refused returns the proxy's own answer without the date: the status, and a
+// text that reveals no more than it must.
 func refused(status int, text string) string {
 	lines := "Connection: close\r\n"
 	switch status {
@@ -103,15 +105,15 @@ func refused(status int, text string) string {
 		status, http.StatusText(status), lines, len(text)+1, text)
 }
 
-// statusLine is how an answer with the status begins.
+// statusLine returns the beginning of an answer with the status.
 func statusLine(status int) string { return fmt.Sprintf("HTTP/1.1 %d ", status) }
 
-// frame is a whole frame; a client's is masked.
+// frame returns a whole frame; a client's is masked.
 func frame(who string, first byte, payload string) string {
 	return wstest.RawFrame(first, who == "client", payload)
 }
 
-// closeFrame is a Close frame; with no body for code 0.
+// closeFrame returns a Close frame, without a body for code 0.
 func closeFrame(who string, code int, reason string) string {
 	return frame(who, wstest.Close, wstest.CloseBody(code, reason))
 }

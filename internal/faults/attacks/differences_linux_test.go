@@ -2,8 +2,8 @@ package attacks
 
 import "strings"
 
-// requestDifferences are clients' handshakes, before an upstream that answers
-// 101 to whatever it is asked.
+// requestDifferences are clients' handshakes, in front of an upstream that
+// answers 101 to everything.
 var requestDifferences = []difference{
 	{"C1", "plain", handshake(""), nil, []string{"Upgrade", "Sec-WebSocket-Key"}, nil, "with a key of its own, nobody but the upstream can know the right answer"},
 	{"A11", "a frame behind the handshake", handshake("") + mark, nil, nil, nil, ""},
@@ -94,10 +94,10 @@ var answerDifferences = []difference{
 	{"A5", "no HTTP", handshake(""), says("+OK\r\n\r\n"), nil, nil, "nginx takes it for HTTP/0.9, passes it on, and waits for its end"},
 }
 
-// says is an answer that goes by nothing in the request.
+// says returns an answer that does not depend on the request.
 func says(s string) func(string) string { return func(string) string { return s } }
 
-// tells is the right 101 with further lines.
+// tells returns the valid 101 with additional lines.
 func tells(lines string) func(string) string {
 	return func(head string) string { return answer(head, lines) }
 }

@@ -21,8 +21,8 @@ import (
 
 var update = flag.Bool("update", false, "write the tables in README.md anew")
 
-// A difference is a handshake that is put to each proxy, and why they differ in
-// what they make of it, if they do.
+// A difference is a handshake that is sent to each proxy, and the reason why
+// they handle it differently, if they do.
 type difference struct {
 	cases, name string
 	send        string                   // the client's bytes
@@ -32,14 +32,15 @@ type difference struct {
 	why         string
 }
 
-// decided is how long nothing may happen before it is taken that nothing will.
+// decided is how long nothing may happen before the test concludes that nothing
+// will.
 const decided = 1500 * time.Millisecond
 
-// mark is what the client sends behind the answer: where there is a tunnel, it
-// arrives as it is.
+// mark is what the client sends after the answer: if there is a tunnel, it
+// arrives unchanged.
 var mark = frame("client", wstest.Text, "mark")
 
-// An asked is an upstream that takes everything for a handshake.
+// An asked is an upstream that treats everything as a handshake.
 type asked struct {
 	ln     net.Listener
 	mu     sync.Mutex
@@ -68,7 +69,7 @@ func newAsked(t *testing.T) *asked {
 	return a
 }
 
-// begin has the upstream answer what comes in this way.
+// begin sets how the upstream answers.
 func (a *asked) begin(answer func(head string) string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -76,7 +77,7 @@ func (a *asked) begin(answer func(head string) string) {
 	a.behind.Reset()
 }
 
-// end closes all that is open, so that no connection is used again.
+// end closes all open connections, so that none is reused.
 func (a *asked) end() {
 	a.mu.Lock()
 	for _, c := range a.conns {
@@ -123,7 +124,7 @@ func (a *asked) serve(c net.Conn) {
 	}
 }
 
-// ask puts a handshake to the proxy at addr, and tells what came of it.
+// ask sends a handshake to the proxy at addr and returns the result.
 func (a *asked) ask(t *testing.T, addr string, d difference) string {
 	a.begin(d.answer)
 	c, err := net.Dial("tcp", addr)
@@ -194,7 +195,7 @@ func (a *asked) ask(t *testing.T, addr string, d difference) string {
 	return strings.Join(told, ", ")
 }
 
-// readAnswers reads the heads of an answer and of those of 1xx before it.
+// readAnswers reads the header of an answer and of the 1xx answers before it.
 func readAnswers(br *bufio.Reader) (heads []string, err error) {
 	for {
 		var head strings.Builder
@@ -212,7 +213,7 @@ func readAnswers(br *bufio.Reader) (heads []string, err error) {
 	}
 }
 
-// field is what a header says in a field; "" is its first line.
+// field returns the values of a field in a header; "" is its first line.
 func field(head, name string) string {
 	if name == "" {
 		line, _, _ := strings.Cut(head, "\r\n")
@@ -238,8 +239,8 @@ func field(head, name string) string {
 	return "`" + name + ": " + v + "`"
 }
 
-// What each proxy makes of the same bytes is what README.md says. Where they
-// differ from ours, it says why.
+// README.md states what each proxy does with the same bytes, and why if they
+// differ from ours.
 func TestDifferences(t *testing.T) {
 	for _, name := range []string{"nginx", "haproxy"} {
 		if _, err := program(name); err != nil {

@@ -1,5 +1,6 @@
-// Package attacks holds hostile and odd handshakes and frames as raw bytes, and
-// what must come of them: what the upstream sees, what the client is answered,
-// whose connection ends how. Each runs over plain TCP and over TLS on both
-// legs. What other proxies make of the same bytes is compared in README.md.
+// Package attacks holds hostile and unusual handshakes and frames as raw bytes,
+// and their required results: what the upstream gets, what the client is
+// answered, and whose connection ends how. Each runs over plain TCP and over
+// TLS on both legs. README.md compares what other proxies do with the same
+// bytes.
 package attacks

@@ -22,8 +22,7 @@ type side struct {
 
 var sides = []side{{"client", 1002, 1001}, {"upstream", 1002, 1011}}
 
-// eachSide runs a test on both kinds of legs with either side as the one that
-// it is about: from.
+// eachSide runs a test on both kinds of legs, with either side as from.
 func eachSide(t *testing.T, f func(t *testing.T, secure bool, s side)) {
 	eachLeg(t, func(t *testing.T, secure bool) {
 		for _, s := range sides {
@@ -32,7 +31,7 @@ func eachSide(t *testing.T, f func(t *testing.T, secure bool, s side)) {
 	})
 }
 
-// between opens a session and returns its ends, from's first.
+// between opens a session and returns its ends, from's end first.
 func (r *rig) between(s side, requestLines, answerLines string) (from, to *wstest.Wire) {
 	r.Helper()
 	from, to = r.open(requestLines, answerLines)
@@ -42,7 +41,7 @@ func (r *rig) between(s side, requestLines, answerLines string) (from, to *wstes
 	return from, to
 }
 
-// other is who is across.
+// other returns the opposite side.
 func (s side) other() string {
 	if s.who == "client" {
 		return "upstream"
@@ -50,8 +49,8 @@ func (s side) other() string {
 	return "client"
 }
 
-// closed ends a session in order, from's Close first, and wants nothing else
-// to have come.
+// closed closes a session properly, from's Close first, and checks that nothing
+// else has arrived.
 func closed(s side, from, to *wstest.Wire) {
 	from.T.Helper()
 	from.Send(closeFrame(s.who, 1000, ""))
@@ -62,8 +61,8 @@ func closed(s side, from, to *wstest.Wire) {
 	to.Close()
 }
 
-// A49, A57, A60, C10, C11, C14: frames that are RFC 6455's own business, or
-// the peers', pass byte for byte, whatever they hold.
+// A49, A57, A60, C10, C11, C14: valid frames, and frames that are only the
+// peers' concern, are relayed byte for byte, whatever they hold.
 func TestFramesPass(t *testing.T) {
 	deflated := func(b []byte) string {
 		var w bytes.Buffer
@@ -117,8 +116,8 @@ func TestFramesPass(t *testing.T) {
 	}
 }
 
-// C10, C14: what there is of a frame goes on as it comes; nothing waits for
-// the rest.
+// C10, C14: the available part of a frame is relayed as it arrives; nothing
+// waits for the rest.
 func TestPartsOfFramesPass(t *testing.T) {
 	t.Attr("case", "C10 C14")
 	eachSide(t, func(t *testing.T, secure bool, s side) {
@@ -133,8 +132,8 @@ func TestPartsOfFramesPass(t *testing.T) {
 	})
 }
 
-// A56: one byte at a time makes no difference but to the time it takes, which
-// grows with the bytes and not with their square.
+// A56: sending one byte at a time only takes longer, and the time grows
+// linearly with the number of bytes.
 func TestByteByByte(t *testing.T) {
 	t.Attr("case", "A56")
 	eachSide(t, func(t *testing.T, secure bool, s side) {
@@ -158,8 +157,8 @@ func TestByteByByte(t *testing.T) {
 	})
 }
 
-// A11, C22: what one side sends before the other is there waits, and none of
-// it is lost, however much it is.
+// A11, C22: what one side sends before the other is connected waits, and none
+// of it is lost, however much it is.
 func TestEarly(t *testing.T) {
 	t.Attr("case", "A11 C22")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -216,8 +215,8 @@ func TestEarly(t *testing.T) {
 	})
 }
 
-// A49: the proxy's own frames to an upstream are masked by keys of its own,
-// while a client's frames keep theirs, odd ones too.
+// A49: the proxy's own frames to an upstream are masked with keys of its own. A
+// client's frames keep their keys, unusual ones too.
 func TestMasks(t *testing.T) {
 	t.Attr("case", "A49")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -241,7 +240,7 @@ func TestMasks(t *testing.T) {
 			}
 			u.Send(frame("upstream", wstest.Pong, f.Payload))
 		}
-		// GET / in the clear, for a cache that knows no WebSocket.
+		// GET / in the clear, aimed at a cache that does not know WebSocket.
 		raw := "\x82\x85\x00\x00\x00\x00GET /"
 		c.Send(raw)
 		for {
@@ -260,8 +259,8 @@ func TestMasks(t *testing.T) {
 	})
 }
 
-// A80, C25: a stream that ends with no goodbye, of WebSocket's or of TLS's, is
-// lost, wherever that leaves it.
+// A80, C25: a stream that ends without a goodbye, of WebSocket or of TLS,
+// counts as lost, at whatever point.
 func TestCutOff(t *testing.T) {
 	t.Attr("case", "A80 C25")
 	eachSide(t, func(t *testing.T, secure bool, s side) {
@@ -299,7 +298,7 @@ func TestCutOff(t *testing.T) {
 	})
 }
 
-// A46, A57: no memory is taken by what a header announces.
+// A46, A57: the length that a header announces takes no memory.
 func TestAnnouncedOnly(t *testing.T) {
 	t.Attr("case", "A46 A57")
 	eachSide(t, func(t *testing.T, secure bool, s side) {
@@ -320,7 +319,7 @@ func TestAnnouncedOnly(t *testing.T) {
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
-		// The tests' own ends are in it: 64 KiB of buffer each.
+		// This includes the tests' own ends: 64 KiB of buffer each.
 		if grown := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / sessions; grown > 400<<10 {
 			t.Errorf("a session took %d KiB, want it not to grow with what was announced", grown>>10)
 		}

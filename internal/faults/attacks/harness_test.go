@@ -13,7 +13,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A rig is a proxy between raw connections: the tests are both peers.
+// A rig is a proxy between raw connections: the tests play both peers.
 type rig struct {
 	*testing.T
 	secure bool // TLS on both legs
@@ -24,20 +24,20 @@ type rig struct {
 	dials  chan net.Conn
 }
 
-// eachLeg runs a test with both legs plain and with both in TLS.
+// eachLeg runs a test with both legs plain and with both over TLS.
 func eachLeg(t *testing.T, f func(t *testing.T, secure bool)) {
 	t.Run("plain", func(t *testing.T) { f(t, false) })
 	t.Run("tls", func(t *testing.T) { f(t, true) })
 }
 
-// newRig starts a proxy with the options. Pages of any origin may come in,
-// for most tests are about something else.
+// newRig starts a proxy with the options. It accepts pages of any origin,
+// because most tests are about something else.
 func newRig(t *testing.T, secure bool, options ...wsproxy.Option) *rig {
 	t.Helper()
 	return newStrictRig(t, secure, append([]wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, options...)...)
 }
 
-// newStrictRig is newRig with the origins that the options let in.
+// newStrictRig is newRig with only the origins that the options allow.
 func newStrictRig(t *testing.T, secure bool, options ...wsproxy.Option) *rig {
 	t.Helper()
 	r := &rig{T: t, secure: secure, log: &wstest.Logs{Least: slog.LevelDebug}, front: wstest.Listen(t, wstest.TCP), back: wstest.Listen(t, wstest.TCP), dials: make(chan net.Conn, 1000)}
@@ -64,14 +64,14 @@ func newStrictRig(t *testing.T, secure bool, options ...wsproxy.Option) *rig {
 	return r
 }
 
-// on is the rig for a subtest.
+// on returns the rig for a subtest.
 func (r *rig) on(t *testing.T) *rig {
 	c := *r
 	c.T = t
 	return &c
 }
 
-// kind is what both legs are.
+// kind returns the kind of both legs.
 func (r *rig) kind() wstest.Kind {
 	if r.secure {
 		return wstest.TLS
@@ -79,7 +79,7 @@ func (r *rig) kind() wstest.Kind {
 	return wstest.TCP
 }
 
-// target is the URL of the rig's own upstream.
+// target returns the URL of the rig's own upstream.
 func (r *rig) target() string {
 	if r.secure {
 		return "https://" + r.back.Addr().String()
@@ -87,7 +87,7 @@ func (r *rig) target() string {
 	return "http://" + r.back.Addr().String()
 }
 
-// serve has a server take the rig's clients, until the test is over.
+// serve has a server accept the rig's clients until the test is over.
 func (r *rig) serve(s *http.Server) {
 	front := r.kind().Secure(r.front)
 	s.ErrorLog = wstest.ErrorLog()
@@ -95,13 +95,13 @@ func (r *rig) serve(s *http.Server) {
 	r.Cleanup(func() { s.Close() })
 }
 
-// reserve puts another server, with other rules, before the same proxy.
+// reserve puts another server, with other settings, in front of the same proxy.
 func (r *rig) reserve(s *http.Server) {
 	r.front = wstest.Listen(r.T, wstest.TCP)
 	r.serve(s)
 }
 
-// client connects to the front.
+// client connects to the front server.
 func (r *rig) client() *wstest.Wire {
 	r.Helper()
 	return r.kind().Connect(r.T, r.front)
@@ -117,7 +117,7 @@ func (r *rig) upstream() *wstest.Wire {
 	return wstest.NewWire(r.T, c, false)
 }
 
-// open takes both sides through a handshake, with the further lines.
+// open performs both handshakes, with the additional lines.
 func (r *rig) open(requestLines, answerLines string) (client, upstream *wstest.Wire) {
 	r.Helper()
 	client = r.client()
@@ -130,8 +130,8 @@ func (r *rig) open(requestLines, answerLines string) (client, upstream *wstest.W
 	return client, upstream
 }
 
-// wantNoDial wants the upstream to have been left alone. All that was to come
-// of earlier handshakes has come: their clients have been answered.
+// wantNoDial checks that the upstream was not dialled. Earlier handshakes
+// cannot dial any later: their clients have been answered.
 func (r *rig) wantNoDial() {
 	r.Helper()
 	client := r.client()
@@ -144,7 +144,7 @@ func (r *rig) wantNoDial() {
 	client.Rest()
 }
 
-// wantRest wants these bytes and then the end, by a FIN or a reset.
+// wantRest expects these bytes and then the end, by a FIN or a reset.
 func wantRest(w *wstest.Wire, s string) {
 	w.T.Helper()
 	if got := w.Rest(); got != s {
@@ -152,15 +152,15 @@ func wantRest(w *wstest.Wire, s string) {
 	}
 }
 
-// ended waits for the n-th session's end, from 0, and returns who ended it
-// and why.
+// ended waits for the end of session n, counted from 0, and returns who ended
+// it and why.
 func (r *rig) ended(n int) string {
 	r.Helper()
 	m := r.log.WaitFor(r.T, "wsproxy: session ended", n)
 	return fmt.Sprint(m["by"], ": ", m["reason"], " ", m["code"])
 }
 
-// await waits until something holds.
+// await waits until a condition holds.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	wstest.Await(t, holds, func() string { return "waited in vain for " + what })

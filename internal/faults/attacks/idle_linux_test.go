@@ -11,8 +11,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A70: a side that has ended while the other one takes nothing costs no CPU,
-// for as long as that may last.
+// A70: a side that has left while the other one does not read costs no CPU, for
+// as long as that lasts.
 func TestHalfDead(t *testing.T) {
 	t.Attr("case", "A70")
 	eachSide(t, func(t *testing.T, secure bool, s side) {
@@ -20,13 +20,14 @@ func TestHalfDead(t *testing.T) {
 		const sessions = 10
 		long := frame(s.who, wstest.Binary, strings.Repeat("x", 32<<20))
 		for range sessions {
-			// One has sent as much as there is room for and gone; the other one
-			// reads none of it.
+			// One side has filled the buffers and left; the other one reads
+			// nothing.
 			from, _ := r.between(s, "", "")
 			from.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 			io.WriteString(from, long)
 			from.Below().Close()
-			// One has gone with nothing on the way; the other one doesn't mind.
+			// One side has left with nothing in transit; the other one ignores
+			// it.
 			gone, to := r.between(s, "", "")
 			gone.FIN()
 			to.WantClose(s.toldOther)
@@ -41,7 +42,7 @@ func TestHalfDead(t *testing.T) {
 	})
 }
 
-// cpu is what this process has used so far.
+// cpu returns the CPU time that this process has used so far.
 func cpu(t *testing.T) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A67, A69: neither bytes in drips nor Pings keep a session for longer than it
-// may last: its age counts whatever comes, its idle time all but data frames.
+// A67, A69: neither slow bytes nor Pings keep a session open beyond its limits:
+// its age counts whatever arrives, and only data frames reset its idle time.
 func TestKeptAlive(t *testing.T) {
 	eachSide(t, func(t *testing.T, secure bool, s side) {
 		for _, row := range []struct {
@@ -48,8 +48,8 @@ func TestKeptAlive(t *testing.T) {
 	})
 }
 
-// A58: a message without end, or a frame, ends at its limit: with Close 1009 to
-// who sends it, as soon as a header shows it.
+// A58: a message or a frame without end ends the session as soon as a header
+// shows that it exceeds its limit, with Close 1009 to its sender.
 func TestEndless(t *testing.T) {
 	t.Attr("case", "A58")
 	eachSide(t, func(t *testing.T, secure bool, s side) {
@@ -86,8 +86,7 @@ func TestEndless(t *testing.T) {
 	})
 }
 
-// A68: past the limits nothing is dialled, and what was refused takes no place
-// of those that come later.
+// A68: above the limits nothing is dialled, and refused clients take no places.
 func TestTooMany(t *testing.T) {
 	eachLeg(t, func(t *testing.T, secure bool) {
 		for _, row := range []struct {
@@ -115,7 +114,7 @@ func TestTooMany(t *testing.T) {
 					closed(sides[1], u2, c2)
 					await(t, "both sessions to end", func() bool { return r.proxy.Stats().Open == 0 })
 				}
-				// Refusals of all kinds, in any number, count for nothing.
+				// Refusals of any kind and number do not count.
 				for _, bad := range refusals[:20] {
 					c := r.client()
 					go io.WriteString(c, bad.send+second)

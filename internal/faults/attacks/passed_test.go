@@ -11,8 +11,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A pass is a client's handshake, in order if odd, and all that the upstream
-// sees of it: FORWARDED stands for what it is told of the client.
+// A pass is a client's handshake, valid if unusual, and everything that the
+// upstream gets of it: FORWARDED stands for the lines about the client.
 type pass struct {
 	cases, name, send, seen string
 	host                    string // that the client has asked for; "": front.test
@@ -21,7 +21,7 @@ type pass struct {
 
 const plainSeen = "GET / HTTP/1.1\r\nHost: front.test\r\nConnection: Upgrade\r\n" + own + "Upgrade: websocket\r\nFORWARDED\r\n"
 
-// seen is the plain handshake as the upstream sees it, with pieces replaced.
+// seen is the plain handshake as the upstream gets it, with replacements.
 func seen(edits ...string) string { return strings.NewReplacer(edits...).Replace(plainSeen) }
 
 func trusting() []wsproxy.Option {
@@ -44,8 +44,8 @@ var passes = []pass{
 	{"A34", "empty lists", handshake("Sec-WebSocket-Protocol:\r\nSec-WebSocket-Extensions: ,\r\n"), plainSeen, "", nil},
 	{"A17", "spaces around the key", edited(key, " \t"+key+" \t"), plainSeen, "", nil},
 
-	// What concerns one connection stays on it; whatever the client nominates,
-	// what the proxy sets is there.
+	// Hop-by-hop fields are removed. Whatever the client nominates, the fields
+	// that the proxy sets are present.
 	{"A24 A30", "hop-by-hop", edited("Connection: Upgrade", "Connection: Upgrade, x-hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nTE: trailers\r\nTrailer: X\r\n"+
 		"Proxy-Authorization: Basic x\r\nConnection: X-Hop-2\r\nX-HOP-2: 1\r\nX-End: 1"), seen("FORWARDED", "X-End: 1\r\nFORWARDED"), "", nil},
 	{"A21 A30", "nominated", edited("Connection: Upgrade", "connection: Upgrade, x-FORWARDED-for, X-Forwarded-Host, X-Forwarded-Proto, X-Real-IP, Forwarded, Host, Cookie, Authorization, Origin, Sec-WebSocket-Key, "+
@@ -89,9 +89,9 @@ var passes = []pass{
 			"Sec-WebSocket-Key", "Origin: http://e\r\nSec-WebSocket-Key", "FORWARDED", "User-Agent: d\r\nVia: 1.1 h\r\nX-F: g\r\nFORWARDED"), "", nil},
 }
 
-// What goes on goes to the configured upstream, whatever the request names,
-// as one clean handshake with a key of its own; the client is answered to its
-// own key.
+// Every accepted handshake goes to the configured upstream, whatever the
+// request names, as one clean handshake with a key of the proxy's own; the
+// answer is to the client's key.
 func TestPasses(t *testing.T) {
 	eachLeg(t, func(t *testing.T, secure bool) {
 		r := newRig(t, secure)
@@ -126,8 +126,8 @@ func TestPasses(t *testing.T) {
 	})
 }
 
-// A41: net/http's own protection lets every GET through, so that it doesn't
-// stand in for the proxy's check of the origin (A39), which does without it.
+// A41: net/http's own protection accepts every GET, so it does not replace the
+// proxy's check of the origin (A39), which works without it.
 func TestCrossOriginProtection(t *testing.T) {
 	t.Attr("case", "A39 A41")
 	eachLeg(t, func(t *testing.T, secure bool) {

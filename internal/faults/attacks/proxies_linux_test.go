@@ -22,8 +22,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// The proxies that are compared, each as its documentation has it set up for
-// WebSockets before the upstream at an address. They return where they listen.
+// The proxies that are compared, each configured for WebSockets as in its
+// documentation, with an upstream at the given address. They return their own
+// address.
 var proxies = []struct {
 	name  string
 	start func(t *testing.T, upstream string) (addr string)
@@ -91,12 +92,12 @@ func serveOn(t *testing.T, h http.Handler) (addr string) {
 	s := httptest.NewUnstartedServer(h)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.Start()
-	// Close would wait for connections that have been taken over.
+	// Close would wait for hijacked connections.
 	t.Cleanup(func() { s.Listener.Close() })
 	return s.Listener.Addr().String()
 }
 
-// program is where a program is, also for those who aren't root.
+// program returns the path of a program, also for users other than root.
 func program(name string) (path string, err error) {
 	if path, err = exec.LookPath(name); err != nil {
 		return exec.LookPath("/usr/sbin/" + name)
@@ -104,8 +105,8 @@ func program(name string) (path string, err error) {
 	return path, nil
 }
 
-// startProgram runs a program until the test's end, on a port of its own that
-// stands for LISTEN.
+// startProgram runs a program until the test ends, on its own port, which
+// replaces LISTEN.
 func startProgram(t *testing.T, name string, args []string, conf string) (addr string) {
 	t.Helper()
 	path, err := program(name)
@@ -126,7 +127,7 @@ func startProgram(t *testing.T, name string, args []string, conf string) (addr s
 		var said bytes.Buffer
 		cmd := exec.Command(path, args...)
 		cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &said, &said
-		// nginx forks; and none must outlive a test that is killed.
+		// nginx forks; no worker may outlive a test that is killed.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

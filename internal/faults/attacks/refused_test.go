@@ -10,9 +10,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A refusal is a client's handshake that must come to nothing. Nothing is
-// dialled for it, the client gets one answer, and the connection is closed, so
-// that what was sent behind it is no second request (A18).
+// A refusal is a client's handshake that must be refused. Nothing is dialled
+// for it, the client gets one answer, and the connection is closed, so that the
+// bytes after it are not a second request (A18).
 type refusal struct {
 	cases, name, send string
 	status            int
@@ -27,12 +27,12 @@ const (
 )
 
 var refusals = []refusal{
-	// Another version is told which one would do.
+	// The answer to another version names the supported one.
 	{"A1 A18 C3", "version 777", edited("Version: 13", "Version: 777"), 426, "Sec-WebSocket-Version is not 13"},
 	{"A1 C3", "version 13 in a list", edited("Version: 13", "Version: 13, 8"), 426, "Sec-WebSocket-Version is not 13"},
 	{"A17 A38", "two versions", edited(versionLine, versionLine+"Sec-WebSocket-Version: 8\r\n"), 426, "Sec-WebSocket-Version is not 13"},
 
-	// What isn't to become a WebSocket doesn't become anything else.
+	// A request that does not ask for a WebSocket does not open one.
 	{"A12", "h2c", edited(upgradeLine, "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n", "Connection: Upgrade", "Connection: Upgrade, HTTP2-Settings"), 426, "not a request to upgrade to WebSocket"},
 	{"A12 A15", "HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 405, ""},
 	{"A12", "websocket in another token", edited("Upgrade: websocket", "Upgrade: h2c, websocket-13"), 426, "not a request to upgrade to WebSocket"},
@@ -40,7 +40,7 @@ var refusals = []refusal{
 	{"A23", "no token at all", edited("Connection: Upgrade", "Connection:"), 426, "not a request to upgrade to WebSocket"},
 	{"C9", "an ordinary request", "GET / HTTP/1.1\r\nHost: front.test\r\n\r\n", 426, "not a request to upgrade to WebSocket"},
 
-	// Bytes of a body would become frames.
+	// The bytes of a body would become frames.
 	{"A13 A18", "body by length", edited(upgradeLine, upgradeLine+"Content-Length: 7\r\n") + "\x81\x83abcde", 400, "request has a body"},
 	{"A13", "body in chunks", edited(upgradeLine, upgradeLine+"Transfer-Encoding: chunked\r\n") + "7\r\n\x81\x83abcde\r\n0\r\n\r\n", 400, "request has a body"},
 	{"A13", "body by both", edited(upgradeLine, upgradeLine+"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n", 400, "request has a body"},
@@ -105,7 +105,8 @@ func TestRefusals(t *testing.T) {
 				go io.WriteString(c, row.send+second)
 				got := undated(c.Rest())
 				if row.text == "" {
-					// net/http's own, or ours to what isn't HTTP/1: in its words.
+					// The answer is net/http's own, or ours to what is not
+					// HTTP/1, in its wording.
 					if head, body, _ := strings.Cut(got, "\r\n\r\n"); !strings.HasPrefix(head, statusLine(row.status)) ||
 						!strings.Contains(head, "Connection: close") || strings.Contains(body, "HTTP/1.1 ") {
 						t.Errorf("client: got %q, want %d and the end", got, row.status)
@@ -125,8 +126,8 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// A13, A18: a body that was announced and doesn't come keeps a refused
-// connection open for no longer than its end may take.
+// A13, A18: an announced body that never arrives does not keep a refused
+// connection open for longer than closing may take.
 func TestRefusedBodyMissing(t *testing.T) {
 	t.Attr("case", "A13 A14 A18")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -142,9 +143,9 @@ func TestRefusedBodyMissing(t *testing.T) {
 	})
 }
 
-// A18: what is refused by the upstream, or for the lack of one, ends the
-// connection as well, and what the client has sent behind its handshake goes
-// nowhere, whether as frames or as another request.
+// A18: a refusal by the upstream, or because there is none, also closes the
+// connection, and what the client sent after its handshake is discarded,
+// whether frames or another request.
 func TestRefusedFurtherOn(t *testing.T) {
 	eachLeg(t, func(t *testing.T, secure bool) {
 		r := newRig(t, secure)

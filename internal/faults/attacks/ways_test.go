@@ -19,8 +19,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A19: middleware that serves a request again after its session makes no
-// second one. The handshake that it takes to find out ends at once.
+// A19: middleware that serves a request again after its session opens no second
+// one. The handshake with which this is detected ends at once.
 func TestServedAgain(t *testing.T) {
 	t.Attr("case", "A19")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -55,9 +55,9 @@ func TestServedAgain(t *testing.T) {
 	})
 }
 
-// A29: a proxy that is its own upstream refuses the request when it comes round.
-// One that gives itself no name asks itself for no longer than a handshake may take,
-// and then all of it is over. A limit on handshakes ends it before.
+// A29: a proxy that is its own upstream refuses the request when it returns. A
+// proxy without a name keeps dialling itself until the handshake times out, and
+// then everything is over. A limit on handshakes ends it earlier.
 func TestLoop(t *testing.T) {
 	t.Attr("case", "A29")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -98,7 +98,7 @@ func TestLoop(t *testing.T) {
 	})
 }
 
-// slowly dials after a while.
+// slowly dials after a delay.
 func slowly(ctx context.Context, network, address string) (net.Conn, error) {
 	select {
 	case <-time.After(10 * time.Millisecond):
@@ -108,9 +108,9 @@ func slowly(ctx context.Context, network, address string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, network, address)
 }
 
-// A32: where a hook takes the target from the request, a dialler that looks at
-// the address, once the name has become one, is what keeps it from turning
-// inwards: however the name is written, and whatever it resolved to before.
+// A32: if a hook takes the target from the request, a dialer that checks the
+// resolved address protects internal addresses: however the name is written,
+// and whatever it resolved to before.
 func TestInwards(t *testing.T) {
 	t.Attr("case", "A32")
 	inwards := errors.New("address of our own")
@@ -139,7 +139,7 @@ func TestInwards(t *testing.T) {
 	})
 }
 
-// A44: whatever clients send, what is counted has no names of theirs.
+// A44: no value that clients send becomes a label of a counter.
 func TestNothingIsCountedByName(t *testing.T) {
 	t.Attr("case", "A44")
 	eachLeg(t, func(t *testing.T, secure bool) {
@@ -164,8 +164,8 @@ func TestNothingIsCountedByName(t *testing.T) {
 	})
 }
 
-// A61: a client that never gets to the end of its handshake is the server's to
-// end, by ReadHeaderTimeout; the proxy has no part of it.
+// A61: a client that never completes its request is the server's to drop, with
+// ReadHeaderTimeout; the proxy is not involved.
 func TestSlowHandshake(t *testing.T) {
 	t.Attr("case", "A61")
 	eachLeg(t, func(t *testing.T, secure bool) {
