@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// TestMain is the tool where a test has it start itself: that starts the test
+// TestMain is the tool if a test starts it: the tool then starts the test
 // binary.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && verbs[os.Args[1]] != nil {
@@ -28,9 +28,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The whole tool, once, with tiny numbers: every scenario has figures, from
-// the processes' start to the -json file and the drawing of it. How large
-// they are is no concern here, on a machine that is busy with other tests.
+// The whole tool, once, with tiny numbers: every scenario yields figures, from
+// starting the processes to the -json file and its figure. Their values do not
+// matter here, on a machine that is busy with other tests.
 func TestEveryScenario(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "results.json")
 	scenarios := slices.Concat(plain, tlsFront, []string{"growth-10"})
@@ -87,7 +87,7 @@ func TestEveryScenario(t *testing.T) {
 	}
 }
 
-// A proxy that doesn't relay has an error, not a figure.
+// A proxy that does not relay yields an error, not a figure.
 func TestFailureIsReported(t *testing.T) {
 	s := site{dir: t.TempDir(), upstream: freePort()} // where nothing listens
 	c := builtIn()[slices.IndexFunc(builtIn(), func(c contender) bool { return c.name == "wsproxy" })]
@@ -120,7 +120,7 @@ func TestScenarioNames(t *testing.T) {
 }
 
 // Ratios are of the same round, so that a machine that slows down for all
-// doesn't change them.
+// contenders does not change them.
 func TestRatiosAreOfARound(t *testing.T) {
 	var all []measurement
 	for round, slowness := range []time.Duration{1, 10, 3} {

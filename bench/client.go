@@ -17,8 +17,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// One mask for all frames: they are made once, before the measuring. The
-// proxies have no way to tell.
+// One mask for all frames: they are made once, before measuring. Proxies cannot
+// tell.
 var (
 	mask    = [4]byte{0x37, 0xfa, 0x21, 0x3d}
 	closing = wstest.AppendFrame(nil, wstest.Close, &mask, []byte{0x03, 0xe8})
@@ -83,7 +83,7 @@ func (l *load) open(path string) (io.ReadWriteCloser, error) {
 	return c, nil
 }
 
-// upgrade does the handshake as a browser would, from a page of the same
+// upgrade performs the handshake as a browser would, from a page of the same
 // origin.
 func (l *load) upgrade(c io.ReadWriter, path string) error {
 	const key = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -114,8 +114,8 @@ func (l *load) upgrade(c io.ReadWriter, path string) error {
 	}
 }
 
-// exchange writes a frame and reads back what is wanted, byte by byte: a proxy
-// that relays something else isn't measured.
+// exchange writes a frame and reads the expected answer, byte by byte: a proxy
+// that relays anything else is not measured.
 func exchange(c io.ReadWriter, frame, want []byte) error {
 	for at := 0; at < len(frame); {
 		n, err := c.Write(frame[at:])
@@ -134,7 +134,7 @@ func exchange(c io.ReadWriter, frame, want []byte) error {
 	return nil
 }
 
-// message makes a message's frame as a client sends it, and as it comes back.
+// message returns a message's frame as a client sends it, and as it comes back.
 func message(size int) (frame, want []byte) {
 	payload := pattern(size)
 	return wstest.AppendFrame(nil, wstest.Binary, &mask, payload), wstest.AppendFrame(nil, wstest.Binary, nil, payload)

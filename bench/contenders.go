@@ -74,7 +74,7 @@ func ours(name, command string) contender {
 	}}
 }
 
-// self is a command that starts this program.
+// self returns a command that starts this program.
 func self(args ...string) *exec.Cmd {
 	exe, err := os.Executable()
 	if err != nil {
@@ -83,8 +83,8 @@ func self(args ...string) *exec.Cmd {
 	return exec.Command(exe, args...)
 }
 
-// nginx is the location of its manual. Without access log and with enough
-// connections, as anybody would have it who cares for speed.
+// nginx uses the location block of its manual, without access log and with
+// enough connections, as anyone would who cares about speed.
 func nginx(s site) *exec.Cmd {
 	user, tls, reuse := "", "", ""
 	if os.Geteuid() == 0 {
@@ -121,8 +121,8 @@ http {
 	return exec.Command("nginx", "-c", s.file("nginx.conf", conf+"  }\n}\n"), "-e", s.dir+"/nginx.log")
 }
 
-// haproxy and caddy likewise are what their manuals say, with timeouts that
-// don't end idle sessions.
+// haproxy and caddy also follow their manuals, with timeouts that do not end
+// idle sessions.
 func haproxy(s site) *exec.Cmd {
 	tls := ""
 	if s.cert != "" {
@@ -161,14 +161,14 @@ func caddy(s site) *exec.Cmd {
 `, scheme, s.listen, tls, s.upstream)))
 }
 
-// process is one that the tool started.
+// process is a process that the tool has started.
 type process struct {
 	pid   int
 	ended chan struct{}
 }
 
-// launch starts a process, its output going to a file. It dies with this
-// one, and leads a group of its own, since some proxies fork.
+// launch starts a process with its output in a file. It exits with this
+// process, and leads a process group, because some proxies fork.
 func launch(cmd *exec.Cmd, env []string, logFile string) (*process, error) {
 	out, err := os.Create(logFile)
 	if err != nil {

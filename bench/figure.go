@@ -12,7 +12,7 @@ import (
 	"slices"
 )
 
-// reference is the contender that everything in the figure is divided by.
+// reference is the contender by which everything in the figure is divided.
 const reference = "reverseproxy"
 
 // drawn are the contenders in the figure, from top to bottom, with colours.
@@ -61,8 +61,8 @@ func runFigure(path string) error {
 	return r.draw(os.Stdout)
 }
 
-// draw writes the figure as SVG. It brings its own background, and needs no
-// font or style from outside, so that it reads the same wherever it is shown.
+// draw writes the figure as SVG. It has its own background, and needs no
+// external font or style, so that it looks the same everywhere.
 func (r results) draw(w io.Writer) error {
 	bars := map[string]map[string]spread{} // by scenario and contender
 	units := map[string]string{}           // what 1 stands for, by scenario
@@ -135,11 +135,11 @@ func (r results) draw(w io.Writer) error {
 	return err
 }
 
-// at is where a ratio stands on the scale.
+// at returns the position of a ratio on the scale.
 func at(ratio float64) float64 { return min(max(ratio, 0), scaleEnd) / scaleEnd * plotWidth }
 
 // drawBar draws one contender's median, and over it a line from the lowest
-// ratio of a round to the highest: what to make of small differences.
+// ratio of a round to the highest, which shows how much small differences mean.
 func drawBar(w io.Writer, name, colour string, top int, s spread, measured bool) {
 	middle := float64(top) + barStep/2.0
 	fmt.Fprintf(w, "<text x=\"-8\" y=\"%.1f\" class=\"name\">%s</text>", middle+4, name)

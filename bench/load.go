@@ -18,8 +18,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// runLoad is the load generator's process. It ends with its connections
-// open: what proxies do about that is no longer measured.
+// runLoad is the load generator's process. It exits with its connections open:
+// how proxies handle that is no longer measured.
 func runLoad(arg string) error {
 	var l load
 	if err := json.Unmarshal([]byte(arg), &l); err != nil {
@@ -151,8 +151,8 @@ func (m *meter) echoTLS(conns []io.ReadWriteCloser, frame, want []byte) error {
 	})
 }
 
-// down asks for large messages and drops what comes, without copying it out
-// of the kernel.
+// down requests large messages and drops them, without copying them out of the
+// kernel.
 func down(m *meter) error {
 	ask := wstest.AppendFrame(nil, wstest.Binary, &mask, []byte{'g'})
 	want := wstest.AppendFrame(nil, wstest.Binary, nil, pattern(bulkSize))
@@ -196,9 +196,9 @@ func down(m *meter) error {
 	return nil
 }
 
-// up sends large messages, as fast as the connection takes them, and counts
-// those that the upstream has acknowledged: what it has sent may still lie in
-// buffers on the way.
+// up sends large messages as fast as the connection accepts them, and counts
+// those that the upstream has acknowledged: others may still be in buffers on
+// the way.
 func up(m *meter) error {
 	c, err := m.open("/echo") // first see that payload arrives whole
 	if err != nil {
@@ -248,8 +248,8 @@ func up(m *meter) error {
 	return nil
 }
 
-// idle opens sessions, uses each once, and leaves them alone. The window is
-// the opening.
+// idle opens sessions, uses each once, and leaves them idle. The window is the
+// time of opening.
 func idle(m *meter) error {
 	frame, want := message(m.Size)
 	m.start()

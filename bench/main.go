@@ -30,8 +30,8 @@ func main() {
 	}
 }
 
-// verbs are what the tool does besides measuring. All but figure are its own
-// processes, which it starts itself.
+// verbs are the tool's other modes. All but figure are its own processes, which
+// it starts itself.
 var verbs = map[string]func(string) error{
 	"proxy": runProxy, "upstream": runUpstream, "load": runLoad, "figure": runFigure,
 }
@@ -43,7 +43,7 @@ func dispatch(args []string) error {
 	return run(args)
 }
 
-// plan is what the flags ask for. The load in it has what scenarios share.
+// plan is what the flags request. Its load holds what scenarios share.
 type plan struct {
 	load       // sizes and times
 	bulkConns  int
@@ -181,8 +181,8 @@ func (p *plan) loadOf(scenario string) load {
 	return l
 }
 
-// fit cuts a load to what a contender can take, and returns false if that
-// leaves nothing to compare.
+// fit reduces a load to what a contender supports, and returns false if nothing
+// comparable is left.
 func (l *load) fit(c contender) bool {
 	if c.start == nil {
 		return !l.TLS && l.Settle == 0 // no proxy, no memory; the upstream server has no TLS
@@ -195,7 +195,7 @@ func (l *load) fit(c contender) bool {
 	return l.Kind == "idle" // growth has its number in its name
 }
 
-// measurement is one sample and where it comes from.
+// measurement is one sample and its origin.
 type measurement struct {
 	Scenario, Contender string
 	Round               int
@@ -203,7 +203,7 @@ type measurement struct {
 	Failed              string `json:",omitempty"`
 }
 
-// results is what -json writes and figure reads.
+// results is written by -json and read by figure.
 type results struct {
 	Args    []string
 	Samples []measurement
@@ -248,8 +248,8 @@ rounds:
 		for _, scenario := range p.scenarios {
 			for i := range p.contenders {
 				// Contenders take turns within a scenario, so that those
-				// compared run close together; and whoever is first has the
-				// machine's best or worst, hence another one each round.
+				// compared run close together. The first one has the machine at
+				// its best or worst, so each round begins with another one.
 				c := p.contenders[(i+round)%len(p.contenders)]
 				l := p.loadOf(scenario)
 				if !l.fit(c) {
@@ -312,7 +312,8 @@ func measure(ctx context.Context, c contender, s site, l load) (out sample, err 
 	if err != nil {
 		return out, err
 	}
-	// A proxy that hangs fails; one on a slow machine has a minute to open all.
+	// A proxy that hangs fails; one on a slow machine has a minute to open all
+	// sessions.
 	ctx, cancel := context.WithTimeout(ctx, l.Warm+l.Duration+l.Settle+60*time.Second)
 	defer cancel()
 	cmd := self("load", string(arg))
@@ -337,7 +338,7 @@ func lastLine(text []byte) string {
 	return string(lines[len(lines)-1])
 }
 
-// loadAverage hints at how busy the machine is with other work.
+// loadAverage indicates how busy the machine is with other work.
 func loadAverage() string {
 	text, _ := os.ReadFile("/proc/loadavg")
 	first, _, _ := strings.Cut(string(text), " ")

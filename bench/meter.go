@@ -58,9 +58,9 @@ func (m *meter) start() {
 	m.latencies = make([]time.Duration, 0, 1<<20)
 }
 
-// tick looks at the clock, and returns false after the window. On a machine
-// that is busy with other things the window may be late, and lasts until one
-// operation at least is in it: there is no figure without.
+// tick reads the clock, and returns false after the window. On a busy machine
+// the window may be late; it lasts until at least one operation is in it,
+// because there is no figure without one.
 func (m *meter) tick(now time.Time) bool {
 	if !m.begun && !now.Before(m.from) {
 		m.begun = true
@@ -82,7 +82,7 @@ func (m *meter) done(n int, latency time.Duration) {
 	}
 }
 
-// settle reads the memory that the sessions take when nothing happens.
+// settle reads the memory that idle sessions use.
 func (m *meter) settle() {
 	time.Sleep(m.Settle)
 	m.Total, m.Memory = memory(tree(m.Pid))

@@ -18,10 +18,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// runProxy serves one of the Go contenders, each with the defaults that its
-// user gets, logging to stderr included. It takes the same environment as a
-// contender given by -ours: LISTEN, UPSTREAM, and TLS_CERT and TLS_KEY if it
-// is to serve TLS.
+// runProxy serves one of the Go contenders, each with its defaults, including
+// logging to stderr. Its environment is that of a contender given by -ours:
+// LISTEN, UPSTREAM, and TLS_CERT and TLS_KEY if it should serve TLS.
 func runProxy(kind string) error {
 	target, err := url.Parse(os.Getenv("UPSTREAM"))
 	if err != nil {
@@ -91,8 +90,8 @@ func serveTCP(ln net.Listener, target string) error {
 	}
 }
 
-// coderNaive accepts, dials, and copies whole messages both ways: what one
-// writes on a WebSocket library in half an hour.
+// coderNaive accepts, dials, and copies whole messages both ways: a proxy that
+// one writes on a WebSocket library in half an hour.
 func coderNaive(target string) http.Handler {
 	relay := func(dst, src *websocket.Conn) {
 		for {

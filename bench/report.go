@@ -11,8 +11,8 @@ import (
 	"text/tabwriter"
 )
 
-// figure is one number drawn from a sample, NaN where it has none. The first
-// figure of a scenario is its main one: what the proxy itself costs.
+// figure is one number of a sample, NaN if it has none. The first figure of a
+// scenario is its main one: the cost of the proxy itself.
 type figure struct {
 	name string
 	of   func(sample) float64
@@ -27,7 +27,8 @@ func p50(s sample) float64        { return float64(s.P50.Nanoseconds()) / 1e3 }
 func p99(s sample) float64        { return float64(s.P99.Nanoseconds()) / 1e3 }
 func cpuShare(s sample) float64   { return s.CPU.Seconds() / s.Seconds }
 
-// figures lists a scenario's. Those of the collector are there with -gc only.
+// figures returns a scenario's figures. Those of the collector are included
+// only with -gc.
 func figures(scenario string) (list []figure) {
 	kind, _, _ := strings.Cut(scenario, "-")
 	switch kind {
@@ -107,7 +108,7 @@ func number(x float64) string {
 	return fmt.Sprintf("%.2f", x)
 }
 
-// references are the contenders that the others' main figure is divided by.
+// references are the contenders by which the others' main figures are divided.
 var references = []string{"reverseproxy", "nginx", "rawtcp"}
 
 type table struct {
@@ -175,7 +176,7 @@ func summarize(scenarios []string, contenders []contender, all []measurement) (t
 	return tables
 }
 
-// print writes a table, without the columns in which nobody has a figure.
+// print writes a table, without columns that are empty for all.
 func (t table) print(w io.Writer) {
 	var columns []string
 	for _, f := range figures(t.Scenario) {

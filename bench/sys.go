@@ -122,8 +122,8 @@ func (p *poller) wait(ms int) []syscall.EpollEvent {
 }
 
 // read and write are the system calls without the runtime's bookkeeping, which
-// has a second thread woken for a call that takes long: the tool should leave
-// the cores to the proxy. The sockets don't block.
+// wakes a second thread during a long call: the tool should leave the cores to
+// the proxy. The sockets do not block.
 func read(fd int, p []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
 	return int(n), errno

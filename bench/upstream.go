@@ -231,7 +231,7 @@ func parseRequest(head []byte) (path, key string) {
 	return path, key
 }
 
-// pattern returns n bytes that a mixed-up copy wouldn't match.
+// pattern returns n bytes such that a reordered copy would not match.
 func pattern(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {

@@ -18,7 +18,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A flood is a proxy, who floods it, and the good sessions that it has besides.
+// A flood is a proxy, the clients that flood it, and its good sessions.
 type flood struct {
 	t     *testing.T
 	proxy *child
@@ -50,7 +50,7 @@ func newFlood(t *testing.T) *flood {
 	return f
 }
 
-// leave has all clients go.
+// leave disconnects all clients.
 func (f *flood) leave() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -102,14 +102,14 @@ func (f *flood) open(path string, overTLS bool) *wire.End {
 	return e
 }
 
-// perSession is what the proxy's process has more than before, for each of n
-// sessions.
+// perSession returns the memory that the proxy's process has used since the
+// start, for each of n sessions.
 func (f *flood) perSession(now state, n int) (memory, rss int) {
 	return (now.Memory - f.base.Memory) / n, (now.RSS - f.base.RSS) / n
 }
 
-// present waits until so many sessions are there to be measured: some may be
-// on their way to the proxy yet.
+// present waits until n sessions can be measured: some may still be on their
+// way to the proxy.
 func (f *flood) present(n int) {
 	f.t.Helper()
 	await(f.t, "all sessions are there", func() bool { return f.proxy.state("/state").Files >= f.base.Files+n })
@@ -157,8 +157,8 @@ func (f *flood) over() {
 	f.t.Logf("%d KiB of heap and stacks are left", (now.Memory-f.base.Memory)>>10)
 }
 
-// A backend is the upstream of the flood's sessions. The request's path says
-// what it does.
+// A backend is the upstream of the flood's sessions. The request's path selects
+// its behaviour.
 type backend struct {
 	l      net.Listener
 	codes  [5000]atomic.Int64 // Closes that came, by code
@@ -178,7 +178,7 @@ func newBackend(t *testing.T) *backend {
 	go b.serve()
 	t.Cleanup(func() {
 		l.Close()
-		// A kernel whose window is shut may not have heard of a reset yet.
+		// A kernel whose window is closed may not have noticed a reset yet.
 		b.mu.Lock()
 		for c := range b.open {
 			c.Close()

@@ -21,9 +21,9 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// The bounds of what a session costs the proxy's process at worst, in bytes of
-// heap and stacks: both of its directions are stuck with a chunk in hand.
-// README.md repeats them.
+// The limits of what a session costs the proxy's process in the worst case, in
+// bytes of heap and stacks: both of its directions are blocked with a chunk in
+// hand. README.md repeats them.
 const (
 	boundPlain     = 112 << 10 // ServeHTTP waits for the session's end
 	boundDetached  = 96 << 10
@@ -37,9 +37,9 @@ const (
 	slack   = 48 << 20 // and this much besides: pools, arenas, what good sessions leave
 )
 
-// Slow readers: clients stop reading while their upstreams push. What the
-// upstream has sent is held up, not gathered, and who takes nothing for the
-// write timeout is given up.
+// Slow readers: clients stop reading while their upstreams push. The upstream's
+// data is held up, not buffered, and a client that reads nothing for the write
+// timeout is dropped.
 func TestSlowReaders(t *testing.T) {
 	t.Attr("case", "A66 F32 F45")
 	f := newFlood(t)
@@ -55,7 +55,7 @@ func TestSlowReaders(t *testing.T) {
 	f.over()
 }
 
-// Both directions are stuck: nobody reads, everybody pushes.
+// Both directions are blocked: nobody reads, everybody pushes.
 func TestStuckBothWays(t *testing.T) {
 	t.Attr("case", "F33 F45 A66")
 	for _, test := range []struct {
@@ -99,8 +99,8 @@ func TestStuckBothWays(t *testing.T) {
 	}
 }
 
-// Frames that never end, tiny ones and Pings: they pass, at the pace of who
-// reads them, and cost nothing but that.
+// Endless frames, tiny frames and Pings: they are relayed at the pace of their
+// reader, and cost nothing else.
 func TestFrameFloods(t *testing.T) {
 	t.Attr("case", "A45 A46 A53 A55 A56 A58 F45")
 	f := newFlood(t)
@@ -149,8 +149,8 @@ func TestFrameFloods(t *testing.T) {
 	floods.Wait()
 	f.ended("plain", "lost by client", n+2*n/5)
 
-	// With a limit, an endless frame is told off at its header, and its payload
-	// is never waited for.
+	// With a limit, an endless frame is refused at its header, and its payload
+	// is not waited for.
 	for range 50 {
 		e := f.open("/small/sink", false)
 		e.Start()
@@ -168,7 +168,7 @@ func TestFrameFloods(t *testing.T) {
 	f.over()
 }
 
-// Headers without end, from either side.
+// Endless headers, from either side.
 func TestHeaderFloods(t *testing.T) {
 	t.Attr("case", "A62 A63 F45")
 	f := newFlood(t)
@@ -217,7 +217,7 @@ func TestHeaderFloods(t *testing.T) {
 	f.over()
 }
 
-// numbered is n elements that differ, joined.
+// numbered returns n different elements, joined.
 func numbered(n int, format, sep string) string {
 	var b strings.Builder
 	for i := range n {
@@ -229,8 +229,8 @@ func numbered(n int, format, sep string) string {
 	return b.String()
 }
 
-// Handshakes of 64 KiB in every shape: what is too much of it is refused, and
-// what is let in costs its session no more than the bound, on both sides.
+// Handshakes of 64 KiB in every form: excessive ones are refused, and accepted
+// ones cost their session no more than the limit, on both sides.
 func TestHeaderShapes(t *testing.T) {
 	t.Attr("case", "A62 A63 F45 A84")
 	filler := strings.Repeat("y", 220)
@@ -297,9 +297,9 @@ func TestHeaderShapes(t *testing.T) {
 	}
 }
 
-// Limits are met in another unit than bytes, by all at once: handshakes of many
-// items, small frames without end, Pings where messages are limited, and backlogs
-// behind a limit that slows, of clients that stay and of such that leave.
+// Limits in other units than bytes, all at once: handshakes of many elements,
+// small frames without end, Pings under a message limit, and backlogs behind a
+// rate limit, from clients that stay and from clients that leave.
 func TestMixedFlood(t *testing.T) {
 	t.Attr("case", "A53 A82 A83 A84 F45 F53")
 	f := newFlood(t)
@@ -327,7 +327,8 @@ func TestMixedFlood(t *testing.T) {
 			}
 		})
 	}
-	// once has a client of its own send a handshake, and more once it is let in.
+	// once has a client of its own send a handshake, and more when it is
+	// accepted.
 	once := func(path, lines string, want int, more func(e *wire.End) error) error {
 		c, err := net.DialTimeout("tcp", f.proxy.Plain, wire.Timeout)
 		if err != nil {
@@ -412,10 +413,10 @@ func TestMixedFlood(t *testing.T) {
 	f.over()
 }
 
-// Handshakes that are half done: 9,000 that never send the rest of their
-// header, 1,000 whose upstream says nothing, and as many as WithMaxHandshakes
-// lets in of 400 more. That is what 20,000 descriptors allow for: each of the
-// latter takes two in this process and two in the proxy's.
+// Incomplete handshakes: 9,000 that never send the rest of their header, 1,000
+// whose upstream does not answer, and as many as WithMaxHandshakes admits of
+// 400 more. 20,000 descriptors allow no more: each of the latter takes two in
+// this process and two in the proxy's.
 func TestHalfDoneHandshakes(t *testing.T) {
 	t.Attr("case", "A61 A64 A68 F3 F15 F45")
 	const halves, waiting, crowd = 9000, 1000, 400

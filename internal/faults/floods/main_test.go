@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package floods_test floods a proxy that runs in a process of its own, while
-// good sessions go on: its memory for each session stays within a bound, the
-// good ones keep their pace, and the flood is shed by what is documented for it.
+// Package floods_test floods a proxy that runs in its own process, while good
+// sessions continue: its memory for each session stays within a limit, the good
+// sessions keep their pace, and the documented options shed the flood.
 package floods_test
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
 )
 
-// asEnv names what this binary is to be instead of the tests: "proxy" or
-// "meter".
+// asEnv is the variable that makes this binary a child instead of the tests:
+// "proxy" or "meter".
 const asEnv = "WSPROXY_FLOODS_AS"
 
 func TestMain(m *testing.M) {
@@ -41,21 +41,21 @@ func exitOn(err error) {
 	os.Exit(1)
 }
 
-// A child is a process of ours.
+// A child is a process that the test has started.
 type child struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	hello
 }
 
-// A hello is what a child tells of itself.
+// A hello is a child's first message.
 type hello struct {
 	Plain, TLS string // fronts of the proxy
 	Control    string // where it is asked
 	Authority  []byte // of its certificate
 }
 
-// start starts a child. It ends when its stdin does, so with this process, too.
+// start starts a child. It exits when its stdin ends, and so with this process.
 func start(t *testing.T, as string, env ...string) *child {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
@@ -85,7 +85,7 @@ func start(t *testing.T, as string, env ...string) *child {
 	return c
 }
 
-// greet is the child's side of start: it serves control and stays until the
+// greet is the child's part of start: it serves control and waits until the
 // parent leaves.
 func greet(h hello, control http.Handler) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -102,7 +102,7 @@ func greet(h hello, control http.Handler) error {
 	return nil
 }
 
-// ask asks a child something.
+// ask sends a request to a child.
 func (c *child) ask(path string, answer any) {
 	c.t.Helper()
 	client := http.Client{Timeout: 2 * wire.Timeout}
@@ -116,7 +116,7 @@ func (c *child) ask(path string, answer any) {
 	}
 }
 
-// await polls until something has happened.
+// await polls until a condition holds.
 func await(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(2 * wire.Timeout); !f(); time.Sleep(50 * time.Millisecond) {

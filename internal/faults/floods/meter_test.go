@@ -20,8 +20,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// The good sessions are in a process of their own, so that the flood's own
-// goroutines and garbage don't count as the proxy's slowness.
+// The good sessions run in their own process, so that the flood's goroutines
+// and garbage do not count as slowness of the proxy.
 
 const (
 	goodSessions = 20
@@ -39,8 +39,8 @@ func runMeter() error {
 	return greet(hello{Plain: l.Addr().String()}, http.HandlerFunc(measure))
 }
 
-// echo is an upstream that sends back what comes, unmasked: all its messages
-// have 32 bytes.
+// echo is an upstream that returns every message unmasked. All messages have 32
+// bytes.
 func echo(l net.Listener) {
 	for {
 		c, err := l.Accept()
@@ -73,14 +73,14 @@ func echo(l net.Listener) {
 	}
 }
 
-// A latency is how long messages took there and back.
+// A latency is the round-trip time of messages.
 type latency struct {
 	N        int
 	P50, P99 time.Duration
 	Err      string
 }
 
-// measure has good sessions talk for a while: /?front=…&for=….
+// measure has good sessions exchange messages for a while: /?front=…&for=….
 func measure(w http.ResponseWriter, r *http.Request) {
 	length, _ := time.ParseDuration(r.FormValue("for"))
 	var (
@@ -140,7 +140,7 @@ func talkFor(front string, length time.Duration) (took []time.Duration, err erro
 	return took, nil
 }
 
-// good is the good sessions as a test sees them.
+// good is a test's handle on the good sessions.
 type good struct {
 	t        *testing.T
 	meter    *child
@@ -157,7 +157,7 @@ const (
 	goodLeast = goodSessions * 5 // messages in a window
 )
 
-// latency is the median, by the 99th percentile, of some windows.
+// latency returns the median window, by its 99th percentile.
 func (g *good) latency() latency {
 	g.t.Helper()
 	var all [windows]latency
@@ -172,14 +172,14 @@ func (g *good) latency() latency {
 	return all[windows/2]
 }
 
-// rest measures how long things take with no flood.
+// rest measures the latency without a flood.
 func (g *good) rest() {
 	g.t.Helper()
 	g.unloaded = g.latency().P99
 }
 
-// keep checks that they keep their pace under a flood. It tries again, for the
-// machine may be busy with something else.
+// keep checks that the good sessions keep their pace under a flood. It retries,
+// because the machine may be busy with something else.
 func (g *good) keep(during string) {
 	g.t.Helper()
 	limit := slower * max(g.unloaded, leastP99)

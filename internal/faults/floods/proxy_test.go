@@ -20,7 +20,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Limits of the proxy under flood: short ones, so that the tests are, too.
+// Time limits of the proxy under flood, short to keep the tests short.
 const (
 	writeTimeout      = 20 * time.Second
 	handshakeTimeout  = 20 * time.Second
@@ -80,7 +80,7 @@ func runProxy() error {
 	}, control(proxies))
 }
 
-// A state is what a proxy's process tells of itself.
+// A state is what a proxy's process reports about itself.
 type state struct {
 	Memory     int // bytes of heap and stacks in use
 	RSS        int // bytes

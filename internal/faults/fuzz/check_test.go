@@ -11,7 +11,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// check compares what each end sent with what the other one received.
+// check compares what each end has sent with what the other one has received.
 func (r *run) check() error {
 	client, upstream := r.taps[0].Load(), r.taps[1].Load()
 	sentC, gotC := client.streams()
@@ -30,7 +30,8 @@ func (r *run) check() error {
 	if early[0] && !r.mayLeaveEarly(0) || early[1] && !r.mayLeaveEarly(1) {
 		return fmt.Errorf("left early: client %v, upstream %v", early[0], early[1])
 	}
-	// Who leaves early resets the connection, and with that what it has sent.
+	// An end that leaves early resets the connection, and what it has sent may
+	// be lost.
 	complete := !killed && !early[0] && !early[1]
 	toUpstream, err := compare(&sentC, &gotU, injected(gotC.frames, sentU.frames), complete)
 	if err != nil {
@@ -61,16 +62,16 @@ func (r *run) check() error {
 	return errors.Join(errs...)
 }
 
-// A passage is what passed in one direction.
+// A passage is what was relayed in one direction.
 type passage struct {
 	frames, messages, bytes, pings int
 	closed                         *wire.Frame  // a Close of the proxy's
 	injected                       []wire.Frame // Pings of the proxy's
 }
 
-// compare goes through the frames that were received: each is the next one that
-// was sent, byte for byte, or one of the proxy's own. Of those that were sent,
-// only answers to the proxy's Pings, whose bodies are in own, may be missing.
+// compare checks the received frames: each is the next one that was sent, byte
+// for byte, or one of the proxy's own. Of the sent frames only answers to the
+// proxy's Pings, whose payloads are in own, may be missing.
 func compare(from, to *stream, own map[string]bool, complete bool) (p passage, err error) {
 	sent, received := from.frames, to.frames
 	absorbed := func(f *wire.Frame) bool {
@@ -121,8 +122,8 @@ func compare(from, to *stream, own map[string]bool, complete bool) (p passage, e
 	return p, p.checkInjected()
 }
 
-// injected are the bodies of the Pings among the frames that an end received
-// which the other end has not sent.
+// injected returns the payloads of the Pings that an end received and the other
+// end has not sent.
 func injected(received, sent []wire.Frame) map[string]bool {
 	own := make(map[string]bool)
 	for i := range received {
@@ -138,8 +139,8 @@ func injected(received, sent []wire.Frame) map[string]bool {
 	return own
 }
 
-// mayLeaveEarly: coder's closing hangs up at the first Ping behind its own
-// Close, which it can't answer any more. A killed end leaves early, too.
+// mayLeaveEarly: when coder closes, it disconnects at the first Ping after its
+// own Close, because it can no longer answer. A killed end leaves early, too.
 func (r *run) mayLeaveEarly(side int) bool {
 	return r.kill != killNot || r.lib[side] == coder && (r.closer == side || r.closer == 2)
 }
@@ -155,7 +156,7 @@ func (p *passage) count(f *wire.Frame) {
 	}
 }
 
-// counted compares with what the proxy has counted.
+// counted compares the frames with the proxy's counts.
 func (p *passage) counted(c wsproxy.Counts) error {
 	if c.Frames != uint64(p.frames) || c.Messages != uint64(p.messages) || c.Bytes != uint64(p.bytes) || c.Pings != uint64(p.pings) {
 		return fmt.Errorf("counted %+v; %d frames, %d messages, %d bytes, %d pings passed", c, p.frames, p.messages, p.bytes, p.pings)
@@ -163,8 +164,8 @@ func (p *passage) counted(c wsproxy.Counts) error {
 	return nil
 }
 
-// checkInjected: the proxy's Pings carry one tag and run on, and no two masking
-// keys are the same.
+// checkInjected: the proxy's Pings carry one tag and are numbered, and no two
+// masking keys are the same.
 func (p *passage) checkInjected() error {
 	keys := make(map[string]bool)
 	for i := range p.injected {
@@ -182,8 +183,8 @@ func (p *passage) checkInjected() error {
 	return nil
 }
 
-// checkClose: the proxy's own Closes are those that belong to how the session
-// was killed. lost says that the other side may be what the proxy has lost.
+// checkClose: the proxy's own Closes match the way in which the session was
+// killed. lost reports whether the proxy may have lost the other side.
 func (r *run) checkClose(f *wire.Frame, side int, lost bool) error {
 	if f == nil {
 		return nil
@@ -197,7 +198,7 @@ func (r *run) checkClose(f *wire.Frame, side int, lost bool) error {
 		allowed = append(allowed, []closing{{killCode, killReason}, {1001, killReason}}[side])
 	}
 	if lost {
-		// Its own code, if it has sent Close before and nobody is there to
+		// Its own code, if it has sent a Close before and nobody is there to
 		// answer.
 		allowed = append(allowed, []closing{{1011, "upstream lost"}, {1001, "client lost"}}[side], closing{r.code, ""})
 	}
@@ -211,7 +212,7 @@ func (r *run) checkClose(f *wire.Frame, side int, lost bool) error {
 	return nil
 }
 
-// checkOutcome: what the session says of its end.
+// checkOutcome checks the reported end of the session.
 func (r *run) checkOutcome(lost [2]bool) error {
 	end, ok := errors.AsType[*wsproxy.SessionError](r.session.Load().Err())
 	if !ok {
@@ -235,11 +236,11 @@ func (r *run) checkOutcome(lost [2]bool) error {
 	return nil
 }
 
-// checkMessages: what a side read are the messages that the other one sent; all
-// of them, unless a side was killed or has left early, or this one may have
-// thrown the last ones away while it closed. Coder's Close reads beside the reader: what that
-// gets then may be anything. So may what it gets when the stream ends in the
-// middle of a message.
+// checkMessages: the messages that a side has read are those that the other one
+// has sent; all of them, unless a side was killed or has left early, or this
+// one may have discarded the last ones while it closed. Coder's Close reads
+// concurrently with the reader, so what that gets then may be anything, and so
+// may what it gets when the stream ends within a message.
 func (r *run) checkMessages(side int, killed, complete bool) error {
 	got, said := r.got[side], r.said[side^1]
 	closes := r.closer == side || r.closer == 2

@@ -11,14 +11,14 @@ import (
 	gorillaws "github.com/gorilla/websocket"
 )
 
-// timeout is how long anything that must happen may take: less than the ten
-// seconds after which go test has no more patience with an input, and doesn't
-// say which it was.
+// timeout limits every wait: it is less than the ten seconds after which go
+// test gives up on an input without naming it.
 const timeout = 9 * time.Second
 
 // A peer is an endpoint, built on one library or the other.
 type peer interface {
-	// message sends one in parts: as many frames, where the library lets them.
+	// message sends a message in parts: as many frames, if the library allows
+	// it.
 	message(text bool, parts ...[]byte) error
 	ping(body []byte) error
 	pong(body []byte) error
@@ -87,8 +87,8 @@ func acceptPeer(r *run, w http.ResponseWriter, req *http.Request) (peer, error) 
 
 type gorillaPeer struct{ *gorillaws.Conn }
 
-// newGorilla makes a peer that answers Pings however long that takes: by its
-// own handler, gorilla gives up after a second.
+// newGorilla returns a peer that answers Pings however long that takes:
+// gorilla's own handler gives up after a second.
 func newGorilla(c *gorillaws.Conn) peer {
 	c.SetPingHandler(func(body string) error {
 		err := c.WriteControl(gorillaws.PongMessage, []byte(body), time.Now().Add(timeout))
@@ -167,14 +167,14 @@ func (p coderPeer) message(text bool, parts ...[]byte) error {
 	return w.Close()
 }
 
-// ping sends a Ping with a body of the library's, and waits for the Pong.
+// ping sends a Ping with the library's payload and waits for the Pong.
 func (p coderPeer) ping([]byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	return p.Ping(ctx)
 }
 
-// pong does nothing: the library has none.
+// pong does nothing: the library does not support it.
 func (p coderPeer) pong([]byte) error { return nil }
 
 func (p coderPeer) close(code int, reason string) error {

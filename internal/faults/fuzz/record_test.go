@@ -13,8 +13,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A tap is the connection of an endpoint. It takes both streams apart as they
-// pass, and writes in pieces.
+// A tap is an endpoint's connection. It parses both streams and writes in
+// pieces.
 type tap struct {
 	net.Conn
 	client bool
@@ -62,7 +62,7 @@ func (t *tap) leftEarly() bool {
 func (t *tap) Write(b []byte) (n int, err error) {
 	for n < len(b) && err == nil {
 		piece := b[n : n+t.cut.next(len(b)-n)]
-		// Taken in before it is written: the answer may come at once.
+		// Recorded before it is written, because the answer may come at once.
 		t.mu.Lock()
 		t.sent.take(piece)
 		t.mu.Unlock()
@@ -80,7 +80,7 @@ func (t *tap) streams() (sent, received stream) {
 	return t.sent, t.received
 }
 
-// A stream is one direction: an HTTP head, then frames.
+// A stream is one direction: an HTTP header, then frames.
 type stream struct {
 	head   []byte // of HTTP, as far as it has come
 	begun  bool   // it is past that
@@ -109,7 +109,7 @@ func (s *stream) add(f *wire.Frame) {
 	s.frames = append(s.frames, wire.Frame{First: f.First, Raw: bytes.Clone(f.Raw), Payload: bytes.Clone(f.Payload)})
 }
 
-// A cutter says in which pieces bytes pass.
+// A cutter decides in which pieces bytes are written and read.
 type cutter struct {
 	mu   sync.Mutex
 	rng  *rand.Rand // guarded by mu
@@ -117,12 +117,12 @@ type cutter struct {
 	left int // guarded by mu; single bytes that may still be
 }
 
-// newCutter makes one of four kinds.
+// newCutter returns one of four kinds.
 func newCutter(seed uint64, mode int) *cutter {
 	return &cutter{rng: rand.New(rand.NewPCG(seed, 1)), mode: mode & 3, left: 200}
 }
 
-// next is the size of the next piece, of n bytes at most.
+// next returns the size of the next piece, at most n bytes.
 func (c *cutter) next(n int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,8 +143,8 @@ func (c *cutter) next(n int) int {
 	return min(n, most)
 }
 
-// A choppy connection reads and writes in pieces. It stands on the proxy's
-// side, which has to do without its raw calls there.
+// A choppy connection reads and writes in pieces. It is used on the proxy's
+// side, which cannot use raw calls on it.
 type choppy struct {
 	net.Conn
 	cut *cutter

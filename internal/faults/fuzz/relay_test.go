@@ -1,6 +1,6 @@
-// Package fuzz_test fuzzes the relay as a whole: two endpoints that the world
-// builds on, a proxy between them, and strict readers of every byte at either
-// end.
+// Package fuzz_test fuzzes the relay as a whole: two endpoints built on widely
+// used libraries, a proxy between them, and strict readers of every byte at
+// either end.
 package fuzz_test
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// current is the run that connections belong to: there is one at a time.
+// current is the run that connections belong to; there is one at a time.
 var current atomic.Pointer[run]
 
-// A run is a script at work.
+// A run is the execution of a script.
 type run struct {
 	*script
 	taps     [2]atomic.Pointer[tap] // client, upstream
@@ -128,7 +128,7 @@ func serveUpstream(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// play runs a script, and returns what went wrong.
+// play runs a script and returns what went wrong.
 func play(s *script) error {
 	r := &run{script: s, accepted: make(chan peer, 1)}
 	current.Store(r)
@@ -165,7 +165,7 @@ func play(s *script) error {
 	return r.check()
 }
 
-// listen reads messages to the end, and closes.
+// listen reads messages until the end, and closes.
 func (r *run) listen(side int) {
 	p := r.peers[side]
 	defer p.hangUp()
@@ -178,7 +178,7 @@ func (r *run) listen(side int) {
 	}
 }
 
-// speak does what the script has a side do.
+// speak performs a side's part of the script.
 func (r *run) speak(side int) {
 	defer func() {
 		if r.closer != side && r.closer != 2 {
@@ -266,7 +266,7 @@ func (r *run) reset(side int) {
 	c.Close()
 }
 
-// FuzzRelay has two endpoints do what the input says, and looks at every byte.
+// FuzzRelay has two endpoints do what the input says, and checks every byte.
 func FuzzRelay(f *testing.F) {
 	for _, seed := range seeds() {
 		f.Add(seed)

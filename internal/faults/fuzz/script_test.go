@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// A script is what the two endpoints of a session do. Any bytes make one.
+// A script says what the two endpoints of a session do. Any bytes make one.
 type script struct {
 	seed     uint64
 	proxy    int    // which of the proxies
@@ -24,7 +24,7 @@ type script struct {
 	together []act // in the order of the script
 }
 
-// What an endpoint may do.
+// The actions of an endpoint.
 const (
 	actText = iota
 	actBinary
@@ -62,7 +62,7 @@ const (
 
 var closeCodes = []int{1000, 1001, 1011, 3000, 4999, 1003}
 
-// parseScript makes a script of a fuzz input.
+// parseScript makes a script from a fuzz input.
 func parseScript(in []byte) *script {
 	h := fnv.New64a()
 	h.Write(in)
@@ -112,7 +112,7 @@ func parseScript(in []byte) *script {
 	return s
 }
 
-// payload is what an act sends: text, of which no byte is like the next.
+// payload returns what an act sends: text in which neighbouring bytes differ.
 func (s *script) payload(n int, of act) []byte {
 	p := make([]byte, of.size)
 	for i := range p {
@@ -128,7 +128,7 @@ var (
 	proxyNames = []string{"sockets", "wrapped connections", "sockets, slowed down, detached", "wrapped connections, slowed down"}
 )
 
-// String describes the script, for who has to look at a failure.
+// String describes the script, for failures.
 func (s *script) String() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "proxy: %s; client %s, upstream %s; pieces %v; deflate %v; buffer %d; kill: %s, at %d; closer %d (barrier %v), code %d, reason of %d;",

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// seeds are scripts with each proxy, pair of libraries, way of cutting and
-// killing.
+// seeds are scripts with each proxy, pair of libraries, way of cutting and way
+// of killing.
 func seeds() (list [][]byte) {
 	acts := []byte{
 		0, 20, 1, 20, // text
@@ -38,8 +38,8 @@ func seeds() (list [][]byte) {
 	return list
 }
 
-// TestPings: the proxies do ping, on both legs, so that there is something to
-// find between the frames.
+// TestPings checks that the proxies send Pings on both legs, so that there is
+// something to find between the frames.
 func TestPings(t *testing.T) {
 	for proxy := range 4 {
 		in := []byte{byte(proxy), 0, 0, 0}

@@ -19,8 +19,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// attackers are the fates of those who try for more than their share: each gets
-// what is documented, and the good sessions beside them don't notice.
+// attackers are the fates of clients that try to get more than their share:
+// each gets the documented answer, and the good sessions are not affected.
 var attackers = []*fate{
 	{"handshake of many items", 3, "calm", manyItems},
 	{"upstream's answer of many items", 2, "calm", manyItemsAnswered},
@@ -37,7 +37,7 @@ var attackers = []*fate{
 	{"Multipath TCP", 3, "calm", multipath},
 }
 
-// numbered is n elements that differ, joined.
+// numbered returns n different elements, joined.
 func numbered(n int, format, sep string) string {
 	var b strings.Builder
 	for i := range n {
@@ -49,8 +49,8 @@ func numbered(n int, format, sep string) string {
 	return b.String()
 }
 
-// itemLines are header lines of too many items. The fields are fewer than
-// net/http refuses by itself.
+// itemLines returns header lines with too many elements. The number of fields
+// is below net/http's own limit.
 var itemLines = []string{
 	numbered(400, "%x:", "\r\n") + "\r\n",
 	numbered(400, "A: %x", "\r\n") + "\r\n",
@@ -94,8 +94,8 @@ func oddTarget(s *session) error {
 	return errors.Join(s.want(1000, 1000, wsproxy.Client, wsproxy.ReasonClosed), s.complete())
 }
 
-// nominatingRefusal: what a refusal says of the upstream's connection doesn't
-// get to the client, and what it doesn't say is not made up.
+// nominatingRefusal: the hop-by-hop fields of a refusal do not reach the
+// client, and nothing is added.
 func nominatingRefusal(s *session) error {
 	s.answer = func(_ *session, c net.Conn, _ *bufio.Reader, _ *http.Request) {
 		defer c.Close()
@@ -122,8 +122,7 @@ func nominatingRefusal(s *session) error {
 	return s.sessionOver()
 }
 
-// givesUpOnHook: a hook that waits for its request's context hears of it when the
-// client leaves.
+// givesUpOnHook: the context of a hook's request ends when the client leaves.
 func givesUpOnHook(s *session) error {
 	s.hook = func(_ *wsproxy.Session, r *http.Request) error {
 		<-r.Context().Done()
@@ -142,8 +141,8 @@ func givesUpOnHook(s *session) error {
 	return s.quiet()
 }
 
-// answers500: whatever one client has the application answer, no member is left
-// alone for it, and a room stays where it is.
+// answers500: whatever answers one client causes, no member is backed off for
+// it, and a room stays where it is.
 func answers500(s *session) error {
 	lines := fmt.Sprintf("X-Room: %d\r\n", s.id)
 	handshake := func(answer string, status int) (home string, err error) {
@@ -209,7 +208,7 @@ func answers500(s *session) error {
 	return nil
 }
 
-// flood is n frames of one kind, within a message or by themselves.
+// flood returns n frames of one kind, within a message or on their own.
 func (s *session) flood(kind, n int) []byte {
 	key := maskOf(s.client)
 	var b []byte
@@ -259,7 +258,7 @@ func slowedFlood(s *session) error {
 	return nil
 }
 
-// emptyFragments count as a byte each.
+// emptyFragments count as one byte each.
 func emptyFragments(s *session) error {
 	if err := s.open(); err != nil {
 		return err
@@ -270,8 +269,8 @@ func emptyFragments(s *session) error {
 	return s.want(1009, 1001, wsproxy.Client, wsproxy.ReasonLimit)
 }
 
-// leavesBacklog: a client sends minutes of messages and goes. Its session is over
-// soon, however much of that is still to pass.
+// leavesBacklog: a client sends minutes of messages and leaves. Its session
+// ends soon, however much of that has not been relayed.
 func leavesBacklog(s *session) error {
 	if err := s.open(); err != nil {
 		return err
@@ -304,7 +303,7 @@ func leavesBacklog(s *session) error {
 	return s.outcome(wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonLost}, wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonClosed})
 }
 
-// smallFrames: thousands of messages of a byte, both ways at once.
+// smallFrames: thousands of one-byte messages, both ways at once.
 func smallFrames(s *session) error {
 	if err := s.open(); err != nil {
 		return err
@@ -322,7 +321,7 @@ func smallFrames(s *session) error {
 	return errors.Join(s.want(1000, 1000, wsproxy.Client, wsproxy.ReasonClosed), s.complete())
 }
 
-// stuckInLongFrames: some clients read nothing of long frames, and leave.
+// stuckInLongFrames: some clients do not read long frames, and leave.
 func stuckInLongFrames(s *session) error {
 	var others []*session
 	var pushing sync.WaitGroup
@@ -362,7 +361,7 @@ func stuckInLongFrames(s *session) error {
 
 var chunk = make([]byte, 64<<10)
 
-// multipath: clients of Multipath TCP are like others.
+// multipath: clients that use Multipath TCP are like any others.
 func multipath(s *session) error {
 	s.multipath = true
 	end := []func(*session) error{clientReset, clientFIN, upstreamReset, func(s *session) error { return s.close(func() *wire.End { return s.client }) }}

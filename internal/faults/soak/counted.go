@@ -12,8 +12,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A counted is a proxy whose own counts are checked against what its hooks and
-// its log tell.
+// A counted is a proxy whose counts are compared with what its hooks and its
+// log report.
 type counted struct {
 	proxy    *wsproxy.Proxy
 	problems *problems
@@ -73,7 +73,7 @@ func (c *counted) closed(s *wsproxy.Session) {
 	c.problems.add("session %d is over with %v", s.ID(), err)
 }
 
-// refuse notes a refusal that no hook is told of.
+// refuse records a refusal that no hook is told about.
 func (c *counted) refuse(kind string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,7 +96,7 @@ func (c *counted) Handle(_ context.Context, r slog.Record) error {
 func (c *counted) WithAttrs([]slog.Attr) slog.Handler { return c }
 func (c *counted) WithGroup(string) slog.Handler      { return c }
 
-// check compares it all, while open sessions and nothing else are there.
+// check compares all of it, while only the given sessions are open.
 func (c *counted) check(name string, open int) {
 	st := c.proxy.Stats()
 	c.mu.Lock()

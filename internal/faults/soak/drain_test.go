@@ -22,10 +22,10 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// said is what the upstream of TestDrainThousands says once a second.
+// said is what the upstream of TestDrainThousands sends once a second.
 var said = []byte(strings.Repeat("x", 300))
 
-// talk serves sessions that say something once a second and answer a Close,
+// talk serves sessions that send a message once a second and answer a Close,
 // until standard input ends.
 func talk(l net.Listener) {
 	go func() {
@@ -63,8 +63,8 @@ func talk(l net.Listener) {
 }
 
 // 5,000 live sessions are drained over a window: at an even rate, with no frame
-// cut in two, and each client gets the code. Their upstream is another process:
-// the descriptors of one don't suffice.
+// cut, and each client gets the code. Their upstream is another process,
+// because the descriptors of one process do not suffice.
 func TestDrainThousands(t *testing.T) {
 	const upstreamEnv = "WSPROXY_TEST_TALK"
 	wire.RaiseFiles()

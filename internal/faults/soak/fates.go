@@ -13,8 +13,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A fate is a way for a session to live and to end. It returns what went
-// otherwise than it must.
+// A fate is a way for a session to live and to end. It returns what went wrong.
 type fate struct {
 	name   string
 	weight int
@@ -54,7 +53,7 @@ var fates = []*fate{
 	{"context cancelled", 3, "calm", cancelled},
 }
 
-// close is the clean end: by one side, answered by the other.
+// close is the clean end: one side closes, and the other one answers.
 func (s *session) close(who func() *wire.End) error {
 	if err := s.open(); err != nil {
 		return err
@@ -100,7 +99,7 @@ func bothClose(s *session) error {
 	return err
 }
 
-// pickToxic puts a toxic before the front or before the upstream.
+// pickToxic puts a toxic in front of the front server or of the upstream.
 func (s *session) pickToxic(set map[string]string) {
 	skip := s.rng.IntN(len(set))
 	name := ""
@@ -126,7 +125,7 @@ func mild(s *session) error {
 	})
 }
 
-// deadly: whatever comes of it, it is legal and comes to an end.
+// deadly: whatever happens, it is legal and ends.
 func deadly(s *session) error {
 	s.pickToxic(deadlyToxics)
 	status, err := s.handshake()
@@ -181,7 +180,7 @@ func upstreamReset(s *session) error {
 	return s.want(1011, none, wsproxy.Upstream, wsproxy.ReasonLost)
 }
 
-// clientFIN: what was said before arrives.
+// clientFIN: what was sent before arrives.
 func clientFIN(s *session) error {
 	if err := s.open(); err != nil {
 		return err
@@ -204,7 +203,7 @@ func upstreamFIN(s *session) error {
 	return errors.Join(s.want(1011, none, wsproxy.Upstream, wsproxy.ReasonLost), s.complete())
 }
 
-// cutOff has an end go in the middle of a frame.
+// cutOff has an end leave in the middle of a frame.
 func (s *session) cutOff(e *wire.End) error {
 	frame := wstest.AppendFrame(nil, wstest.Binary, maskOf(e), make([]byte, 1+s.rng.IntN(40<<10)))
 	if err := e.CutOff(frame[:1+s.rng.IntN(len(frame)-1)]); err != nil {
@@ -225,7 +224,7 @@ func maskOf(e *wire.End) *[4]byte {
 	return nil
 }
 
-// A Close is possible only where none of the frame was passed on.
+// A Close is possible only if no part of the frame was relayed.
 func clientCutOff(s *session) error {
 	if err := s.open(); err != nil {
 		return err
@@ -264,7 +263,7 @@ func upstreamCutOff(s *session) error {
 	return errors.Join(s.legal(), s.outcome(wsproxy.Outcome{By: wsproxy.Upstream, Reason: wsproxy.ReasonLost}))
 }
 
-// broken returns a frame that breaks the protocol, as an end sends it.
+// broken returns a frame that violates the protocol, as an end sends it.
 func (s *session) broken(e *wire.End) []byte {
 	key := maskOf(e)
 	wrong := key
@@ -425,7 +424,7 @@ func clientStuck(s *session) error {
 	return errors.Join(s.legal(), s.outcome(wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonLost}))
 }
 
-// cancelled: the request's context ends. A detached session doesn't mind.
+// cancelled: the request's context ends. A detached session is not affected.
 func cancelled(s *session) error {
 	if err := s.open(); err != nil {
 		return err

@@ -11,24 +11,24 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
 )
 
-// Toxiproxy leaves goroutines behind, and what they hold, whenever a toxic cuts
-// a stream off. What it holds is not the proxy's, and is told apart here: by
-// stacks, and by who has allocated it.
+// Toxiproxy leaks goroutines, and what they hold, whenever a toxic cuts off a
+// stream. These are told apart from the proxy's by their stacks and by where
+// memory was allocated.
 
-// profileRate is of how many bytes one is sampled: few, for the sum is to be
-// exact to some ten KiB.
+// profileRate is the number of bytes for each sample: few, because the sum must
+// be exact to some ten KiB.
 const profileRate = 4 << 10
 
 func init() { runtime.MemProfileRate = profileRate }
 
-// look reads the figures, without what is toxiproxy's.
+// look reads the figures, without Toxiproxy's.
 func look() figures {
 	heap := wire.Heap()
 	return figures{goroutines: runtime.NumGoroutine() - astray(), files: wire.Files(0), heap: heap - toxiHeap()}
 }
 
-// astray returns how many goroutines of toxiproxy's wait for somebody to take a
-// chunk. Looked at while no stream of it is under way, these are the lost ones.
+// astray returns the number of Toxiproxy's goroutines that wait for somebody to
+// take a chunk. When none of its streams is open, these are the leaked ones.
 func astray() (n int) {
 	for group := range strings.SplitSeq(stacks(), "\n\n") {
 		if strings.Contains(group, "toxics.(*NoopToxic).Pipe") && strings.Contains(group, "toxics/noop.go:16") ||
@@ -45,7 +45,7 @@ func astray() (n int) {
 	return n
 }
 
-// toxiHeap returns how many bytes that are in use toxiproxy has allocated.
+// toxiHeap returns the number of bytes in use that Toxiproxy has allocated.
 func toxiHeap() int {
 	records := make([]runtime.MemProfileRecord, 1000)
 	for {
@@ -62,7 +62,7 @@ func toxiHeap() int {
 		if r.InUseObjects() == 0 || !ofToxiproxy(r.Stack()) {
 			continue
 		}
-		// An allocation of so many bytes is sampled with this probability.
+		// The probability that an allocation of this size is sampled.
 		size := float64(r.InUseBytes()) / float64(r.InUseObjects())
 		sum += float64(r.InUseBytes()) / (1 - math.Exp(-size/profileRate))
 	}

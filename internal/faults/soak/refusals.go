@@ -56,7 +56,7 @@ func (s *session) refusedWith(want int) error {
 	return nil
 }
 
-// refusedBy has the upstream answer so and hang up.
+// refusedBy has the upstream send this answer and disconnect.
 func (s *session) refusedBy(answer string, want int) error {
 	s.answer = func(_ *session, c net.Conn, _ *bufio.Reader, _ *http.Request) {
 		defer c.Close()
@@ -68,7 +68,7 @@ func (s *session) refusedBy(answer string, want int) error {
 	return s.sessionOver()
 }
 
-// refused is for what no hook gets to see.
+// refused is for refusals that no hook sees.
 func (s *session) refused(lines string, want int, kind string) error {
 	s.lines = lines
 	if err := s.refusedWith(want); err != nil {
@@ -91,7 +91,7 @@ func hookRefuses(s *session) error {
 	return errors.Join(s.refusedWith(401), s.sessionOver())
 }
 
-// hold has the upstream say nothing until the proxy leaves.
+// hold has the upstream send nothing until the proxy leaves.
 func (s *session) hold() {
 	s.answer = func(s *session, c net.Conn, br *bufio.Reader, _ *http.Request) {
 		defer close(s.left)
@@ -100,8 +100,8 @@ func (s *session) hold() {
 	}
 }
 
-// released waits until the proxy has left a held upstream; if it ever came
-// there.
+// released waits until the proxy has left a held upstream, if it ever
+// connected.
 func (s *session) released() error {
 	if s.ws.Load() == nil {
 		return nil
@@ -131,7 +131,7 @@ func kickedEarly(s *session) error {
 	return errors.Join(s.refusedWith(403), s.released())
 }
 
-// clientGivesUp while the upstream thinks.
+// clientGivesUp leaves while the upstream does not answer.
 func clientGivesUp(s *session) error {
 	s.hold()
 	c, err := s.w.dial(s, "")
@@ -148,8 +148,8 @@ func clientGivesUp(s *session) error {
 	return s.quiet()
 }
 
-// quiet waits until nothing is left of a client that has gone. Whether the
-// proxy ever saw it is open.
+// quiet waits until nothing is left of a client that has gone. The proxy may
+// never have seen it.
 func (s *session) quiet() error {
 	for range 20 {
 		if s.ws.Load() != nil {
@@ -160,7 +160,7 @@ func (s *session) quiet() error {
 	return nil
 }
 
-// clientGivesUpOn101: it may become a session or not, and is over soon.
+// clientGivesUpOn101: it may or may not become a session, and is over soon.
 func clientGivesUpOn101(s *session) error {
 	c, err := s.w.dial(s, "")
 	if err != nil {
@@ -206,8 +206,8 @@ func clientStops(s *session) error {
 	return nil
 }
 
-// tooMany: a client with as many sessions as it may have is refused one more,
-// and can have another when one has ended.
+// tooMany: a client at its limit of sessions is refused another one, and gets
+// one when a session has ended.
 func tooMany(s *session) error {
 	others := make([]*session, 0, perClient)
 	lines := fmt.Sprintf("X-Client: %d\r\n", s.id)

@@ -20,7 +20,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A session is one run of a fate: both ends of it are in its hands.
+// A session is one run of a fate, which controls both ends.
 type session struct {
 	w    *world
 	v    *variant
@@ -48,7 +48,7 @@ type session struct {
 	marathon         bool
 }
 
-// newSession enters a session into the world.
+// newSession adds a session to the world.
 func (w *world) newSession(f *fate, v *variant) *session {
 	id := w.lastID.Add(1)
 	s := &session{w: w, v: v, p: v.proxies[f.route], fate: f, id: id,
@@ -85,7 +85,7 @@ func (s *session) path() string {
 	return fmt.Sprintf("/%v/%s/%d", s.v.detach, s.fate.route, s.id)
 }
 
-// handshake does the client's part of it, and returns the status.
+// handshake performs the client's part and returns the status.
 func (s *session) handshake() (status int, err error) {
 	c, err := s.w.dial(s, s.toxic)
 	if err != nil {
@@ -102,7 +102,7 @@ func (s *session) handshake() (status int, err error) {
 	return status, err
 }
 
-// open has a session that works.
+// open returns a session that works.
 func (s *session) open() error {
 	status, err := s.handshake()
 	if err != nil || status != 101 {
@@ -117,10 +117,10 @@ func (s *session) open() error {
 	return nil
 }
 
-// pause waits for a moment of up to d.
+// pause waits for a random time of up to d.
 func (s *session) pause(d time.Duration) { time.Sleep(time.Duration(s.rng.Int64N(int64(d)))) }
 
-// talk has both ends say n things, of up to max bytes.
+// talk has both ends send n messages of up to max bytes.
 func (s *session) talk(n, max int, pause time.Duration) error {
 	for range n {
 		e := s.client
@@ -135,7 +135,7 @@ func (s *session) talk(n, max int, pause time.Duration) error {
 	return nil
 }
 
-// say has an end say something.
+// say has an end send a message.
 func (s *session) say(e *wire.End, max int) error {
 	if s.rng.IntN(8) == 0 {
 		return e.AppPing()
@@ -217,7 +217,7 @@ func (s *session) outcome(allowed ...wsproxy.Outcome) error {
 	return nil
 }
 
-// legal checks that what each end got is legal, and begins as what the other
+// legal checks that what each end got is valid, and a prefix of what the other
 // one sent.
 func (s *session) legal() error {
 	for _, e := range []*wire.End{s.client, s.upstream} {
@@ -237,8 +237,8 @@ func (s *session) legal() error {
 	return nil
 }
 
-// complete checks that everything that was sent has arrived, and the ends got
-// to see the stream's end.
+// complete checks that everything that was sent has arrived, and that the ends
+// saw the end of the stream.
 func (s *session) complete() error {
 	if !s.upstream.Got.Same(&s.client.Sent) {
 		return fmt.Errorf("upstream got %v of the client's %v", &s.upstream.Got, &s.client.Sent)
@@ -254,7 +254,7 @@ func (s *session) complete() error {
 	return nil
 }
 
-// leave takes a session out of the world, whatever has become of it.
+// leave removes a session from the world, whatever has happened to it.
 func (s *session) leave() {
 	s.w.sessions.Delete(s.id)
 	for _, e := range []*wire.End{s.client, s.upstream} {

@@ -50,18 +50,18 @@ type soak struct {
 
 type tally struct{ done, failed, longest atomic.Int64 }
 
-// figures are what the process holds on to. The heap is left out where it
-// doesn't matter.
+// figures are the resources that the process holds. The heap is left out where
+// it does not matter.
 type figures struct{ goroutines, files, heap int }
 
-// stacks says where all goroutines are.
+// stacks returns where all goroutines are.
 func stacks() string {
 	var b bytes.Buffer
 	pprof.Lookup("goroutine").WriteTo(&b, 1)
 	return b.String()
 }
 
-// run soaks the proxy, and says how many problems there were.
+// run soaks the proxy and returns the number of problems.
 func run(st settings) int {
 	before := look()
 	w, err := newWorld(st.pause)
@@ -79,8 +79,8 @@ func run(st settings) int {
 	}
 	k.printf("%d fates, %d a second for %v, %d sessions that stay\n", len(all), k.rate, k.length, k.stay)
 
-	// Each fate once with each variant: pools are filled then, and what is
-	// started only once has been.
+	// Each fate runs once with each variant: that fills pools, and starts what
+	// is started only once.
 	for _, f := range all {
 		for _, v := range w.variants {
 			k.start(f, v)
@@ -125,7 +125,7 @@ func (k *soak) soak() {
 	k.check(k.stay, "last")
 }
 
-// start has one session live and end.
+// start runs one session.
 func (k *soak) start(f *fate, v *variant) {
 	s := k.newSession(f, v)
 	k.count.Add(1)
@@ -179,7 +179,7 @@ func (k *soak) keep() {
 	opened.Wait()
 }
 
-// marathon talks until the end of the soak.
+// marathon exchanges messages until the end of the soak.
 func (k *soak) marathon(s *session) error {
 	for {
 		select {
@@ -221,7 +221,7 @@ func (k *soak) drain() {
 	k.live.Wait()
 }
 
-// check lets the sessions end, and looks at what is left then: those that stay.
+// check lets the sessions end, and checks what is left: those that stay.
 func (k *soak) check(open int, when string) {
 	at, live := time.Now(), k.count.Load()
 	for k.count.Load() > 0 && time.Since(at) < 3*wire.Timeout {
@@ -257,19 +257,19 @@ func (k *soak) check(open int, when string) {
 	k.tell()
 }
 
-// tell prints what was found to be wrong since the last time.
+// tell prints the problems found since the last call.
 func (k *soak) tell() {
 	for _, p := range k.problems.take() {
 		k.printf("PROBLEM %s\n", p)
 	}
 }
 
-// idlePipes is how many descriptors the proxies may keep for the next long
-// frames.
+// idlePipes is the number of descriptors that the proxies may keep for the next
+// long frames.
 var idlePipes = 2 * runtime.NumCPU()
 
 // settle waits until the process holds no more goroutines and descriptors than
-// that; the timers and closings of sessions that stay come and go.
+// that; those of timers and closings come and go.
 func (k *soak) settle(want figures) bool {
 	for end := time.Now().Add(wire.Timeout); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if f := look(); f.goroutines <= want.goroutines && f.files <= want.files+idlePipes {
@@ -279,7 +279,7 @@ func (k *soak) settle(want figures) bool {
 	return false
 }
 
-// figures reads them at rest: the least of a few readings.
+// figures reads the figures at rest: the minimum of a few readings.
 func (k *soak) figures() figures {
 	f := look()
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
@@ -295,7 +295,7 @@ func (k *soak) explain(when string, want figures) {
 	k.stacks()
 }
 
-// stacks prints where goroutines are, for who has to find out.
+// stacks prints where goroutines are, for debugging.
 func (k *soak) stacks() {
 	for i, p := range strings.SplitAfter(stacks(), "\n\n") {
 		if i == 25 {
@@ -328,7 +328,7 @@ func (k *soak) line(when string, live int64, want figures) figures {
 	return f
 }
 
-// summary prints what became of each fate, and how sessions ended.
+// summary prints the results of each fate, and how sessions ended.
 func (k *soak) summary() {
 	for _, name := range sortedKeys(k.tally) {
 		t := k.tally[name]

@@ -11,8 +11,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Toxics that a session survives, and such that it doesn't. Each stands before
-// the fronts and before the upstreams, and acts in both directions.
+// Toxics that a session survives, and toxics that it does not. Each is in front
+// of the front servers and of the upstreams, and acts in both directions.
 var (
 	mildToxics = map[string]string{
 		"latency":   `{"type":"latency","attributes":{"latency":15,"jitter":10}}`,
@@ -58,12 +58,12 @@ func newToxics(fronts, upstreams [2]net.Listener) (*toxics, error) {
 	return t, nil
 }
 
-// address is where to connect to for an upstream behind a toxic.
+// address returns the address of an upstream behind a toxic.
 func (t *toxics) address(name string, tls bool) string {
 	return t.proxies[fmt.Sprint("back", name, index(tls))].Listen
 }
 
-// frontAddress is the same for a front.
+// frontAddress is the same for a front server.
 func (t *toxics) frontAddress(name string, tls bool) string {
 	return t.proxies[fmt.Sprint("front", name, index(tls))].Listen
 }

@@ -26,7 +26,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Limits of the routes, of which the fates make use.
+// Limits of the routes, which the fates use.
 const (
 	maxMessage   = 1 << 20
 	perClient    = 2
@@ -36,7 +36,7 @@ const (
 )
 
 // routes are the proxies' different options. There is a proxy for each of them,
-// each of plain and TLS, and each of detached and not.
+// with and without TLS, detached and not.
 var routes = map[string][]wsproxy.Option{
 	"calm": {
 		wsproxy.WithPing(5*time.Second, wire.Timeout),
@@ -59,8 +59,8 @@ var routes = map[string][]wsproxy.Option{
 	"several": {wsproxy.WithBalance(wsproxy.Rendezvous(func(r *http.Request) string { return r.Header.Get("X-Room") }))},
 }
 
-// A world is the proxies, what is in front and behind of them, and the sessions
-// that are under way.
+// A world is the proxies, what is in front of and behind them, and the current
+// sessions.
 type world struct {
 	pause    time.Duration // see settings
 	problems problems
@@ -75,7 +75,7 @@ type world struct {
 	serving  sync.WaitGroup
 }
 
-// A variant is how a session's connections and its proxy are.
+// A variant says how a session is connected, and through which proxy.
 type variant struct {
 	tls, detach bool
 	front       string // address
@@ -100,7 +100,7 @@ func index(tls bool) int {
 	return 0
 }
 
-// newWorld starts it all.
+// newWorld starts a world.
 func newWorld(pause time.Duration) (*world, error) {
 	w := &world{pause: pause}
 	w.client = wstest.ClientConfig("front.test")
@@ -142,8 +142,8 @@ func newWorld(pause time.Duration) (*world, error) {
 	return w, nil
 }
 
-// A mux finds a proxy by the first two parts of a path, and leaves the path as it
-// is; an http.ServeMux redirects where it finds it untidy.
+// A mux selects a proxy by the first two parts of a path, and leaves the path
+// unchanged; an http.ServeMux redirects irregular paths.
 type mux map[string]http.Handler
 
 func (m mux) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
@@ -155,7 +155,7 @@ func (m mux) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	m[parts[1]+"/"+parts[2]].ServeHTTP(rw, r)
 }
 
-// newProxy makes one proxy.
+// newProxy creates one proxy.
 func (w *world) newProxy(v *variant, route string, options []wsproxy.Option) (*counted, error) {
 	c := newCounted(&w.problems)
 	scheme := "http"
@@ -195,7 +195,7 @@ func (w *world) newProxy(v *variant, route string, options []wsproxy.Option) (*c
 	return c, err
 }
 
-// session returns the one that a request's path names.
+// session returns the session that a request's path names.
 func (w *world) session(path string) *session {
 	id, err := strconv.ParseUint(path[strings.LastIndexByte(path, '/')+1:], 10, 64)
 	if err != nil {
@@ -219,7 +219,7 @@ func (w *world) cancellable(next http.Handler) http.Handler {
 	})
 }
 
-// serveUpstream is the upstream: each session says how it answers.
+// serveUpstream is the upstream: each session decides how it answers.
 func (w *world) serveUpstream(l net.Listener) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -244,8 +244,8 @@ func (w *world) serveUpstream(l net.Listener) {
 	}
 }
 
-// dial connects a session's client to its front, by way of a toxic if one is
-// named.
+// dial connects a session's client to its front server, through a toxic if one
+// is named.
 func (w *world) dial(s *session, toxic string) (net.Conn, error) {
 	v, addr := s.v, s.v.front
 	if toxic != "" {
@@ -300,7 +300,7 @@ func (p *problems) add(format string, args ...any) {
 	}
 }
 
-// take returns what has come up since the last call.
+// take returns the problems since the last call.
 func (p *problems) take() (list []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -308,15 +308,15 @@ func (p *problems) take() (list []string) {
 	return list
 }
 
-// total is how many there were.
+// total returns the number of all problems.
 func (p *problems) total() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.n
 }
 
-// serverLog takes what the http.Server logs: that handshakes of TLS come to
-// nothing is meant to be, panics are not.
+// serverLog receives the http.Server's log: failed TLS handshakes are expected,
+// panics are not.
 func (p *problems) serverLog() io.Writer {
 	return writerFunc(func(b []byte) {
 		if bytes.Contains(b, []byte("panic")) {

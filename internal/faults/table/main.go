@@ -23,7 +23,7 @@ import (
 //go:embed cases.tsv
 var list string
 
-// The table stands between these two lines.
+// The table is between these two lines.
 const (
 	begin = "<!-- table: begin -->\n"
 	end   = "<!-- table: end -->\n"
@@ -116,7 +116,7 @@ func parseCases(list string) ([]testCase, error) {
 	return cases, nil
 }
 
-// render writes the table, and says what is wrong with it.
+// render writes the table and returns what is wrong with it.
 func render(cases []testCase, r results) (text string, mistakes []string) {
 	var b strings.Builder
 	b.WriteString("| | Case | Tests | Result |\n|---|---|---|---|\n")

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// results are what tests have said, by package and test.
+// results are the results of tests, by package and test.
 type results map[id]*result
 
 type id struct{ pkg, test string }
