@@ -76,7 +76,7 @@ type Error struct {
 	relayed relayed
 }
 
-// relayed says whether the client's answer is an upstream's refusal, which was
+// relayed reports whether the client's answer is an upstream's refusal, which was
 // relayed.
 type relayed uint8
 

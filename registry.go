@@ -181,7 +181,7 @@ func (g *registry) fullLocked(key string) *Error {
 }
 
 // list adds the session to the list that users see, before its 101 is sent:
-// whoever receives the 101 can look it up.
+// a client that has its 101 finds it listed.
 func (p *Proxy) list(s *Session, upstream, subprotocol string) {
 	s.mu.Lock()
 	s.upstream = upstream
@@ -216,7 +216,7 @@ func (p *Proxy) begin(s *Session) {
 	}
 	s.mu.Unlock()
 	p.stats.open()
-	// From here on, whoever ends sessions finds this one open. What began before
+	// From here on, this session counts as open when sessions are ended. What began before
 	// shows now.
 	draining, closed := p.registry.ends()
 	if draining {

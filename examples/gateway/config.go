@@ -50,7 +50,7 @@ func (a address) String() string {
 	return a.text
 }
 
-// overlaps says whether two addresses are one, or such that the kernel lets
+// overlaps reports whether two addresses are one, or such that the kernel lets
 // nobody listen at both. What a host's name stands for isn't looked up.
 func (a address) overlaps(b address) bool {
 	if a.network != b.network {

@@ -91,7 +91,7 @@ func TestSampleHasAllKeys(t *testing.T) {
 	}
 }
 
-// Whatever is wrong is told with the line of its key.
+// Mistakes are reported with the line of its key.
 func TestMistakes(t *testing.T) {
 	const head = "listen = [\"127.0.0.1:0\"]\n[[route]]\npath = \"/\"\n"
 	const valid = head + "target = \"http://127.0.0.1:9\"\n" // the next line is the fifth
@@ -256,7 +256,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// All mistakes are told at once, in the order of the file.
+// All mistakes are reported at once, in the order of the file.
 func TestMistakesTogether(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir, "gateway.toml", `listen = ["nowhere"]

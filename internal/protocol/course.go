@@ -157,7 +157,7 @@ func (c *Course) Left(now time.Duration, side frame.Side, err error, clean bool)
 	return o
 }
 
-// Lost is the event that a side is given up. Its reader then finds the connection
+// Lost is the event that a side is dropped. Its reader then finds the connection
 // closed.
 func (c *Course) Lost(now time.Duration, side frame.Side, err error) (o Orders) {
 	c.lose(now, side, err, &o)

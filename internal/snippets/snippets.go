@@ -202,7 +202,7 @@ func foreignNames(snippet string) []string {
 	return []string{Own}
 }
 
-// declares says whether the snippet declares the variable at its top level.
+// declares reports whether the snippet declares the variable at its top level.
 func declares(snippet, name string) bool {
 	return regexp.MustCompile(`(?m)^(\w+, )*` + name + `(, \w+)* :=`).MatchString(snippet)
 }

@@ -23,7 +23,7 @@ func patience() time.Duration {
 	return Timeout
 }
 
-// inBubble says whether time is simulated: the clock of a synctest bubble
+// inBubble reports whether time is simulated: the clock of a synctest bubble
 // starts with the year 2000.
 func inBubble() bool { return time.Now().Year() < 2010 }
 
@@ -51,7 +51,7 @@ func Receive[T any](t testing.TB, c <-chan T) (v T) {
 	return v
 }
 
-// Until looks again and again until something holds, and says whether it does.
+// Until polls until a condition holds, and reports whether it does.
 func Until(holds func() bool) bool {
 	for deadline := time.Now().Add(patience()); !holds(); {
 		if time.Now().After(deadline) {

@@ -18,7 +18,7 @@ import (
 	wsotel "github.com/seed-ffb73231/wsproxy/metrics/otel"
 )
 
-// A session is traced, and the upstream is told of the trace.
+// A session is traced, and the upstream gets the trace context.
 func Example() {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Println("upstream got a traceparent:", r.Header.Get("Traceparent") != "")

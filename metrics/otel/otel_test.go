@@ -362,7 +362,7 @@ func openRaw(t *testing.T, url string, header http.Header) net.Conn {
 	return conn
 }
 
-// A handshake that comes to nothing is an error of its span, and of the
+// A failed handshake is an error of its span, and of the
 // session's if the client is told that the server is to blame.
 func TestFailedHandshakes(t *testing.T) {
 	down := wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
