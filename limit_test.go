@@ -163,10 +163,10 @@ func TestLeavesWhileSlowed(t *testing.T) {
 		},
 	} {
 		for _, k := range []wstest.Kind{wstest.TCP, wstest.Unix, wstest.TLS} {
+			if k == wstest.Unix && name == "reset" { // a unix socket knows no reset
+				continue
+			}
 			t.Run(name+"/"+string(k), func(t *testing.T) {
-				if k == wstest.Unix && name == "reset" {
-					t.Skip("a unix socket knows no reset")
-				}
 				t.Parallel()
 				r := newRig(t, k, wsproxy.WithPing(200*time.Millisecond, 10*time.Second), wsproxy.WithCloseTimeout(time.Second),
 					wsproxy.WithMaxSessionsPerClient(1, func(*http.Request) string { return "one" }),
