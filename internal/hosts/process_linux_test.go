@@ -121,7 +121,7 @@ func buildGateway(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "gateway")
 	cmd := exec.Command("go", "build", "-o", program, ".")
-	cmd.Dir = "../../examples/gateway"
+	cmd.Dir = "../../cmd/wsproxy"
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

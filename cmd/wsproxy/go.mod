@@ -1,4 +1,4 @@
-module github.com/seed-ffb73231/wsproxy/examples/gateway
+module github.com/seed-ffb73231/wsproxy/cmd/wsproxy
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-module github.com/seed-ffb73231/wsproxy/examples/gateway/kubernetes
+module github.com/seed-ffb73231/wsproxy/cmd/wsproxy/kubernetes
 
 go 1.26.0
 
