@@ -37,9 +37,10 @@ func (s *Session) finish() {
 	s.mu.Lock()
 	s.finished = true
 	s.timer.Stop()
+	legs := s.pairLocked()
 	s.mu.Unlock()
-	s.legs[frame.Client].close()
-	s.legs[frame.Upstream].close()
+	legs[frame.Client].close()
+	legs[frame.Upstream].close()
 	s.helpers.Wait() // after closing: a helper may be blocked in a write
 	s.host.Over()
 }
@@ -59,9 +60,9 @@ func (s *Session) panicked(v any) {
 	err := s.host.Panicked(v)
 	s.mu.Lock()
 	o := s.course.Sever(s.now(), protocol.CausePanic, err)
-	s.noteLocked(&o)
+	legs := s.noteLocked(&o)
 	s.mu.Unlock()
-	s.carryOut(&o)
+	s.carryOut(legs, &o)
 }
 
 // blame makes a panic the cause of the session's end, if there is none yet.
@@ -73,21 +74,23 @@ func (s *Session) blame(v any) {
 }
 
 // noteLocked does what is to be done at once about orders: it arms the timer, and
-// wakes readers that wait for the rate limit. s.mu is held.
-func (s *Session) noteLocked(o *protocol.Orders) {
+// wakes readers that wait for the rate limit. It returns the legs that the orders
+// are for. s.mu is held.
+func (s *Session) noteLocked(o *protocol.Orders) pair {
 	if o.Arm && s.timer != nil {
 		s.timer.Reset(o.Again - s.now())
 	}
 	if o.Began && s.rare != nil && s.rare.hastened != nil {
 		close(s.rare.hastened)
 	}
+	return s.pairLocked()
 }
 
 // carryOut does what is ordered for the legs, outside of a pump. The caller is one
 // of the session's helpers, unless no frame is to be written.
-func (s *Session) carryOut(o *protocol.Orders) {
-	for side := range s.legs {
-		l, order := &s.legs[side], &o.Legs[side]
+func (s *Session) carryOut(legs pair, o *protocol.Orders) {
+	for side, l := range legs {
+		order := &o.Legs[side]
 		switch {
 		case o.Sever:
 			if order.Close != 0 {
@@ -108,8 +111,10 @@ func (s *Session) carryOut(o *protocol.Orders) {
 // settle closes each connection that is done, and sends a FIN if only the
 // peer's FIN is missing.
 func (s *Session) settle() {
-	for side := range s.legs {
-		l := &s.legs[side]
+	s.mu.Lock()
+	legs := s.pairLocked()
+	s.mu.Unlock()
+	for side, l := range legs {
 		closed := l.closed.Load()
 		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || inputWaits(l.conn))
 		s.mu.Lock()
@@ -134,20 +139,20 @@ func (s *Session) Stop(c *protocol.Cause, err error) {
 		return
 	}
 	o := s.course.Stop(s.now(), c, err)
-	s.noteLocked(&o)
+	legs := s.noteLocked(&o)
 	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
 	s.mu.Unlock()
 	defer s.helpers.Done()
-	s.carryOut(&o)
+	s.carryOut(legs, &o)
 }
 
 // Cut ends the session at once, without Close frames.
 func (s *Session) Cut(c *protocol.Cause, err error) {
 	s.mu.Lock()
 	o := s.course.Cut(s.now(), c, err)
-	s.noteLocked(&o)
+	legs := s.noteLocked(&o)
 	s.mu.Unlock()
-	s.carryOut(&o)
+	s.carryOut(legs, &o)
 }
 
 // lose gives up a leg. Its reader then finds it closed and informs the other
@@ -155,9 +160,9 @@ func (s *Session) Cut(c *protocol.Cause, err error) {
 func (s *Session) lose(l *leg, err error) {
 	s.mu.Lock()
 	o := s.course.Lost(s.now(), l.side, err)
-	s.noteLocked(&o)
+	legs := s.noteLocked(&o)
 	s.mu.Unlock()
-	s.carryOut(&o)
+	s.carryOut(legs, &o)
 }
 
 // tick is called by the session's timer. It looks at both legs, does what is due,
@@ -174,30 +179,31 @@ func (s *Session) tick() {
 	defer s.guard()
 	look := s.lookLocked()
 	o := s.course.Look(&look)
-	s.noteLocked(&o)
+	legs := s.noteLocked(&o)
 	s.mu.Unlock()
 
-	for side := range s.legs {
+	for side, l := range legs {
 		if o.Legs[side].Moves {
-			s.legs[side].writing.CompareAndSwap(int64(look.Legs[side].Writing), int64(look.Now))
+			l.writing.CompareAndSwap(int64(look.Legs[side].Writing), int64(look.Now))
 		}
 	}
-	s.carryOut(&o)
+	s.carryOut(legs, &o)
 	client, upstream := o.Legs[frame.Client].Need, o.Legs[frame.Upstream].Need
 	if client != protocol.NeedNothing && upstream != protocol.NeedNothing {
 		// A write that blocks must not delay that of the other leg.
-		s.helpers.Go(func() { s.meet(frame.Client, client, look.Now) })
+		s.helpers.Go(func() { s.meet(legs[frame.Client], client, look.Now) })
 	} else {
-		s.meet(frame.Client, client, look.Now)
+		s.meet(legs[frame.Client], client, look.Now)
 	}
-	s.meet(frame.Upstream, upstream, look.Now)
+	s.meet(legs[frame.Upstream], upstream, look.Now)
 }
 
 // lookLocked returns what is to be seen of the legs. s.mu is held.
 func (s *Session) lookLocked() protocol.Look {
 	look := protocol.Look{Now: s.now(), Expiry: s.expiryLocked()}
-	for side := range s.legs {
-		l, p := &s.legs[side], &s.pumps[side]
+	legs := s.pairLocked()
+	for side, l := range legs {
+		p := &s.pumps[side]
 		look.Legs[side] = protocol.Facts{
 			Heard:   time.Duration(l.heard.Load()),
 			Data:    time.Duration(p.data.Load()),
@@ -211,7 +217,7 @@ func (s *Session) lookLocked() protocol.Look {
 		}
 	}
 	for side, ask := range s.course.Asks(&look) {
-		l, f := &s.legs[side], &look.Legs[side]
+		l, f := legs[side], &look.Legs[side]
 		if ask.Input {
 			f.Input = inputWaits(l.conn)
 		}
@@ -223,9 +229,8 @@ func (s *Session) lookLocked() protocol.Look {
 }
 
 // meet does what a leg needs.
-func (s *Session) meet(side frame.Side, need protocol.Need, now time.Duration) {
+func (s *Session) meet(l *leg, need protocol.Need, now time.Duration) {
 	defer s.guard()
-	l := &s.legs[side]
 	switch need {
 	case protocol.NeedPing:
 		l.inject(pingPending)

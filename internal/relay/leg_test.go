@@ -23,6 +23,7 @@ func TestPendingClose(t *testing.T) {
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), near
+		s.pumps[side].from = l
 	}
 	l := &s.legs[frame.Client]
 	l.lock.tryAcquire() // as if a frame were part-written

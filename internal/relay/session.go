@@ -50,8 +50,8 @@ type Session struct {
 	host  Host
 	total *cell     // of Settings.Totals
 	began time.Time // set by Begin, and guarded by mu until then
-	legs  [2]leg
-	pumps [2]pump // by the side they read from
+	legs  [2]leg    // the first ones: use pair
+	pumps [2]pump   // by the side they read from
 
 	finished bool         // guarded by mu
 	running  atomic.Int32 // pumps
@@ -68,6 +68,14 @@ type rare struct {
 	hastened chan struct{} // closed when the end begins; set when joined, if there is a rate limit
 	expires  time.Time     // zero: never
 	expiry   *protocol.Cause
+}
+
+// A pair is the two legs that a session has at a time, by their sides.
+type pair [2]*leg
+
+// pairLocked returns the legs. s.mu is held.
+func (s *Session) pairLocked() pair {
+	return pair{s.pumps[frame.Client].from, s.pumps[frame.Upstream].from}
 }
 
 // rareLocked returns the session's rare. s.mu is held.
@@ -152,7 +160,13 @@ func (s *Session) Counts(from frame.Side) Counts { return s.pumps[from].count.lo
 
 // RoundTrip returns the time that the side took to answer the last Ping.
 func (s *Session) RoundTrip(side frame.Side) time.Duration {
-	return time.Duration(s.legs[side].roundTrip.Load())
+	s.mu.Lock()
+	l := s.pairLocked()[side]
+	s.mu.Unlock()
+	if l == nil { // not joined
+		return 0
+	}
+	return time.Duration(l.roundTrip.Load())
 }
 
 // IgnoresPings reports whether the side has had the time to answer a Ping, and
