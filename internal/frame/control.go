@@ -18,6 +18,7 @@ const (
 	MessageTooBig   Code = 1009
 	InternalError   Code = 1011
 	ServiceRestart  Code = 1012
+	TryAgainLater   Code = 1013
 )
 
 // Sendable reports whether a Close frame may contain the code: by RFC 6455, 7.4,

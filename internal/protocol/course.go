@@ -56,6 +56,7 @@ type Orders struct {
 	Verbatim bool // forward the Close frame that arrived
 	Wake     bool // make readers notice a reset
 	Sever    bool // close both connections: a Close frame is written only if that takes no time
+	Hold     bool // the upstream has left: replace it, or give up; see Resume
 }
 
 // LegOrders is what a driver is to do for one leg.
@@ -116,6 +117,9 @@ func (c *Course) Blame(cause *Cause, err error) { c.begin(cause, err) }
 // forwarded verbatim to the other side, or the other side gets a Close of ours
 // instead, or none.
 func (c *Course) Closed(now time.Duration, from frame.Side, code frame.Code) (o Orders) {
+	if c.hold(from, code, nil, &o) {
+		return o
+	}
 	to := from.Other()
 	near, far := &c.legs[from], &c.legs[to]
 	near.ended, near.heard = true, true
@@ -149,6 +153,10 @@ func (c *Course) Broke(now time.Duration, from frame.Side, err error) (o Orders)
 func (c *Course) Left(now time.Duration, side frame.Side, err error, clean bool) (o Orders) {
 	l := &c.legs[side]
 	l.over = true
+	if !l.ended && c.hold(side, 0, err, &o) {
+		o.Legs[side].Abort = !clean
+		return o
+	}
 	if !l.ended {
 		c.endFrom(side, causeLost[side], err, &o)
 	}
@@ -165,6 +173,9 @@ func (c *Course) Lost(now time.Duration, side frame.Side, err error) (o Orders) 
 }
 
 func (c *Course) lose(now time.Duration, side frame.Side, err error, o *Orders) {
+	if c.drop(side, err, o) {
+		return
+	}
 	c.begin(causeLost[side], err)
 	c.hasten(now, side, o)
 	o.Legs[side].Abort = true
@@ -174,6 +185,12 @@ func (c *Course) lose(now time.Duration, side frame.Side, err error, o *Orders) 
 // last data and closed its end, that data may still be waiting to be read: the
 // side's reader will find its end, or else the deadline applies.
 func (c *Course) WriteFailed(now time.Duration, side frame.Side) (o Orders) {
+	if r := c.resumes(); r != nil && side == frame.Upstream {
+		if !r.held {
+			r.dropLater(c, now+resetGrace, &o)
+		}
+		return o
+	}
 	c.hasten(now, side, &o)
 	return o
 }
@@ -223,8 +240,16 @@ func (c *Course) Slowed(now time.Duration, side frame.Side, gone bool) (again ti
 	return again, free, o
 }
 
-// Text returns the reason in the Close frames of the session's end.
-func (c *Course) Text() string { return c.cause.Text }
+// Text returns the reason in the proxy's own Close frames.
+func (c *Course) Text() string {
+	switch r := c.policy.Resume; {
+	case c.cause != nil:
+		return c.cause.Text
+	case r != nil && r.away != nil:
+		return r.away.Text
+	}
+	return ""
+}
 
 // Result returns why the session ends, nil if it does not, the code of the first
 // Close frame, and the underlying error.

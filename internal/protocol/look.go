@@ -121,6 +121,9 @@ func (c *Course) Asks(l *Look) (asks [2]Ask) {
 	}
 	idle, _ := c.policy.checkIdle(l.Now, l.data())
 	for side := range asks {
+		if c.held() && frame.Side(side) == frame.Upstream {
+			continue
+		}
 		f := &l.Legs[side]
 		asks[side] = Ask{Input: idle || f.unanswered(), Acks: f.doubtful()}
 	}
@@ -149,9 +152,12 @@ func (c *Course) Look(l *Look) (o Orders) {
 		idle, again = false, now+Lateness
 	}
 	expires, expiry := c.expires(l.Expiry)
-	again = min(again, expires)
+	again = min(again, expires, c.lookForDrop(now, &o))
 	var needs [2]Need
 	for side := range c.legs {
+		if c.held() && frame.Side(side) == frame.Upstream {
+			continue // there is none
+		}
 		f, care := &l.Legs[side], c.care(side)
 		var at time.Duration
 		needs[side], at = care.check(now, c.life(side, now, f, late, &o))

@@ -13,6 +13,10 @@ type Policy struct {
 	Write time.Duration // a leg that accepts no byte for this long is lost
 	Age   time.Duration // a session of this age ends
 	Close time.Duration // how long the end of a session may take
+
+	// Resume is set, and the Policy is that of one session, if the session may
+	// outlive its upstream.
+	Resume *Resume
 }
 
 // A Pinging is how one side is pinged.
