@@ -1,6 +1,6 @@
-// Console is a proxy with a console for its operator: a page that lists the
-// open sessions, ends one of them with a code and a reason, or drains all of
-// them.
+// Console is a proxy with a console for its operator, by package
+// [github.com/seed-ffb73231/wsproxy/console]: a page that lists the open
+// sessions, ends one of them with a code and a reason, or drains all of them.
 //
 //	go run ./examples/console
 //	go run ./examples/console -addr :8080 -upstream http://127.0.0.1:9000
@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -29,6 +30,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/console"
 )
 
 type settings struct {
@@ -67,8 +69,57 @@ type userKey struct{}
 // keepUser is a hook that stores the user of a session. Here the client states
 // the name; a real program would check a cookie or a token.
 func keepUser(s *wsproxy.Session, r *http.Request) error {
-	s.Set(userKey{}, presentable(r.URL.Query().Get("user"), 64))
+	s.Set(userKey{}, strings.Clone(r.URL.Query().Get("user"))) // not a part of a whole request
 	return nil
+}
+
+// user returns the user of a session, for the console.
+func user(s *wsproxy.Session) string {
+	name, _ := s.Value(userKey{}).(string)
+	return name
+}
+
+// watch returns the console's handler, for a server on the address. A drain
+// that it starts is added to draining.
+func watch(proxy *wsproxy.Proxy, s settings, on *net.TCPAddr, draining *sync.WaitGroup) http.Handler {
+	notice := "Served to this machine only, because there is no login: whoever reaches this page can end sessions."
+	if !on.IP.IsLoopback() {
+		notice = "There is no login here, and other machines may reach this page: whoever does can end sessions."
+	}
+	page := console.Handler(proxy, &console.Options{
+		Notice: notice,
+		User:   user,
+		Drain: func() {
+			draining.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), s.window+10*time.Second)
+				defer cancel()
+				proxy.Shutdown(ctx) // Stats has how it went
+			})
+		},
+	})
+	name, _, _ := net.SplitHostPort(s.console)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !ours(r.Host, name) {
+			http.Error(w, "use the address or localhost", http.StatusMisdirectedRequest)
+			return
+		}
+		page.ServeHTTP(w, r)
+	})
+}
+
+// ours reports whether host is one of the console's own names: an IP address,
+// localhost, or the name in its address. A page of the web may have its own
+// name resolve to the console's address (DNS rebinding), and would then be of
+// the same origin. A console behind a login needs no such check.
+func ours(host, name string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return strings.EqualFold(host, "localhost") || name != "" && strings.EqualFold(host, name)
 }
 
 func run(ctx context.Context, s settings) error {
@@ -113,14 +164,9 @@ func run(ctx context.Context, s settings) error {
 		return fmt.Errorf("%w (-console 127.0.0.1:0 uses any free port)", err)
 	}
 	url := "ws://" + outer.Addr().String() + "/websocket"
-	con := newConsole(proxy, s, url, inner.Addr().(*net.TCPAddr))
-	watching, stopWatching := context.WithCancel(context.Background())
-	defer stopWatching()
-	private := &http.Server{
-		Handler:           con,
-		ReadHeaderTimeout: 5 * time.Second,
-		BaseContext:       func(net.Listener) context.Context { return watching },
-	}
+	bound := inner.Addr().(*net.TCPAddr)
+	var draining sync.WaitGroup
+	private := &http.Server{Handler: watch(proxy, s, bound, &draining), ReadHeaderTimeout: 5 * time.Second}
 	defer private.Close()
 
 	failed := make(chan error, 2)
@@ -128,7 +174,7 @@ func run(ctx context.Context, s settings) error {
 	go func() { failed <- private.Serve(inner) }()
 	say("proxy", "%s, to %s", url, s.upstream)
 	say("console", "http://%s/", inner.Addr())
-	if con.local {
+	if bound.IP.IsLoopback() {
 		say("", "It has no login and can end sessions, so it listens only on this machine.")
 	} else {
 		say("", "WARNING: it has no login. Other machines may be able to connect to it and end sessions.")
@@ -155,9 +201,8 @@ func run(ctx context.Context, s settings) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.window+20*time.Second)
 	defer cancel()
 	err = wsproxy.ShutdownServer(ctx, public, proxy)
-	stopWatching()
+	draining.Wait()
 	err = errors.Join(err, private.Shutdown(ctx))
-	con.wait()
 	if err != nil {
 		return err
 	}

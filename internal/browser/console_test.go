@@ -282,7 +282,7 @@ func testConsoleDrain(t *testing.T, binary string) {
 	if err == nil || resp == nil || resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a new handshake got %v, %v, want 503", resp, err)
 	}
-	d.await(`document.getElementById("refused-by").textContent === "shutting down1"`)
+	d.await(`document.getElementById("failed-by").textContent === "shutting down1"`)
 	if !eval[bool](d.tab, `document.getElementById("drain").disabled`) {
 		t.Error("what is drained can be drained again")
 	}

@@ -19,6 +19,7 @@ import (
 // imports are the packages that snippets may use without naming them, by the
 // names by which they use them.
 var imports = map[string]string{
+	"console":   "github.com/seed-ffb73231/wsproxy/console",
 	"context":   "context",
 	"errors":    "errors",
 	"expvar":    "expvar",
@@ -53,6 +54,7 @@ var given = map[string]string{
 	"check":  "func(*http.Request) (name string, expires time.Time, ok bool)",
 	"ctx":    "context.Context",
 	"engine": "*gin.Engine",
+	"login":  "func(http.Handler) http.Handler",
 	"mux":    "*http.ServeMux",
 	"proxy":  "*wsproxy.Proxy",
 	"router": "chi.Router",

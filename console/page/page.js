@@ -40,10 +40,12 @@ function trip(ms) {
 const pair = (p, f) => `↑ ${f(p[0])}  ↓ ${f(p[1])}`;
 const trips = p => p[0] || p[1] ? pair(p, trip) : "–";
 
-// The columns: a key to sort by, a title, and what a session has there.
+// The columns: a key to sort by, a title, what a session has there, and
+// whether it is shown at all.
 const columns = [
 	{ key: "id", title: "ID", kind: "number", text: r => String(r.id) },
-	{ key: "user", title: "User", kind: "text wide", text: r => r.user || "–" },
+	{ key: "route", title: "Route", kind: "text mono wide", text: r => r.route, when: s => s.routes },
+	{ key: "user", title: "User", kind: "text wide", text: r => r.user || "–", when: s => s.users },
 	{ key: "client", title: "Client", kind: "text mono wide", text: r => r.client },
 	{ key: "path", title: "Path", kind: "text mono wide", text: r => r.path },
 	{ key: "upstream", title: "Upstream", kind: "text mono wide", text: r => r.upstream },
@@ -53,14 +55,17 @@ const columns = [
 	{ key: "bytes", title: "Bytes", kind: "number wide", text: r => pair(r.bytes, size) },
 	{ key: "rtt", title: "Round trip", kind: "number wide", text: r => trips(r.roundTrip) },
 ];
+let shown = []; // those of them that are shown
 
 const view = { filter: "", sort: "id", descending: false };
 
-// The WebSocket. It comes back by itself, and so does the view.
+// Asking for snapshots: every second, and less often if they take long.
 
-let socket = null;
-let lastCommand = 0;
-const replies = new Map(); // what to do with them, by the command's number
+const interval = 1000;
+const limit = 10000; // for an answer
+
+let asking = null; // the last request
+let timer = 0;
 
 function show(state, text = state) {
 	$("state").dataset.state = state;
@@ -68,66 +73,69 @@ function show(state, text = state) {
 	document.body.setAttribute("aria-busy", String(state !== "live"));
 }
 
-function connect() {
-	const url = new URL("feed", location.href);
-	url.protocol = url.protocol.replace("http", "ws");
-	const s = socket = new WebSocket(url);
-	s.addEventListener("open", () => {
+async function look() {
+	clearTimeout(timer);
+	asking?.abort();
+	const mine = asking = new AbortController();
+	const began = performance.now();
+	let pause = interval;
+	try {
+		const resp = await fetch(`snapshot?${new URLSearchParams(view)}`, {
+			redirect: "manual", // to a login
+			signal: AbortSignal.any([mine.signal, AbortSignal.timeout(limit)]),
+		});
+		if (!resp.ok) throw new Error(resp.status ? `refused with ${resp.status}` : "reload the page to sign in");
+		const s = await resp.json();
+		if (asking !== mine) return;
+		draw(s);
 		show("live");
-		look();
-	});
-	s.addEventListener("message", e => {
-		const m = JSON.parse(e.data);
-		if (m.hello) greet(m.hello);
-		if (m.snapshot) draw(m.snapshot);
-		if (m.reply) {
-			replies.get(m.reply.id)?.(m.reply.error ?? "");
-			replies.delete(m.reply.id);
-		}
-	});
-	s.addEventListener("close", () => {
-		show("lost", "connection lost");
+		pause = Math.max(interval, 9 * (performance.now() - began));
+	} catch (e) {
+		if (asking !== mine) return;
+		show("lost", e.constructor === Error ? e.message : "connection lost");
 		$("drain").disabled = true;
 		before = null;
-		for (const f of replies.values()) f("the console's connection is lost");
-		replies.clear();
-		setTimeout(connect, 1000 + Math.random() * 1000);
-	});
-}
-
-function command(c, then = () => {}) {
-	if (socket?.readyState !== WebSocket.OPEN) {
-		then("the console isn't connected");
-		return;
+		pause += Math.random() * interval;
 	}
-	c.id = ++lastCommand;
-	if (c.do !== "view") replies.set(c.id, then); // a view is answered by a snapshot
-	socket.send(JSON.stringify(c));
+	if (!document.hidden) timer = setTimeout(look, pause);
 }
 
-function look() {
-	if (socket?.readyState === WebSocket.OPEN) command({ do: "view", ...view });
+document.addEventListener("visibilitychange", () => {
+	if (document.hidden) clearTimeout(timer);
+	else look();
+});
+
+// act changes something, and returns what was wrong with that, or "".
+async function act(path, body) {
+	try {
+		const resp = await fetch(path, {
+			method: "POST",
+			headers: { "Content-Type": "application/json" },
+			body: JSON.stringify(body),
+			redirect: "manual",
+			signal: AbortSignal.timeout(limit),
+		});
+		if (resp.ok) return "";
+		if (resp.headers.get("Content-Type")?.startsWith("text/plain")) return (await resp.text()).trim();
+		return resp.status ? `refused with ${resp.status}` : "reload the page to sign in";
+	} catch {
+		return "the console can't be reached";
+	}
 }
 
 // The page.
 
-let most = Infinity;
 let drained = false;
-
-function greet(h) {
-	most = h.most;
-	put($("public"), h.public);
-	$("notice").hidden = false;
-	$("notice").className = h.local ? "soft" : "notice bad";
-	put($("notice"), h.local
-		? "Served to this machine only, because there is no login: whoever reaches this page can end sessions."
-		: "There is no login here, and other machines may reach this page: whoever does can end sessions.");
-	put($("sure-text"), `Their ends are spread over ${h.window}. From now on new handshakes are refused with 503, until the program is started again.`);
-}
 
 let before = null; // the last snapshot's sums, and when that was
 
 function draw(s) {
+	document.title = `${s.title} – wsproxy`;
+	put($("title"), s.title);
+	put($("notice"), s.notice);
+	$("notice").hidden = !s.notice;
+	$("drain").hidden = !s.canDrain;
+	layout(s);
 	put($("open"), count(s.open));
 	put($("handshakes"), `${count(s.opened)} opened, ${count(s.handshakes)} in handshake`);
 
@@ -141,30 +149,37 @@ function draw(s) {
 	put($("message-sums"), pair(s.messages, count));
 	put($("byte-sums"), pair(s.bytes, size));
 	tally("ended", s.ended);
-	tally("refused", s.refused);
+	tally("failed", s.failed);
+	put($("members"), `${count(s.members.filter(m => !m.down).length)} of ${count(s.members.length)} up`);
+	list("members-by", s.members, m => m.route ? `${m.route} ${m.name}` : m.name, m => m.down ? "down" : count(m.sessions));
 	drawDrain(s.drain);
 	drawRows(s.rows);
 
-	let shown = `${count(s.matching)} of ${count(s.open)}`;
-	if (s.rows.length < s.matching) shown += `, the first ${count(s.rows.length)} shown`;
-	put($("shown"), shown);
+	let text = `${count(s.matching)} of ${count(s.open)}`;
+	if (s.rows.length < s.matching) text += `, the first ${count(s.rows.length)} shown`;
+	put($("shown"), text);
 	$("none").hidden = s.rows.length > 0;
 	put($("none"), s.open ? "No session holds that text." : "No sessions.");
 }
 
-function tally(id, list) {
-	put($(id), count(list.reduce((n, t) => n + t.count, 0)));
-	const ul = $(`${id}-by`);
-	while (ul.childElementCount > list.length) ul.lastElementChild.remove();
-	list.forEach((t, i) => {
+function tally(id, tallies) {
+	put($(id), count(tallies.reduce((n, t) => n + t.count, 0)));
+	list(`${id}-by`, tallies, t => t.name, t => count(t.count));
+}
+
+// list shows items with two texts each.
+function list(id, items, left, right) {
+	const ul = $(id);
+	while (ul.childElementCount > items.length) ul.lastElementChild.remove();
+	items.forEach((item, i) => {
 		let li = ul.children[i];
 		if (!li) {
 			li = document.createElement("li");
 			li.append(document.createElement("span"), document.createElement("span"));
 			ul.append(li);
 		}
-		put(li.children[0], t.name);
-		put(li.children[1], count(t.count));
+		put(li.children[0], left(item));
+		put(li.children[1], right(item));
 	});
 }
 
@@ -182,13 +197,49 @@ function drawDrain(d) {
 
 // The table. A row stays the same element for as long as its session is shown.
 
-const rows = new Map(); // by the session's ID: the element, its cells and the session
+const rows = new Map(); // by the session's key: the element, its cells and the session
+
+const keyOf = r => `${r.id} ${r.route}`; // IDs are unique within a route
+
+// layout makes the table's head, if other columns are to be shown than before.
+let acting = false;
+function layout(s) {
+	const now = columns.filter(c => !c.when || c.when(s));
+	if (now.length === shown.length && now.every((c, i) => c === shown[i]) && acting === s.canClose) return;
+	shown = now;
+	acting = s.canClose;
+	$("head").replaceChildren();
+	$("sort").replaceChildren();
+	$("rows").replaceChildren();
+	rows.clear();
+	for (const c of shown) {
+		const th = document.createElement("th");
+		th.scope = "col";
+		th.setAttribute("role", "columnheader");
+		th.className = c.kind;
+		th.dataset.key = c.key;
+		const button = document.createElement("button");
+		button.type = "button";
+		button.textContent = c.title;
+		button.addEventListener("click", () => sortBy(c.key));
+		th.append(button);
+		$("head").append(th);
+		$("sort").add(new Option(c.title, c.key));
+	}
+	if (acting) {
+		const th = document.createElement("th");
+		th.setAttribute("role", "columnheader");
+		th.ariaLabel = "Action";
+		$("head").append(th);
+	}
+	drawSort();
+}
 
 function newRow(r) {
 	const tr = document.createElement("tr");
 	tr.setAttribute("role", "row");
-	tr.dataset.id = r.id;
-	const cells = columns.map(c => {
+	tr.dataset.key = keyOf(r);
+	const cells = shown.map(c => {
 		const td = document.createElement("td");
 		td.setAttribute("role", "cell");
 		td.className = c.kind;
@@ -198,6 +249,7 @@ function newRow(r) {
 		tr.append(td);
 		return span;
 	});
+	if (!acting) return { tr, cells, session: r };
 	const td = document.createElement("td");
 	td.setAttribute("role", "cell");
 	td.className = "act";
@@ -211,20 +263,20 @@ function newRow(r) {
 }
 
 function drawRows(list) {
-	const there = new Set(list.map(r => r.id));
-	for (const [id, row] of rows) {
-		if (there.has(id)) continue;
+	const there = new Set(list.map(keyOf));
+	for (const [key, row] of rows) {
+		if (there.has(key)) continue;
 		row.tr.remove();
-		rows.delete(id);
+		rows.delete(key);
 	}
 	const focused = document.activeElement;
 	const body = $("rows");
 	let next = body.firstElementChild;
 	for (const r of list) {
-		let row = rows.get(r.id);
-		if (!row) rows.set(r.id, row = newRow(r));
+		let row = rows.get(keyOf(r));
+		if (!row) rows.set(keyOf(r), row = newRow(r));
 		row.session = r;
-		columns.forEach((c, i) => {
+		shown.forEach((c, i) => {
 			const text = c.text(r);
 			if (row.cells[i].textContent === text) return;
 			row.cells[i].textContent = text;
@@ -255,26 +307,6 @@ function drawSort() {
 	put($("direction"), view.descending ? "↓" : "↑");
 }
 
-for (const c of columns) {
-	const th = document.createElement("th");
-	th.scope = "col";
-	th.setAttribute("role", "columnheader");
-	th.className = c.kind;
-	th.dataset.key = c.key;
-	const button = document.createElement("button");
-	button.type = "button";
-	button.textContent = c.title;
-	button.addEventListener("click", () => sortBy(c.key));
-	th.append(button);
-	$("head").append(th);
-	$("sort").add(new Option(c.title, c.key));
-}
-{
-	const th = document.createElement("th");
-	th.setAttribute("role", "columnheader");
-	th.ariaLabel = "Action";
-	$("head").append(th);
-}
 $("sort").addEventListener("change", e => sortBy(e.target.value));
 $("direction").addEventListener("click", () => sortBy(view.sort));
 
@@ -315,7 +347,7 @@ let chosen = null; // the session that the dialog is about
 
 $("rows").addEventListener("click", e => {
 	if (!e.target.matches("button")) return;
-	chosen = rows.get(Number(e.target.closest("tr").dataset.id)).session;
+	chosen = rows.get(e.target.closest("tr").dataset.key).session;
 	put($("kick-title"), `End session ${chosen.id}?`);
 	put($("kick-who"), [chosen.user, chosen.client, chosen.path].filter(Boolean).join(" · "));
 	put($("kick-error"), "");
@@ -325,33 +357,30 @@ $("rows").addEventListener("click", e => {
 	$("code").focus();
 });
 
-$("kick-form").addEventListener("submit", e => {
+$("kick-form").addEventListener("submit", async e => {
 	e.preventDefault();
-	const { id } = chosen;
+	const { id, route } = chosen;
 	const code = $("code").valueAsNumber;
 	$("kick-do").disabled = true;
-	command({ do: "kick", session: id, code, reason: $("reason").value }, error => {
-		$("kick-do").disabled = false;
-		put($("kick-error"), error);
-		if (error) return;
-		$("kick").close();
-		tell(`Session ${id} is ended, with code ${code}.`, true);
-		look();
-	});
+	const error = await act("close", { route, session: id, code, reason: $("reason").value });
+	$("kick-do").disabled = false;
+	put($("kick-error"), error);
+	if (error) return;
+	$("kick").close();
+	tell(`Session ${id} is ended, with code ${code}.`, true);
+	look();
 });
 
 $("drain").addEventListener("click", () => $("sure").showModal());
-$("sure-form").addEventListener("submit", e => {
+$("sure-form").addEventListener("submit", async e => {
 	e.preventDefault();
 	$("sure").close();
-	command({ do: "drain" }, error => {
-		if (error) tell(error, false);
-		else look();
-	});
+	const error = await act("drain", {});
+	if (error) tell(error, false);
+	else look();
 });
 for (const b of document.querySelectorAll(".cancel")) b.addEventListener("click", () => b.closest("dialog").close());
 
-drawSort();
 show("connecting");
-connect();
+look();
 document.documentElement.dataset.ready = "true";
