@@ -23,7 +23,7 @@ func TestPipesAreFew(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
-	const limit, sessions, size = 400, 60, 16 << 20 // more than the buffers hold
+	const limit, sessions, size = 200, 30, 16 << 20 // more than the buffers hold
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}

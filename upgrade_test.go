@@ -832,6 +832,7 @@ func TestUntakenAnswer(t *testing.T) {
 			return r, c, u, cancel
 		}
 		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
 			untaken := func(t *testing.T, k wstest.Kind) {
 				r, _, u, cancel := begin(t, k)
 				began := time.Now()

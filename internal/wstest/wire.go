@@ -56,8 +56,8 @@ func (w *Wire) Read(b []byte) (int, error) { return w.In.Read(b) }
 
 // Send writes raw bytes.
 func (w *Wire) Send(s string) {
-	w.T.Helper()
 	if _, err := io.WriteString(w, s); err != nil {
+		w.T.Helper() // not before: it is expensive
 		w.T.Fatalf("%s: write: %v", w.Who(), err)
 	}
 }
