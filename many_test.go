@@ -124,7 +124,7 @@ func TestDrainCounts(t *testing.T) {
 		p, all := crowd(t, n, func(int) bool { return true })
 		var ends sync.WaitGroup
 		for i, s := range all {
-			s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, 0, 0)
+			s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 			if i%4 > 0 {
 				p.begin(s)
 			}
@@ -168,7 +168,7 @@ func TestDrainCount(t *testing.T) {
 	drain := func(p *Proxy, _ *Session) { p.drain(false) }
 	list := func(p *Proxy, s *Session) { p.list(s, "http://upstream.test", "") }
 	begin := func(p *Proxy, s *Session) {
-		s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, 0, 0)
+		s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 		p.begin(s)
 	}
 	told, leave := (*Proxy).told, (*Proxy).leave
@@ -235,7 +235,7 @@ func TestBeginEnds(t *testing.T) {
 			t.Fatal("no member")
 		}
 		p.list(s, "http://a.test", "")
-		s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, 0, 0)
+		s.relay.Join(&p.relay, (*sessionHost)(s), s.id, [2]net.Conn{deadConn{}, deadConn{}}, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 		if what&remove > 0 {
 			p.SetUpstreams(Member{Target: "http://b.test"})
 		}

@@ -292,7 +292,7 @@ func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *
 		over = make(chan struct{})
 		host = waitingHost{(*sessionHost)(s), over}
 	}
-	s.relay.Join(&p.relay, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, up.rsvMessage, up.rsvAny)
+	s.relay.Join(&p.relay, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, [2]byte{up.rsvMessage, up.rsvMessage}, [2]byte{up.rsvAny, up.rsvAny}, nil)
 	p.begin(s)
 	return over, nil
 }

@@ -14,6 +14,7 @@ const (
 	GoingAway       Code = 1001
 	ProtocolError   Code = 1002
 	NoStatus        Code = 1005 // stands for a Close frame without a code; never sent
+	InvalidPayload  Code = 1007
 	PolicyViolation Code = 1008
 	MessageTooBig   Code = 1009
 	InternalError   Code = 1011

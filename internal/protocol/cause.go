@@ -37,6 +37,10 @@ var (
 		{Reason: "limit", By: frame.Client, Owed: [2]frame.Code{frame.MessageTooBig, goingAway}, Text: "message too big"},
 		{Reason: "limit", By: frame.Upstream, Owed: [2]frame.Code{goingAway, frame.MessageTooBig}, Text: "message too big"},
 	}
+	causeInvalid = [2]*Cause{
+		{Reason: "protocol error", By: frame.Client, Owed: [2]frame.Code{frame.InvalidPayload, goingAway}, Text: "invalid data by the client"},
+		{Reason: "protocol error", By: frame.Upstream, Owed: [2]frame.Code{upstreamLost, frame.InvalidPayload}, Text: "invalid data by the upstream"},
+	}
 	causeTooFast = [2]*Cause{
 		{Reason: "limit", By: frame.Client, Owed: [2]frame.Code{frame.PolicyViolation, goingAway}, Text: "too many messages"},
 		{Reason: "limit", By: frame.Upstream, Owed: [2]frame.Code{goingAway, frame.PolicyViolation}, Text: "too many messages"},
@@ -45,14 +49,22 @@ var (
 
 // Ways to exceed a limit.
 const (
-	errTooBig  frame.Violation = "message or frame over the limit"
+	ErrTooBig  frame.Violation = "message or frame over the limit"
 	ErrTooFast frame.Violation = "messages, frames or bytes over the rate limit"
 )
 
-// causeOf returns the cause for an error in what a side sent.
-func causeOf(side frame.Side, broken error) *Cause {
+// What may be wrong with the payload of a message.
+const (
+	ErrNotUTF8 frame.Violation = "text that is not UTF-8"
+	ErrCorrupt frame.Violation = "corrupt compressed data"
+)
+
+// CauseOf returns the cause for an error in what a side sent.
+func CauseOf(side frame.Side, broken error) *Cause {
 	switch broken {
-	case errTooBig:
+	case ErrNotUTF8, ErrCorrupt:
+		return causeInvalid[side]
+	case ErrTooBig:
 		return causeTooBig[side]
 	case ErrTooFast:
 		return causeTooFast[side]

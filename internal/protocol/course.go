@@ -143,7 +143,20 @@ func (c *Course) Closed(now time.Duration, from frame.Side, code frame.Code) (o 
 // Broke is the event that a side has violated the protocol or exceeded a limit:
 // nothing more is forwarded from it.
 func (c *Course) Broke(now time.Duration, from frame.Side, err error) (o Orders) {
-	c.endFrom(from, causeOf(from, err), err, &o)
+	c.endFrom(from, CauseOf(from, err), err, &o)
+	c.hasten(now, from, &o)
+	return o
+}
+
+// Refused is the event that a message from a side ends the session for the given
+// cause: nothing more is forwarded from it.
+func (c *Course) Refused(now time.Duration, from frame.Side, cause *Cause, err error) (o Orders) {
+	first := c.cause == nil
+	c.endFrom(from, cause, err, &o)
+	if first && cause.By == frame.Self {
+		c.tell(from, &o)
+		from = frame.Self
+	}
 	c.hasten(now, from, &o)
 	return o
 }

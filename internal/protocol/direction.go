@@ -57,6 +57,7 @@ type Verdict struct {
 
 	Frames, Messages int    // completed by the n bytes
 	Absorbed         int    // frames that are not forwarded: answers to our Pings
+	Control          bool   // the n bytes are a control frame; only set with Limits.Apart
 	Pings            int    // that begin in these
 	Largest          uint64 // the largest message with a frame that begins in these: its payload bytes so far
 	Pong             uint32 // the number of our last Ping that was answered; 0: none
@@ -72,6 +73,10 @@ type Verdict struct {
 // frame.MaxControlSize bytes: so nothing that violates the protocol is forwarded, and
 // the frame boundary remains free for a frame of our own. Everything else is
 // forwarded unchanged.
+//
+// With Limits.Apart it examines less than the whole chunk: up to the end of a
+// message, or to a control frame, or one control frame, which is held back until it
+// is complete.
 func (d *Direction) Walk(p []byte, v *Verdict) {
 	*v = Verdict{Edge: -1, Data: d.open && d.Data && len(p) > 0}
 	i, n := 0, 0 // i: the next byte to examine; p[:n] is forwarded
@@ -97,7 +102,8 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 		if i == len(p) {
 			break
 		}
-		if d.Quota.spent(v) {
+		apart := d.Limits != nil && d.Limits.Apart
+		if d.Quota.spent(v) || apart && (v.Messages > 0 || v.Control) {
 			v.Rest = len(p) - i
 			break
 		}
@@ -111,12 +117,17 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 			break
 		}
 		if h.Control() {
-			if h.Opcode() == frame.OpClose || h.Opcode() == frame.OpPong && h.Length == PingBodySize {
-				size := h.Size + int(h.Length)
-				if len(p)-i < size {
-					v.Hold = len(p) - i
-					break
-				}
+			if apart && n > 0 {
+				v.Rest = len(p) - i
+				break
+			}
+			looks := h.Opcode() == frame.OpClose || h.Opcode() == frame.OpPong && h.Length == PingBodySize
+			size := h.Size + int(h.Length)
+			if (looks || apart) && len(p)-i < size {
+				v.Hold = len(p) - i
+				break
+			}
+			if looks {
 				if own := d.control(p[i:i+size], h, v); d.Ended {
 					keep(p, n, i, v.Final.Size)
 					break
@@ -128,7 +139,7 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 			} else if h.Opcode() == frame.OpPing {
 				v.Pings++
 			}
-			d.Data, d.last = false, false
+			d.Data, d.last, v.Control = false, false, apart
 		} else {
 			if h.Opcode() != frame.OpContinuation {
 				d.message, d.empty = 0, 0
@@ -138,7 +149,7 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 				d.empty++
 			}
 			if d.Limits != nil && d.Limits.exceeded(h.Length, max(d.message, d.empty)) {
-				d.Ended, v.Final.Broken = true, errTooBig
+				d.Ended, v.Final.Broken = true, ErrTooBig
 				break
 			}
 			v.Largest = max(v.Largest, d.message)

@@ -9,6 +9,7 @@ import (
 type Limits struct {
 	Frame, Message uint64 // bytes of payload; 0: no limit
 	Rate           Rate
+	Apart          bool // messages and control frames are taken one at a time; see Walk
 }
 
 // exceeded reports whether a frame, or its message so far, is too large.

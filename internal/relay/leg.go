@@ -264,6 +264,7 @@ func (l *leg) abort() {
 // then end wakes the reader, which closes the connection after it has returned.
 func (l *leg) end(conn net.Conn) {
 	l.shut.Store(true)
+	l.s.endStage()
 	if l.reading.Load() {
 		conn.SetDeadline(longAgo)
 		return

@@ -47,6 +47,10 @@ func (p *pump) total() *tally {
 // more: so there are few stack frames between, and no large ones.
 func (p *pump) run() {
 	defer p.stop()
+	if in := p.inlet(); in != nil {
+		p.lose(in.run())
+		return
+	}
 	if len(p.held) > 0 {
 		p.passEarly()
 	}

@@ -468,6 +468,6 @@ func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Durati
 	s := new(Session)
 	s.Begin(time.Now())
 	pol.Close = closeTimeout
-	s.Join(&Settings{Policy: pol, Totals: NewTotals()}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, 0, 0)
+	s.Join(&Settings{Policy: pol, Totals: NewTotals()}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 	return s
 }

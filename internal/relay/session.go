@@ -68,6 +68,7 @@ type rare struct {
 	hastened chan struct{} // closed when the end begins; set when joined, if there is a rate limit
 	expires  time.Time     // zero: never
 	expiry   *protocol.Cause
+	inlets   *[2]inlet // set when joined; nil: the session has no stage
 }
 
 // A pair is the two legs that a session has at a time, by their sides.
@@ -102,21 +103,26 @@ func (s *Session) Began() time.Time {
 
 // Join joins the connections of two finished handshakes. early is what was
 // received after each; the RSV bits are those of frame.Scanner. id tells sessions
-// apart.
-func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny byte) {
+// apart. stage, unless it is nil, takes the session's messages.
+func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny [2]byte, stage Stage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.host, s.total = h, &shared.Totals[id%cells]
 	s.course = protocol.NewCourse(&shared.Policy, protocol.NewPace(rand.Float32()))
+	if stage != nil {
+		s.rareLocked().inlets = new([2]inlet)
+	}
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
 		l.writing.Store(-1)
-		l.initRaw()
+		if stage == nil {
+			l.initRaw()
+		}
 
 		p, limit := &s.pumps[side], &shared.Limits[side]
 		p.from, p.to = l, &s.legs[side^1]
-		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage, RSVAny: rsvAny}}
+		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage[side], RSVAny: rsvAny[side]}}
 		if limit.Frame > 0 || limit.Message > 0 {
 			p.mind.Limits = limit
 		}
@@ -126,6 +132,9 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 			p.throttle = protocol.NewThrottle(limit.Rate)
 			x := s.rareLocked()
 			x.hastened = cmp.Or(x.hastened, make(chan struct{}))
+		}
+		if stage != nil {
+			s.rare.inlets[side].open(p, stage)
 		}
 	}
 }
