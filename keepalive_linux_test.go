@@ -42,7 +42,7 @@ func TestTCPKeepAlive(t *testing.T) {
 		defer accepted.Close()
 		var s Session
 		s.relay.Begin(time.Now())
-		s.relay.Join(&p.relay, (*sessionHost)(&s), 1, [2]net.Conn{accepted, conn}, [2][]byte{}, 0, 0)
+		s.relay.Join(&p.relay, (*sessionHost)(&s), 1, [2]net.Conn{accepted, conn}, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 		keepAlive := func(c net.Conn) (on bool) {
 			raw, err := c.(*net.TCPConn).SyscallConn()
 			if err != nil {
