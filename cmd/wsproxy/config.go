@@ -17,24 +17,24 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A config is what a document says, checked: all that can be known to be wrong
-// with it before it is put to use is known.
+// A config is a configuration that has been checked as far as is possible
+// without using it.
 type config struct {
 	listen       []address
-	adminHosts   []string              // names by which the admin's server may be called
+	adminHosts   []string              // host names that the admin server answers to
 	certificates *wsproxy.Certificates // of the listeners with TLS
 
 	drainWindow     time.Duration
 	shutdownDelay   time.Duration
 	shutdownTimeout time.Duration
 
-	json  bool // how it logs
+	json  bool // log format
 	level slog.Level
 
 	routes []*route
 }
 
-// An address is where to listen.
+// An address is an address to listen on.
 type address struct {
 	network, text string // "tcp" or "unix", and what net.Listen takes
 	tls, admin    bool
@@ -50,8 +50,8 @@ func (a address) String() string {
 	return a.text
 }
 
-// overlaps reports whether two addresses are one, or such that the kernel lets
-// nobody listen at both. What a host's name stands for isn't looked up.
+// overlaps reports whether two addresses are the same, or cannot be listened on
+// at the same time. Host names are not looked up.
 func (a address) overlaps(b address) bool {
 	if a.network != b.network {
 		return false
@@ -61,15 +61,16 @@ func (a address) overlaps(b address) bool {
 	}
 	hostA, portA := a.hostPort()
 	hostB, portB := b.hostPort()
-	if portA != portB || portA == 0 { // which is another one each time
+	if portA != portB || portA == 0 { // port 0 is a new port each time
 		return false
 	}
-	// Elsewhere one address may be had beside all of them.
+	// Other systems allow listening on one address and on all of them.
 	all := runtime.GOOS == "linux" && (hostA == "" || hostB == "")
 	return hostA == hostB || all
 }
 
-// hostPort returns the two in one spelling. All addresses are the host "".
+// hostPort returns host and port in a canonical form. The host is "" for all
+// addresses.
 func (a address) hostPort() (host string, port int) {
 	host, text, _ := net.SplitHostPort(a.text) // checked before
 	port, _ = net.LookupPort("tcp", text)      // the same
@@ -81,7 +82,7 @@ func (a address) hostPort() (host string, port int) {
 	return strings.ToLower(host), port
 }
 
-// load reads a config from a file. Its error is all mistakes in there.
+// load reads a config from a file. The error contains all mistakes in the file.
 func load(name string) (*config, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -94,7 +95,7 @@ func load(name string) (*config, error) {
 	return read(root)
 }
 
-// fromFlags makes a config of one route without a file.
+// fromFlags returns a config with one route, made of flags instead of a file.
 func fromFlags(listen, targets []string, path string) (*config, error) {
 	list := func(texts []string) (items []any) {
 		for _, text := range texts {
@@ -112,7 +113,7 @@ func fromFlags(listen, targets []string, path string) (*config, error) {
 	}})
 }
 
-// read reads the document's outermost table.
+// read reads the document's root table.
 func read(t *table) (*config, error) {
 	c := &config{
 		drainWindow:     t.duration("drain_window", 20*time.Second),
@@ -170,7 +171,8 @@ func (c *config) readLog(t *table) {
 	}
 }
 
-// readAddress reads one address to listen on, for what a says.
+// readAddress reads an address to listen on. It completes a, which says what the
+// address is for.
 func (c *config) readAddress(t *table, key, text string, a address) {
 	a.network, a.text = "tcp", text
 	if path, ok := strings.CutPrefix(text, "unix:"); ok {
@@ -199,7 +201,7 @@ func (c *config) readAddress(t *table, key, text string, a address) {
 	c.listen = append(c.listen, a)
 }
 
-// readTLS reads where to listen with TLS, and which certificates to show there.
+// readTLS reads the addresses to listen on with TLS, and the certificates.
 func (c *config) readTLS(t *table) {
 	for i, text := range t.texts("listen") {
 		c.readAddress(t, fmt.Sprintf("listen[%d]", i), text, address{tls: true})
@@ -237,7 +239,7 @@ func (c *config) readTLS(t *table) {
 	}
 }
 
-// readRoutes reads the routes, and has [wsproxy.New] check each.
+// readRoutes reads the routes. [wsproxy.New] checks each.
 func (c *config) readRoutes(t *table) {
 	tables := t.tables("route")
 	if len(tables) == 0 {
@@ -254,10 +256,11 @@ func (c *config) readRoutes(t *table) {
 	}
 }
 
-// conflict is how the mux says that two patterns can't be together.
+// conflict matches the mux's panic about two conflicting patterns.
 var conflict = regexp.MustCompile(`conflicts with pattern ("[^"]*")`)
 
-// tryPattern says what is wrong with a pattern, which the mux would panic of.
+// tryPattern registers a pattern with the mux and returns what the mux panics
+// with if the pattern is invalid.
 func tryPattern(mux *http.ServeMux, pattern string) (err error) {
 	if pattern == "" {
 		return errors.New("no path")

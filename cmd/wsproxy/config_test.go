@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// sample is gateway.toml, with what is commented out let in.
+// sample returns gateway.toml with the commented-out settings enabled.
 func sample(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("gateway.toml")
@@ -38,7 +38,7 @@ func TestSample(t *testing.T) {
 	}
 }
 
-// So is what the README begins with.
+// The configuration at the top of the README is valid.
 func TestREADME(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
@@ -54,7 +54,8 @@ func TestREADME(t *testing.T) {
 	}
 }
 
-// What the sample has in comments is right, too, and no key is missing there.
+// The commented-out settings of the sample are valid, and the sample shows every
+// key.
 func TestSampleHasAllKeys(t *testing.T) {
 	doc, root := parse("gateway.toml", []byte(sample(t)))
 	if root == nil {
@@ -68,7 +69,7 @@ func TestSampleHasAllKeys(t *testing.T) {
 	writeFile(t, dir, "sticky.key", "0123456789abcdef")
 	writeFile(t, dir, "members.json", `[{"target": "http://10.0.0.1:9000"}]`)
 	_, err := read(root)
-	// There are several that exclude each other.
+	// Some of the settings exclude each other.
 	var rest []string
 	for line := range strings.Lines(fmt.Sprint(err)) {
 		if !strings.Contains(line, "cannot be combined with") &&
@@ -77,7 +78,7 @@ func TestSampleHasAllKeys(t *testing.T) {
 		}
 	}
 	if len(rest) > 0 {
-		t.Errorf("with its comments let in: %s", strings.Join(rest, ""))
+		t.Errorf("with all settings enabled: %s", strings.Join(rest, ""))
 	}
 	text := sample(t)
 	for _, path := range slices.Sorted(maps.Keys(doc.known)) {
@@ -91,7 +92,7 @@ func TestSampleHasAllKeys(t *testing.T) {
 	}
 }
 
-// Mistakes are reported with the line of its key.
+// Mistakes are reported with the line of their key.
 func TestMistakes(t *testing.T) {
 	const head = "listen = [\"127.0.0.1:0\"]\n[[route]]\npath = \"/\"\n"
 	const valid = head + "target = \"http://127.0.0.1:9\"\n" // the next line is the fifth
@@ -108,7 +109,7 @@ func TestMistakes(t *testing.T) {
 		{"listen = [\n\"x\"\nroute = 5\n", "3: expected ',' or ']'"},
 		{"log = \"text\"\nlog = \"json\"\n", "2: key log is already defined"},
 
-		// the outermost table
+		// the root table
 		{"", ": listen: no listen address"},
 		{"", ": route: no routes"},
 		{"listen = []\n", "1: listen: no listen address"},
@@ -141,7 +142,7 @@ func TestMistakes(t *testing.T) {
 		{valid + "[tls]\nlisten = [\":443\"]\ncertificates = [\n{ cert = \"a.pem\", key = \"a.key\", x = 1 },\n]\n", "8: tls.certificates.x: unknown key"},
 		{valid + "[tls]\nlisten = [\":443\"]\ncertificates = [{ cert = \"a.pem\", key = \"a.key\" }]\nciphers = 5\n", "8: tls.ciphers: unknown key"},
 
-		// a route, and where it goes
+		// a route and its upstreams
 		{"listen = [\":80\"]\n\n[[route]]\ntarget = \"http://127.0.0.1:9\"\n", "3: route.path: no path"},
 		{"listen = [\":80\"]\n[[route]]\npath = \"GET /\"\ntarget = \"http://127.0.0.1:9\"\n", "3: route.path: \"GET /\" has a method"},
 		{"listen = [\":80\"]\n[[route]]\npath = \"/{\"\ntarget = \"http://127.0.0.1:9\"\n", "3: route.path: parsing \"/{\""},
@@ -239,14 +240,14 @@ func TestMistakes(t *testing.T) {
 			continue
 		}
 		want := file + ":" + test.want
-		if strings.HasPrefix(test.want, ": ") { // of no line
+		if strings.HasPrefix(test.want, ": ") { // without a line
 			want = file + test.want
 		}
 		found := slices.ContainsFunc(strings.Split(fmt.Sprint(err), "\n"), func(line string) bool { return strings.HasPrefix(line, want) })
 		if !found {
 			t.Errorf("%q:\ngot  %v\nwant %s…", test.text, err, want)
 		}
-		// What is wrong with one key is one mistake.
+		// One wrong key is reported once.
 		if strings.HasPrefix(test.text, "listen = [\"127.0.0.1:0\"]") && strings.Contains(fmt.Sprint(err), "\n") {
 			t.Errorf("%q: more than one mistake:\n%v", test.text, err)
 		}
@@ -283,7 +284,7 @@ ping = 5
 	}
 }
 
-// Lines are found in whatever way the keys are written.
+// Lines are found for every notation of keys.
 func TestLines(t *testing.T) {
 	text := `a.b = 1
 [c]
@@ -328,8 +329,8 @@ func writeFile(t *testing.T, dir, name, text string) string {
 	return path
 }
 
-// writeCertificate writes name.pem and name.key, for a host, or an address, and
-// signed by itself.
+// writeCertificate writes name.pem and name.key: a self-signed certificate for a
+// host or an address.
 func writeCertificate(t *testing.T, dir, name, host string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

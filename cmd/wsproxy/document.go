@@ -17,19 +17,19 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// This file reads TOML so that whatever is wrong with a value, also what turns
-// out later, can be told by file and line, and all of it at once. Decoding into
-// structs would stop at the first value of a wrong type.
+// This file reads TOML in a way that reports every mistake at once, each with
+// file and line, including those found by later checks. Decoding into structs
+// would stop at the first value of a wrong type.
 
-// A document is a file as it was read.
+// A document is a parsed configuration file.
 type document struct {
-	name     string          // of the file; "": there is none, all comes from flags
+	name     string          // of the file; "" if the configuration comes from flags
 	lines    map[string]int  // by path, such as route[0].upstreams[1].target
 	known    map[string]bool // paths of keys that were read
 	mistakes []mistake
 }
 
-// A mistake is something that the file's author has to mend.
+// A mistake is an error in the file that its author has to correct.
 type mistake struct {
 	place string // gateway.toml:12
 	line  int
@@ -38,7 +38,8 @@ type mistake struct {
 
 func (m mistake) Error() string { return m.place + ": " + m.text }
 
-// parse reads a document and returns its outermost table; nil if it isn't TOML.
+// parse parses a document and returns its root table, or nil if the text is not
+// TOML.
 func parse(name string, text []byte) (*document, *table) {
 	d := newDocument(name)
 	values := make(map[string]any)
@@ -58,8 +59,8 @@ func newDocument(name string) *document {
 	return &document{name: name, known: make(map[string]bool)}
 }
 
-// mistake notes what is wrong with the value at a path. If there is none, it
-// is what is wrong with the table that should have it.
+// mistake records a mistake in the value at a path. If there is no value, the
+// line is that of the table that should contain it.
 func (d *document) mistake(path, format string, args ...any) {
 	line := 0
 	for p := path; line == 0 && p != ""; p = parent(p) {
@@ -72,7 +73,8 @@ func (d *document) mistake(path, format string, args ...any) {
 	d.mistakeAt(line, text)
 }
 
-// index is a number in a path. The line says which it is.
+// index matches an index in a path. Messages leave it out: the line tells the
+// elements apart.
 var index = regexp.MustCompile(`\[\d+\]`)
 
 func (d *document) mistakeAt(line int, text string) {
@@ -80,12 +82,12 @@ func (d *document) mistakeAt(line int, text string) {
 	if line > 0 {
 		m.place += ":" + strconv.Itoa(line)
 	}
-	if !slices.Contains(d.mistakes, m) { // what routes have in common is wrong in each
+	if !slices.Contains(d.mistakes, m) { // a shared value is checked once for each route
 		d.mistakes = append(d.mistakes, m)
 	}
 }
 
-// err is all mistakes, in the order of the lines.
+// err returns all mistakes, in the order of their lines.
 func (d *document) err() error {
 	slices.SortStableFunc(d.mistakes, func(a, b mistake) int { return cmp.Compare(a.line, b.line) })
 	errs := make([]error, len(d.mistakes))
@@ -95,8 +97,8 @@ func (d *document) err() error {
 	return errors.Join(errs...)
 }
 
-// file is the path of a file that the document names: relative ones are beside
-// the document.
+// file returns the path of a file that the document names. Relative names are
+// relative to the document's directory.
 func (d *document) file(name string) string {
 	if filepath.IsAbs(name) {
 		return name
@@ -104,7 +106,7 @@ func (d *document) file(name string) string {
 	return filepath.Join(filepath.Dir(d.name), name)
 }
 
-// parent cuts the last key, or number, off a path.
+// parent returns a path without its last key or index.
 func parent(path string) string { return path[:max(strings.LastIndexAny(path, ".["), 0)] }
 
 // join adds a key to a path.
@@ -115,17 +117,17 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// lines says where the keys of a document are, by their paths. The document is
-// TOML, or it wouldn't have got here.
+// lines returns the line of each key in a document, by path. The text must be
+// valid TOML.
 func lines(text []byte) map[string]int {
 	found := make(map[string]int)
 	count := make(map[string]int) // of arrays of tables, by path
 	var p unstable.Parser
 	p.Reset(text)
-	// walk goes along a dotted key.
+	// walk follows a dotted key.
 	walk := func(path string, keys unstable.Iterator) string {
 		for keys.Next() {
-			if n := count[path]; n > 0 { // what follows is about its last one
+			if n := count[path]; n > 0 { // the rest of the key is in the last element
 				path += "[" + strconv.Itoa(n-1) + "]"
 			}
 			path = join(path, string(keys.Node().Data))
@@ -157,7 +159,7 @@ func lines(text []byte) map[string]int {
 			}
 		}
 	}
-	within := "" // the table whose header was last
+	within := "" // the table of the last header
 	for p.NextExpression() {
 		switch e := p.Expression(); e.Kind {
 		case unstable.Table:
@@ -178,7 +180,7 @@ func lines(text []byte) map[string]int {
 }
 
 // A table is one of the document's tables. Its methods return the value of a
-// key, and note as a mistake what is no such value.
+// key. They record a mistake if the value has the wrong type.
 type table struct {
 	doc    *document
 	path   string
@@ -189,7 +191,7 @@ func (t *table) mistake(key, format string, args ...any) {
 	t.doc.mistake(t.at(key), format, args...)
 }
 
-// at is the path of a key.
+// at returns the path of a key.
 func (t *table) at(key string) string { return join(t.path, key) }
 
 func (t *table) has(key string) bool {
@@ -218,7 +220,7 @@ func get[T any](t *table, key string) (v T, ok bool) {
 	return v, ok
 }
 
-// kind is what a value is, in words. The value itself may be a secret.
+// kind describes the type of a value. The value itself may be a secret.
 func kind(v any) string {
 	switch v.(type) {
 	case string:
@@ -241,7 +243,7 @@ func (t *table) text(key string) string { v, _ := get[string](t, key); return v 
 func (t *table) flag(key string) bool   { v, _ := get[bool](t, key); return v }
 func (t *table) whole(key string) int   { v, _ := get[int64](t, key); return int(v) }
 
-// number is a number, whole or not.
+// number returns a number, whole or not.
 func (t *table) number(key string) float64 {
 	if n, ok := t.values[key].(int64); ok {
 		t.doc.known[t.at(key)] = true
@@ -251,7 +253,7 @@ func (t *table) number(key string) float64 {
 	return v
 }
 
-// duration is a time such as "1m30s"; other if there is none.
+// duration returns a duration such as "1m30s", or other if the key is not set.
 func (t *table) duration(key string, other time.Duration) time.Duration {
 	text, ok := get[string](t, key)
 	if !ok {
@@ -265,7 +267,7 @@ func (t *table) duration(key string, other time.Duration) time.Duration {
 	return d
 }
 
-// texts is a list of strings.
+// texts returns a list of strings.
 func (t *table) texts(key string) []string {
 	list, _ := get[[]any](t, key)
 	texts := make([]string, 0, len(list))
@@ -293,7 +295,7 @@ func each[T any](t *table, key, what string, parse func(string) (T, error)) []T 
 	return list
 }
 
-// table is a table within the table; nil if there is none.
+// table returns a table within the table, or nil if there is none.
 func (t *table) table(key string) *table {
 	values, ok := get[map[string]any](t, key)
 	if !ok {
@@ -302,7 +304,7 @@ func (t *table) table(key string) *table {
 	return &table{t.doc, t.at(key), values}
 }
 
-// tables is a list of tables.
+// tables returns a list of tables.
 func (t *table) tables(key string) []*table {
 	list, _ := get[[]any](t, key)
 	var tables []*table
@@ -318,7 +320,8 @@ func (t *table) tables(key string) []*table {
 	return tables
 }
 
-// content is what is in the file that a key names; nil if it can't be read.
+// content returns the content of the file that a key names, or nil if the file
+// can't be read.
 func (t *table) content(key string) []byte {
 	name, ok := get[string](t, key)
 	if !ok {
