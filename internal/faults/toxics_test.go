@@ -17,7 +17,7 @@ import (
 )
 
 // Toxiproxy's toxics, each on either leg and in either direction: towards the
-// proxy or away from it. It stands in the middle of a leg, in this process.
+// proxy or away from it. Toxiproxy runs in this process, in the middle of a leg.
 
 // A way is a leg and a direction.
 type way struct {
@@ -32,8 +32,8 @@ func (w way) String() string {
 	return "proxy to " + w.leg.String()
 }
 
-// stream is Toxiproxy's word for the direction: upstream is away from who has
-// dialled, which is the client on one leg and the proxy on the other one.
+// stream returns Toxiproxy's word for the direction: upstream is away from the
+// side that dialled, which is the client on one leg and the proxy on the other.
 func (w way) stream() string {
 	if w.towards == (w.leg == wsproxy.Client) {
 		return "upstream"
@@ -43,7 +43,7 @@ func (w way) stream() string {
 
 var ways = []way{{wsproxy.Client, true}, {wsproxy.Client, false}, {wsproxy.Upstream, true}, {wsproxy.Upstream, false}}
 
-// A poisoned is a rig with Toxiproxy on one leg.
+// A poisoned rig has Toxiproxy on one leg.
 type poisoned struct {
 	*peer.Rig
 	way   way
@@ -77,10 +77,10 @@ func (p *poisoned) add(t *testing.T, kind, attributes string) {
 	}
 }
 
-// sides returns the wire on the poisoned leg, and the one across.
+// sides returns the wire on the poisoned leg and the opposite one.
 func (p *poisoned) sides() (bad, good *wstest.Wire) { return p.OpenSide(p.way.leg) }
 
-// sender and receiver are the wires by the direction of the toxic.
+// sender and receiver are the wires in the direction of the toxic.
 func (p *poisoned) order(bad, good *wstest.Wire) (sender, receiver *wstest.Wire) {
 	if p.way.towards {
 		return bad, good
@@ -88,7 +88,7 @@ func (p *poisoned) order(bad, good *wstest.Wire) (sender, receiver *wstest.Wire)
 	return good, bad
 }
 
-// goodbye closes the session in good order, begun by the client.
+// goodbye closes the session with a closing handshake that the client starts.
 func goodbye(t *testing.T, r *peer.Rig, a, b *wstest.Wire) {
 	t.Helper()
 	c, u := a, b
@@ -117,7 +117,7 @@ func eachWay(t *testing.T, cases string, f func(t *testing.T, w way, legs peer.L
 	}
 }
 
-// Latency below what a Pong may take costs time, and nothing else.
+// Latency below the Pong timeout only delays.
 func TestToxicLatency(t *testing.T) {
 	const latency = 150 * time.Millisecond
 	eachWay(t, "F35", func(t *testing.T, w way, legs peer.Legs) {
@@ -140,8 +140,8 @@ func TestToxicLatency(t *testing.T) {
 	})
 }
 
-// A leg that is cut in the middle: the side across is told; new sessions can't
-// be had.
+// A leg that is cut in the middle: the opposite side gets a Close, and new
+// sessions fail.
 func TestToxicDown(t *testing.T) {
 	for _, w := range []way{ways[0], ways[2]} {
 		t.Run(w.leg.String(), func(t *testing.T) {
@@ -166,11 +166,11 @@ func TestToxicDown(t *testing.T) {
 	}
 }
 
-// A thin pipe makes everything slow, and loses nothing.
+// A low bandwidth slows everything down and loses nothing.
 func TestToxicBandwidth(t *testing.T) {
 	eachWay(t, "F32", func(t *testing.T, w way, legs peer.Legs) {
 		r := poison(t, w, legs)
-		r.add(t, "bandwidth", `"rate":200`) // kB a second
+		r.add(t, "bandwidth", `"rate":200`) // kB per second
 		bad, good := r.sides()
 		from, to := r.order(bad, good)
 		var want strings.Builder
@@ -181,7 +181,7 @@ func TestToxicBandwidth(t *testing.T) {
 		go io.WriteString(from, want.String())
 		for i := range 12 {
 			to.Want(wstest.Binary, strings.Repeat(fmt.Sprint(i%10), 10_000))
-			to.SendText("ack") // the other direction is as fast as ever
+			to.SendText("ack") // the other direction has its full speed
 			from.Want(wstest.Text, "ack")
 		}
 		if d := time.Since(began); d < 400*time.Millisecond {
@@ -191,9 +191,9 @@ func TestToxicBandwidth(t *testing.T) {
 	})
 }
 
-// A connection whose end is kept back. Towards the proxy, an upstream's end is
-// waited for, and a lost side is noticed that much later; nothing waits for
-// longer than the close timeout.
+// A connection whose end is delayed. Towards the proxy, the proxy waits for the
+// upstream's end and notices a lost side later. Nothing takes longer than the
+// close timeout.
 func TestToxicSlowClose(t *testing.T) {
 	for _, delay := range []time.Duration{300 * time.Millisecond, time.Minute} {
 		t.Run(delay.String(), func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestToxicSlowClose(t *testing.T) {
 				if d > 8*time.Second {
 					t.Errorf("ended after %v, want the close timeout of 1 s at most", d)
 				}
-				if w == ways[2] && legs.Upstream == wstest.TCP && d < min(delay, time.Second) { // TLS says goodbye before
+				if w == ways[2] && legs.Upstream == wstest.TCP && d < min(delay, time.Second) { // TLS sends a close_notify before
 					t.Errorf("ended after %v, before the upstream's end had come", d)
 				}
 				r.toxic.Stop()
@@ -229,8 +229,8 @@ func TestToxicSlowClose(t *testing.T) {
 	}
 }
 
-// A leg on which nothing gets through one way. Pings notice, whichever way it
-// is: they don't arrive, or their answers don't.
+// A leg that loses everything in one direction. Pings detect it in both: either
+// they don't arrive, or their answers don't.
 func TestToxicTimeout(t *testing.T) {
 	eachWay(t, "F28", func(t *testing.T, w way, legs peer.Legs) {
 		r := poison(t, w, legs, pings(), wsproxy.WithCloseTimeout(soon))
@@ -248,7 +248,7 @@ func TestToxicTimeout(t *testing.T) {
 	})
 }
 
-// The same, and the connection ends after a while by itself.
+// The same, but the connection ends by itself after a while.
 func TestToxicTimeoutEnds(t *testing.T) {
 	eachWay(t, "F21 F24", func(t *testing.T, w way, legs peer.Legs) {
 		r := poison(t, w, legs, wsproxy.WithCloseTimeout(soon))
@@ -264,7 +264,7 @@ func TestToxicTimeoutEnds(t *testing.T) {
 	})
 }
 
-// A reset in the place of the first bytes that pass: the handshake's.
+// A reset instead of the first bytes that pass, which are the handshake's.
 func TestToxicReset(t *testing.T) {
 	eachWay(t, "", func(t *testing.T, w way, legs peer.Legs) {
 		r := poison(t, w, legs, wsproxy.WithCloseTimeout(soon))
@@ -293,7 +293,7 @@ func TestToxicReset(t *testing.T) {
 		t.Attr("case", "F4")
 		u := r.Accept()
 		if w.towards {
-			go io.WriteString(u, peer.Answer(wstest.Key, "")) // whatever it is, it gets lost
+			go io.WriteString(u, peer.Answer(wstest.Key, "")) // it is lost
 		}
 		_, body := c.WantStatus(502)
 		r.Phrase(502, body)
@@ -304,7 +304,7 @@ func TestToxicReset(t *testing.T) {
 	})
 }
 
-// A stream in slices of a few bytes is the same stream.
+// Slicing a stream into a few bytes each does not change it.
 func TestToxicSlicer(t *testing.T) {
 	eachWay(t, "A56 C18", func(t *testing.T, w way, legs peer.Legs) {
 		r := poison(t, w, legs, wsproxy.WithPing(20*time.Millisecond, wstest.Timeout))
@@ -328,11 +328,11 @@ func TestToxicSlicer(t *testing.T) {
 	})
 }
 
-// A leg that is cut after so many bytes: in the handshake, between frames, and
-// within one.
+// A leg that is cut after a number of bytes: in the handshake, between frames,
+// and within a frame.
 func TestToxicLimitData(t *testing.T) {
 	eachWay(t, "F28", func(t *testing.T, w way, legs peer.Legs) {
-		if legs.Client == wstest.TLS { // what a cut falls on can't be told there
+		if legs.Client == wstest.TLS { // the place of the cut is unknown there
 			legs = peer.Legs{Client: wstest.TCP, Upstream: wstest.TCP, Detach: true}
 		}
 		for _, extra := range []int{0, 5} {
@@ -347,7 +347,7 @@ func TestToxicLimitData(t *testing.T) {
 				if extra > 0 {
 					from.SendText("not any more")
 				}
-				if w.towards && extra > 0 { // the cut is within what has gone on
+				if w.towards && extra > 0 { // the cut is within what was relayed
 					to.WantGone()
 				} else if w.towards {
 					to.WantCloseAfterPings(peer.Told(w.leg))
@@ -364,7 +364,7 @@ func TestToxicLimitData(t *testing.T) {
 	})
 }
 
-// The same in the handshake with the upstream.
+// A leg that is cut in the handshake with the upstream.
 func TestToxicLimitHandshake(t *testing.T) {
 	for _, w := range ways[2:] {
 		t.Run(w.String(), func(t *testing.T) {

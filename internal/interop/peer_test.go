@@ -24,17 +24,17 @@ type peer interface {
 	// dial opens a WebSocket as a client.
 	dial(ctx context.Context, o offer) (*conn, error)
 	// listen starts a server that ends with the test, and returns its URL.
-	// It takes the subprotocol [subprotocol], and permessage-deflate if that
-	// is offered. Each WebSocket goes to arrived, with its request's path.
+	// It accepts the subprotocol [subprotocol], and permessage-deflate if
+	// that is offered. Each WebSocket goes to arrived, with its request's path.
 	listen(t *testing.T, arrived func(path string, c *conn)) string
 }
 
-// subprotocol is the one of the client's offer that every server takes.
+// subprotocol is the one that every server chooses from the client's offer.
 const subprotocol = "second.interop"
 
 var subprotocols = []string{"first.interop", subprotocol}
 
-// traits says what an implementation allows its users to do.
+// traits tell what an implementation allows its users to do.
 type traits struct {
 	fragments   bool // send a message in several frames
 	pingPayload bool // choose a Ping's payload
@@ -43,9 +43,9 @@ type traits struct {
 // An offer is what a client asks for.
 type offer struct {
 	url     string            // ws or wss
-	origin  string            // of the page that a browser would send it for
+	origin  string            // of the page, as a browser would send it
 	deflate bool              // offer permessage-deflate
-	root    *x509.Certificate // wss: whom to trust
+	root    *x509.Certificate // the trusted authority, for wss
 }
 
 func (o offer) tlsConfig() *tls.Config {
@@ -57,21 +57,21 @@ func (o offer) tlsConfig() *tls.Config {
 	return &tls.Config{RootCAs: roots}
 }
 
-// A conn is one end of a WebSocket: what can be done, and what has come.
+// A conn is one end of a WebSocket: what it can do, and what it has received.
 type conn struct {
 	link
 	*inbox
 	subprotocol string
-	extensions  string // a client's: those agreed on; a server's: those it was offered
+	extensions  string // a client's: those negotiated; a server's: those offered
 }
 
-// A link is what an implementation does for its end. What it receives goes
-// to the end's inbox, on its own account.
+// A link is an implementation's part of an end. It puts what it receives into the
+// end's inbox by itself.
 type link interface {
-	// send sends a message, in as many frames as it has parts, if it can.
+	// send sends a message, one frame for each part if it can.
 	send(m message, parts ...[]byte) error
 	ping(payload []byte) error
-	// close begins the closing handshake. It need not wait for its end.
+	// close starts the closing handshake. It need not wait for the end.
 	close(code int, reason string) error
 }
 
@@ -80,8 +80,8 @@ type message struct {
 	data   []byte
 }
 
-// A closing is how a connection came to its end: by the Close frame that was
-// received. Code 1006 stands for there being none.
+// A closing tells how a connection ended: by the Close frame that was received.
+// Code 1006 means that there was none.
 type closing struct {
 	code   int
 	reason string
@@ -92,7 +92,7 @@ const abnormal = 1006
 // An inbox holds what one end has received.
 type inbox struct {
 	mu       sync.Mutex
-	changed  chan struct{} // closed, and made anew, at every change
+	changed  chan struct{} // closed and replaced at every change
 	messages []message
 	pings    []string
 	pongs    []string
@@ -115,7 +115,7 @@ func (b *inbox) gotMessage(binary bool, data []byte) {
 func (b *inbox) gotPing(payload string) { b.change(func() { b.pings = append(b.pings, payload) }) }
 func (b *inbox) gotPong(payload string) { b.change(func() { b.pongs = append(b.pongs, payload) }) }
 
-// gotEnd notes the connection's end. Only the first counts.
+// gotEnd records the connection's end. Only the first one counts.
 func (b *inbox) gotEnd(code int, reason string) {
 	b.change(func() {
 		if b.end == nil {
@@ -124,8 +124,8 @@ func (b *inbox) gotEnd(code int, reason string) {
 	})
 }
 
-// await waits until ready, which is called with b locked, or the connection's
-// end.
+// await waits until ready returns true, or until the connection has ended. ready
+// is called with b locked.
 func (b *inbox) await(ctx context.Context, ready func() bool) error {
 	for {
 		b.mu.Lock()
@@ -145,7 +145,7 @@ func (b *inbox) await(ctx context.Context, ready func() bool) error {
 	}
 }
 
-// receive takes the next message out.
+// receive removes the next message and returns it.
 func (b *inbox) receive(ctx context.Context) (m message, err error) {
 	err = b.await(ctx, func() bool {
 		if len(b.messages) == 0 {
@@ -168,10 +168,10 @@ func (b *inbox) awaitEnd(ctx context.Context) (end closing, err error) {
 	return end, err
 }
 
-// An acceptor does a server's handshake by a library of Go.
+// An acceptor does a server's handshake with a Go library.
 type acceptor func(w http.ResponseWriter, r *http.Request) (link, *inbox, string, error)
 
-// listenHTTP is listen for the libraries that upgrade requests of net/http.
+// listenHTTP is listen for libraries that upgrade net/http's requests.
 func listenHTTP(t *testing.T, accept acceptor, arrived func(string, *conn)) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		offered := strings.Join(r.Header["Sec-Websocket-Extensions"], ", ")

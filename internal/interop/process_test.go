@@ -18,14 +18,13 @@ import (
 	"time"
 )
 
-// A process is an implementation in another language: a program that does
-// what it is told on its standard input, and tells what happens on its
-// standard output: in lines of JSON, each with its payloads behind it, as
-// they are. It ends with its standard input, and so with the test, however
-// that ends.
+// A process is an implementation in another language: a program that reads
+// commands from its standard input and reports what happens on its standard
+// output. Both are lines of JSON, each followed by its raw payloads. The program
+// ends when its standard input does, and so with the test, however that ends.
 type process struct {
 	label   string
-	missing string // why it can't run; "": it can
+	missing string // why it can't run; "" if it can
 
 	stdin   io.WriteCloser
 	writing sync.Mutex // held while a line is written
@@ -35,7 +34,7 @@ type process struct {
 	replies map[int]chan report // guarded by mu
 	inboxes map[string]*inbox   // guarded by mu; by connection
 	arrived func(string, *conn) // guarded by mu
-	dead    error               // guarded by mu; why there are no more replies
+	dead    error               // guarded by mu; why no more replies come
 }
 
 // A command is a line to the process.
@@ -52,7 +51,7 @@ type command struct {
 
 	Binary bool     `json:"binary,omitempty"`
 	Sizes  []int    `json:"sizes,omitempty"` // of parts
-	parts  [][]byte // payloads: of a message's frames, of a Ping
+	parts  [][]byte // payloads of a message's frames or of a Ping
 	Code   int      `json:"code,omitempty"`
 	Reason string   `json:"reason,omitempty"`
 }
@@ -76,7 +75,7 @@ type report struct {
 	Version     string `json:"version"`
 }
 
-// exitMissing is the exit code of a program that lacks its library.
+// exitMissing is the exit code of a program whose library is missing.
 const exitMissing = 3
 
 // startProcess runs a program until the test's end.
@@ -138,8 +137,8 @@ func startProcess(t *testing.T, label, program string, args ...string) *process 
 	return p
 }
 
-// read takes in what the process reports. It closes ready, after the version
-// that the process says it is, if it says so.
+// read reads the process's reports. It closes ready, and sends the version before
+// if the process reports one.
 func (p *process) read(stdout io.Reader, ready chan<- string) {
 	in := bufio.NewReaderSize(stdout, 64<<10)
 	var err error
@@ -213,7 +212,7 @@ func (p *process) inboxLocked(conn string) *inbox {
 	return in
 }
 
-// do has a command done and returns the reply.
+// do sends a command and returns the reply.
 func (p *process) do(ctx context.Context, c command) (r report, err error) {
 	reply := make(chan report, 1)
 	p.mu.Lock()

@@ -103,13 +103,13 @@ func (f *flood) open(path string, overTLS bool) *wire.End {
 }
 
 // perSession returns the memory that the proxy's process has used since the
-// start, for each of n sessions.
+// start, divided by n sessions.
 func (f *flood) perSession(now state, n int) (memory, rss int) {
 	return (now.Memory - f.base.Memory) / n, (now.RSS - f.base.RSS) / n
 }
 
-// present waits until n sessions can be measured: some may still be on their
-// way to the proxy.
+// present waits until the proxy has n sessions: some may still be in their
+// handshake.
 func (f *flood) present(n int) {
 	f.t.Helper()
 	await(f.t, "all sessions are there", func() bool { return f.proxy.state("/state").Files >= f.base.Files+n })
@@ -132,7 +132,7 @@ func (f *flood) bounded(what string, n, bound int) {
 	}
 }
 
-// ended waits until n sessions of a proxy have ended so.
+// ended waits until n sessions of a proxy have ended for the reason.
 func (f *flood) ended(proxy, how string, n int) {
 	f.t.Helper()
 	var st proxyState
@@ -161,7 +161,7 @@ func (f *flood) over() {
 // its behaviour.
 type backend struct {
 	l      net.Listener
-	codes  [5000]atomic.Int64 // Closes that came, by code
+	codes  [5000]atomic.Int64 // Closes received, by code
 	conns  sync.WaitGroup
 	silent atomic.Int64 // handshakes that wait for an answer
 
@@ -234,7 +234,7 @@ func (b *backend) handle(c net.Conn) {
 				return
 			}
 		}
-	case "large": // as much header as the proxy takes
+	case "large": // the largest header that the proxy accepts
 		lines := numbered(250, "X-%x: "+strings.Repeat("y", 220), "\r\n") + "\r\n"
 		if _, err := io.WriteString(c, wstest.AnswerTo(r, lines)); err == nil {
 			c.SetDeadline(time.Time{})
@@ -242,7 +242,7 @@ func (b *backend) handle(c net.Conn) {
 			e.Start()
 			e.Wait()
 		}
-	case "drain": // it reads, whatever it is
+	case "drain": // it reads everything
 		if _, err := wire.Accept(c, br, r); err == nil {
 			io.Copy(io.Discard, br)
 		}
@@ -252,12 +252,12 @@ func (b *backend) handle(c net.Conn) {
 			return
 		}
 		switch what {
-		case "push": // as fast as it is taken
+		case "push": // as fast as the client reads
 			e.Start()
 			for e.Raw(bulk) == nil {
 			}
 			e.Wait()
-		case "mute": // it pushes, and reads nothing until that comes to its end
+		case "mute": // it reads nothing until it has pushed everything
 			for e.Raw(bulk) == nil {
 			}
 			e.Start()

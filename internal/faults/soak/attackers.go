@@ -19,8 +19,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// attackers are the fates of clients that try to get more than their share:
-// each gets the documented answer, and the good sessions are not affected.
+// attackers are the fates of clients that try to use more than their share. Each
+// gets the documented answer, and the good sessions are not affected.
 var attackers = []*fate{
 	{"handshake of many items", 3, "calm", manyItems},
 	{"upstream's answer of many items", 2, "calm", manyItemsAnswered},
@@ -66,7 +66,7 @@ func manyItems(s *session) error {
 func manyItemsAnswered(s *session) error {
 	s.answer = func(s *session, c net.Conn, _ *bufio.Reader, r *http.Request) {
 		defer c.Close()
-		io.WriteString(c, wstest.AnswerTo(r, itemLines[s.id%uint64(len(itemLines))])) // it isn't read to its end
+		io.WriteString(c, wstest.AnswerTo(r, itemLines[s.id%uint64(len(itemLines))])) // it isn't read to the end
 	}
 	return errors.Join(s.refusedWith(http.StatusBadGateway), s.sessionOver())
 }
@@ -234,7 +234,7 @@ func frameFlood(s *session) error {
 	return s.want(1008, 1001, wsproxy.Client, wsproxy.ReasonLimit)
 }
 
-// slowedFlood: they pass at the rate.
+// slowedFlood: frames pass at the configured rate.
 func slowedFlood(s *session) error {
 	if err := s.open(); err != nil {
 		return err
@@ -269,8 +269,8 @@ func emptyFragments(s *session) error {
 	return s.want(1009, 1001, wsproxy.Client, wsproxy.ReasonLimit)
 }
 
-// leavesBacklog: a client sends minutes of messages and leaves. Its session
-// ends soon, however much of that has not been relayed.
+// leavesBacklog: a client sends minutes of messages and leaves. Its session ends
+// soon, however much has not been relayed.
 func leavesBacklog(s *session) error {
 	if err := s.open(); err != nil {
 		return err
@@ -303,7 +303,7 @@ func leavesBacklog(s *session) error {
 	return s.outcome(wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonLost}, wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonClosed})
 }
 
-// smallFrames: thousands of one-byte messages, both ways at once.
+// smallFrames: thousands of one-byte messages in both directions at once.
 func smallFrames(s *session) error {
 	if err := s.open(); err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// A Digest stands for a sequence of messages: their order, types and bytes.
+// A Digest identifies a sequence of messages: their order, types and bytes.
 type Digest struct {
 	Messages int
 	Bytes    int
@@ -26,7 +26,7 @@ type Digest struct {
 	Sums     []uint64 // Sum after each message
 }
 
-// add takes in a message.
+// add adds a message.
 func (d *Digest) add(op byte, payload []byte) {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%x %x %d ", d.Sum, op, len(payload))
@@ -39,19 +39,19 @@ func (d *Digest) add(op byte, payload []byte) {
 	}
 }
 
-// Same says whether two ends have seen the same messages.
+// Same reports whether two ends have seen the same messages.
 func (d *Digest) Same(o *Digest) bool { return d.Messages == o.Messages && d.Sum == o.Sum }
 
-// Begins says whether d's messages are the first of o's.
+// Begins reports whether d's messages are a prefix of o's.
 func (d *Digest) Begins(o *Digest) bool {
 	return d.Messages == 0 || d.Messages <= len(o.Sums) && o.Sums[d.Messages-1] == d.Sum
 }
 
-// String gives the number of messages and bytes.
+// String returns the number of messages and bytes.
 func (d *Digest) String() string { return fmt.Sprintf("%d messages, %d bytes", d.Messages, d.Bytes) }
 
-// An End is one end of a session. Something reads it all the time, answers
-// Pings and Closes, and looks at whether what comes is legal. One goroutine at
+// An End is one end of a session. A goroutine reads it all the time, answers
+// Pings and Closes, and checks that what it reads is legal. Only one goroutine at
 // a time may write.
 type End struct {
 	Conn   net.Conn
@@ -59,28 +59,28 @@ type End struct {
 	Sent   Digest
 	Got    Digest // valid when Done
 
-	mute   atomic.Bool // no Pongs but the first one
+	mute   atomic.Bool // answers only the first Ping
 	ponged bool        // owned by the reader; the first one was sent
 	done   chan struct{}
 	br     *bufio.Reader
 	parser Parser
-	whole  []byte // of the message under way
-	op     byte   // of the message under way
+	whole  []byte // of the current message
+	op     byte   // of the current message
 
 	mu        sync.Mutex // held while a frame is written
 	sentClose bool       // guarded by mu; nothing more may be written
 
 	// Valid when Done.
-	Code    int    // of the Close that came; 0: none
-	Reason  string // in it
+	Code    int    // of the Close that was received; 0: none
+	Reason  string // of that Close
 	Err     error  // how reading ended
 	Partial int    // bytes of a frame that was cut off
 	Pings   int    // that are not the script's own
-	Foreign int    // Pongs that came; see AppPing
+	Foreign int    // Pongs received; see AppPing
 }
 
-// NewEnd makes an End of a connection that is past its handshake; Start has it
-// read.
+// NewEnd returns an End for a connection after its handshake. Start starts the
+// reader.
 func NewEnd(c net.Conn, br *bufio.Reader, client bool) *End {
 	e := &End{Conn: c, Client: client, br: br, done: make(chan struct{})}
 	e.Sent.Keep, e.Got.Keep = true, false
@@ -88,13 +88,13 @@ func NewEnd(c net.Conn, br *bufio.Reader, client bool) *End {
 	return e
 }
 
-// Start begins to read.
+// Start starts the reader.
 func (e *End) Start() { go e.read() }
 
 // Done is closed when nothing more can be read, and the connection is closed.
 func (e *End) Done() <-chan struct{} { return e.done }
 
-// Wait waits for that.
+// Wait waits until Done is closed.
 func (e *End) Wait() error {
 	t := time.NewTimer(Timeout)
 	defer t.Stop()
@@ -131,15 +131,15 @@ func (e *End) read() {
 			return
 		}
 		if e.Code != 0 && !e.Client {
-			// RFC 6455, 7.1.1: the server closes first. What comes behind a
-			// Close is illegal, so there is nothing left to see.
+			// RFC 6455, 7.1.1: the server closes first. Anything after a
+			// Close is illegal, so there is nothing left to check.
 			e.Err = io.EOF
 			return
 		}
 	}
 }
 
-// frame takes in one frame. It runs in the reader.
+// frame handles one frame. It runs in the reader's goroutine.
 func (e *End) frame(f *Frame) {
 	switch f.Opcode() {
 	case wstest.OpPing:
@@ -182,8 +182,8 @@ var appPing = []byte("a ping of the application's")
 // AppPing sends a Ping of the application's own.
 func (e *End) AppPing() error { return e.Frame(wstest.Ping, appPing) }
 
-// Mute has it answer no more Pings, once it has answered one: only then can the
-// proxy tell that it is silent.
+// Mute makes the end stop answering Pings after the first one. The proxy only
+// gives up peers that have answered a Ping before.
 func (e *End) Mute() { e.mute.Store(true) }
 
 func (e *End) key() *[4]byte {
@@ -210,8 +210,8 @@ func (e *End) Raw(b []byte) error {
 	return err
 }
 
-// CutOff writes the beginning of a frame, and nothing behind it: an answer of the
-// reader's would be taken for the rest.
+// CutOff writes the beginning of a frame and nothing after it: an answer by the
+// reader would be taken for the rest of the frame.
 func (e *End) CutOff(b []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -223,7 +223,7 @@ func (e *End) CutOff(b []byte) error {
 	return err
 }
 
-// Message writes a message in so many frames.
+// Message writes a message in the given number of frames.
 func (e *End) Message(op byte, payload []byte, frames int) error {
 	e.Sent.add(op, payload)
 	for i := range frames {
@@ -242,7 +242,7 @@ func (e *End) Message(op byte, payload []byte, frames int) error {
 	return nil
 }
 
-// Messages writes n equal messages of a frame each, at once.
+// Messages writes n equal messages, one frame each, in one write.
 func (e *End) Messages(op byte, payload []byte, n int) error {
 	var b []byte
 	for range n {
@@ -276,7 +276,8 @@ func (e *End) CloseWrite() error {
 	if err := t.CloseWrite(); err != nil {
 		return err
 	}
-	// The close_notify may have been the end of it, and its reader have closed it.
+	// The close_notify may have ended the connection, and the reader may have
+	// closed it.
 	if err := t.NetConn().(*net.TCPConn).CloseWrite(); !errors.Is(err, net.ErrClosed) {
 		return err
 	}

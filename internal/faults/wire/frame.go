@@ -1,6 +1,6 @@
-// Package wire is what the fuzzing, the floods and the soak share: the bytes
-// of WebSocket, built and strictly taken apart, an end of a connection in
-// their hands, and what a process holds on to.
+// Package wire has what the fuzzing, the floods and the soak share: it builds
+// and strictly parses frames, plays one end of a connection, and measures the
+// resources of a process.
 package wire
 
 import (
@@ -26,36 +26,36 @@ type Frame struct {
 // Opcode returns the frame's opcode.
 func (f *Frame) Opcode() byte { return f.First & 0x0F }
 
-// Control says whether it is a Close, Ping or Pong.
+// Control reports whether the frame is a Close, Ping or Pong.
 func (f *Frame) Control() bool { return f.First&0x08 != 0 }
 
-// String describes the frame in a line.
+// String describes the frame in one line.
 func (f *Frame) String() string {
 	return fmt.Sprintf("%#02x %d bytes %.24q", f.First, len(f.Payload), f.Payload)
 }
 
-// ErrIllegal is what a stream that breaks RFC 6455 makes.
+// ErrIllegal is the error for a stream that violates RFC 6455.
 var ErrIllegal = errors.New("illegal frame stream")
 
-// A Parser takes a frame stream apart, and finds whatever in it RFC 6455 does
-// not allow. It shares no code with the proxy.
+// A Parser parses a stream of frames and finds what RFC 6455 does not allow. It
+// shares no code with the proxy.
 type Parser struct {
 	Masked  bool         // the frames come from a client
-	Deflate bool         // permessage-deflate was agreed on
-	Each    func(*Frame) // is shown each frame; it must not keep the slices
-	buf     []byte       // of the frame under way
-	message bool         // a fragmented message is under way
-	closed  bool         // a Close has come
-	bad     error        // what was illegal
+	Deflate bool         // permessage-deflate was negotiated
+	Each    func(*Frame) // called for each frame; it must not keep the slices
+	buf     []byte       // of the current frame
+	message bool         // within a fragmented message
+	closed  bool         // a Close was received
+	bad     error        // the violation
 }
 
-// Partial returns how many bytes of an incomplete frame have come.
+// Partial returns the number of bytes of an incomplete frame.
 func (p *Parser) Partial() int { return len(p.buf) }
 
-// Rest returns the bytes of an incomplete frame that have come.
+// Rest returns the bytes of an incomplete frame.
 func (p *Parser) Rest() []byte { return p.buf }
 
-// Add takes the stream's next bytes.
+// Add adds the stream's next bytes.
 func (p *Parser) Add(b []byte) error {
 	if p.bad != nil {
 		return p.bad
@@ -76,7 +76,7 @@ func (p *Parser) Add(b []byte) error {
 		b = b[n:]
 	}
 	switch {
-	case len(b) == 0 && cap(p.buf) > 4<<10: // idle ends are to be small
+	case len(b) == 0 && cap(p.buf) > 4<<10: // idle ends should be small
 		p.buf = nil
 	default:
 		p.buf = append(p.buf[:0], b...)
@@ -84,7 +84,7 @@ func (p *Parser) Add(b []byte) error {
 	return nil
 }
 
-// next takes one frame; 0: it isn't complete.
+// next parses one frame. It returns 0 if the frame isn't complete.
 func (p *Parser) next(b []byte) (int, error) {
 	if p.closed {
 		return 0, errors.New("bytes after Close")
@@ -149,7 +149,7 @@ func (p *Parser) next(b []byte) (int, error) {
 	return len(f.Raw), nil
 }
 
-// checkFirst says what is wrong with a frame's first byte.
+// checkFirst checks a frame's first byte.
 func (p *Parser) checkFirst(b byte) error {
 	op, rsv := b&0x0F, b&0x70
 	switch {

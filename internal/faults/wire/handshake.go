@@ -11,12 +11,11 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
-// Timeout is how long anything that must happen may take, on a machine that is
-// busy with other things.
+// Timeout is how long any single step may take, on a busy machine.
 const Timeout = 40 * time.Second
 
-// Open does the client's part of the handshake. The status is 0 where there
-// was no answer; the End is nil unless it is 101.
+// Open does the client's part of the handshake. The status is 0 if there was no
+// answer. The End is nil unless the status is 101.
 func Open(c net.Conn, path, lines string) (e *End, status int, err error) {
 	c.SetDeadline(time.Now().Add(Timeout))
 	if _, err := io.WriteString(c, wstest.Request(path, lines)); err != nil {
@@ -35,7 +34,7 @@ func Open(c net.Conn, path, lines string) (e *End, status int, err error) {
 	return NewEnd(c, br, true), resp.StatusCode, nil
 }
 
-// ReadRequest reads a handshake, as an upstream does.
+// ReadRequest reads a handshake request.
 func ReadRequest(c net.Conn) (*http.Request, *bufio.Reader, error) {
 	c.SetDeadline(time.Now().Add(Timeout))
 	br := bufio.NewReaderSize(c, 4<<10)

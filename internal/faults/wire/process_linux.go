@@ -11,14 +11,15 @@ import (
 	"time"
 )
 
-// Files returns how many descriptors a process has open; its own pid is 0.
+// Files returns the number of open descriptors of a process. A pid of 0 is this
+// process.
 func Files(pid int) int {
 	list, err := os.ReadDir("/proc/" + name(pid) + "/fd")
 	if err != nil {
 		return -1
 	}
 	if pid == 0 {
-		return len(list) - 1 // the one of this reading
+		return len(list) - 1 // without the one that reads the list
 	}
 	return len(list)
 }
@@ -51,9 +52,9 @@ func CPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// Heap collects what is garbage, pools included, and returns what is left.
+// Heap collects garbage, pools included, and returns the size of the heap.
 func Heap() int {
-	for range 3 { // a pool's contents live for two
+	for range 3 { // a pool's contents survive one
 		runtime.GC()
 	}
 	var m runtime.MemStats
@@ -61,8 +62,7 @@ func Heap() int {
 	return int(m.HeapAlloc)
 }
 
-// RaiseFiles lifts the soft limit on descriptors to the hard one, and returns
-// it.
+// RaiseFiles raises the soft limit on descriptors to the hard one and returns it.
 func RaiseFiles() int {
 	var lim syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim) != nil {
@@ -75,5 +75,5 @@ func RaiseFiles() int {
 	return int(lim.Max)
 }
 
-// FreeMemory gives what the collector keeps back to the system.
+// FreeMemory returns unused memory to the system.
 func FreeMemory() { debug.FreeOSMemory() }
