@@ -16,26 +16,26 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// A client is an animal that opens WebSockets.
+// A client is a program that opens WebSockets.
 type client struct {
 	name   string
 	source source
-	// args is its command, which does the errand below and prints what came of
-	// each step: "what: came", one a line. In it URL stands for what to open, and
-	// ROOT for the file with the private authority.
+	// args is the command. It does the errand below and prints the outcome of
+	// each step, "step: outcome", one per line. In it, URL stands for the URL to
+	// open, and ROOT for the file with the private authority.
 	args []string
-	// run does the errand in another way; nil: by args.
+	// run does the errand in another way, unless it is nil.
 	run func(t *testing.T, url, root string) ([]outcome, error)
 }
 
 // A client's errand: open URL, offering the subprotocols zoo.v1 and zoo.v2;
 // send a small text, a large text (70,000), a small and a large (300,000) binary
-// message, and get each back; ping if it can; send "leave" and say with what
-// the host closes. Then open once more, and close with 1000 and "bye", or as it
-// usually does. Last open it at /private without a login, and say how it is
-// refused.
+// message, and get each back; ping if it can; send "leave" and report the host's
+// Close. Then open once more, and close with 1000 and "bye", or in its usual way.
+// At last open /private without a login, and report the refusal.
 
-// A host is the server that clients visit. It echoes, and notes what it sees.
+// A host is the server that clients connect to. It echoes and records what it
+// sees.
 type host struct {
 	mu     sync.Mutex
 	visits int       // guarded by mu
@@ -82,7 +82,7 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = c.SetReadDeadline(time.Now().Add(limit))
 	pongs := 0
 	c.SetPongHandler(func(string) error { pongs++; return nil })
-	if visit == 1 { // on the second, some clients break if it crosses their Close
+	if visit == 1 { // on the second visit some clients break if it crosses their Close
 		_ = c.WriteControl(websocket.PingMessage, []byte("are you there"), time.Now().Add(limit))
 	}
 	for {
@@ -105,7 +105,7 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// carryClient carries a client both ways and compares.
+// carryClient runs a client both ways and compares the outcomes.
 func carryClient(t *testing.T, c client) {
 	version := c.source.version(t)
 	began := time.Now()
@@ -125,7 +125,8 @@ func carryClient(t *testing.T, c client) {
 			}
 			h.wg.Wait()
 			h.mu.Lock()
-			// A client may come again before the host has seen the first end.
+			// A client may reconnect before the host has seen the end of its
+			// first connection.
 			slices.SortFunc(h.seen, func(a, b outcome) int { return strings.Compare(a.what, b.what) })
 			for _, o := range append(did, h.seen...) {
 				outcomes[i] = append(outcomes[i], outcome{f.what + o.what, o.came})
@@ -153,7 +154,7 @@ func (c client) do(t *testing.T, url string) ([]outcome, error) {
 	return said(lines), err
 }
 
-// said reads outcomes from what a program prints.
+// said parses outcomes from a program's output.
 func said(lines []string) (all []outcome) {
 	for _, line := range lines {
 		if what, came, ok := strings.Cut(line, ": "); ok {

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// A call is a WebSocket that a client in Go has opened.
+// A call is a WebSocket that a Go client has opened.
 type call interface {
 	agreed() string
 	send(m message) error
 	receive() (message, error)
-	close() error // with 1000 and "bye", and waits for the end
+	close() error // with 1000 and "bye"; waits for the end
 }
 
-// A pinger is a call that can send Pings, and knows the last Pong.
+// A pinger is a call that can send Pings and remembers the last Pong.
 type pinger interface {
 	ping(payload string) error
 	pong() string
@@ -32,13 +32,13 @@ type pinger interface {
 type ticket struct {
 	ctx    context.Context
 	url    string
-	header http.Header // has the Origin
+	header http.Header // contains Origin
 	config *tls.Config
 }
 
 var offeredSubprotocols = []string{"zoo.v1", "zoo.v2"}
 
-// errand is that of a client in Go.
+// errand does the errand with a Go client.
 func errand(open func(ticket) (call, error)) func(t *testing.T, url, root string) ([]outcome, error) {
 	return func(t *testing.T, url, root string) (done []outcome, err error) {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -104,5 +104,5 @@ func errand(open func(ticket) (call, error)) func(t *testing.T, url, root string
 	}
 }
 
-// soon is when a client in Go gives up.
+// soon returns the time at which a Go client gives up.
 func soon() time.Time { return time.Now().Add(limit) }

@@ -9,12 +9,11 @@ import (
 	"testing"
 )
 
-// goServers are the handlers of servers in Go, by name. They run in processes of
-// their own, so that they can be killed: this test's program, told so by
-// ZOO_SERVE.
+// goServers are the handlers of Go servers, by name. They run in processes of
+// their own, so that they can be killed: this test's binary with ZOO_SERVE set.
 var goServers = map[string]func(addr string) error{}
 
-// goServer starts a server in Go.
+// goServer starts a Go server.
 func goServer(name string, serve func(addr string) error) func(t *testing.T) *process {
 	goServers[name] = serve
 	return func(t *testing.T) *process {
@@ -26,7 +25,7 @@ func goServer(name string, serve func(addr string) error) func(t *testing.T) *pr
 	}
 }
 
-// httpServer starts a server in Go on net/http.
+// httpServer starts a Go server on net/http.
 func httpServer(name string, h http.HandlerFunc) func(t *testing.T) *process {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", h)
@@ -41,7 +40,7 @@ func httpServer(name string, h http.HandlerFunc) func(t *testing.T) *process {
 	return goServer(name, func(addr string) error { return http.ListenAndServe(addr, mux) })
 }
 
-// serveInstead runs a server if this process is to be one.
+// serveInstead runs a server, instead of the tests, if ZOO_SERVE is set.
 func serveInstead() {
 	if name := os.Getenv("ZOO_SERVE"); name != "" {
 		fmt.Println(goServers[name](os.Getenv("ZOO_ADDR")))

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// A source is where an animal comes from.
+// A source is where a program comes from.
 type source struct{ registry, pkg string }
 
 func debian(pkg string) source   { return source{"Debian", pkg} }
@@ -29,8 +29,7 @@ func goModule(pkg string) source { return source{"Go", pkg} }
 
 var debianRevision = regexp.MustCompile(`^(?:[0-9]+:)?(.*?)(?:[+~](?:dfsg|ds|really|repack|cs|~)[^-]*)?(?:-[^-]*)?$`)
 
-// version returns the version that is installed. Without one the test is
-// skipped.
+// version returns the installed version. If there is none, the test is skipped.
 func (s source) version(t *testing.T) string {
 	t.Helper()
 	switch s.registry {
@@ -64,7 +63,8 @@ func (s source) version(t *testing.T) string {
 	}
 }
 
-// unavailable skips a test for want of what it needs. CI has it all.
+// unavailable skips a test because something that it needs is missing. In CI,
+// nothing may be missing.
 func unavailable(t *testing.T, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
@@ -82,14 +82,14 @@ func testdata(name string) string {
 	return path
 }
 
-// A command is a program to be started. In its arguments, environment and files
-// PORT stands for the port it is to listen on, PORT2 and PORT3 for others that
-// are free, and DIR for its directory.
+// A command is a program to start. In its arguments, environment and files, PORT
+// stands for the port to listen on, PORT2 and PORT3 for other free ports, and DIR
+// for its directory.
 type command struct {
 	args  []string
 	env   []string
-	files map[string]string // written into its directory, in which it runs
-	// ready reports whether the program can be used; nil: it takes connections
+	files map[string]string // written into its directory, where it runs
+	// ready reports whether the program can be used; nil: it accepts connections
 	ready func(addr string) bool
 }
 
@@ -104,8 +104,8 @@ type process struct {
 	err    error // valid once ended is closed
 }
 
-// freePort returns an address that is free, and that the kernel gives to nobody
-// who asks for any.
+// freePort returns a free address that is outside the kernel's range of ephemeral
+// ports.
 func freePort(t *testing.T) string {
 	for range 1000 {
 		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000)))
@@ -123,7 +123,7 @@ func port(addr string) string {
 	return port
 }
 
-// words replaces words in a text, which come in pairs.
+// words replaces words in a text; old and new words come in pairs.
 func words(text string, pairs ...string) string {
 	return strings.NewReplacer(pairs...).Replace(text)
 }
@@ -131,7 +131,7 @@ func words(text string, pairs ...string) string {
 // start runs a program and waits until it can be used.
 func (c command) start(t *testing.T) *process {
 	t.Helper()
-	for range 5 { // somebody else may take the port before the program does
+	for range 5 { // another process may take the port before the program does
 		p := c.try(t)
 		if p.awaitReady(t, c.ready) {
 			return p
@@ -163,7 +163,7 @@ func (c command) try(t *testing.T) *process {
 		args[i] = in.Replace(a)
 	}
 	path, err := exec.LookPath(args[0])
-	if err != nil { // where others than root may not look
+	if err != nil { // only root may look there
 		path, err = exec.LookPath("/usr/sbin/" + args[0])
 	}
 	if err != nil {
@@ -181,7 +181,7 @@ func (c command) try(t *testing.T) *process {
 		name, value, _ := strings.Cut(e, "=")
 		cmd.Env = append(cmd.Env, name+"="+in.Replace(value))
 	}
-	// Some fork; and none must outlive a test that is killed.
+	// Some programs fork, and none may outlive a test that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func (p *process) awaitReady(t *testing.T, ready func(string) bool) bool {
 		}
 	}
 	select {
-	case <-p.ended: // somebody else has the port
+	case <-p.ended: // another process has the port
 		return false
 	default:
 		return true
@@ -233,7 +233,7 @@ func takesConnections(addr string) bool {
 	return err == nil
 }
 
-// answers returns whether a page is there, with any status below 500.
+// answers reports whether a page is served, with any status below 500.
 func answers(path string) func(addr string) bool {
 	return func(addr string) bool {
 		resp, err := http.Get("http://" + addr + path)
@@ -244,19 +244,19 @@ func answers(path string) func(addr string) bool {
 	}
 }
 
-// kill ends the program, with all that it started, at once.
+// kill kills the program and all processes that it started.
 func (p *process) kill() {
 	_ = syscall.Kill(-p.pid, syscall.SIGKILL) // it may have ended
 	<-p.ended
 }
 
-// said returns the last of what the program has printed.
+// said returns the end of the program's output.
 func (p *process) said() string {
 	text, _ := os.ReadFile(p.output)
 	return string(text[max(0, len(text)-8<<10):])
 }
 
-// run runs a program to its end and returns what it printed, line by line.
+// run runs a program to completion and returns the lines of its output.
 func run(t *testing.T, args ...string) ([]string, error) {
 	t.Helper()
 	path, err := exec.LookPath(args[0])
@@ -282,7 +282,7 @@ func run(t *testing.T, args ...string) ([]string, error) {
 	return strings.Split(strings.TrimSpace(stdout.String()), "\n"), err
 }
 
-// memo remembers what is the same for all tests.
+// memo caches what is the same for all tests.
 func memo[T any](f func() (T, error)) func(t *testing.T) T {
 	once := sync.OnceValues(f)
 	return func(t *testing.T) T {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// promises are the differences from nginx that the proxy promises. Each is
-// named in the table by its mark.
+// promises are the documented differences from nginx. The table names each by its
+// mark.
 var promises = []struct {
 	mark, text string
 	holds      func(what, nginx, ours string) bool
@@ -37,8 +37,7 @@ var promises = []struct {
 		}},
 }
 
-// promised returns the mark of the promise that explains a difference; "":
-// there is none.
+// promised returns the mark of the promise that explains a difference, or "".
 func promised(what, nginx, ours string) string {
 	for _, p := range promises {
 		if p.holds(what, nginx, ours) {

@@ -12,10 +12,10 @@ import (
 	"testing"
 )
 
-// docs is where the tables stand, each between two lines.
+// docs is the file with the tables, each between two marker lines.
 const docs = "../../docs/compatibility.md"
 
-// A row is what the table says of an animal.
+// A row is a row of the table.
 type row struct {
 	table   string // servers, clients
 	name    string
@@ -30,8 +30,8 @@ var entered struct {
 	rows []row
 }
 
-// usual is what comes of the things that are tried with every animal. The
-// table tells of them above, and names only what is otherwise.
+// usual has the usual outcomes of the steps that every program is tried with. The
+// text above the table describes them; the table names only other outcomes.
 var usual = map[string]string{
 	"messages": "all come back",
 	"Ping":     "Pong",
@@ -42,14 +42,13 @@ var usual = map[string]string{
 	"host: Pongs": "1",
 }
 
-// likeOpen is what should agree on the same as the first WebSocket that is
-// opened.
+// likeOpen are the steps that should negotiate the same as the first WebSocket.
 var likeOpen = []string{"open", "wss", "behind HAProxy"}
 
-// enter compares what came of an animal both ways, and enters it in the table.
+// enter compares a program's outcomes both ways and enters them in the table.
 func enter(t *testing.T, r row, nginx, ours []outcome) {
 	t.Helper()
-	var all []string // in the order in which it was tried
+	var all []string // in the order of the steps
 	came := map[string][2]string{}
 	for i, list := range [][]outcome{nginx, ours} {
 		for _, o := range list {
@@ -109,8 +108,8 @@ func (r row) line() string {
 	return "| " + strings.Join(cells, " | ") + " |\n"
 }
 
-// withoutVersion is a line of the table that doesn't change when Debian's
-// packages do.
+// withoutVersion returns a line of the table without what changes with Debian's
+// packages.
 func withoutVersion(line string) string {
 	cells := strings.Split(line, " | ")
 	if len(cells) > 1 {
@@ -119,8 +118,8 @@ func withoutVersion(line string) string {
 	return strings.Join(cells, " | ")
 }
 
-// settle compares the rows of the animals that were run with those in the docs,
-// or writes them there.
+// settle compares the rows of the programs that were run with those in the docs,
+// or writes them to the docs.
 func settle(write bool) error {
 	text, err := os.ReadFile(docs)
 	if err != nil {

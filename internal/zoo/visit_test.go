@@ -27,16 +27,15 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// A visit is a WebSocket of the zoo's own client, which does what is the same
-// for all servers. It sees every frame, offers what browsers offer, and answers
-// Pings.
+// A visit is a WebSocket of the zoo's own client, which tries the same steps with
+// all servers. It sees every frame, offers what browsers offer, and answers Pings.
 type visit struct {
 	conn    net.Conn
 	in      *bufio.Reader
 	header  http.Header // of the 101
-	name    string      // given by the server
+	name    string      // assigned by the server
 	deflate bool
-	auto    func(m message) *message // answers what a library would, unasked; with an empty message: not at all
+	auto    func(m message) *message // answers messages that a library would answer by itself; an empty message: no answer
 	window  int                      // the largest message that is sent compressed
 	writing sync.Mutex
 	inflate inflater
@@ -46,7 +45,7 @@ type visit struct {
 	messages []message
 	pings    int
 	pongs    []string
-	end      string // how it ended; "": it goes on
+	end      string // how it ended; "" if it has not
 }
 
 type message struct {
@@ -63,10 +62,10 @@ type offer struct {
 	path         string
 	subprotocols []string
 	header       http.Header
-	auto         func(m message) *message // nil: nothing is answered unasked
+	auto         func(m message) *message // see visit.auto
 }
 
-// A refusal is an answer that is no 101.
+// A refusal is an answer other than 101.
 type refusal struct {
 	status int
 	header http.Header
@@ -75,7 +74,7 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("refused: %d %.200q", r.status, r.body) }
 
-// dial opens a WebSocket, as the page of the same address would.
+// dial opens a WebSocket as a page of the same origin would.
 func dial(t *testing.T, f form, o offer) (*visit, error) {
 	t.Helper()
 	conn, err := net.Dial("tcp", f.addr)
@@ -125,7 +124,7 @@ func dial(t *testing.T, f form, o offer) (*visit, error) {
 	v.window = 1 << 15
 	if _, bits, ok := strings.Cut(v.extensions(), "client_max_window_bits="); ok {
 		n, _ := strconv.Atoi(strings.TrimSpace(strings.SplitN(strings.Trim(bits, `"`), ";", 2)[0]))
-		v.window = 1 << n // Go's compressor can't be told
+		v.window = 1 << n // Go's compressor has a fixed window
 	}
 	v.inflate.reset = strings.Contains(v.extensions(), "server_no_context_takeover")
 	_ = conn.SetDeadline(time.Time{})
@@ -144,7 +143,7 @@ func (v *visit) change(f func()) {
 	v.changed = make(chan struct{})
 }
 
-// read takes in frames until the connection's end.
+// read reads frames until the connection ends.
 func (v *visit) read() {
 	var whole message
 	var compressed bool
@@ -180,7 +179,7 @@ func (v *visit) read() {
 			if len(payload) == 0 {
 				closing = "Close without a code"
 			}
-			_ = v.write(ws.OpClose, payload, false) // for the second time if it answers ours, at worst
+			_ = v.write(ws.OpClose, payload, false) // at worst a second Close, if this one answers ours
 			// Some servers leave it to the client to close the connection.
 			_ = v.conn.SetReadDeadline(time.Now().Add(time.Second))
 		default:
@@ -222,7 +221,7 @@ func (v *visit) write(op ws.OpCode, payload []byte, rsv1 bool) error {
 	return ws.WriteFrame(v.conn, ws.MaskFrameInPlace(f))
 }
 
-// send sends a message, compressed if that is agreed on.
+// send sends a message, compressed if that was negotiated.
 func (v *visit) send(m message) error {
 	op := ws.OpText
 	if m.binary {
@@ -232,7 +231,7 @@ func (v *visit) send(m message) error {
 		return v.write(op, m.data, false)
 	}
 	var b bytes.Buffer
-	w, _ := flate.NewWriter(&b, flate.BestSpeed) // of each message alone: that is always allowed
+	w, _ := flate.NewWriter(&b, flate.BestSpeed) // without context takeover, which is always allowed
 	_, _ = w.Write(m.data)
 	_ = w.Flush()
 	return v.write(op, bytes.TrimSuffix(b.Bytes(), []byte("\x00\x00\xff\xff")), true)
@@ -246,7 +245,8 @@ func (v *visit) close(code int, reason string) error {
 
 var errSlow = errors.New("it doesn't come")
 
-// await waits until ready, which is called with v locked, or for the end.
+// await waits until ready returns true, or for the end. ready is called with v
+// locked.
 func (v *visit) await(ready func() bool) error {
 	deadline := time.After(limit)
 	for {
@@ -267,7 +267,7 @@ func (v *visit) await(ready func() bool) error {
 	}
 }
 
-// receive takes the next message out.
+// receive removes the next message and returns it.
 func (v *visit) receive() (m message, err error) {
 	err = v.await(func() bool {
 		if len(v.messages) == 0 {
@@ -279,7 +279,7 @@ func (v *visit) receive() (m message, err error) {
 	return m, err
 }
 
-// receiveText takes messages out up to one that begins in this way.
+// receiveText removes messages up to one that has this prefix.
 func (v *visit) receiveText(prefix string) (string, error) {
 	for {
 		m, err := v.receive()
@@ -292,7 +292,7 @@ func (v *visit) receiveText(prefix string) (string, error) {
 	}
 }
 
-// ask sends one text and receives one that begins in this way.
+// ask sends a text and receives one that has this prefix.
 func (v *visit) ask(question, prefix string) (string, error) {
 	if err := v.send(text(question)); err != nil {
 		return "", err
@@ -300,7 +300,7 @@ func (v *visit) ask(question, prefix string) (string, error) {
 	return v.receiveText(prefix)
 }
 
-// echoes sends one text and wants this one back.
+// echoes sends a text and wants it back.
 func (v *visit) echoes(sent, want string) error {
 	if err := v.send(text(sent)); err != nil {
 		return err
@@ -318,7 +318,7 @@ func (v *visit) awaitPong(payload string) error {
 	})
 }
 
-// awaitEnd waits for the connection's end and tells how it was.
+// awaitEnd waits for the connection's end and describes it.
 func (v *visit) awaitEnd() string {
 	if err := v.await(func() bool { return v.end != "" }); err != nil {
 		return err.Error()
@@ -328,7 +328,7 @@ func (v *visit) awaitEnd() string {
 	return v.end
 }
 
-// lasts waits for a time, or for the end, which it returns.
+// lasts waits for d or for the end, which it returns.
 func (v *visit) lasts(ctx context.Context, d time.Duration) (end string) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -354,7 +354,7 @@ type inflater struct {
 }
 
 func (i *inflater) message(data []byte) ([]byte, error) {
-	tail := "\x00\x00\xff\xff\x01\x00\x00\xff\xff" // the one taken away, and a last block
+	tail := "\x00\x00\xff\xff\x01\x00\x00\xff\xff" // the one removed by the sender, and a final block
 	r := flate.NewReaderDict(io.MultiReader(bytes.NewReader(data), strings.NewReader(tail)), i.window)
 	out, err := io.ReadAll(r)
 	if !i.reset {

@@ -28,17 +28,17 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// A way is what carries an animal: nginx or the proxy, each in four forms.
+// A way is what relays an animal's sessions: nginx or the proxy, each in four forms.
 type way struct {
 	name   string
-	plain  form                            // with every time-out as it comes
+	plain  form                            // with default time-outs
 	secure form                            // wss, with a certificate of the private authority
-	behind form                            // wss, which HAProxy ends in front
-	short  form                            // with time-outs that are shorter, by scale
-	drain  func(ctx context.Context) error // the way behind HAProxy; nil: it can't
+	behind form                            // wss, terminated by HAProxy in front
+	short  form                            // with time-outs shortened by scale
+	drain  func(ctx context.Context) error // drains the way behind HAProxy; nil if it can't
 }
 
-// A form is where clients connect to.
+// A form is an address that clients connect to.
 type form struct {
 	addr   string
 	secure bool
@@ -58,14 +58,13 @@ func (f form) http(path string) string {
 	return "http://" + f.addr + path
 }
 
-// scale is by how much time-outs are shorter in a form that is short: 60 s, which
-// nginx waits for, become 3.
+// scale is the factor of the short form's time-outs: nginx's 60 s become 3 s.
 const scale = 20
 
-// silence is longer than nginx waits by a quarter.
+// silence is a quarter longer than nginx's time-out.
 const silence = 75 * time.Second
 
-// nginxConf has the four lines, and SITE for what an animal needs beside them.
+// nginxConf has the four lines. SITE stands for what an animal needs besides.
 const nginxConf = `
 daemon off; user root; worker_processes 1; pid pid; error_log stderr info;
 events {}
@@ -129,7 +128,7 @@ func throughNginx(t *testing.T, upstream, extra string) *way {
 	}
 }
 
-// throughProxy puts wsproxy in front of a server, in a server of net/http.
+// throughProxy puts wsproxy, in a net/http server, in front of a server.
 func throughProxy(t *testing.T, upstream string, fallback bool) *way {
 	t.Helper()
 	log := new(recorder)
@@ -169,7 +168,7 @@ func throughProxy(t *testing.T, upstream string, fallback bool) *way {
 	}
 }
 
-// serve mounts a proxy in a plain server of net/http.
+// serve mounts a proxy in a plain net/http server.
 func serve(t *testing.T, p *wsproxy.Proxy, secure bool) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -192,7 +191,7 @@ func serve(t *testing.T, p *wsproxy.Proxy, secure bool) string {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_ = p.Shutdown(ctx) // it cuts what is left
+		_ = p.Shutdown(ctx) // it ends the remaining sessions
 		server.Close()
 		<-done
 	})
@@ -209,7 +208,7 @@ func behindHAProxy(t *testing.T, addr string) string {
 	}.start(t).addr
 }
 
-// A recorder keeps the end of what is written to it.
+// A recorder keeps the last part of what is written to it.
 type recorder struct {
 	mu   sync.Mutex
 	text []byte // guarded by mu
@@ -298,8 +297,7 @@ var madeCertificates = memo(func() (c certificate, err error) {
 	return c, os.WriteFile(c.file, text, 0o600)
 })
 
-// certificates returns files in PEM: the certificate with its key, and the
-// authority.
+// certificates returns PEM files: the certificate with its key, and the authority.
 func certificates(t *testing.T) (cert, root string) {
 	t.Helper()
 	c := madeCertificates(t)

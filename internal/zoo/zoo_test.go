@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// limit is how long one wait may take. It is far above what is needed: it turns
-// a hang into a failure.
+// limit is the time limit of one wait. It is far above what is needed: it turns a
+// hang into a failure.
 const limit = 30 * time.Second
 
 var (
@@ -94,7 +94,7 @@ var clients = []client{
 	wscatClient,
 }
 
-// TestServers has each server carried both ways.
+// TestServers runs each server both ways.
 func TestServers(t *testing.T) {
 	for i, s := range servers {
 		if mine(i) {
@@ -103,7 +103,7 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// TestClients has each client carried both ways.
+// TestClients runs each client both ways.
 func TestClients(t *testing.T) {
 	for i, c := range clients {
 		if mine(i) {
@@ -112,13 +112,13 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// testName is a name without what go test takes for a subtest.
+// testName returns a name without the slashes that separate subtests.
 func testName(name string) string { return strings.ReplaceAll(name, "/", "-") }
 
 // mine reports whether this part runs an animal.
 func mine(i int) bool { return *part < 0 || i%3 == *part }
 
-// TestNames: an animal is found by its name.
+// TestNames checks that an animal is found by its name.
 func TestNames(t *testing.T) {
 	for table, names := range names() {
 		slices.Sort(names)
@@ -140,7 +140,7 @@ func names() map[string][]string {
 	return all
 }
 
-// atEnd is done after all tests.
+// atEnd lists what to do after all tests.
 var atEnd []func()
 
 func TestMain(m *testing.M) {
