@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// An Authority issues certificates of its own making.
+// An Authority issues certificates.
 type Authority struct {
 	Cert *x509.Certificate
 	Key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes an authority.
+// NewAuthority returns an authority with a self-signed certificate.
 func NewAuthority() *Authority {
 	a := new(Authority)
 	c := a.Sign(&x509.Certificate{
@@ -33,9 +33,9 @@ func NewAuthority() *Authority {
 	return a
 }
 
-// Sign makes a certificate from a template, with a key and a serial number of
-// its own. With no NotAfter it is valid at any time. An authority that has no
-// certificate yet gets one that signs itself.
+// Sign returns a certificate made from a template, with a new key and serial
+// number. Without a NotAfter it is always valid. If the authority has no
+// certificate yet, the result is self-signed.
 func (a *Authority) Sign(template *x509.Certificate) tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -39,8 +39,8 @@ type Frame struct {
 	Payload string // unmasked
 }
 
-// Code returns the code in a Close frame. It is 0 in a Close frame that has
-// none, and in other frames.
+// Code returns the code of a Close frame. It is 0 for a Close frame without a
+// code and for other frames.
 func (f Frame) Code() int {
 	if f.First != Close || len(f.Payload) < 2 {
 		return 0
@@ -48,13 +48,13 @@ func (f Frame) Code() int {
 	return int(f.Payload[0])<<8 | int(f.Payload[1])
 }
 
-// String describes the frame in a line.
+// String describes the frame in one line.
 func (f Frame) String() string {
 	return fmt.Sprintf("%#02x with %d bytes %.40q", f.First, len(f.Payload), f.Payload)
 }
 
-// RawFrame returns a whole frame, masked with [MaskKey] or not at all. Its
-// first byte is first.
+// RawFrame returns a whole frame, masked with [MaskKey] or unmasked. Its first
+// byte is first.
 func RawFrame(first byte, masked bool, payload string) string {
 	var key *[4]byte
 	if masked {
@@ -114,9 +114,8 @@ type Header struct {
 	Length uint64  // of the payload
 }
 
-// ParseHeader parses the header at the beginning of b, whatever it says. It
-// returns false, and the number of bytes that it needs as Size, if b is too
-// short.
+// ParseHeader parses the header at the beginning of b without checking it. If b
+// is too short, it returns false, and the number of bytes that it needs as Size.
 func ParseHeader(b []byte) (h Header, ok bool) {
 	if h.Size = 2; len(b) < h.Size {
 		return h, false

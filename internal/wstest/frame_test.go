@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// RFC 6455, 1.3 and 5.7: what other tests compare with is right itself.
+// RFC 6455, 1.3 and 5.7: the tools agree with the examples of the RFC.
 func TestRFC(t *testing.T) {
 	if got := AcceptKey(Key); got != KeyAnswer {
 		t.Errorf("the answer to %s: got %s, want %s", Key, got, KeyAnswer)
@@ -34,8 +34,8 @@ func TestRFC(t *testing.T) {
 	}
 }
 
-// What one wire sends the other one reads, whatever the length; and no part of
-// a header is taken for one.
+// One wire reads what the other one sends, for all lengths. An incomplete header
+// is never taken for a complete one.
 func TestReadFrame(t *testing.T) {
 	for _, client := range []bool{false, true} {
 		a, b := net.Pipe()

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// A Wire is one end of a connection, in raw bytes and frames. What goes wrong
-// on it fails the test.
+// A Wire is one end of a connection, in raw bytes and frames. Any error on it
+// fails the test.
 type Wire struct {
 	net.Conn
 	T      testing.TB
@@ -23,7 +23,8 @@ type Wire struct {
 	Client bool          // it sends masked frames and wants unmasked ones
 }
 
-// NewWire makes a wire of a connection, which it closes when the test is over.
+// NewWire returns a wire for a connection. It closes the connection when the test
+// is over.
 func NewWire(t testing.TB, c net.Conn, client bool) *Wire {
 	w := &Wire{Conn: c, T: t, In: bufio.NewReader(c), Client: client}
 	c.SetDeadline(time.Now().Add(patience()))
@@ -43,7 +44,7 @@ func (w *Wire) Below() net.Conn {
 // TCP returns the TCP connection, below TLS if there is any.
 func (w *Wire) TCP() *net.TCPConn { return w.Below().(*net.TCPConn) }
 
-// Who returns which peer this end is.
+// Who returns the name of the peer that this end plays.
 func (w *Wire) Who() string {
 	if w.Client {
 		return "client"
@@ -51,7 +52,7 @@ func (w *Wire) Who() string {
 	return "upstream"
 }
 
-// Read reads what comes next.
+// Read reads the next bytes, also those that are buffered.
 func (w *Wire) Read(b []byte) (int, error) { return w.In.Read(b) }
 
 // Send writes raw bytes.
@@ -62,7 +63,7 @@ func (w *Wire) Send(s string) {
 	}
 }
 
-// SendLater writes raw bytes in the background: more than buffers hold.
+// SendLater writes raw bytes in the background, for more than the buffers hold.
 func (w *Wire) SendLater(s string) {
 	go func() {
 		if _, err := io.WriteString(w, s); err != nil {
@@ -85,8 +86,8 @@ func (w *Wire) SendClose(code int, reason string) {
 	w.Send(w.Frame(Close, CloseBody(code, reason)))
 }
 
-// ReadFrame reads one frame, and wants it masked as the sender must; RFC 6455,
-// 5.1.
+// ReadFrame reads one frame. It wants the frame masked or not as RFC 6455, 5.1
+// says.
 func (w *Wire) ReadFrame() (Frame, error) {
 	h, ok := ParseHeader(nil)
 	for !ok {
@@ -165,8 +166,8 @@ func (w *Wire) WantBytes(want string) {
 	w.T.Fatalf("%s: got %d of %d bytes, %v; they differ at %d: %.40q, want %.40q", w.Who(), n, len(want), err, at, got[at:n], want[at:])
 }
 
-// Rest reads all that still comes, and wants the stream to end, by a FIN or a
-// reset.
+// Rest reads and returns the rest of the stream, and wants it to end, by a FIN or
+// a reset.
 func (w *Wire) Rest() string {
 	w.T.Helper()
 	b, err := io.ReadAll(w.In)
@@ -176,8 +177,7 @@ func (w *Wire) Rest() string {
 	return string(b)
 }
 
-// WantGone wants the stream to end, whatever comes before that, and returns how
-// many bytes that were.
+// WantGone wants the stream to end, after any bytes. It returns their number.
 func (w *Wire) WantGone() int64 {
 	w.T.Helper()
 	n, err := io.Copy(io.Discard, w.In)
@@ -187,7 +187,7 @@ func (w *Wire) WantGone() int64 {
 	return n
 }
 
-// WantEnd wants the stream to end here, with no further byte before it.
+// WantEnd wants the stream to end here, without another byte.
 func (w *Wire) WantEnd() {
 	w.T.Helper()
 	if rest := w.Rest(); rest != "" {
@@ -224,7 +224,7 @@ func (w *Wire) ReadResponse() *http.Response {
 	return resp
 }
 
-// ReadHead reads an HTTP header as it is on the wire, blank line included.
+// ReadHead reads an HTTP header as it is on the wire, including the blank line.
 func (w *Wire) ReadHead() string {
 	w.T.Helper()
 	var b strings.Builder
@@ -240,8 +240,8 @@ func (w *Wire) ReadHead() string {
 	}
 }
 
-// WantStatus reads an answer and wants it to have that status. Any but 101 has
-// to be the last thing on the connection. It returns the header and the body.
+// WantStatus reads an answer and wants it to have the status. Any answer but 101
+// must be the last one on the connection. It returns the header and the body.
 func (w *Wire) WantStatus(status int) (http.Header, string) {
 	w.T.Helper()
 	resp := w.ReadResponse()
@@ -263,13 +263,13 @@ func (w *Wire) WantStatus(status int) (http.Header, string) {
 }
 
 // WantRefusal reads a refusal as it is on the wire, up to the end of the
-// connection, and wants the header fields that go with its status.
+// connection. It wants the header fields that belong to the status.
 func (w *Wire) WantRefusal(status int) (head, body string) {
 	w.T.Helper()
 	head = w.ReadHead()
 	if _, rest, _ := strings.Cut(head, " "); !strings.HasPrefix(rest, fmt.Sprint(status, " ")) {
 		w.T.Errorf("client: got %q, want %d", head, status)
-		w.SetDeadline(time.Now().Add(time.Second)) // it may be a session by now
+		w.SetDeadline(time.Now().Add(time.Second)) // it may be an open session
 		defer w.Close()
 	}
 	lines := []string{"Connection: close"}
@@ -314,11 +314,11 @@ func (w *Wire) closeWrite(c net.Conn) {
 	}
 }
 
-// Reset closes a TCP connection by a RST, any other one just so.
+// Reset closes a TCP connection with a RST, and closes any other one normally.
 func (w *Wire) Reset() { Reset(w.Conn) }
 
-// Reset closes a TCP connection by a RST, even below TLS, and any other one
-// just so.
+// Reset closes a TCP connection with a RST, also below TLS, and closes any other
+// one normally.
 func Reset(c net.Conn) {
 	if secure, ok := c.(*tls.Conn); ok {
 		c = secure.NetConn()

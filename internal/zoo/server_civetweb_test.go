@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// CivetWeb is a server inside of programs in C. Debian's libcivetweb-dev.
+// CivetWeb is a server for embedding in C programs. Debian's libcivetweb-dev.
 var civetweb = server{
 	name:   "CivetWeb",
 	source: debian("libcivetweb-dev"),
@@ -20,7 +20,7 @@ var civetweb = server{
 	noPong: true,
 }
 
-// compile compiles a program in C.
+// compile compiles a C program.
 func compile(t *testing.T, source string, flags ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("cc"); err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// em-websocket is what many a server in Ruby is built on. Debian's
+// Many Ruby servers are built on em-websocket. Debian's
 // ruby-em-websocket.
 var emWebsocket = server{
 	name:   "em-websocket",

@@ -37,7 +37,7 @@ var connectMQTT = packetMQTT(0x10, []byte("\x00\x04MQTT\x04\x02\x00\x3c\x00\x03z
 
 // greetMQTT logs in and subscribes to the topic "t" (MQTT 3.1.1, 3.1 and 3.8).
 func greetMQTT(v *visit) error {
-	// Another client of this name would be thrown out.
+	// The broker disconnects another client of the same name.
 	name := fmt.Sprintf("%p", v)
 	packet := append([]byte("\x00\x04MQTT\x04\x02\x00\x3c\x00"), byte(len(name)))
 	if err := v.send(message{true, packetMQTT(0x10, append(packet, name...))}); err != nil {
@@ -73,7 +73,7 @@ func packetMQTT(kind byte, body []byte) []byte {
 	return append(binary.AppendUvarint([]byte{kind}, uint64(len(body))), body...)
 }
 
-// wantMQTT receives a packet, in as many messages as the broker takes for it.
+// wantMQTT receives a packet, which the broker may split into several messages.
 func wantMQTT(v *visit, packet []byte) error {
 	var got []byte
 	for len(got) < len(packet) {

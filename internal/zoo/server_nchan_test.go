@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// nchan makes a server of publishing and subscribing of nginx itself. Debian's
+// nchan makes nginx itself a publish-subscribe server. Debian's
 // libnginx-mod-nchan, each WebSocket with a channel of its own.
 var nchan = server{
 	name:   "nchan",

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Primus puts one face on many of them. npm's primus, with its transformer for
+// Primus puts one API on several of these libraries. npm's primus, with its transformer for
 // ws.
 var primus = server{
 	name:     "Primus",

@@ -87,7 +87,7 @@ func greetXMPP(v *visit) error {
 	return nil
 }
 
-// xmpp sends a stanza and takes in others up to one that has this in it.
+// xmpp sends a stanza and reads others up to one that contains the text.
 func xmpp(v *visit, stanza, want string) (string, error) {
 	if err := v.send(text(stanza)); err != nil {
 		return "", err

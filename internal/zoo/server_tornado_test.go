@@ -4,7 +4,7 @@ package zoo
 
 import "testing"
 
-// Tornado is what Jupyter and many a dashboard are built on. Debian's
+// Jupyter and many dashboards are built on Tornado. Debian's
 // python3-tornado, with Pings every second and compression.
 var tornado = server{
 	name:         "Tornado",
@@ -18,8 +18,8 @@ var tornado = server{
 	private:      &offer{path: "/private"},
 }
 
-// ownHost has nginx pass on what the client asked for, which the proxy does
-// unasked. Without it the server takes the page for one of another origin.
+// ownHost makes nginx pass on the client's Host, which the proxy does by default.
+// Without it the server considers the page to be of another origin.
 const ownHost = "proxy_set_header Host $http_host;"
 
 // python starts a server in Debian's Python: a file of testdata that takes its

@@ -2,7 +2,7 @@
 
 package zoo
 
-// websocket is ws's elder. npm's websocket, with Pings every second.
+// websocket is older than ws. npm's websocket, with Pings every second.
 var npmWebsocket = server{
 	name:         "websocket",
 	source:       npm("websocket"),

@@ -61,7 +61,7 @@ func sayRFB(v *visit, _ message) error {
 	return wantRFB(v, 4+12+64*64*4)
 }
 
-// wantRFB takes in so many bytes, in whatever messages.
+// wantRFB reads a number of bytes, in any messages.
 func wantRFB(v *visit, size int) error {
 	for got := 0; got < size; {
 		m, err := v.receive()

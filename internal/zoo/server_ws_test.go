@@ -23,5 +23,5 @@ func node(script string) func(t *testing.T) *process {
 	}
 }
 
-// askToLeave has a server of ours close.
+// askToLeave makes one of our servers close.
 func askToLeave(v *visit) error { return v.send(text("leave")) }

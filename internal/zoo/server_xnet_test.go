@@ -8,8 +8,8 @@ import (
 	"golang.org/x/net/websocket"
 )
 
-// x/net's websocket is the oldest one of Go. Messages are text or binary as the
-// server has it, not the client.
+// x/net's websocket is the oldest Go library. The server decides whether messages
+// are text or binary, not the client.
 var xnetServer = server{
 	name:   "x/net/websocket",
 	source: goModule("golang.org/x/net"),

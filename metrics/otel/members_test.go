@@ -24,12 +24,12 @@ func (s *site) setUpstreams(t *testing.T, members ...wsproxy.Member) {
 	}
 }
 
-// nobody returns a member that nobody listens for.
+// nobody returns a member where nothing listens.
 func nobody(t *testing.T, name string) wsproxy.Member {
 	return wsproxy.Member{Target: "unix://" + filepath.Join(t.TempDir(), name)}
 }
 
-// ofMembers collects the metrics that are about members.
+// ofMembers collects the metrics about members.
 func (s *site) ofMembers(t *testing.T) map[string]int64 {
 	t.Helper()
 	got := s.read(t)
@@ -37,8 +37,8 @@ func (s *site) ofMembers(t *testing.T) map[string]int64 {
 	return got
 }
 
-// The metrics of members are those of the set as it is: of one that has left
-// there are none, whatever sessions it still has.
+// Only members of the current set have metrics: one that was removed has none,
+// even if it still has sessions.
 func TestMembersComeAndGo(t *testing.T) {
 	s := newSite(t, wsotel.Config{Name: "chat"}, nil,
 		wsproxy.WithKeepRemovedMembers(),
@@ -74,8 +74,8 @@ func TestMembersComeAndGo(t *testing.T) {
 	}
 }
 
-// A handshake that a second member takes is a retry, and no error: one span,
-// which that member is told of.
+// A handshake that a second member accepts is a retry and no error. It has one
+// span, whose context that member gets.
 func TestRetries(t *testing.T) {
 	last := func(_ *http.Request, members []wsproxy.MemberState) int { return len(members) - 1 }
 	s := newSite(t, wsotel.Config{}, nil, wsproxy.WithBalance(wsproxy.BalanceFunc(last)))
@@ -94,8 +94,8 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// The server of a handshake is what its member is called by, and the peer the
-// address that the member has been given, if it is one.
+// A handshake's server is the name of its member, and the peer is the member's
+// configured address, if it is one.
 func TestMembersAddress(t *testing.T) {
 	for address, peer := range map[string]string{
 		"192.0.2.1:80":      "192.0.2.1",

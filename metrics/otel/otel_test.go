@@ -32,24 +32,24 @@ import (
 	wsotel "github.com/seed-ffb73231/wsproxy/metrics/otel"
 )
 
-// limit is how long anything may take.
+// limit is the time limit of any wait.
 const limit = 30 * time.Second
 
-// A site is an upstream that echoes, but answers 403 at /forbidden and says at
-// /health how it is, behind a proxy that is observed.
+// A site is an upstream behind an observed proxy. The upstream echoes, but answers
+// 403 at /forbidden, and reports its health at /health.
 type site struct {
 	proxy    *wsproxy.Proxy
 	url      string
 	upstream string // its URL
 	sick     atomic.Bool
 	sessions chan *wsproxy.Session // as they come
-	got      chan http.Header      // what the upstream was sent
+	got      chan http.Header      // headers that the upstream received
 
 	spans   *tracetest.InMemoryExporter
 	metrics *sdkmetric.ManualReader
 }
 
-// newSite makes one. more are options of the proxy behind those of wsotel;
+// newSite returns a site. more are options of the proxy after those of wsotel.
 // around, if not nil, is middleware.
 func newSite(t *testing.T, c wsotel.Config, around func(http.Handler) http.Handler, more ...wsproxy.Option) *site {
 	t.Helper()
@@ -141,7 +141,7 @@ func (s *site) open(t *testing.T, path string, header http.Header) (*websocket.C
 }
 
 // reported is the key of a channel that is closed when the hooks of wsotel have
-// been called for the end of a session, which is over before that.
+// been called for the end of a session. The session is over before that.
 type reported struct{}
 
 func awaitReport(t *testing.T, session *wsproxy.Session) {
@@ -174,7 +174,7 @@ func (s *site) ended(t *testing.T, session *wsproxy.Session) (handshake, whole t
 	return handshake, whole
 }
 
-// dialFails has a handshake fail, and returns its spans.
+// dialFails makes a handshake fail and returns its spans.
 func (s *site) dialFails(t *testing.T, path string, status int) (handshake, whole tracetest.SpanStub) {
 	t.Helper()
 	_, resp, err := websocket.Dial(t.Context(), s.url+path, nil)
@@ -184,7 +184,7 @@ func (s *site) dialFails(t *testing.T, path string, status int) (handshake, whol
 	return s.ended(t, <-s.sessions)
 }
 
-// attrs returns the span's attributes as text. Of a port it is "#".
+// attrs returns the span's attributes as text. A port is "#".
 func attrs(s tracetest.SpanStub) map[string]string {
 	m := make(map[string]string)
 	for _, a := range s.Attributes {
@@ -203,12 +203,12 @@ func wantAttrs(t *testing.T, s tracetest.SpanStub, want map[string]string) {
 	}
 }
 
-// traceparent is what stands for the span in a header.
+// traceparent returns the header value that identifies the span.
 func traceparent(s tracetest.SpanStub) string {
 	return "00-" + s.SpanContext.TraceID().String() + "-" + s.SpanContext.SpanID().String() + "-01"
 }
 
-// A session leaves two spans, and the upstream hears of one of them.
+// A session has two spans, and the upstream gets the context of one of them.
 func TestTrace(t *testing.T) {
 	for name, options := range map[string][]wsproxy.Option{"attached": nil, "detached": {wsproxy.WithDetach()}} {
 		t.Run(name, func(t *testing.T) {
@@ -263,8 +263,8 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// The client's trace is joined only if clients are trusted, and only where no
-// middleware has a say; it never replaces ours on the way to the upstream.
+// The session joins the client's trace only if clients are trusted and there is no
+// middleware. The client's trace never replaces ours in the upstream's request.
 func TestClientsTrace(t *testing.T) {
 	const (
 		clients = "00-11111111111111111111111111111111-2222222222222222-01"
@@ -276,7 +276,7 @@ func TestClientsTrace(t *testing.T) {
 		"Tracestate":  {"vendor=secret"},
 		"Baggage":     {"user=secret"},
 	}
-	nominated := header.Clone() // gone, as HTTP has it, before ours are set
+	nominated := header.Clone() // removed as hop-by-hop before ours are set
 	nominated["Connection"] = []string{"TRACEPARENT, keep-alive,tracestate ,baggage, X-Drop"}
 	nominated["X-Drop"] = []string{"a"}
 	middleware := func(next http.Handler) http.Handler {
@@ -291,7 +291,7 @@ func TestClientsTrace(t *testing.T) {
 		header  http.Header
 		trust   bool
 		around  func(http.Handler) http.Handler
-		trace   string // the session's; "": one of its own
+		trace   string // the session's; "" for a new one
 		linked  bool
 		state   []string // what the upstream gets
 		baggage []string
@@ -335,7 +335,7 @@ func TestClientsTrace(t *testing.T) {
 	}
 }
 
-// openRaw does a handshake with a Connection field of the test's.
+// openRaw does a handshake with the given Connection field.
 func openRaw(t *testing.T, url string, header http.Header) net.Conn {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
@@ -362,8 +362,8 @@ func openRaw(t *testing.T, url string, header http.Header) net.Conn {
 	return conn
 }
 
-// A failed handshake is an error of its span, and of the
-// session's if the client is told that the server is to blame.
+// A failed handshake sets its span's status to error, and also the session's if
+// the answer blames the server.
 func TestFailedHandshakes(t *testing.T) {
 	down := wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("down\xff\nin detail")
@@ -415,7 +415,7 @@ func TestFailedHandshakes(t *testing.T) {
 	}
 }
 
-// How a session ends decides on its status.
+// The end of a session determines its status.
 func TestEnds(t *testing.T) {
 	for _, test := range []struct {
 		by, reason string
@@ -470,7 +470,7 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// A path may hold any bytes, but an attribute only UTF-8.
+// A path may contain any bytes, but an attribute only UTF-8.
 func TestPathIsMadeUTF8(t *testing.T) {
 	s := newSite(t, wsotel.Config{}, nil)
 	conn, session := s.open(t, "/a%ffb", nil)
@@ -480,7 +480,7 @@ func TestPathIsMadeUTF8(t *testing.T) {
 	}
 }
 
-// A round trip shows on the span.
+// The span has the round-trip time.
 func TestRoundTrip(t *testing.T) {
 	s := newSite(t, wsotel.Config{}, nil, wsproxy.WithPing(time.Millisecond, limit))
 	pinged := make(chan struct{}, 1)
@@ -516,8 +516,8 @@ func (s *site) read(t *testing.T) map[string]int64 {
 	return read(t, s.metrics)
 }
 
-// read collects metrics: of each number its value, of a histogram how many it
-// holds.
+// read collects metrics: the value of each number, and the count of each
+// histogram.
 func read(t *testing.T, r *sdkmetric.ManualReader) map[string]int64 {
 	t.Helper()
 	var rm metricdata.ResourceMetrics
@@ -552,7 +552,7 @@ func read(t *testing.T, r *sdkmetric.ManualReader) map[string]int64 {
 	return got
 }
 
-// Every number of the statistics has a place of its own.
+// Every number of the statistics is in one metric.
 func TestMetrics(t *testing.T) {
 	s := newSite(t, wsotel.Config{}, nil)
 	want := map[string]int64{
@@ -573,7 +573,7 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.session.pings_ignored{wsproxy.side=client}":              0,
 		"wsproxy.session.pings_ignored{wsproxy.side=upstream}":            0,
 	}
-	for kind := range s.proxy.Stats().Failed { // each is there from the start
+	for kind := range s.proxy.Stats().Failed { // each exists from the start
 		want["wsproxy.handshake.failed{error.type="+string(kind)+"}"] = 0
 	}
 	check := func(when string, changes map[string]int64) {
@@ -610,7 +610,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// Several proxies share a provider, and one can leave it.
+// Several proxies share a provider, and one can unregister.
 func TestSeveralProxies(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
@@ -666,7 +666,7 @@ func TestConcurrentSessions(t *testing.T) {
 	}
 }
 
-// Nothing is kept of a session that is over.
+// Nothing of a session is kept after its end.
 func TestNothingIsKept(t *testing.T) {
 	s := newSite(t, wsotel.Config{}, nil, wsproxy.WithDetach())
 	gone := func() weak.Pointer[wsproxy.Session] {
@@ -685,7 +685,7 @@ func TestNothingIsKept(t *testing.T) {
 	}
 }
 
-// The zero Config works: with nothing set up, nothing is seen or changed.
+// The zero Config works: without providers, nothing is recorded or changed.
 func TestNothingSetUp(t *testing.T) {
 	got := make(chan http.Header, 1)
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

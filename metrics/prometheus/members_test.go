@@ -14,7 +14,7 @@ import (
 	wsprometheus "github.com/seed-ffb73231/wsproxy/metrics/prometheus"
 )
 
-// nobody returns the target of a member that nobody listens for.
+// nobody returns the target of a member where nothing listens.
 func nobody(t *testing.T) string { return "unix://" + filepath.Join(t.TempDir(), "nobody.sock") }
 
 func setUpstreams(t *testing.T, s *site, targets ...string) {
@@ -28,8 +28,8 @@ func setUpstreams(t *testing.T, s *site, targets ...string) {
 	}
 }
 
-// A handshake that a second member takes is a retry, and the session is that
-// member's.
+// A handshake that a second member accepts is a retry, and the session counts for
+// that member.
 func TestRetries(t *testing.T) {
 	last := func(_ *http.Request, members []wsproxy.MemberState) int { return len(members) - 1 }
 	s, broken := newSite(t, wsproxy.WithBalance(wsproxy.BalanceFunc(last))), nobody(t)
@@ -48,8 +48,8 @@ wsproxy_member_sessions{member=%q} 0
 `, s.upstream, broken), "wsproxy_retries_total", "wsproxy_member_sessions", "wsproxy_handshakes_failed_total")
 }
 
-// Members' series are those of the set as it is: one that has left has none,
-// whatever sessions it still has.
+// Only members of the current set have series: one that was removed has none,
+// even if it still has sessions.
 func TestMembersComeAndGo(t *testing.T) {
 	s, broken := newSite(t,
 		wsproxy.WithKeepRemovedMembers(),

@@ -44,8 +44,8 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// scraped returns a proxy that has one session open and one behind it, and a
-// server of its metrics.
+// scraped returns a proxy with one open session and one that has ended, and a
+// server with its metrics.
 func scraped(t *testing.T) (*site, *httptest.Server) {
 	s := newSite(t, wsproxy.WithKeepRemovedMembers())
 	conn, session := s.open(t)
@@ -59,7 +59,7 @@ func scraped(t *testing.T) (*site, *httptest.Server) {
 	return s, metrics
 }
 
-// Names, types and help are as Prometheus wants them.
+// Names, types and help texts follow Prometheus' rules.
 func TestPromtool(t *testing.T) {
 	path := program(t, "promtool")
 	_, metrics := scraped(t)
@@ -95,8 +95,8 @@ func TestPrometheus(t *testing.T) {
 		fmt.Sprintf(`wsproxy_member_sessions{member=%q}`, s.upstream):                          "1",
 		fmt.Sprintf(`avg_over_time(wsproxy_member_up{member=%q}[5m])`, s.upstream):             "1",
 	})
-	// A member that has left is gone at once, not only when Prometheus takes
-	// what it knows for old, after 5 min.
+	// The series of a member that has left end at once, not only when
+	// Prometheus considers them stale, after 5 minutes.
 	other := nobody(t)
 	setUpstreams(t, s, other)
 	wantAnswers(ctx, t, api, map[string]string{
@@ -107,7 +107,7 @@ func TestPrometheus(t *testing.T) {
 	})
 }
 
-// wantAnswers asks until the answers to the queries are these.
+// wantAnswers repeats the queries until their answers are as wanted.
 func wantAnswers(ctx context.Context, t *testing.T, api string, answers map[string]string) {
 	t.Helper()
 	for query, want := range answers {
@@ -123,7 +123,7 @@ func wantAnswers(ctx context.Context, t *testing.T, api string, answers map[stri
 	}
 }
 
-// ask returns the only value that a query has; "" if it has none, or several.
+// ask returns the only value of a query, or "" if it has none or several.
 func ask(ctx context.Context, api, query string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, api+"/api/v1/query?query="+url.QueryEscape(query), nil)
 	if err != nil {
@@ -137,7 +137,7 @@ func ask(ctx context.Context, api, query string) (string, error) {
 	var answer struct {
 		Error string
 		Data  struct {
-			Result []struct{ Value [2]any } // when, and what
+			Result []struct{ Value [2]any } // time and value
 		}
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
@@ -171,11 +171,11 @@ scrape_configs:
 			t.Fatal(err)
 		}
 		addr := ln.Addr().String()
-		ln.Close() // and somebody else may take the port before Prometheus does
+		ln.Close() // another process may take the port before Prometheus does
 		var said bytes.Buffer
 		cmd := exec.Command(path, "--config.file="+conf, "--storage.tsdb.path="+filepath.Join(dir, addr), "--web.listen-address="+addr)
 		cmd.Stdout, cmd.Stderr = &said, &said
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // should the test be killed
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // in case the test is killed
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

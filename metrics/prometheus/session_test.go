@@ -23,7 +23,7 @@ import (
 	wsprometheus "github.com/seed-ffb73231/wsproxy/metrics/prometheus"
 )
 
-// limit is how long anything may take.
+// limit is the time limit of any wait.
 const limit = 30 * time.Second
 
 // A site is an upstream that echoes, but answers 403 at /forbidden and 200 at
@@ -97,8 +97,7 @@ func (s *site) open(t *testing.T) (*websocket.Conn, *wsproxy.Session) {
 	return conn, <-s.sessions
 }
 
-// compare leaves out of account what has not happened yet: outcomes and kinds
-// that stand at 0.
+// compare ignores outcomes and kinds that are still 0.
 func compare(t *testing.T, g prometheus.Gatherer, want string, names ...string) {
 	t.Helper()
 	happened := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
@@ -115,7 +114,7 @@ func compare(t *testing.T, g prometheus.Gatherer, want string, names ...string) 
 	}
 }
 
-// What happens in sessions shows, of each proxy under its own label.
+// Events in sessions are counted under the label of their proxy.
 func TestSessions(t *testing.T) {
 	chat, feed := newSite(t), newSite(t)
 	registry := prometheus.NewPedanticRegistry()
@@ -131,8 +130,8 @@ wsproxy_sessions{proxy="chat"} 0
 wsproxy_sessions{proxy="feed"} 0
 `, "wsproxy_sessions", "wsproxy_sessions_ended_total", "wsproxy_handshakes_failed_total")
 
-	// Each outcome and kind is there from the start, or the first one would be
-	// no increase.
+	// Each outcome and kind exists from the start: otherwise the first event
+	// would not be an increase.
 	for _, name := range []string{"wsproxy_sessions_ended_total", "wsproxy_handshakes_failed_total"} {
 		if n, err := testutil.GatherAndCount(registry, name); err != nil || n < 2*16 {
 			t.Errorf("%s: got %d series, %v, want one for each", name, n, err)
@@ -163,7 +162,7 @@ wsproxy_sessions{proxy="feed"} 1
 		t.Fatal(err)
 	}
 	<-other.Done()
-	// The client's Close is a frame of the session's, the proxy's own is none.
+	// The client's Close is a frame of the session; the proxy's own is not.
 	compare(t, registry, sessions+`
 wsproxy_sessions{proxy="chat"} 0
 wsproxy_sessions{proxy="feed"} 0
@@ -188,8 +187,8 @@ wsproxy_drain_told_sessions{proxy="feed"} 1
 `, "wsproxy_sessions", "wsproxy_sessions_ended_total", "wsproxy_handshakes_failed_total", "wsproxy_received_bytes_total", "wsproxy_drain_told_sessions")
 }
 
-// A label that is none, or one of a metric's own, is found at registration, as
-// are two proxies that nothing tells apart.
+// Registration rejects an invalid label, a label that a metric already has, and
+// two proxies with the same labels.
 func TestBadLabels(t *testing.T) {
 	s := newSite(t)
 	for _, labels := range []prometheus.Labels{{"__name__": ""}, {"reason": ""}, {"side": ""}, {"member": ""}} {
@@ -204,7 +203,7 @@ func TestBadLabels(t *testing.T) {
 	}
 }
 
-// Scrapes may come at any time, and several at once.
+// Scrapes may come at any time and concurrently.
 func TestConcurrentScrapes(t *testing.T) {
 	s := newSite(t, wsproxy.WithPing(time.Millisecond, limit))
 	registry := prometheus.NewPedanticRegistry()

@@ -12,8 +12,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 )
 
-// Every number of the statistics has a place of its own; a member's weight and
-// limit are none.
+// Every number of the statistics is in one metric, except a member's weight and
+// limit.
 func TestExposition(t *testing.T) {
 	st := wsproxy.Stats{
 		Open: 1, Handshakes: 2, Opened: 3,
@@ -45,7 +45,7 @@ func TestExposition(t *testing.T) {
 		Drain:   wsproxy.DrainStats{Began: time.Unix(1_000_000_000, 500e6), Total: 23, Told: 24, Cut: 25},
 	}
 	for field, v := range reflect.ValueOf(st).Fields() {
-		if v.IsZero() { // it is new
+		if v.IsZero() { // a new field
 			t.Errorf("this test says nothing of Stats.%s", field.Name)
 		}
 	}
@@ -141,7 +141,7 @@ wsproxy_sessions_opened_total{proxy="chat"} 3
 		t.Error(err)
 	}
 	lint(t, c)
-	st = wsproxy.Stats{} // as of a proxy that has done nothing yet
+	st = wsproxy.Stats{} // of an idle proxy
 	lint(t, c)
 	if err := testutil.CollectAndCompare(c, strings.NewReader(`
 # HELP wsproxy_drain_began_timestamp_seconds Unix time at which the shutdown began; 0 before that.
