@@ -69,7 +69,7 @@ func calledBack() bool {
 	for {
 		f, more := frames.Next()
 		switch f.Function {
-		case face + "(*Proxy).serve", below + "(*pump).run", below + "(*Session).tick":
+		case face + "(*Proxy).serve", below + "(*pump).run", below + "(*Session).tick", below + "callOvers":
 			return true
 		}
 		if !more {

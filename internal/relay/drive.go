@@ -17,8 +17,12 @@ func (s *Session) Run() {
 	s.pumps[frame.Upstream].run()
 }
 
-// Detach runs the session in goroutines of its own.
+// Detach runs the session in the event driver, or in goroutines of its own.
 func (s *Session) Detach() {
+	if s.events != nil {
+		s.events.start()
+		return
+	}
 	s.launch()
 	go s.pumps[frame.Upstream].run()
 }
@@ -77,8 +81,12 @@ func (s *Session) blame(v any) {
 // wakes readers that wait for the rate limit. It returns the legs that the orders
 // are for. s.mu is held.
 func (s *Session) noteLocked(o *protocol.Orders) pair {
-	if o.Arm && s.timer != nil {
+	switch {
+	case !o.Arm:
+	case s.timer != nil:
 		s.timer.Reset(o.Again - s.now())
+	case s.events != nil:
+		s.events.arm(o.Again)
 	}
 	if o.Began && s.rare != nil && s.rare.hastened != nil {
 		close(s.rare.hastened)
@@ -116,7 +124,7 @@ func (s *Session) settle() {
 	s.mu.Unlock()
 	for side, l := range legs {
 		closed := l.closed.Load()
-		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || inputWaits(l.conn))
+		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || l.inputWaits())
 		s.mu.Lock()
 		done, fin := s.course.Settle(l.side, closed, talks)
 		s.mu.Unlock()
@@ -189,7 +197,7 @@ func (s *Session) tick() {
 	}
 	s.carryOut(legs, &o)
 	client, upstream := o.Legs[frame.Client].Need, o.Legs[frame.Upstream].Need
-	if client != protocol.NeedNothing && upstream != protocol.NeedNothing {
+	if client != protocol.NeedNothing && upstream != protocol.NeedNothing && s.events == nil {
 		// A write that blocks must not delay that of the other leg.
 		s.helpers.Go(func() { s.meet(legs[frame.Client], client, look.Now) })
 	} else {
@@ -219,10 +227,10 @@ func (s *Session) lookLocked() protocol.Look {
 	for side, ask := range s.course.Asks(&look) {
 		l, f := legs[side], &look.Legs[side]
 		if ask.Input {
-			f.Input = inputWaits(l.conn)
+			f.Input = l.inputWaits()
 		}
 		if ask.Acks {
-			f.Acks = peerAcks(l.conn)
+			f.Acks = l.acks()
 		}
 	}
 	return look

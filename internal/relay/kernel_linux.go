@@ -34,7 +34,9 @@ func isTCP(raw syscall.RawConn) (is bool) {
 // reset reports whether the connection has been reset, even if its reader has
 // not noticed.
 func (l *leg) reset() (reset bool) {
-	if l.inq {
+	if l.ev != nil {
+		l.ev.control(func(fd uintptr) { reset = l.ev.tcp && tcpState(fd) == tcpClose })
+	} else if l.inq {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
 	}
 	return reset
@@ -113,15 +115,26 @@ func hungUp(conn net.Conn) (fin, reset bool) {
 }
 
 // inputWaits reports whether bytes from the peer wait to be read from conn.
-func inputWaits(conn net.Conn) bool {
-	n := int32(0)
+func inputWaits(conn net.Conn) (waits bool) {
 	if raw := socket(conn); raw != nil {
-		raw.Control(func(fd uintptr) {
-			// FIONREAD is TIOCINQ. If it fails, n stays 0.
-			syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
-		})
+		raw.Control(func(fd uintptr) { waits = socketInputWaits(fd) })
 	}
+	return waits
+}
+
+func socketInputWaits(fd uintptr) bool {
+	n := int32(0)
+	// FIONREAD is TIOCINQ. If it fails, n stays 0.
+	syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
 	return n > 0
+}
+
+func (l *leg) inputWaits() (waits bool) {
+	if l.ev != nil {
+		l.ev.control(func(fd uintptr) { waits = socketInputWaits(fd) })
+		return waits
+	}
+	return inputWaits(l.conn)
 }
 
 // AcksTell reports that peerAcks works on this system.
@@ -141,20 +154,33 @@ func peerAcks(conn net.Conn) (a protocol.Acks) {
 	if err != nil || !isTCP(raw) {
 		return a
 	}
-	raw.Control(func(fd uintptr) {
-		// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
-		// and SIOCOUTQ, which is TIOCOUTQ.
-		const lastAckRecv, bytesAcked = 56, 120
-		var info [bytesAcked + 8]byte
-		size, out := uint32(len(info)), int32(0)
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
-		a.Known = errno == 0 && errno2 == 0 && int(size) == len(info)
-		a.Acked, a.Queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
-		a.Age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
-	})
+	raw.Control(func(fd uintptr) { a = socketAcks(fd) })
 	return a
+}
+
+func socketAcks(fd uintptr) (a protocol.Acks) {
+	// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
+	// and SIOCOUTQ, which is TIOCOUTQ.
+	const lastAckRecv, bytesAcked = 56, 120
+	var info [bytesAcked + 8]byte
+	size, out := uint32(len(info)), int32(0)
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
+	a.Known = errno == 0 && errno2 == 0 && int(size) == len(info)
+	a.Acked, a.Queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
+	a.Age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
+	return a
+}
+
+func (l *leg) acks() (a protocol.Acks) {
+	if l.ev != nil {
+		if l.ev.tcp {
+			l.ev.control(func(fd uintptr) { a = socketAcks(fd) })
+		}
+		return a
+	}
+	return peerAcks(l.conn)
 }
 
 const (

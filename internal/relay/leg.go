@@ -14,10 +14,10 @@ import (
 // A leg is one side's connection, with the state for writing whole frames to it.
 type leg struct {
 	// Set when made.
-	s    *Session
-	conn net.Conn
-	raw  rawLeg
-	side frame.Side
+	s          *Session
+	side       frame.Side
+	*threadLeg           // nil: the event driver has it
+	ev         *eventLeg // nil: goroutines have it
 
 	deaf bool // guarded by lock; a write failed: nothing more is written
 
@@ -28,11 +28,7 @@ type leg struct {
 	lock writeLock
 
 	closed  atomic.Bool  // a Close frame was written: nothing may follow it
-	shut    atomic.Bool  // conn is closed or about to be
-	busy    atomic.Bool  // its writer has much to write; see setBusy
-	reading atomic.Bool  // its reader is inside a callback of raw.conn
-	hangUp  sync.Once    // for closing conn
-	inq     bool         // set when made; raw reads report what is left to read
+	shut    atomic.Bool  // the connection is closed or about to be
 	heard   atomic.Int64 // see protocol.Facts
 	pinged  atomic.Int64
 	writing atomic.Int64
@@ -41,6 +37,18 @@ type leg struct {
 	awaited   atomic.Uint32 // of our last Ping; 0 once it was answered
 	sent      atomic.Int64  // when our last Ping was sent
 	roundTrip atomic.Int64  // of the last Ping that was answered
+}
+
+// A threadLeg is what a leg needs whose reader is a goroutine.
+type threadLeg struct {
+	// Set when made.
+	conn net.Conn
+	raw  rawLeg
+	inq  bool // raw reads report what is left to read
+
+	hangUp  sync.Once   // for closing conn
+	busy    atomic.Bool // its writer has much to write; see setBusy
+	reading atomic.Bool // its reader is inside a callback of raw.conn
 }
 
 // longAgo is a deadline that has passed.
@@ -65,13 +73,17 @@ func (l *leg) answered(number uint32, now time.Duration) bool {
 }
 
 // mute reports that nothing more may be written to the leg. lock is held.
-func (l *leg) mute() bool { return l.deaf || l.closed.Load() }
+func (l *leg) mute() bool { return l.deaf || l.closed.Load() || l.ev != nil && l.ev.closing }
 
 // write writes b, or drops it if nothing more may be written. It returns the
-// number of bytes written. lock is held.
+// number of bytes written. The event driver keeps the others until the socket
+// takes them. lock is held.
 func (l *leg) write(b []byte, now time.Duration) int {
 	if l.mute() || len(b) == 0 {
 		return 0
+	}
+	if l.ev != nil {
+		return l.writeOrKeep(b, now)
 	}
 	l.writing.Store(int64(now))
 	n, err := send(l, l.conn, l.raw, b)
@@ -99,8 +111,30 @@ func (l *leg) fail() {
 // wait for one.
 func (l *leg) release() {
 	l.writePending()
-	l.lock.release(&l.s.mu)
+	l.unlock()
 	l.flush()
+}
+
+// unlock releases the lock. With the event driver, the lock remains held while
+// the leg keeps bytes.
+func (l *leg) unlock() {
+	if l.ev == nil {
+		l.lock.release(&l.s.mu)
+	} else if !l.handOver() {
+		l.lock.release(&l.s.mu)
+		l.resume()
+	}
+}
+
+// sentClose records that a Close frame was written, and reports whether that is
+// complete. lock is held.
+func (l *leg) sentClose() bool {
+	if l.ev != nil && l.ev.kept != nil {
+		l.ev.closing = true
+		return false
+	}
+	l.closed.Store(true)
+	return true
 }
 
 // inject writes a Ping (pingPending) or a Close (its code) at the leg's next
@@ -121,7 +155,7 @@ func (l *leg) injectInPassing(frame uint32) {
 		return
 	}
 	l.await(frame)
-	if l.flushAtOnce() {
+	if l.ev != nil || l.flushAtOnce() {
 		l.flush()
 	} else {
 		l.s.helpers.Go(l.flush)
@@ -136,7 +170,7 @@ func (l *leg) flushAtOnce() bool {
 		return true // the holder will write them
 	}
 	defer l.s.guard()
-	defer l.lock.release(&l.s.mu)
+	defer l.unlock()
 	if !takesAtOnce(l.conn) {
 		return false
 	}
@@ -174,7 +208,7 @@ func (l *leg) writeAlone() bool {
 		return false
 	}
 	defer l.s.guard()
-	defer l.lock.release(&l.s.mu)
+	defer l.unlock()
 	l.writePending()
 	return true
 }
@@ -210,8 +244,7 @@ func (l *leg) writePending() {
 		}
 		l.notePing(now)
 	}
-	if code != 0 && !l.deaf {
-		l.closed.Store(true)
+	if code != 0 && !l.deaf && l.sentClose() {
 		l.s.settle()
 	}
 }
@@ -220,7 +253,7 @@ func (l *leg) writePending() {
 func (l *leg) notePing(now time.Duration) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	l.s.course.Pinged(now, l.side, peerAcks(l.conn))
+	l.s.course.Pinged(now, l.side, l.acks())
 }
 
 // lastWordTimeout limits the time for writing the Close frame of a session that
@@ -234,24 +267,38 @@ func (l *leg) lastWord(code frame.Code) {
 			l.s.blame(v)
 		}
 	}()
+	if l.ev != nil {
+		l.inject(uint32(code))
+		return
+	}
 	if l.conn.SetWriteDeadline(time.Now().Add(lastWordTimeout)) != nil {
 		return // it might block forever
 	}
 	timeout := time.NewTimer(lastWordTimeout)
 	defer timeout.Stop()
 	if l.lock.acquire(&l.s.mu, timeout.C) {
-		defer l.lock.release(&l.s.mu)
+		defer l.unlock()
 		l.await(uint32(code))
 		l.writePending()
 	}
 }
 
 // close closes the leg's connection.
-func (l *leg) close() { l.end(l.conn) }
+func (l *leg) close() {
+	if l.ev != nil {
+		l.endSoon()
+		return
+	}
+	l.end(l.conn)
+}
 
 // abort closes the leg's connection without a TLS close_notify, which would
 // wait for a peer that may be gone.
 func (l *leg) abort() {
+	if l.ev != nil {
+		l.endSoon()
+		return
+	}
 	if c, ok := l.conn.(*tls.Conn); ok {
 		l.end(c.NetConn())
 		return
@@ -294,6 +341,10 @@ func (l *leg) cutShort() {
 // reset it, and a peer that receives a reset loses data that was written to it
 // and has not been read (RFC 1122, 4.2.2.13; RFC 9112, 9.6).
 func (l *leg) closeWrite() {
+	if l.ev != nil {
+		l.ev.shutdown()
+		return
+	}
 	type halfCloser interface{ CloseWrite() error }
 	c, ok := l.conn.(halfCloser)
 	if !ok {

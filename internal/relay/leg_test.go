@@ -22,7 +22,7 @@ func TestPendingClose(t *testing.T) {
 	s.course.Blame(protocol.CauseIdle, nil)
 	for side := range s.legs {
 		l := &s.legs[side]
-		l.s, l.side, l.conn = s, frame.Side(side), near
+		l.s, l.side, l.threadLeg = s, frame.Side(side), &threadLeg{conn: near}
 		s.pumps[side].from = l
 	}
 	l := &s.legs[frame.Client]

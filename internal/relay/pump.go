@@ -337,7 +337,7 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 	}
 	p.wrote(v, b, to.write(b, now))
 	if closes {
-		to.closed.Store(true)
+		to.sentClose()
 	}
 	if p.mind.Left == 0 || to.mute() {
 		p.owns = false
@@ -364,18 +364,22 @@ func (p *pump) wrote(v *protocol.Verdict, b []byte, n int) {
 		p.add(v.Frames, v.Messages, n)
 	} else {
 		p.add(0, 0, n)
+		p.to.owe(v.Frames, v.Messages, len(b)-n)
 	}
 }
 
 // leave is called when nothing more will be forwarded. It sends the Close that
 // is owed to the opposite leg, if any.
 func (p *pump) leave(tell frame.Code) {
-	switch {
-	case p.owns:
-		p.owns = false
+	cut := p.owns && p.mind.Left > 0 && !p.to.mute() // otherwise it is at a boundary; see pump.mayWrite
+	if cut {
 		p.to.cutShort()
+	}
+	if p.owns {
+		p.owns = false
 		p.to.release()
-	case tell != 0:
+	}
+	if !cut && tell != 0 {
 		p.to.inject(uint32(tell))
 	}
 	p.from.s.settle()

@@ -73,7 +73,12 @@ func (l *leg) initRaw() {
 // been reset. Otherwise the reader might wait for a poller edge that has
 // already occurred.
 func (l *leg) wakeIfReset() {
-	if l.reset() {
+	if !l.reset() {
+		return
+	}
+	if l.ev != nil {
+		l.s.events.readToEnd()
+	} else {
 		l.conn.SetReadDeadline(longAgo)
 	}
 }

@@ -303,7 +303,7 @@ func TestResetBehindBytes(t *testing.T) {
 		far.Write([]byte(frame))
 		far.(*net.TCPConn).SetLinger(0)
 		far.Close()
-		l := leg{conn: near}
+		l := leg{threadLeg: &threadLeg{conn: near}}
 		l.initRaw()
 		if !l.inq {
 			t.Fatal("no TCP_INQ")

@@ -44,3 +44,6 @@ func inputWaits(net.Conn) bool { return false }
 const AcksTell = false
 
 func peerAcks(net.Conn) protocol.Acks { return protocol.Acks{} }
+
+func (l *leg) inputWaits() bool    { return inputWaits(l.conn) }
+func (l *leg) acks() protocol.Acks { return peerAcks(l.conn) }

@@ -21,6 +21,7 @@ import (
 type Settings struct {
 	Policy protocol.Policy
 	Limits [2]protocol.Limits // by the side that is limited
+	Detach bool               // sessions are detached: the event driver may have them
 	Totals Totals             // of all sessions
 }
 
@@ -56,6 +57,7 @@ type Session struct {
 	finished bool         // guarded by mu
 	running  atomic.Int32 // pumps
 
+	events  *events // set when joined; nil: goroutines drive the session
 	mu      sync.Mutex
 	course  protocol.Course // guarded by mu
 	timer   *time.Timer     // guarded by mu
@@ -111,13 +113,25 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 	s.course = protocol.NewCourse(&shared.Policy, protocol.NewPace(rand.Float32()))
 	if stage != nil {
 		s.rareLocked().inlets = new([2]inlet)
+	} else {
+		s.events = newEvents(s, shared, conns)
+	}
+	var threads *[2]threadLeg
+	if s.events == nil {
+		threads = new([2]threadLeg)
 	}
 	for side := range s.legs {
 		l := &s.legs[side]
-		l.s, l.side, l.conn = s, frame.Side(side), conns[side]
+		l.s, l.side = s, frame.Side(side)
 		l.writing.Store(-1)
-		if stage == nil {
-			l.initRaw()
+		if s.events != nil {
+			l.ev = s.events.leg(side)
+		} else {
+			l.threadLeg = &threads[side]
+			l.conn = conns[side]
+			if stage == nil {
+				l.initRaw()
+			}
 		}
 
 		p, limit := &s.pumps[side], &shared.Limits[side]
@@ -145,7 +159,7 @@ func (s *Session) SetExpiry(at time.Time, c *protocol.Cause) {
 	defer s.mu.Unlock()
 	x := s.rareLocked()
 	x.expires, x.expiry = at, c
-	if s.timer != nil && !s.finished {
+	if (s.timer != nil || s.events != nil) && !s.finished {
 		o := s.course.Expire(s.now())
 		s.noteLocked(&o)
 	}

@@ -1,0 +1,475 @@
+//go:build linux && (amd64 || arm64) && !noloop
+
+package relay
+
+import (
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+)
+
+// The event driver: one goroutine, a loop, carries many sessions. It waits for the
+// kernel's events of all their connections (epoll), and then reads, asks what to
+// do, and writes. A session that rests costs it nothing but memory.
+//
+// Only the loop reads from its sessions' connections, closes them, and asks a
+// Direction. Others may write to a connection, as in the goroutine driver, and ask
+// the Course. Neither the loop nor they ever wait for a socket: what it does not
+// take is kept, and the loop writes it later (loop_leg.go). What else others want
+// of the loop they leave in the session, and call the loop to look at it.
+//
+// Whatever is the user's runs elsewhere (loop_over.go).
+
+// A loop is a goroutine that drives sessions.
+type loop struct {
+	// Set when made.
+	epoll  int       // the descriptor of the epoll instance
+	signal int       // an eventfd, to end the wait for events
+	base   time.Time // when the wheel's time starts
+
+	// Owned by the loop.
+	legs   []*leg // by their descriptors
+	tag    int32  // of the last leg that was registered
+	wheel  wheel
+	spent  []*leg // legs with more to read, whose turn is over
+	budget int    // the bytes that a leg may relay in this turn
+	chunk  *chunk
+	ready  [128]syscall.EpollEvent
+
+	mu     sync.Mutex
+	calls  []*Session // guarded by mu; sessions to look at
+	asleep bool       // guarded by mu; it waits for events
+	ended  bool       // guarded by mu; its descriptors are closed
+
+	sessions int // guarded by loops
+	last     bool
+}
+
+// loops is the loops that run. A loop runs while it has sessions.
+var loops struct {
+	sync.Mutex
+	list []*loop
+}
+
+// joinLoop returns a loop for one more session, or nil if there is no descriptor
+// for a loop.
+func joinLoop() *loop {
+	loops.Lock()
+	defer loops.Unlock()
+	if len(loops.list) == 0 {
+		l := newLoop()
+		if l == nil {
+			return nil
+		}
+		loops.list = append(loops.list, l)
+		go l.run()
+	}
+	l := loops.list[0]
+	l.sessions++
+	return l
+}
+
+// leave is called when a session of the loop's is over.
+func (l *loop) leave() {
+	loops.Lock()
+	defer loops.Unlock()
+	if l.sessions--; l.sessions == 0 {
+		l.last = true
+		loops.list = loops.list[:0]
+	}
+}
+
+func newLoop() *loop {
+	epoll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil
+	}
+	signal, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	if errno != 0 {
+		syscall.Close(epoll)
+		return nil
+	}
+	l := &loop{epoll: epoll, signal: int(signal), base: time.Now(), chunk: new(chunk)}
+	if l.register(l.signal, syscall.EPOLLIN|epollET, 0) != nil {
+		l.close()
+		return nil
+	}
+	return l
+}
+
+func (l *loop) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	syscall.Close(l.epoll)
+	syscall.Close(l.signal)
+}
+
+// register has the kernel report events of a descriptor. The tag comes with them.
+func (l *loop) register(fd int, events uint32, tag int32) error {
+	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_ADD, fd,
+		&syscall.EpollEvent{Events: events, Fd: int32(fd), Pad: tag}))
+}
+
+// run drives the loop's sessions until the last one is over.
+func (l *loop) run() {
+	defer l.close()
+	for !l.last {
+		n := l.wait()
+		l.budget = turnBytes
+		if n+len(l.spent) > fewLegs {
+			l.budget = turnBytes / 4
+		}
+		for i := range l.ready[:n] {
+			l.handle(&l.ready[i])
+		}
+		for range len(l.spent) {
+			leg := l.spent[0]
+			l.spent = l.spent[1:]
+			l.visit(leg.s, leg, 0)
+		}
+		l.wheel.advance(l.ticks(time.Since(l.base)), l.fire)
+		for _, s := range l.takeCalls() {
+			l.look(s)
+		}
+		if runtime.GOMAXPROCS(0) == 1 {
+			runtime.Gosched() // its system calls do not let others run
+		}
+	}
+}
+
+// wait returns the number of events that are ready, and waits for them if there is
+// nothing else to do.
+func (l *loop) wait() int {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll),
+		uintptr(unsafe.Pointer(&l.ready)), uintptr(len(l.ready)), 0, 0, 0)
+	if errno != 0 || n > 0 || len(l.spent) > 0 || !l.sleep() {
+		return max(int(n), 0)
+	}
+	timeout := -1
+	if _, _, at, ok := l.wheel.first(); ok {
+		timeout = max(int((time.Duration(at)*tick-time.Since(l.base)+time.Millisecond-1)/time.Millisecond), 0)
+	}
+	n, _, errno = syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll),
+		uintptr(unsafe.Pointer(&l.ready)), uintptr(len(l.ready)), uintptr(timeout), 0, 0)
+	l.mu.Lock()
+	l.asleep = false
+	l.mu.Unlock()
+	if errno != 0 { // EINTR
+		return 0
+	}
+	return int(n)
+}
+
+// sleep records that the loop is about to wait for events, unless it is called.
+func (l *loop) sleep() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asleep = len(l.calls) == 0
+	return l.asleep
+}
+
+// call has the loop look at a session.
+func (l *loop) call(s *Session) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return
+	}
+	l.calls = append(l.calls, s)
+	if l.asleep {
+		l.asleep = false
+		one := uint64(1)
+		syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.signal), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
+	}
+}
+
+// takeCalls returns the sessions to look at.
+func (l *loop) takeCalls() []*Session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	calls := l.calls
+	l.calls = nil
+	return calls
+}
+
+// ticks converts a time since the loop's base to the wheel's ticks.
+func (l *loop) ticks(d time.Duration) int64 { return int64(d / tick) }
+
+// handle handles an event. An event may be out of date: an earlier one of the same
+// batch may have closed its descriptor, and the number may be in use again.
+func (l *loop) handle(e *syscall.EpollEvent) {
+	if int(e.Fd) >= len(l.legs) {
+		return
+	}
+	if leg := l.legs[e.Fd]; leg != nil && leg.ev.tag == e.Pad {
+		l.visit(leg.s, leg, e.Events)
+	}
+}
+
+// visit handles events of a leg, or, with none, continues to read from it.
+func (l *loop) visit(s *Session, leg *leg, events uint32) {
+	defer l.guard(s)
+	e := leg.ev
+	if events == 0 {
+		e.spent = false
+	}
+	if events&^syscall.EPOLLOUT != 0 {
+		e.ready = true
+		// After a hang-up, or with urgent data, a short read does not mean that
+		// nothing is left.
+		e.toEnd = e.toEnd || events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) != 0
+	}
+	if events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 && leg.writing.Load() >= 0 && leg.writeKept() {
+		l.turn(&s.pumps[leg.side^1])
+	}
+	l.turn(&s.pumps[leg.side])
+	l.finish(s)
+}
+
+// guard is Session.guard for the loop: no more is read for the session.
+func (l *loop) guard(s *Session) {
+	if v := recover(); v != nil {
+		s.panicked(v)
+		for side := range s.legs {
+			s.legs[side].ev.over = true
+		}
+		l.finish(s)
+	}
+}
+
+// look does what others have left to do for a session, and carries on its timer.
+func (l *loop) look(s *Session) {
+	defer l.guard(s)
+	e := s.events
+	e.called.Store(false) // first: who comes later calls again
+	if e.over {
+		return
+	}
+	if !e.registered && !l.begin(s) {
+		return
+	}
+	toEnd := e.toEnd.Swap(false)
+	for side := range s.legs {
+		leg := &s.legs[side]
+		if toEnd {
+			leg.ev.ready, leg.ev.toEnd = true, true
+		}
+		if leg.shut.Load() {
+			l.hangUp(leg)
+		}
+	}
+	for side := range s.pumps {
+		l.turn(&s.pumps[side])
+	}
+	if due := e.due.Swap(-1); !l.finish(s) && due >= 0 {
+		l.wheel.set(&e.timer, e.tickOf(time.Duration(due)))
+	}
+}
+
+// begin registers a session's connections.
+func (l *loop) begin(s *Session) bool {
+	s.events.registered = true
+	for side := range s.legs {
+		leg := &s.legs[side]
+		e := leg.ev
+		l.tag++
+		e.tag = l.tag
+		for len(l.legs) <= int(e.fd) {
+			l.legs = append(l.legs, nil)
+		}
+		l.legs[e.fd] = leg
+		e.early = len(s.pumps[side].held) > 0
+		if err := l.register(int(e.fd), legEvents, e.tag); err != nil { // the kernel is out of memory
+			s.lose(leg, err)
+		}
+	}
+	return true
+}
+
+// fire looks at a session whose timer is due.
+func (l *loop) fire(t *timer) {
+	defer l.guard(t.s)
+	t.s.tick()
+}
+
+// hangUp closes a leg's connection.
+func (l *loop) hangUp(leg *leg) {
+	e := leg.ev
+	if e.fd < 0 {
+		return
+	}
+	l.legs[e.fd] = nil
+	e.mu.Lock()
+	syscall.Close(int(e.fd))
+	e.fd = -1
+	e.mu.Unlock()
+	if leg.writing.Load() >= 0 {
+		leg.writeKept() // which fails
+	}
+}
+
+// finish ends the session if nothing more is to be read or written, and reports
+// whether it has ended.
+func (l *loop) finish(s *Session) bool {
+	e := s.events
+	if e.over {
+		return true
+	}
+	for side := range s.legs {
+		leg := &s.legs[side]
+		if !leg.ev.over || leg.writing.Load() >= 0 && !leg.shut.Load() {
+			return false
+		}
+	}
+	e.over = true
+	s.mu.Lock()
+	s.finished = true
+	s.mu.Unlock()
+	l.wheel.remove(&e.timer)
+	for side := range s.legs {
+		s.legs[side].shut.Store(true)
+		l.hangUp(&s.legs[side])
+	}
+	l.leave()
+	callOver(s)
+	return true
+}
+
+// turn relays what has arrived from the pump's side, until there is nothing more,
+// the opposite leg takes no more, or the turn is over.
+func (l *loop) turn(p *pump) {
+	e := p.from.ev
+	if e.spent {
+		return
+	}
+	for left := l.budget; !e.over && (e.ready || e.early || p.from.shut.Load()); {
+		if !p.mayWrite() {
+			p.waits.Store(true)
+			return
+		}
+		switch {
+		case e.early:
+			e.early = false
+			p.passEarly()
+		case p.from.shut.Load():
+			p.end(errShut)
+		case left <= 0:
+			e.spent = true
+			l.spent = append(l.spent, p.from)
+			p.pause()
+			return
+		default:
+			left -= p.move(l)
+		}
+	}
+	p.pause()
+}
+
+// events is what a session needs in the event driver.
+type events struct {
+	timer       // owned by the loop
+	loop  *loop // set when made
+	legs  [2]eventLeg
+
+	registered bool // owned by the loop
+	over       bool // owned by the loop
+
+	due    atomic.Int64 // when the timer is to fire, by Session.now; -1: as set
+	called atomic.Bool  // the loop was called, and will look at the session
+	toEnd  atomic.Bool  // a leg was reset: read to its end
+}
+
+// newEvents takes a session's connections into the event driver, if the settings
+// and the connections are such that it can have them. Otherwise it returns nil. It
+// takes their descriptors out of the runtime's poller, in which every event would
+// wake somebody: it duplicates them, and closes the connections.
+func newEvents(s *Session, shared *Settings, conns [2]net.Conn) *events {
+	none := protocol.Rate{}
+	if !shared.Detach || shared.Limits[frame.Client].Rate != none || shared.Limits[frame.Upstream].Rate != none {
+		return nil
+	}
+	e := new(events)
+	e.s = s
+	for side, conn := range conns {
+		if !e.legs[side].take(conn) {
+			e.drop()
+			return nil
+		}
+	}
+	if e.loop = joinLoop(); e.loop == nil {
+		e.drop()
+		return nil
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	e.called.Store(true) // by start
+	expectOver()
+	return e
+}
+
+// drop closes what newEvents has taken.
+func (e *events) drop() {
+	for side := range e.legs {
+		if fd := e.legs[side].fd; fd > 0 {
+			syscall.Close(int(fd))
+		}
+	}
+}
+
+func (e *events) leg(side int) *eventLeg { return &e.legs[side] }
+
+// start has the loop begin with the session.
+func (e *events) start() {
+	s := e.s
+	s.mu.Lock()
+	e.due.Store(int64(s.course.Start(s.now(), s.expiryLocked())))
+	s.mu.Unlock()
+	e.loop.call(s)
+}
+
+// call has the loop look at the session.
+func (e *events) call() {
+	if e.called.CompareAndSwap(false, true) {
+		e.loop.call(e.s)
+	}
+}
+
+// arm sets the session's timer.
+func (e *events) arm(due time.Duration) {
+	e.due.Store(int64(due))
+	e.call()
+}
+
+// tickOf converts a time since the start of the session to a tick that is not
+// before it.
+func (e *events) tickOf(due time.Duration) int64 {
+	since := e.s.began.Sub(e.loop.base)
+	if due > wheelEnd*tick {
+		due = wheelEnd * tick
+	}
+	return int64((since + due + tick - 1) / tick)
+}
+
+// readToEnd makes the loop read to the end of a connection that was reset.
+func (e *events) readToEnd() {
+	e.toEnd.Store(true)
+	e.call()
+}
+
+const (
+	turnBytes = 1 << 20 // how much a leg may relay in one turn, if few others have something to relay
+	fewLegs   = 8
+
+	epollET   = 1 << 31
+	legEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET
+)

@@ -1,0 +1,394 @@
+//go:build linux && (amd64 || arm64) && !noloop
+
+package relay
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// An eventLeg is a leg's state in the event driver.
+//
+// The leg's lock, which a writer holds until its frame is complete, is never waited
+// for here. While the leg keeps bytes, the lock remains held: by the pump that is
+// in the middle of a frame; otherwise the writer hands it over to the loop.
+type eventLeg struct {
+	// Set when made.
+	tcp bool
+
+	// Owned by the loop.
+	tag   int32
+	ready bool // something may have arrived
+	toEnd bool // a short read does not mean that nothing is left
+	early bool // what was received after the handshake is to be relayed
+	spent bool // it is in loop.spent
+	over  bool // nothing more is read from it
+	plain bool // no splicing: the kernel refuses it
+
+	closing bool        // guarded by leg.lock; what is kept ends with a Close frame
+	waiting atomic.Bool // the pump that writes to the leg waits for its lock
+
+	mu     sync.Mutex // held for a system call at most
+	handed bool       // guarded by mu; the loop holds leg.lock, as long as kept is not nil
+	fd     int32      // changed by the loop with mu; -1: closed
+	kept   *kept      // changed with leg.lock and mu
+}
+
+// kept is what the socket has not taken of what was written to a leg: at most one
+// chunk, with a few control frames, or what is in a pipe.
+type kept struct {
+	pipe *pipe  // comes first
+	b    []byte // then this
+
+	// What counts of it once it is written.
+	frames, messages, bytes int
+}
+
+// errShut ends the reading from a leg that the proxy closes.
+var errShut error = net.ErrClosed
+
+// take duplicates the descriptor of a connection of the net package.
+func (e *eventLeg) take(conn net.Conn) (taken bool) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return false
+	}
+	_, e.tcp = conn.(*net.TCPConn)
+	raw.Control(func(fd uintptr) {
+		if n, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 3); errno == 0 {
+			e.fd, taken = int32(n), true
+		}
+	})
+	return taken
+}
+
+// control calls f with the descriptor, unless it is closed.
+func (e *eventLeg) control(f func(fd uintptr)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.fd >= 0 {
+		f(uintptr(e.fd))
+	}
+}
+
+// shutdown sends a FIN.
+func (e *eventLeg) shutdown() {
+	e.control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_WR) })
+}
+
+// endSoon has the loop close the connection.
+func (l *leg) endSoon() {
+	l.shut.Store(true)
+	l.s.events.call()
+}
+
+// writeOrKeep writes b, and keeps what the socket does not take. It returns the
+// number of bytes written. lock is held.
+func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
+	e := l.ev
+	e.mu.Lock()
+	var errno syscall.Errno
+	if e.kept == nil {
+		n, errno = sendNow(e.fd, b)
+		if errno == syscall.EAGAIN {
+			e.kept = new(kept)
+			l.writing.Store(int64(now))
+		}
+	}
+	if e.kept != nil {
+		e.kept.b = append(e.kept.b, b[n:]...)
+		errno = 0
+	}
+	e.mu.Unlock()
+	if errno != 0 {
+		l.fail()
+	}
+	return n
+}
+
+// owe counts what is kept once it is written. lock is held.
+func (l *leg) owe(frames, messages, bytes int) {
+	if l.ev != nil && l.ev.kept != nil {
+		k := l.ev.kept
+		k.frames, k.messages, k.bytes = k.frames+frames, k.messages+messages, k.bytes+bytes
+	}
+}
+
+// handOver leaves the lock to the loop if the leg keeps bytes. It tries to write
+// them before: the loop may have ignored the event that the socket takes more,
+// because the lock was not its own. lock is held.
+func (l *leg) handOver() bool {
+	e := l.ev
+	if e.kept == nil {
+		return false
+	}
+	e.mu.Lock()
+	k := e.kept
+	n, errno := e.drainLocked()
+	e.handed = e.kept != nil
+	handed := e.handed
+	e.mu.Unlock()
+	l.wrote(k, n, errno, !handed)
+	return handed
+}
+
+// writeKept is called by the loop when the socket takes more. It reports whether
+// the pump may go on that writes to the leg.
+func (l *leg) writeKept() bool {
+	e := l.ev
+	pump := &l.s.pumps[l.side^1]
+	e.mu.Lock()
+	k := e.kept
+	if k == nil || !e.handed && !pump.owns {
+		e.mu.Unlock() // a writer holds the lock, and will try itself
+		return false
+	}
+	n, errno := e.drainLocked()
+	done := e.kept == nil
+	handed := e.handed
+	e.handed = handed && !done
+	e.mu.Unlock()
+	l.wrote(k, n, errno, done)
+	if done && handed {
+		l.release()
+	}
+	return done
+}
+
+// drainLocked writes what is kept, as far as the socket takes it. It returns the
+// number of bytes written. mu is held.
+func (e *eventLeg) drainLocked() (n int, errno syscall.Errno) {
+	k := e.kept
+	if p := k.pipe; p != nil {
+		n, errno = p.drainNow(e.fd)
+		if p.held == 0 {
+			k.pipe = nil
+			p.release()
+		}
+	}
+	if errno == 0 && len(k.b) > 0 {
+		var m int
+		m, errno = sendNow(e.fd, k.b)
+		n += m
+		k.b = k.b[m:]
+	}
+	if errno != syscall.EAGAIN {
+		e.kept = nil
+		k.drop()
+	}
+	return n, errno
+}
+
+// wrote records that n bytes of what was kept were written; done: that is all, or
+// no more can be written. lock is held.
+func (l *leg) wrote(k *kept, n int, errno syscall.Errno, done bool) {
+	pump := &l.s.pumps[l.side^1]
+	if n > 0 {
+		bytes := min(n, k.bytes)
+		k.bytes -= bytes
+		pump.add(0, 0, bytes)
+		l.writing.Store(int64(l.s.now()))
+	}
+	if !done {
+		return
+	}
+	l.writing.Store(-1)
+	closing := l.ev.closing
+	l.ev.closing = false
+	switch {
+	case errno != 0:
+		l.fail()
+	case closing:
+		pump.add(k.frames, k.messages, 0)
+		l.closed.Store(true)
+		l.s.settle()
+	default:
+		pump.add(k.frames, k.messages, 0)
+	}
+}
+
+// resume has the loop go on with the pump that waited for the leg's lock.
+func (l *leg) resume() {
+	if l.ev.waiting.Load() && l.ev.waiting.Swap(false) {
+		l.s.events.call()
+	}
+}
+
+// drop closes the pipe, if there is one.
+func (k *kept) drop() {
+	if k.pipe != nil {
+		k.pipe.close()
+		k.pipe = nil
+	}
+}
+
+// mayWrite reports whether the pump may write to the opposite leg: whether it has
+// its lock, and nothing is kept there. The pump reads only then. It keeps the lock
+// until it pauses.
+func (p *pump) mayWrite() bool {
+	to := p.to
+	if p.owns {
+		return to.ev.kept == nil
+	}
+	if p.owns = to.lock.tryAcquire(); !p.owns {
+		to.ev.waiting.Store(true)
+		if p.owns = to.lock.tryAcquire(); p.owns { // it was released before
+			to.ev.waiting.Store(false)
+		}
+	}
+	if p.owns && p.waits.Load() {
+		p.waits.Store(false)
+	}
+	return p.owns
+}
+
+// pause releases the opposite leg's lock at a frame boundary.
+func (p *pump) pause() {
+	if p.owns && (p.mind.Left == 0 || p.to.mute()) {
+		p.owns = false
+		p.to.release()
+	}
+}
+
+// end ends the pump, because of err.
+func (p *pump) end(err error) {
+	p.from.ev.over = true
+	p.lose(err)
+}
+
+// move relays what one system call reads. It returns the number of bytes.
+func (p *pump) move(l *loop) int {
+	if p.mind.Left >= spliceFrom && !p.from.ev.plain && !p.to.mute() {
+		if pipe := getPipe(); pipe != nil {
+			return p.moveFrame(pipe)
+		}
+	}
+	e, c := p.from.ev, l.chunk
+	held := copy(c.b[:], p.held)
+	talked := p.talks.Load()
+	if p.mind.Ended { // before the bytes are removed from the socket: see settle
+		p.talks.Store(true)
+	}
+	n, errno := receiveNow(e.fd, c.b[held:])
+	if p.mind.Ended && n <= 0 {
+		p.talks.Store(talked)
+		p.from.s.settle() // concurrent calls of settle may have seen talks set
+	}
+	switch {
+	case n > 0:
+		e.ready = held+n == len(c.b) || e.toEnd || p.mind.Ended
+		p.held = p.held[:0]
+		if m, now := p.take(c, c.b[:held+n]); m > 0 {
+			p.forward(c, c.b[:m], false, now)
+		}
+		return n
+	case errno == 0:
+		p.end(io.EOF)
+	case errno == syscall.EAGAIN:
+		e.ready = false
+	case errno != syscall.EINTR:
+		p.end(os.NewSyscallError("recvfrom", errno))
+	}
+	return 0
+}
+
+// moveFrame moves bytes of the current frame from socket to socket; see
+// splice_linux.go.
+func (p *pump) moveFrame(pipe *pipe) int {
+	e, to, s := p.from.ev, p.to, p.from.s
+	n, errno := splice(int(e.fd), pipe.w, int(min(p.mind.Left, spliceSize)))
+	if n <= 0 {
+		pipe.release()
+		switch errno {
+		case 0:
+			p.end(io.EOF)
+		case syscall.EAGAIN:
+			e.ready = false
+		case syscall.EINTR:
+		case syscall.EINVAL, syscall.ENOSYS, syscall.EPERM:
+			e.plain = true // for example, a sandbox forbids it
+		default:
+			p.end(os.NewSyscallError("splice", errno))
+		}
+		return 0
+	}
+	now := s.now()
+	p.from.heard.Store(int64(now))
+	if p.mind.Data {
+		p.data.Store(int64(now))
+	}
+	frames, messages := p.mind.Skip(n)
+	pipe.held = int(n)
+	to.ev.mu.Lock()
+	m, errno := pipe.drainNow(to.ev.fd)
+	if errno == syscall.EAGAIN {
+		to.ev.kept = &kept{pipe: pipe, frames: frames, messages: messages, bytes: pipe.held}
+		to.writing.Store(int64(now))
+	}
+	to.ev.mu.Unlock()
+	switch errno {
+	case 0:
+		pipe.release()
+		p.add(frames, messages, m)
+	case syscall.EAGAIN:
+		p.add(0, 0, m)
+	default:
+		pipe.close()
+		p.add(0, 0, m)
+		to.fail()
+	}
+	if p.mind.Left == 0 || to.mute() {
+		p.owns = false
+		to.release()
+	}
+	return int(n)
+}
+
+// drainNow moves the contents of the pipe into the socket, as far as that takes
+// them.
+func (p *pipe) drainNow(fd int32) (n int, errno syscall.Errno) {
+	for p.held > 0 {
+		m, errno := splice(p.r, int(fd), p.held)
+		switch {
+		case m > 0:
+			n += int(m)
+			p.held -= int(m)
+		case errno != syscall.EINTR:
+			return n, errno
+		}
+	}
+	return n, 0
+}
+
+// sendNow writes what the socket takes. Unless that is everything, it returns an
+// error, EAGAIN if the socket is full.
+func sendNow(fd int32, b []byte) (n int, errno syscall.Errno) {
+	for n < len(b) {
+		m, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd),
+			uintptr(unsafe.Pointer(&b[n])), uintptr(len(b)-n), sendFlags, 0, 0)
+		switch {
+		case errno == 0:
+			n += int(m)
+		case errno != syscall.EINTR:
+			return n, errno
+		}
+	}
+	return n, 0
+}
+
+// receiveNow reads what has arrived. Descriptors that the peer of a unix socket
+// has sent are discarded.
+func receiveNow(fd int32, b []byte) (n int, errno syscall.Errno) {
+	m, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(m), 0
+}

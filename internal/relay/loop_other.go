@@ -1,0 +1,34 @@
+//go:build !linux || !(amd64 || arm64) || noloop
+
+package relay
+
+import (
+	"net"
+	"time"
+)
+
+// Without an event driver, goroutines drive all sessions.
+
+type events struct{}
+
+type eventLeg struct {
+	kept         *kept
+	closing, tcp bool
+}
+
+type kept struct{}
+
+func newEvents(*Session, *Settings, [2]net.Conn) *events { return nil }
+
+func (e *events) leg(int) *eventLeg       { return nil }
+func (e *events) arm(time.Duration)       {}
+func (e *events) start()                  {}
+func (e *events) readToEnd()              {}
+func (e *eventLeg) shutdown()             {}
+func (e *eventLeg) control(func(uintptr)) {}
+
+func (l *leg) writeOrKeep([]byte, time.Duration) int { return 0 }
+func (l *leg) owe(frames, messages, bytes int)       {}
+func (l *leg) handOver() bool                        { return false }
+func (l *leg) resume()                               {}
+func (l *leg) endSoon()                              {}

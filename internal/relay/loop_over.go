@@ -1,0 +1,122 @@
+//go:build linux && (amd64 || arm64) && !noloop
+
+package relay
+
+import (
+	"sync"
+	"time"
+)
+
+// ended calls Host.Over for the sessions of the event driver: it writes log
+// records and calls the user's hooks, which may take long or never return. So it
+// does not run in a loop, but in goroutines of its own. One of them waits while
+// there are sessions. If a session has waited too long for its turn, others
+// join it, and end when no session waits any more: a hook blocks only its own
+// session.
+var ended struct {
+	sync.Mutex
+	wanted   sync.Cond  // with the mutex as its L; see init
+	sessions int        // that have begun, and whose Over has not returned
+	over     []*Session // whose Over is to be called
+	taken    int        // how many of these were taken, ever
+	workers  int        // goroutines, including those that a hook blocks
+	idle     int        // of these, those that wait
+	watched  bool       // watchOver will look
+	seen     int        // the value of taken at which all sessions were taken that its last look has seen
+}
+
+func init() { ended.wanted.L = &ended.Mutex }
+
+// patience is how long sessions wait for hooks of others.
+const patience = 20 * time.Millisecond
+
+// expectOver counts a session whose end will be told to callOver.
+func expectOver() {
+	f := &ended
+	f.Lock()
+	defer f.Unlock()
+	f.sessions++
+}
+
+// callOver has Over called for a session.
+func callOver(s *Session) {
+	f := &ended
+	f.Lock()
+	defer f.Unlock()
+	f.over = append(f.over, s)
+	switch {
+	case f.idle > 0:
+		f.wanted.Signal()
+	case f.workers == 0:
+		f.workers++
+		go callOvers()
+	}
+	if !f.watched {
+		f.watched = true
+		f.seen = f.taken + len(f.over)
+		time.AfterFunc(patience, watchOver)
+	}
+}
+
+// watchOver adds goroutines if sessions have waited since its last look.
+func watchOver() {
+	f := &ended
+	f.Lock()
+	defer f.Unlock()
+	if len(f.over) == 0 {
+		f.watched = false
+		return
+	}
+	if f.taken < f.seen {
+		for range min(max(f.workers, 1), len(f.over)) {
+			f.workers++
+			go callOvers()
+		}
+	}
+	f.seen = f.taken + len(f.over)
+	time.AfterFunc(patience, watchOver)
+}
+
+// callOvers calls Over for one session after the other.
+func callOvers() {
+	f := &ended
+	f.Lock()
+	defer f.Unlock()
+	defer func() {
+		f.workers--
+		if f.workers == 0 && len(f.over) > 0 { // Over has ended this goroutine (runtime.Goexit)
+			f.workers++
+			go callOvers()
+		}
+	}()
+	for {
+		for len(f.over) == 0 {
+			if f.idle > 0 || f.sessions == 0 {
+				return
+			}
+			f.idle++
+			f.wanted.Wait()
+			f.idle--
+		}
+		s := f.over[0]
+		f.over[0] = nil
+		f.over = f.over[1:]
+		f.taken++
+		s.overUnlocked()
+	}
+}
+
+// overUnlocked calls Over without the lock of ended, which is held before
+// and after.
+func (s *Session) overUnlocked() {
+	f := &ended
+	f.Unlock()
+	defer func() {
+		f.Lock()
+		if f.sessions--; f.sessions == 0 {
+			f.wanted.Broadcast()
+		}
+	}()
+	s.helpers.Wait()
+	s.host.Over()
+}
