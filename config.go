@@ -44,6 +44,7 @@ type config struct {
 	via              string // "": none
 	fallback         http.Handler
 	rewrite          func(*httputil.ProxyRequest)
+	rewriteAnswer    func(*http.Response)
 	origins          []originPattern
 	anyOrigin        bool
 	trusted          []netip.Prefix

@@ -125,6 +125,34 @@ func callRewrite(f func(*httputil.ProxyRequest), in, out *http.Request) (_ *http
 	return pr.Out, nil
 }
 
+// callRewriteAnswer calls the user's hook with the answer that up holds. If the
+// hook panics, it closes the upstream's connection.
+func (c *config) callRewriteAnswer(r *http.Request, up *upstreamConn) (e *Error) {
+	if c.rewriteAnswer == nil {
+		return nil
+	}
+	conn, answer := up.conn, &http.Response{StatusCode: http.StatusSwitchingProtocols, Header: up.header, Request: r}
+	if f := up.refusal; f != nil {
+		conn, answer.StatusCode, answer.Header = f.conn, f.resp.StatusCode, answerHeader(f.resp.Header)
+	}
+	defer func() {
+		if e != nil {
+			conn.Close()
+		}
+	}()
+	defer hookPanic("answer", "WithRewriteAnswer", &e)
+	c.rewriteAnswer(answer)
+	if answer.Header == nil { // all fields removed
+		answer.Header = make(http.Header)
+	}
+	if up.refusal != nil {
+		up.refusal.resp.Header = answer.Header // relayRefusal strips it again
+	} else {
+		up.header = answerHeader(answer.Header)
+	}
+	return nil
+}
+
 // hookPanic turns a panic in a user's hook into an error. It must be deferred.
 func hookPanic(op, hook string, e **Error) {
 	if v := recover(); v != nil {

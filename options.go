@@ -65,6 +65,28 @@ func WithRewrite(f func(pr *httputil.ProxyRequest)) Option {
 	}
 }
 
+// WithRewriteAnswer calls f with the upstream's answer to each handshake before
+// it goes to the client: the 101, or a refusal. f may change the Header of the
+// answer, for example to remove or rename fields. Of the other fields of the
+// [http.Response], only StatusCode and Request are set, and changes to them have
+// no effect. By default answers pass as [Proxy.ServeHTTP] says.
+//
+// Hop-by-hop fields and, in a 101, the fields of the handshake
+// (Sec-WebSocket-Accept, -Protocol and -Extensions) are not shown to f and are
+// removed if f sets them. The Header of a 101 includes the cookie of
+// [WithSticky]. Fields that middleware has set in the ResponseWriter are not
+// part of the answer.
+//
+// Request is the client's request as the hooks of [WithOnOpen] left it. f must
+// be safe for concurrent use. If it panics, the client is answered 500.
+func WithRewriteAnswer(f func(answer *http.Response)) Option {
+	return func(c *config) {
+		if c.rewriteAnswer = f; f == nil {
+			c.mistake("WithRewriteAnswer", nil, "nil function")
+		}
+	}
+}
+
 // WithHost sets the Host of requests to the upstream. The default is the Host
 // that the client sent, so that an upstream can compare Origin with Host. The
 // empty string means the target's host, in lower case and without the scheme's

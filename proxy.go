@@ -273,6 +273,9 @@ func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *
 	if err != nil {
 		return nil, err
 	}
+	if err := p.callRewriteAnswer(shown, up); err != nil {
+		return nil, err
+	}
 	if up.refusal != nil {
 		err := p.relayRefusal(ctx, w, up.refusal)
 		err.Upstream = to

@@ -193,6 +193,77 @@ func sortedLines(head string) string {
 	return strings.Join(lines, "\n")
 }
 
+// WithRewriteAnswer changes the header of a 101 and of a refusal, but not the
+// fields of the connection, of the handshake and of the body's framing. If it
+// panics, the answer is 500 and the upstream's connection is closed.
+func TestRewriteAnswer(t *testing.T) {
+	t.Parallel()
+	rewrite := wsproxy.WithRewriteAnswer(func(answer *http.Response) {
+		for _, name := range []string{"Connection", "Upgrade", "Sec-Websocket-Accept", "Content-Length"} {
+			if v := answer.Header[name]; v != nil {
+				t.Errorf("the hook is shown %s: %q", name, v)
+			}
+		}
+		answer.Header.Del("X-Internal")
+		answer.Header.Set("X-Status", fmt.Sprint(answer.StatusCode, " to ", answer.Request.URL.Path))
+		answer.Header.Set("X-Two-Lines", "a\r\nX-Injected: b")
+		for _, name := range []string{"Connection", "Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Extensions", "Content-Length", "Transfer-Encoding"} {
+			answer.Header.Set(name, "broken")
+			answer.Header[strings.ToLower(name)] = []string{"broken"}
+		}
+		answer.StatusCode = 200
+	})
+	const fields = "X-Internal: 1\r\nX-Public: 2\r\n"
+	t.Run("101", func(t *testing.T) {
+		r := newRig(t, wstest.TCP, rewrite)
+		c := r.client()
+		c.Send(wstest.Request("/path", ""))
+		r.upstream().Answer(fields)
+		got := sortedLines(c.ReadHead())
+		want := sortedLines("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + wstest.AcceptKey(wstest.Key) +
+			"\r\nX-Public: 2\r\nX-Status: 101 to /path\r\nX-Two-Lines: a  X-Injected: b\r\n\r\n")
+		if got != want {
+			t.Errorf("client: got\n%s\nwant\n%s", got, want)
+		}
+	})
+	t.Run("refusal", func(t *testing.T) {
+		r := newRig(t, wstest.TCP, rewrite)
+		c := r.client()
+		c.Send(wstest.Request("/path", ""))
+		u := r.upstream()
+		u.ReadHead()
+		u.Send("HTTP/1.1 403 No\r\nDate: today\r\n" + fields + "Content-Length: 2\r\n\r\nno")
+		got := sortedLines(c.ReadHead())
+		want := sortedLines("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\nDate: today\r\nX-Public: 2\r\nX-Status: 403 to /path\r\nX-Two-Lines: a  X-Injected: b\r\n\r\n")
+		if got != want {
+			t.Errorf("client: got\n%s\nwant\n%s", got, want)
+		}
+		c.WantBytes("no")
+	})
+	for _, head := range []string{"", "HTTP/1.1 403 No\r\n\r\n"} {
+		t.Run("panic "+head, func(t *testing.T) {
+			r := newRig(t, wstest.TCP, wsproxy.WithRewriteAnswer(func(*http.Response) { panic("hook") }))
+			c := r.client()
+			c.Send(wstest.Request("/", ""))
+			u := r.upstream()
+			if head == "" {
+				u.Answer("")
+			} else {
+				u.ReadHead()
+				u.Send(head)
+			}
+			c.WantStatus(500)
+			u.WantGone()
+			r.wantReturned()
+		})
+	}
+	t.Run("all fields removed", func(t *testing.T) {
+		r := newRig(t, wstest.TCP, wsproxy.WithRewriteAnswer(func(answer *http.Response) { answer.Header = nil }))
+		_, u := r.open("", fields)
+		u.Close()
+	})
+}
+
 // A hook's refusal sets the client's answer: its fields are kept, except those
 // about the connection and the framing of the body. The same holds for fields
 // that middleware has set before.
