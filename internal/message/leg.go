@@ -54,15 +54,15 @@ func (l *leg) read(m *taken, in io.Reader, limit int, total *Total) error {
 	}
 	if packed {
 		unpacked := buffers.Get().(*[]byte)
-		var err error
-		b, err = l.unpack((*unpacked)[:0], b, limit)
+		data, err := l.unpack((*unpacked)[:0], b, limit)
+		*unpacked = data
 		if err != nil {
 			putBuffer(unpacked)
 			return err
 		}
-		// The message is in the other buffer now.
+		*m.buf = b
 		putBuffer(m.buf)
-		m.buf = unpacked
+		m.buf, b = unpacked, data
 		total.add(wire, len(b))
 	}
 	m.Data = b
