@@ -56,9 +56,15 @@ func BenchmarkRelay(b *testing.B) {
 
 // BenchmarkHandshake measures the handshakes of both sides and the setup and
 // teardown of a session, over connections that cost nothing. The log is
-// formatted and discarded.
+// formatted and discarded, or off.
 func BenchmarkHandshake(b *testing.B) {
-	p, err := wsproxy.New("http://upstream.test/", wsproxy.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil))),
+	for name, handler := range map[string]slog.Handler{"logged": slog.NewTextHandler(io.Discard, nil), "quiet": slog.DiscardHandler} {
+		b.Run(name, func(b *testing.B) { benchmarkHandshake(b, slog.New(handler)) })
+	}
+}
+
+func benchmarkHandshake(b *testing.B, logger *slog.Logger) {
+	p, err := wsproxy.New("http://upstream.test/", wsproxy.WithLogger(logger),
 		wsproxy.WithDialContext(func(context.Context, string, string) (net.Conn, error) { return new(stubUpstream), nil }))
 	if err != nil {
 		b.Fatal(err)

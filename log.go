@@ -30,10 +30,26 @@ func logTo(logger *slog.Logger, ctx context.Context, level slog.Level, message s
 	logger.LogAttrs(ctx, level, message, attrs...)
 }
 
+// logs reports whether a record of the level would be written: gathering its
+// attributes costs more than asking. If the logger panics, the record is
+// written all the same, and logTo reports the panic.
+func (c *config) logs(ctx context.Context, level slog.Level) (enabled bool) {
+	defer func() {
+		if recover() != nil {
+			enabled = true
+		}
+	}()
+	return c.logger.Enabled(ctx, level)
+}
+
 // report counts and logs a failed handshake.
 func (p *Proxy) report(r *http.Request, e *Error) {
 	kind := e.Kind()
 	p.stats.fail(kind)
+	defer p.logPanic(e.id, e.Err)
+	if !p.logs(r.Context(), e.level()) {
+		return
+	}
 	attrs := make([]slog.Attr, 0, 9)
 	if e.id != 0 {
 		attrs = append(attrs, slog.Uint64("id", e.id))
@@ -50,7 +66,6 @@ func (p *Proxy) report(r *http.Request, e *Error) {
 		slog.String("kind", string(kind)),
 		errorAttr(e))
 	p.log(r.Context(), e.level(), "wsproxy: handshake failed", attrs...)
-	p.logPanic(e.id, e.Err)
 }
 
 // errorAttr returns the error's text as an attribute, without the URLs that
@@ -105,6 +120,9 @@ func clip(path string) string {
 }
 
 func (p *Proxy) logOpened(ctx context.Context, s *Session) {
+	if !p.logs(ctx, slog.LevelDebug) {
+		return
+	}
 	p.log(ctx, slog.LevelDebug, "wsproxy: session opened",
 		slog.Uint64("id", s.id),
 		slog.String("client", s.client),
@@ -115,6 +133,10 @@ func (p *Proxy) logOpened(ctx context.Context, s *Session) {
 // logEnded logs a session that is over.
 func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 	c, code, err := s.relay.Result()
+	defer p.logPanic(s.id, err)
+	if !p.logs(ctx, slog.LevelInfo) {
+		return
+	}
 	attrs := []slog.Attr{
 		slog.Uint64("id", s.id),
 		slog.String("client", s.client),
@@ -136,7 +158,6 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	p.log(ctx, slog.LevelInfo, "wsproxy: session ended", attrs...)
-	p.logPanic(s.id, err)
 }
 
 func countsAttr(key string, c Counts) slog.Attr {
