@@ -42,13 +42,15 @@ type upstreamConn struct {
 func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *search, r *http.Request, asked *offer, share time.Duration) (up *upstreamConn, to string, e *Error) {
 	place := m.Target()
 	target := place.url
-	out, sent, err := p.outgoing(limit, asked.from, r, target)
+	out := requests.Get().(*request)
+	defer out.release()
+	sent, err := p.outgoing(limit, out, asked.from, r, target)
 	if err != nil {
 		return nil, place.origin, &Error{Op: "rewrite", Side: Self, Status: http.StatusInternalServerError, Err: err}
 	}
 	to, address := place.origin, place.address
-	if out.URL.Scheme != target.Scheme || out.URL.Host != target.Host {
-		to, address, share = out.URL.Scheme+"://"+out.URL.Host, "", 0
+	if out.url.Scheme != target.Scheme || out.url.Host != target.Host {
+		to, address, share = out.url.Scheme+"://"+out.url.Host, "", 0
 		p.pool.Release(&s.seat) // the session is not placed with the member
 	}
 	part := limit
@@ -60,7 +62,7 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *sear
 	fail := func(op string, err error) (*upstreamConn, string, *Error) {
 		return nil, to, dialError(ctx, part, op, err)
 	}
-	conn, op, err := p.connect(part, out.URL, address)
+	conn, op, err := p.connect(part, out.url, address)
 	if err != nil {
 		return fail(op, err)
 	}
@@ -94,8 +96,8 @@ func (p *Proxy) dial(ctx, limit context.Context, s *Session, m *member, at *sear
 
 // askedFor returns the loggable part of a request's target: the path, truncated
 // and quoted if necessary, without the query.
-func askedFor(out *http.Request) string {
-	path, _, _ := strings.Cut(out.RequestURI, "?")
+func askedFor(out *request) string {
+	path, _, _ := strings.Cut(out.target, "?")
 	path = clip(path)
 	if quoted := strconv.Quote(path); quoted != `"`+path+`"` {
 		return quoted
@@ -168,15 +170,15 @@ func dialAddress(u *url.URL) (network, address string) {
 
 // handshake sends the request and reads the answer, except for the body of a
 // refusal. sent is the offer of the request, and asked that of the client.
-func handshake(conn net.Conn, out *http.Request, sent, asked *offer) (*upstreamConn, error) {
+func handshake(conn net.Conn, out *request, sent, asked *offer) (*upstreamConn, error) {
 	sent.key = newKey()
-	sent.write(out.Header)
-	out.Header["Upgrade"] = []string{"websocket"}
-	out.Header["Connection"] = []string{"Upgrade"}
+	sent.addTo(out)
+	out.add("Upgrade", "websocket")
+	out.add("Connection", "Upgrade")
 
 	b := headers.Get().(*bytes.Buffer)
 	b.Reset()
-	writeRequest(b, out)
+	out.write(b)
 	_, err := relay.Write(conn, b.Bytes())
 	headers.Put(b)
 	if err != nil {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -35,16 +37,25 @@ func stripHopByHop(h http.Header) {
 }
 
 // stripNominated removes the fields from h that its Connection field nominates.
-// It keeps the fields that a peer must not remove: those that say who sends the
-// request, from where, and for what.
 func stripNominated(h http.Header) {
-	for name := range elements(h["Connection"]) {
-		name = textproto.CanonicalMIMEHeaderKey(name)
-		switch {
-		case name == "Authorization", name == "Cookie", name == "Origin",
-			strings.HasPrefix(name, "Sec-Websocket-"), forwarding(name):
-		default:
-			delete(h, name)
+	for name := range nominated(h) {
+		delete(h, name)
+	}
+}
+
+// nominated yields the names that h's Connection field nominates. It leaves out
+// the fields that a peer must not remove: those that say who sends the request,
+// from where, and for what.
+func nominated(h http.Header) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for name := range elements(h["Connection"]) {
+			name = textproto.CanonicalMIMEHeaderKey(name)
+			switch {
+			case name == "Authorization", name == "Cookie", name == "Origin",
+				strings.HasPrefix(name, "Sec-Websocket-"), forwarding(name):
+			case !yield(name):
+				return
+			}
 		}
 	}
 }
@@ -55,74 +66,149 @@ func forwarding(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || name == "Forwarded" || name == "X-Real-Ip"
 }
 
-// outgoing builds the upstream's request from the client's, except for the
+// A request is the upstream's request. The handshake adds its own fields to it.
+type request struct {
+	url    *url.URL // where to connect to
+	target string   // the path and query on the wire
+	host   string
+	fields []field
+}
+
+// A field is one or more lines of a request's header with the same name.
+type field struct {
+	name   string
+	values []string // not to be changed: they may be the client's
+}
+
+// requests holds requests for reuse.
+var requests = sync.Pool{New: func() any { return new(request) }}
+
+// release makes the request available for reuse.
+func (q *request) release() {
+	clear(q.fields)
+	*q = request{fields: q.fields[:0]}
+	requests.Put(q)
+}
+
+func (q *request) add(name string, values ...string) {
+	q.fields = append(q.fields, field{name, values})
+}
+
+func (q *request) addAll(h http.Header) {
+	for name, values := range h {
+		q.add(name, values...)
+	}
+}
+
+// outgoing builds the upstream's request, out, from the client's, except for the
 // fields of the handshake, and returns what it will offer. r is the request as
 // the hooks left it. from determines who sent it, and to which host.
-func (c *config) outgoing(ctx context.Context, from, r *http.Request, target *url.URL) (out *http.Request, sent *offer, err error) {
-	out = r.Clone(ctx)
-	out.RequestURI, out.Body = "", nil
+func (c *config) outgoing(ctx context.Context, out *request, from, r *http.Request, target *url.URL) (sent *offer, err error) {
+	u := *r.URL
 	if c.targetPath {
-		out.URL.Path, out.URL.RawPath = "", ""
+		u.Path, u.RawPath = "", ""
 	}
-	asked := joinTarget(out.URL, target)
+	asked := joinTarget(&u, target)
+	out.url, out.host = &u, r.Host
 	switch {
 	case c.targetsHost:
-		out.Host = targetHost(target)
+		out.host = targetHost(target)
 	case c.host != "":
-		out.Host = c.host
+		out.host = c.host
 	}
-	h := out.Header
-	stripHopByHop(h)
-	tidyOrigin(h)
+	c.forward(out, from, r)
+	if c.rewrite == nil {
+		sent, err = readOffer(r.Header["Sec-Websocket-Protocol"], r.Header["Sec-Websocket-Extensions"])
+	} else {
+		sent, err = c.rewritten(ctx, out, r, target)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out.fields = slices.DeleteFunc(out.fields, func(f field) bool { // a hook removed it
+		return f.name == "User-Agent" && (len(f.values) == 0 || f.values[0] == "")
+	})
+	if out.host == "" {
+		out.host = targetHost(out.url)
+	}
+	for _, f := range out.fields {
+		if !httpguts.ValidHeaderFieldName(f.name) || slices.ContainsFunc(f.values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return nil, fmt.Errorf("invalid header field %q", f.name)
+		}
+	}
+	if !httpguts.ValidHostHeader(out.host) {
+		return nil, errors.New("invalid host")
+	}
+	if out.target = asked.bytes(out.url); !validTarget(out.target) {
+		return nil, errors.New("invalid path or query")
+	}
+	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.url.Scheme) || out.url.Host == "" {
+		return nil, errors.New("URL without a host, or with an unsupported scheme")
+	}
+	return sent, nil
+}
+
+// forward adds to out the fields of r that are forwarded, and those that
+// describe the client. It does not change r's header, and copies only the
+// fields that the proxy itself may change. It leaves out the fields of the
+// handshake.
+func (c *config) forward(out *request, from, r *http.Request) {
+	var unwanted map[string]bool // names; a client can send thousands
+	for name := range nominated(r.Header) {
+		if !slices.Contains(hopByHop, name) {
+			if unwanted == nil {
+				unwanted = make(map[string]bool)
+			}
+			unwanted[name] = true
+		}
+	}
 	trusted := c.trustedPeer(from)
-	for name := range h {
+	own := make(http.Header, 8)
+	for name, values := range r.Header {
 		// Many application servers do not distinguish X_Forwarded_For from
 		// X-Forwarded-For.
 		alias := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
 		switch {
-		case alias != name && (forwarding(alias) || strings.HasPrefix(alias, "Sec-Websocket-") || slices.Contains(hopByHop, alias)):
-			delete(h, name)
-		case forwarding(name) && !trusted:
-			delete(h, name)
+		case slices.Contains(hopByHop, alias), unwanted[name]:
+		case strings.HasPrefix(alias, "Sec-Websocket-"), alias == "Host", alias == "Expect":
+		case forwarding(alias) && (alias != name || !trusted):
+		case forwarding(name), name == "Origin", name == "Via":
+			own[name] = slices.Clone(values)
+		default:
+			out.add(name, values...)
 		}
 	}
-	setForwarding(from, h, trusted)
-	c.addVia(from, h)
-	if c.rewrite != nil {
-		if out, err = callRewrite(c.rewrite, r, out); err != nil {
-			return nil, nil, err
-		}
-		if err := tidyRewritten(out, target); err != nil {
-			return nil, nil, err
-		}
-		h = out.Header
-	}
+	tidyOrigin(own)
+	setForwarding(from, own, trusted)
+	c.addVia(from, own)
+	out.addAll(own)
+}
 
-	if sent, err = takeOffer(h); err != nil {
-		return nil, nil, err
+// rewritten calls the user's hook of [WithRewrite] with the request, which also
+// has the client's offer, and makes out what the hook makes of it.
+func (c *config) rewritten(ctx context.Context, out *request, r *http.Request, target *url.URL) (*offer, error) {
+	pr := r.Clone(ctx)
+	pr.URL, pr.Host, pr.RequestURI, pr.Body = out.url, out.host, "", nil
+	pr.Header = make(http.Header, len(r.Header))
+	for _, f := range out.fields {
+		pr.Header[f.name] = slices.Clone(f.values)
 	}
-	if h.Get("User-Agent") == "" { // a hook removed it
-		delete(h, "User-Agent")
-	}
-	out.Method, out.Body, out.ContentLength, out.TransferEncoding, out.Trailer, out.Close = http.MethodGet, nil, 0, nil, nil, false
-	if out.Host == "" {
-		out.Host = targetHost(out.URL)
-	}
-	for name, values := range h {
-		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
-			return nil, nil, fmt.Errorf("invalid header field %q", name)
+	for name, values := range r.Header {
+		if strings.HasPrefix(name, "Sec-Websocket-") && name == textproto.CanonicalMIMEHeaderKey(name) {
+			pr.Header[name] = slices.Clone(values)
 		}
 	}
-	if !httpguts.ValidHostHeader(out.Host) {
-		return nil, nil, errors.New("invalid host")
+	pr, err := callRewrite(c.rewrite, r, pr)
+	if err != nil {
+		return nil, err
 	}
-	if out.RequestURI = asked.bytes(out.URL); !validTarget(out.RequestURI) {
-		return nil, nil, errors.New("invalid path or query")
+	if err := tidyRewritten(pr, target); err != nil {
+		return nil, err
 	}
-	if !slices.Contains([]string{"http", "https", "ws", "wss", "unix"}, out.URL.Scheme) || out.URL.Host == "" {
-		return nil, nil, errors.New("URL without a host, or with an unsupported scheme")
-	}
-	return out, sent, nil
+	sent, err := takeOffer(pr.Header)
+	out.url, out.host, out.fields = pr.URL, pr.Host, out.fields[:0]
+	out.addAll(pr.Header)
+	return sent, err
 }
 
 // takeOffer removes the fields of the handshake and of the connection from h,
@@ -155,6 +241,11 @@ func takeOffer(h http.Header) (*offer, error) {
 			extensions = v
 		}
 	}
+	return readOffer(protocols, extensions)
+}
+
+// readOffer is parseOffer for what goes to an upstream.
+func readOffer(protocols, extensions []string) (*offer, error) {
 	sent, field, err := parseOffer(protocols, extensions)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", field, err)
@@ -210,15 +301,25 @@ func setForwarding(r *http.Request, h http.Header, trusted bool) {
 	}
 }
 
-// writeRequest writes a request without a body. It writes RequestURI unchanged,
-// where [http.Request.Write] would re-encode the URL. All of it must be valid.
-func writeRequest(b *bytes.Buffer, r *http.Request) {
+// write writes the request, which has no body, with the fields in the order of
+// their names. All of it must be valid.
+func (q *request) write(b *bytes.Buffer) {
+	line := func(name, value string) {
+		b.WriteString(name)
+		b.WriteString(": ")
+		b.WriteString(textproto.TrimString(value))
+		b.WriteString("\r\n")
+	}
 	b.WriteString("GET ")
-	b.WriteString(r.RequestURI)
-	b.WriteString(" HTTP/1.1\r\nHost: ")
-	b.WriteString(withoutZone(r.Host))
-	b.WriteString("\r\n")
-	r.Header.Write(b) // a bytes.Buffer returns no error
+	b.WriteString(q.target)
+	b.WriteString(" HTTP/1.1\r\n")
+	line("Host", withoutZone(q.host))
+	slices.SortFunc(q.fields, func(f, g field) int { return strings.Compare(f.name, g.name) })
+	for _, f := range q.fields {
+		for _, v := range f.values {
+			line(f.name, v)
+		}
+	}
 	b.WriteString("\r\n")
 }
 

@@ -43,8 +43,8 @@ type offer struct {
 	protocols  []string
 	extensions []extension
 
-	// from is a shallow copy of the client's request, for its Host, address and
-	// TLS state. It is nil in offers that the proxy sends.
+	// from is the client's request, for its Host, address and TLS state: user code
+	// sees only copies of it. It is nil in offers that the proxy sends.
 	from *http.Request
 }
 
@@ -222,16 +222,16 @@ func parseOffer(protocols, extensions []string) (o offer, field string, err erro
 	return o, "Sec-WebSocket-Extensions", err
 }
 
-// write sets the offer's fields in h, with the names spelled as in the RFC:
-// some upstreams compare names case-sensitively.
-func (o *offer) write(h http.Header) {
-	h["Sec-WebSocket-Key"] = []string{o.key}
-	h["Sec-WebSocket-Version"] = []string{"13"}
+// addTo adds the offer's fields to a request, with the names spelled as in the
+// RFC: some upstreams compare names case-sensitively.
+func (o *offer) addTo(q *request) {
+	q.add("Sec-WebSocket-Key", o.key)
+	q.add("Sec-WebSocket-Version", "13")
 	if len(o.protocols) > 0 {
-		h["Sec-WebSocket-Protocol"] = []string{strings.Join(o.protocols, ", ")}
+		q.add("Sec-WebSocket-Protocol", strings.Join(o.protocols, ", "))
 	}
 	if len(o.extensions) > 0 {
-		h["Sec-WebSocket-Extensions"] = []string{joinExtensions(o.extensions)}
+		q.add("Sec-WebSocket-Extensions", joinExtensions(o.extensions))
 	}
 }
 

@@ -109,26 +109,32 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 		}
 		u.Path, u.RawPath, u.RawQuery = path.Path, path.RawPath, path.RawQuery
 	}
-	req := &http.Request{Method: http.MethodGet, URL: &u, Host: u.Host, Header: http.Header{}}
-	req.RequestURI = cmp.Or(escapeOnce(rawPath(&u)), "/") + rawQuery(&u)
+	req := &request{url: &u, host: u.Host, target: cmp.Or(escapeOnce(rawPath(&u)), "/") + rawQuery(&u)}
+	h := http.Header{}
 	if c.check.Header != nil {
-		req.Header = c.check.Header.Clone()
-		req.Host = cmp.Or(req.Header.Get("Host"), req.Host)
-		req.Header.Del("Host")
-		stripHopByHop(req.Header)
+		h = c.check.Header.Clone()
+		req.host = cmp.Or(h.Get("Host"), req.host)
+		h.Del("Host")
+		stripHopByHop(h)
 	}
-	if !validTarget(req.RequestURI) || !httpguts.ValidHostHeader(req.Host) {
+	if !validTarget(req.target) || !httpguts.ValidHostHeader(req.host) {
 		return "check", errors.New("invalid path or host")
 	}
-	if _, ok := req.Header["User-Agent"]; !ok {
-		req.Header["User-Agent"] = []string{"Go-http-client/1.1"}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = []string{"Go-http-client/1.1"}
 	}
 	if c.check.Path == "" {
-		return "check", pinged(ctx, conn, req)
+		sent, err := takeOffer(h)
+		if err != nil {
+			return "check", err
+		}
+		req.addAll(h)
+		return "check", pinged(ctx, conn, req, sent)
 	}
-	req.Header["Connection"] = []string{"close"}
+	h["Connection"] = []string{"close"}
+	req.addAll(h)
 	var b bytes.Buffer
-	writeRequest(&b, req)
+	req.write(&b)
 	if _, err := relay.Write(conn, b.Bytes()); err != nil {
 		return "check", err
 	}
@@ -141,11 +147,7 @@ func (c *config) exchange(ctx context.Context, m *member) (op string, err error)
 
 // pinged opens a WebSocket with an upstream, waits for the Pong to a Ping,
 // which may follow other frames, and closes it.
-func pinged(ctx context.Context, conn net.Conn, req *http.Request) error {
-	sent, err := takeOffer(req.Header)
-	if err != nil {
-		return err
-	}
+func pinged(ctx context.Context, conn net.Conn, req *request, sent *offer) error {
 	up, err := handshake(conn, req, sent, sent)
 	switch {
 	case err != nil:

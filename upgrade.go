@@ -99,7 +99,7 @@ func checkHandshake(w http.ResponseWriter, r *http.Request) (*offer, *Error) {
 	case err != nil:
 		return bad(http.StatusBadRequest, "malformed "+field)
 	}
-	asked.key, asked.from = key, r.WithContext(r.Context())
+	asked.key, asked.from = key, r
 	return &asked, nil
 }
 
