@@ -114,9 +114,9 @@ tests race -race -shuffle=on -count="${COUNT:-1}" ./...
 step bench
 (cd bench && tests bench -count=1 ./...)
 
-step metrics and gateway
+step metrics and the program
 (cd metrics/otel && tests otel -race -count=1 ./...)
-(cd cmd/wsproxy && tests gateway -race -count=1 ./...)
+(cd cmd/wsproxy && tests program -race -count=1 ./...)
 (cd cmd/wsproxy/kubernetes && tests kubernetes -count=1 ./...)
 
 step installing, which began with the tests

@@ -9,30 +9,82 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/console"
 )
 
 // admin serves operators and balancers. It has no login: only they should be
 // able to reach its listener.
 func (g *gateway) admin() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+	// /healthz tells nothing, and balancers have their own names for us.
+	open := http.NewServeMux()
+	open.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		if g.leaving.Load() {
 			http.Error(w, "draining", http.StatusServiceUnavailable)
 			return
 		}
 		io.WriteString(w, "ok\n")
 	})
+	mux := http.NewServeMux()
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
-		if !g.calledRightly(r) {
-			http.Error(w, "unknown host: see admin_hosts", http.StatusForbidden)
-			return
-		}
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		e.Encode(g.stats()) // who has left doesn't want it
 	})
-	return mux
+	mux.Handle("GET /metrics", g.metrics())
+	page := console.RoutesHandler(g.consoleRoutes, &console.Options{
+		Title:  "wsproxy",
+		Notice: "There is no login: whoever reaches this page can end sessions.",
+	})
+	mux.HandleFunc("/console/", func(w http.ResponseWriter, r *http.Request) {
+		if !g.mayUseConsole(r) {
+			http.Error(w, "the console is not served here: see console in the documentation of the config file", http.StatusForbidden)
+			return
+		}
+		page.ServeHTTP(w, r)
+	})
+	mux.Handle("GET /{$}", http.RedirectHandler("/console/", http.StatusSeeOther))
+	open.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if !g.calledRightly(r) {
+			http.Error(w, "unknown host: see admin_hosts", http.StatusForbidden)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+	return open
+}
+
+// mayUseConsole reports whether a request may use the console. Unless the config
+// says otherwise, it must come from this machine, for the console can end
+// sessions, and the admin's address may be open to whoever reads the metrics.
+func (g *gateway) mayUseConsole(r *http.Request) bool {
+	g.mu.Lock()
+	who := g.console
+	g.mu.Unlock()
+	switch local := r.Context().Value(http.LocalAddrContextKey).(type) {
+	case *net.TCPAddr:
+		return who == "all" || who == "local" && local.IP.IsLoopback()
+	case *net.UnixAddr:
+		return who != "off"
+	}
+	return who == "all"
+}
+
+// consoleRoutes returns what the console shows: the routes, and those that are
+// gone but still have sessions.
+func (g *gateway) consoleRoutes() []console.Route {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var routes []console.Route
+	for _, r := range g.routes {
+		routes = append(routes, console.Route{Name: r.pattern, Proxy: r.proxy})
+	}
+	for p, name := range g.old {
+		routes = append(routes, console.Route{Name: name, Proxy: p})
+	}
+	slices.SortFunc(routes, func(a, b console.Route) int { return strings.Compare(a.Name, b.Name) })
+	return routes
 }
 
 // calledRightly reports whether a request uses one of the admin server's own

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,7 +23,9 @@ import (
 type config struct {
 	listen       []address
 	adminHosts   []string              // host names that the admin server answers to
-	certificates *wsproxy.Certificates // of the listeners with TLS
+	console      string                // who may use the admin's console: local, all or off
+	certificates *wsproxy.Certificates // of the listeners with TLS; nil: selfSigned
+	selfSigned   bool                  // the listeners with TLS show a certificate that is made at run time
 
 	drainWindow     time.Duration
 	shutdownDelay   time.Duration
@@ -36,18 +39,19 @@ type config struct {
 
 // An address is an address to listen on.
 type address struct {
-	network, text string // "tcp" or "unix", and what net.Listen takes
+	network, text string // "tcp" or "unix", and what net.Listen takes; or "systemd", and a socket's name
 	tls, admin    bool
 }
 
 func (a address) String() string {
-	switch {
-	case a.tls:
-		return "tls:" + a.text
-	case a.network == "unix":
-		return "unix:" + a.text
+	text := a.text
+	if a.network != "tcp" {
+		text = a.network + ":" + text
 	}
-	return a.text
+	if a.tls {
+		text = "tls:" + text
+	}
+	return text
 }
 
 // overlaps reports whether two addresses are the same, or cannot be listened on
@@ -56,8 +60,11 @@ func (a address) overlaps(b address) bool {
 	if a.network != b.network {
 		return false
 	}
-	if a.network == "unix" {
+	switch a.network {
+	case "unix":
 		return filepath.Clean(a.text) == filepath.Clean(b.text)
+	case "systemd":
+		return a.text == b.text
 	}
 	hostA, portA := a.hostPort()
 	hostB, portB := b.hostPort()
@@ -82,35 +89,28 @@ func (a address) hostPort() (host string, port int) {
 	return strings.ToLower(host), port
 }
 
+// tlsHosts returns the hosts of the addresses with TLS.
+func (c *config) tlsHosts() (hosts []string) {
+	for _, a := range c.listen {
+		if a.tls && a.network == "tcp" {
+			host, _ := a.hostPort()
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
 // load reads a config from a file. The error contains all mistakes in the file.
 func load(name string) (*config, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("wsproxy: %w", err)
 	}
 	doc, root := parse(name, text)
 	if root == nil {
 		return nil, doc.err()
 	}
 	return read(root)
-}
-
-// fromFlags returns a config with one route, made of flags instead of a file.
-func fromFlags(listen, targets []string, path string) (*config, error) {
-	list := func(texts []string) (items []any) {
-		for _, text := range texts {
-			items = append(items, text)
-		}
-		return items
-	}
-	var upstreams []any
-	for _, target := range targets {
-		upstreams = append(upstreams, map[string]any{"target": target})
-	}
-	return read(&table{newDocument(""), "", map[string]any{
-		"listen": list(listen),
-		"route":  []any{map[string]any{"path": path, "upstreams": upstreams}},
-	}})
 }
 
 // read reads the document's root table.
@@ -148,8 +148,15 @@ func read(t *table) (*config, error) {
 	for _, host := range t.texts("admin_hosts") {
 		c.adminHosts = append(c.adminHosts, strings.ToLower(strings.TrimSuffix(host, ".")))
 	}
-	if t.has("admin_hosts") && !t.has("admin") {
-		t.mistake("admin_hosts", "set without admin")
+	switch c.console = cmp.Or(t.text("console"), "local"); c.console {
+	case "local", "all", "off":
+	default:
+		t.mistake("console", `%q is none of "local", "all", "off"`, c.console)
+	}
+	for _, key := range []string{"admin_hosts", "console"} {
+		if t.has(key) && !t.has("admin") {
+			t.mistake(key, "set without admin")
+		}
 	}
 	c.readRoutes(t)
 	t.end()
@@ -181,8 +188,14 @@ func (c *config) readAddress(t *table, key, text string, a address) {
 			t.mistake(key, "a unix socket without a path")
 			return
 		}
+	} else if name, ok := strings.CutPrefix(text, "systemd:"); ok {
+		a.network, a.text = "systemd", name
+		if name == "" {
+			t.mistake(key, "a socket of systemd without a name")
+			return
+		}
 	} else if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
-		t.mistake(key, "%q is neither host:port nor unix:/path", text)
+		t.mistake(key, "%q is none of host:port, unix:/path, systemd:name", text)
 		return
 	} else if _, err := net.LookupPort("tcp", port); err != nil {
 		t.mistake(key, "%q: unknown port %q", text, port)
@@ -209,6 +222,9 @@ func (c *config) readTLS(t *table) {
 	if len(t.texts("listen")) == 0 {
 		t.mistake("listen", "no listen address")
 	}
+	if c.selfSigned = t.flag("self_signed"); c.selfSigned && t.has("certificates") {
+		t.mistake("self_signed", "cannot be combined with certificates")
+	}
 	var pairs []wsproxy.CertificateFiles
 	for _, pair := range t.tables("certificates") {
 		files := wsproxy.CertificateFiles{Cert: t.doc.file(pair.text("cert")), Key: t.doc.file(pair.text("key"))}
@@ -226,11 +242,11 @@ func (c *config) readTLS(t *table) {
 			pairs = append(pairs, files)
 		}
 	}
-	if len(t.tables("certificates")) == 0 {
+	if len(t.tables("certificates")) == 0 && !c.selfSigned {
 		t.mistake("certificates", "no certificate")
 	}
 	t.end()
-	if len(t.doc.mistakes) > 0 {
+	if len(t.doc.mistakes) > 0 || c.selfSigned {
 		return
 	}
 	var err error

@@ -20,10 +20,10 @@ import (
 	"time"
 )
 
-// sample returns gateway.toml with the commented-out settings enabled.
+// sample returns wsproxy.toml with the commented-out settings enabled.
 func sample(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("gateway.toml")
+	text, err := os.ReadFile("wsproxy.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func sample(t *testing.T) string {
 }
 
 func TestSample(t *testing.T) {
-	if c, err := load("gateway.toml"); err != nil {
+	if c, err := load("wsproxy.toml"); err != nil {
 		t.Errorf("as it is: %v", err)
 	} else if len(c.routes) != 2 || c.routes[1].pattern != "/chat/{room}" {
 		t.Errorf("as it is: got %d routes, want / and /chat/{room}", len(c.routes))
@@ -49,7 +49,7 @@ func TestREADME(t *testing.T) {
 		t.Fatalf("found %d snippets, want one", len(snippets))
 	}
 	dir := t.TempDir()
-	if _, err := load(writeFile(t, dir, "gateway.toml", string(snippets[0][1]))); err != nil {
+	if _, err := load(writeFile(t, dir, "wsproxy.toml", string(snippets[0][1]))); err != nil {
 		t.Error(err)
 	}
 }
@@ -57,12 +57,12 @@ func TestREADME(t *testing.T) {
 // The commented-out settings of the sample are valid, and the sample shows every
 // key.
 func TestSampleHasAllKeys(t *testing.T) {
-	doc, root := parse("gateway.toml", []byte(sample(t)))
+	doc, root := parse("wsproxy.toml", []byte(sample(t)))
 	if root == nil {
 		t.Fatal(doc.err())
 	}
 	dir := t.TempDir()
-	doc.name = filepath.Join(dir, "gateway.toml")
+	doc.name = filepath.Join(dir, "wsproxy.toml")
 	writeCertificate(t, dir, "a", "localhost")
 	writeCertificate(t, dir, "c", "localhost")
 	writeCertificate(t, dir, "ca", "localhost")
@@ -115,8 +115,12 @@ func TestMistakes(t *testing.T) {
 		{"listen = []\n", "1: listen: no listen address"},
 		{"listen = \":80\"\n", "1: listen: want a list, this is a string"},
 		{"listen = [\n \":80\",\n 5,\n]\n", "3: listen: want a string, this is a whole number"},
-		{"listen = [\n \":80\",\n \"nowhere\",\n]\n", "3: listen: \"nowhere\" is neither host:port nor"},
+		{"listen = [\n \":80\",\n \"nowhere\",\n]\n", "3: listen: \"nowhere\" is none of host:port, unix:/path, systemd:name"},
 		{"listen = [\n \":80\",\n \"unix:\",\n]\n", "3: listen: a unix socket without a path"},
+		{"listen = [\n \":80\",\n \"systemd:\",\n]\n", "3: listen: a socket of systemd without a name"},
+		{"listen = [\n \"systemd:a\",\n \"systemd:a\",\n]\n", "3: listen: \"systemd:a\" is listed twice"},
+		{"console = \"remote\"\n", "1: console: \"remote\" is none of \"local\", \"all\", \"off\""},
+		{"console = \"all\"\n", "1: console: set without admin"},
 		{"listen = [\n \":80\",\n \":80\",\n]\n", "3: listen: \":80\" is listed twice"},
 		{"listen = [\":80\"]\nadmin = \":80\"\n", "2: admin: \":80\" is listed twice"},
 		{"listen = [\":80\"]\nadmin = true\n", "2: admin: want a string, this is true or false"},
@@ -136,6 +140,8 @@ func TestMistakes(t *testing.T) {
 		// tls
 		{valid + "[tls]\ncertificates = [{ cert = \"a.pem\", key = \"a.key\" }]\n", "5: tls.listen: no listen address"},
 		{valid + "[tls]\nlisten = [\":443\"]\n", "5: tls.certificates: no certificate"},
+		{valid + "[tls]\nlisten = [\":443\"]\nself_signed = false\n", "5: tls.certificates: no certificate"},
+		{valid + "[tls]\nlisten = [\":443\"]\nself_signed = true\ncertificates = [{ cert = \"a.pem\", key = \"a.key\" }]\n", "7: tls.self_signed: cannot be combined with certificates"},
 		{valid + "[tls]\nlisten = [\":443\"]\ncertificates = [\n{ cert = \"a.pem\" },\n]\n", "8: tls.certificates.key: no file"},
 		{valid + "[tls]\nlisten = [\":443\"]\ncertificates = [\n{ key = \"a.key\" },\n]\n", "8: tls.certificates.cert: no file"},
 		{valid + "[tls]\nlisten = [\":443\"]\ncertificates = [\n{ cert = \"a.pem\", key = \"a.key\" },\n{ cert = \"a.pem\", key = \"b.key\" },\n]\n", "9: tls.certificates.cert: certificate"},
@@ -209,6 +215,8 @@ func TestMistakes(t *testing.T) {
 		{valid + "trusted_proxies = [\n\"unix:\",\n\"unix:/run/x\",\n]\n", "7: route.trusted_proxies: \"unix:/run/x\" is not a prefix"},
 		{valid + "trusted_proxies = [\n\"10.0.0.0/8\",\n\"::ffff:10.0.0.0/104\",\n]\n", "7: route.trusted_proxies: \"::ffff:10.0.0.0/104\": IPv4-mapped"},
 		{valid + "host = \"a/b\"\n", "5: route.host: \"a/b\": not a host"},
+		{valid + "[route.answer_headers]\nremove = [\"a b\"]\n", "6: route.answer_headers.remove: \"a b\" is not a field name"},
+		{valid + "[route.answer_headers.set]\nX = 5\n", "6: route.answer_headers.set.X: want a string"},
 		{valid + "[route.set_headers]\nX = 5\n", "6: route.set_headers.X: want a string"},
 		{valid + "[route.set_headers]\nX = \"a\\nb\"\n", "6: route.set_headers.X: invalid field value"},
 		{valid + "[route.set_headers]\nX = \"a\"\nhost = \"b\"\n", "7: route.set_headers.host: set by the route's host"},
@@ -230,8 +238,8 @@ func TestMistakes(t *testing.T) {
 		{valid + "[route.upstream_tls]\nserver_name = 5\n", "6: route.upstream_tls.server_name: want a string"},
 		{valid + "detach = \"yes\"\n", "5: route.detach: want true or false, this is a string"},
 	} {
-		file := filepath.Join(dir, "gateway.toml")
-		writeFile(t, dir, "gateway.toml", test.text)
+		file := filepath.Join(dir, "wsproxy.toml")
+		writeFile(t, dir, "wsproxy.toml", test.text)
 		_, err := load(file)
 		if test.want == "" {
 			if err != nil {
@@ -260,7 +268,7 @@ func TestMistakes(t *testing.T) {
 // All mistakes are reported at once, in the order of the file.
 func TestMistakesTogether(t *testing.T) {
 	dir := t.TempDir()
-	writeFile(t, dir, "gateway.toml", `listen = ["nowhere"]
+	writeFile(t, dir, "wsproxy.toml", `listen = ["nowhere"]
 [[route]]
 path = "/a"
 upstreams = [
@@ -274,7 +282,7 @@ srv = "b"
 max_sessions = -1
 ping = 5
 `)
-	_, err := load(filepath.Join(dir, "gateway.toml"))
+	_, err := load(filepath.Join(dir, "wsproxy.toml"))
 	var lines []string
 	for line := range strings.Lines(fmt.Sprint(err)) {
 		lines = append(lines, strings.Split(line, ":")[1])

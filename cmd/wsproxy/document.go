@@ -31,7 +31,7 @@ type document struct {
 
 // A mistake is an error in the file that its author has to correct.
 type mistake struct {
-	place string // gateway.toml:12
+	place string // wsproxy.toml:12
 	line  int
 	text  string
 }
@@ -68,7 +68,11 @@ func (d *document) mistake(path, format string, args ...any) {
 	}
 	text := fmt.Sprintf(format, args...)
 	if path != "" {
-		text = index.ReplaceAllString(path, "") + ": " + text
+		key := index.ReplaceAllString(path, "")
+		if d.name == "" {
+			key = cmp.Or(flagOf[key], key)
+		}
+		text = key + ": " + text
 	}
 	d.mistakeAt(line, text)
 }
@@ -78,7 +82,7 @@ func (d *document) mistake(path, format string, args ...any) {
 var index = regexp.MustCompile(`\[\d+\]`)
 
 func (d *document) mistakeAt(line int, text string) {
-	m := mistake{place: cmp.Or(d.name, "command line"), line: line, text: text}
+	m := mistake{place: cmp.Or(d.name, "wsproxy"), line: line, text: text}
 	if line > 0 {
 		m.place += ":" + strconv.Itoa(line)
 	}

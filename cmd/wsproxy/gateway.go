@@ -25,18 +25,23 @@ type gateway struct {
 	private *http.Server // the admin's
 	failed  chan error   // a listener's
 
-	mux          atomic.Pointer[http.ServeMux]
-	certificates atomic.Pointer[wsproxy.Certificates]
-	leaving      atomic.Bool // not ready
+	sockets []socket // that systemd has passed
+
+	mux         atomic.Pointer[http.ServeMux]
+	certificate atomic.Pointer[func(*tls.ClientHelloInfo) (*tls.Certificate, error)]
+	leaving     atomic.Bool // not ready
 
 	// Owned by the goroutine that calls commit and shutdown.
-	config    *config
-	listeners map[address]net.Listener
+	config     *config
+	listeners  map[address]net.Listener
+	selfSigned *tls.Certificate // nil: not needed so far
 
-	mu     sync.Mutex
-	hosts  []string                // guarded by mu; names by which the admin's server may be called
-	routes []*running              // guarded by mu
-	old    map[*wsproxy.Proxy]bool // guarded by mu; proxies that no route uses, but that still have sessions
+	mu      sync.Mutex
+	hosts   []string                  // guarded by mu; names by which the admin's server may be called
+	console string                    // guarded by mu; the config's
+	routes  []*running                // guarded by mu
+	old     map[*wsproxy.Proxy]string // guarded by mu; proxies that no route uses, but that still have sessions, and names for them
+	retired int                       // guarded by mu; how many have been there
 }
 
 // A running is a route with its proxy.
@@ -45,13 +50,15 @@ type running struct {
 	proxy *wsproxy.Proxy
 }
 
-// newGateway returns a gateway without routes and listeners.
-func newGateway(log *slog.Logger) *gateway {
+// newGateway returns a gateway without routes and listeners. Sockets are those
+// that systemd has passed.
+func newGateway(log *slog.Logger, sockets []socket) *gateway {
 	g := &gateway{
 		log:       log,
+		sockets:   sockets,
 		failed:    make(chan error, 1),
 		listeners: make(map[address]net.Listener),
-		old:       make(map[*wsproxy.Proxy]bool),
+		old:       make(map[*wsproxy.Proxy]string),
 	}
 	complaints := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	g.public = &http.Server{
@@ -62,7 +69,7 @@ func newGateway(log *slog.Logger) *gateway {
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          complaints,
 		TLSConfig: &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return g.certificates.Load().GetCertificate(hello)
+			return (*g.certificate.Load())(hello)
 		}},
 		Protocols: new(http.Protocols),
 	}
@@ -80,11 +87,12 @@ func newGateway(log *slog.Logger) *gateway {
 
 // A change is a config that is ready for use.
 type change struct {
-	config    *config
-	before    map[string]*running
-	routes    []*running
-	renewed   []*running // those with a new proxy
-	listeners *listeners
+	config     *config
+	before     map[string]*running
+	routes     []*running
+	renewed    []*running // those with a new proxy
+	listeners  *listeners
+	selfSigned *tls.Certificate // nil: not needed
 }
 
 // prepare prepares a config, the first one or a later one. It does everything
@@ -97,7 +105,12 @@ func (g *gateway) prepare(read func() (*config, error)) (*change, error) {
 	case g.config != nil && c.json != g.config.json:
 		return nil, errors.New("log cannot change at run time")
 	}
-	ch := &change{config: c, before: make(map[string]*running)}
+	ch := &change{config: c, before: make(map[string]*running), selfSigned: g.selfSigned}
+	if c.selfSigned && ch.selfSigned == nil {
+		if ch.selfSigned, err = selfSigned(c.tlsHosts()); err != nil {
+			return nil, err
+		}
+	}
 	for _, r := range g.routes {
 		ch.before[r.pattern] = r
 	}
@@ -133,21 +146,31 @@ func (g *gateway) commit(ch *change) error {
 			delete(before, r.pattern) // which are those that go, in the end
 			if !reflect.DeepEqual(old.members, r.members) {
 				if err := r.proxy.SetUpstreams(r.members...); err != nil { // checked before
-					g.log.Error("gateway: upstreams not changed", "route", r.pattern, "error", err)
+					g.log.Error("upstreams not changed", "route", r.pattern, "error", err)
 				}
 			}
 		}
 	}
-	if c.certificates != nil {
+	switch {
+	case c.selfSigned:
+		if g.selfSigned == nil {
+			g.log.Info("certificate made", "sha256", fingerprint(ch.selfSigned), "expires", ch.selfSigned.Leaf.NotAfter)
+		}
+		g.selfSigned = ch.selfSigned
+		get := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return ch.selfSigned, nil }
+		g.certificate.Store(&get)
+	case c.certificates != nil:
 		c.certificates.Logger = g.log
-		g.certificates.Store(c.certificates)
+		get := c.certificates.GetCertificate
+		g.certificate.Store(&get)
 	}
 	g.mux.Store(mux)
 	g.mu.Lock()
-	g.hosts = c.adminHosts
+	g.hosts, g.console = c.adminHosts, c.console
 	g.routes = ch.routes
 	for _, r := range before {
-		g.old[r.proxy] = true
+		g.retired++
+		g.old[r.proxy] = fmt.Sprintf("%s (old %d)", r.pattern, g.retired)
 	}
 	g.mu.Unlock()
 	g.config = c
@@ -196,9 +219,9 @@ func (g *gateway) retire(r *running, timeout time.Duration) {
 	err := r.proxy.Shutdown(ctx)
 	drain := r.proxy.Stats().Drain
 	if err != nil {
-		g.log.Warn("gateway: route cut", "route", r.pattern, "sessions", drain.Total, "cut", drain.Cut)
+		g.log.Warn("route cut", "route", r.pattern, "sessions", drain.Total, "cut", drain.Cut)
 	} else {
-		g.log.Info("gateway: route drained", "route", r.pattern, "sessions", drain.Total)
+		g.log.Info("route drained", "route", r.pattern, "sessions", drain.Total)
 	}
 	g.mu.Lock()
 	delete(g.old, r.proxy)
@@ -210,7 +233,8 @@ func (g *gateway) retire(r *running, timeout time.Duration) {
 // and returns early.
 func (g *gateway) shutdown(ctx context.Context) error {
 	g.leaving.Store(true)
-	g.log.Info("gateway: not ready", "delay", g.config.shutdownDelay)
+	g.log.Info("not ready", "delay", g.config.shutdownDelay)
+	g.tell(stopping(g.config.shutdownDelay + g.config.shutdownTimeout + 10*time.Second)...)
 	// Until balancers notice, they still send clients here.
 	select {
 	case <-time.After(g.config.shutdownDelay):
@@ -232,7 +256,7 @@ func (g *gateway) shutdown(ctx context.Context) error {
 	for _, p := range proxies {
 		told, cut = told+p.Stats().Drain.Total, cut+p.Stats().Drain.Cut
 	}
-	g.log.Info("gateway: drained", "sessions", told, "cut", cut)
+	g.log.Info("drained", "sessions", told, "cut", cut)
 	// Until now the admin server still answers.
 	return errors.Join(err, g.private.Close())
 }

@@ -51,6 +51,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "well")
 		return
 	}
+	w.Header().Set("X-Powered-By", u.name)
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true,
 		OnPingReceived: func(context.Context, []byte) bool {
@@ -119,13 +120,13 @@ func (l *logs) String() string {
 // config.
 func start(t *testing.T, text string) *instance {
 	t.Helper()
-	in := &instance{file: filepath.Join(t.TempDir(), "gateway.toml"), logs: new(logs)}
+	in := &instance{file: filepath.Join(t.TempDir(), "wsproxy.toml"), logs: new(logs)}
 	in.write(t, text)
 	c, err := load(in.file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.gateway = newGateway(slog.New(slog.NewTextHandler(in.logs, nil)))
+	in.gateway = newGateway(slog.New(slog.NewTextHandler(in.logs, nil)), nil)
 	t.Cleanup(func() {
 		in.public.Close()
 		in.private.Close()
@@ -198,6 +199,7 @@ type client struct {
 	*websocket.Conn
 	name    string // of its upstream
 	cookies []*http.Cookie
+	header  http.Header // of the answer
 }
 
 // dial opens a session.
@@ -224,7 +226,7 @@ func tryDial(t *testing.T, url string, header http.Header) (c *client, status in
 	}
 	t.Cleanup(func() { conn.CloseNow() })
 	conn.SetReadLimit(-1)
-	c = &client{Conn: conn, cookies: resp.Cookies()}
+	c = &client{Conn: conn, cookies: resp.Cookies(), header: resp.Header}
 	_, name, err := conn.Read(ctx)
 	c.name = string(name)
 	return c, status, err

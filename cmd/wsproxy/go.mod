@@ -5,10 +5,26 @@ go 1.26.0
 require (
 	github.com/coder/websocket v1.8.15
 	github.com/pelletier/go-toml/v2 v2.4.3
+	github.com/prometheus/client_golang v1.25.0
 	github.com/seed-ffb73231/wsproxy v0.0.0
+	github.com/seed-ffb73231/wsproxy/metrics/prometheus v0.0.0
 	golang.org/x/net v0.62.0
 )
 
-require golang.org/x/text v0.43.0 // indirect
+require (
+	github.com/beorn7/perks v1.0.1 // indirect
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+	github.com/prometheus/client_model v0.6.3 // indirect
+	github.com/prometheus/common v0.72.0 // indirect
+	github.com/prometheus/procfs v0.22.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
 
-replace github.com/seed-ffb73231/wsproxy => ../..
+// A release drops these (release.sh): go install accepts none of them.
+replace (
+	github.com/seed-ffb73231/wsproxy => ../..
+	github.com/seed-ffb73231/wsproxy/metrics/prometheus => ../../metrics/prometheus
+)

@@ -43,7 +43,7 @@ func (g *gateway) open(c *config) (*listeners, error) {
 			l.opened[a], err = again(g.listeners[*old])
 			l.moved[a], gone[*old] = *old, false
 		} else {
-			l.opened[a], err = listen(a)
+			l.opened[a], err = g.listen(a)
 		}
 		if err != nil {
 			delete(l.opened, a)
@@ -82,11 +82,11 @@ func (g *gateway) unblock(l *listeners, c *config) error {
 			delete(g.listeners, b)
 			closed = append(closed, b)
 		}
-		ln, err := listen(a)
+		ln, err := g.listen(a)
 		if err != nil {
 			l.close()
 			for _, b := range closed {
-				ln, errAgain := listen(b)
+				ln, errAgain := g.listen(b)
 				if errAgain != nil {
 					err = errors.Join(err, errAgain)
 					continue
@@ -118,7 +118,7 @@ func (g *gateway) takeOver(l *listeners, c *config) {
 	}
 	for a, ln := range g.listeners {
 		if !slices.Contains(c.listen, a) {
-			g.log.Info("gateway: no longer listening", "address", ln.Addr().String())
+			g.log.Info("no longer listening", "address", ln.Addr().String())
 			ln.Close()
 			delete(g.listeners, a)
 		}
@@ -130,6 +130,14 @@ func (l *listeners) close() {
 	for _, ln := range l.opened {
 		ln.Close()
 	}
+}
+
+// listen opens a listener, or takes one that systemd has opened.
+func (g *gateway) listen(a address) (net.Listener, error) {
+	if a.network == "systemd" {
+		return accept(g.sockets, a.text)
+	}
+	return listen(a)
 }
 
 // listen opens a listener. It removes a unix socket that a dead process has
@@ -200,7 +208,7 @@ func (g *gateway) serve(a address, ln net.Listener) {
 	case a.tls:
 		what = "public, TLS"
 	}
-	g.log.Info("gateway: listening", "address", ln.Addr().String(), "for", what)
+	g.log.Info("listening", "address", ln.Addr().String(), "for", what)
 	go func() {
 		var err error
 		if a.tls {

@@ -62,7 +62,7 @@ func TestReloadPurpose(t *testing.T) {
 	in := start(t, routes(a))
 	apply := func(listen string) error {
 		t.Helper()
-		file := writeFile(t, dir, "gateway.toml", "drain_window = \"200ms\"\n"+listen+routes(a))
+		file := writeFile(t, dir, "wsproxy.toml", "drain_window = \"200ms\"\n"+listen+routes(a))
 		c, err := load(file)
 		if err != nil {
 			t.Fatal(err)
@@ -161,7 +161,7 @@ func TestOverlap(t *testing.T) {
 		if strings.Contains(test.want, "by") && runtime.GOOS != "linux" {
 			continue
 		}
-		file := writeFile(t, t.TempDir(), "gateway.toml", "listen = ["+test.listen+"]\n[[route]]\npath = \"/\"\ntarget = \"http://a\"\n")
+		file := writeFile(t, t.TempDir(), "wsproxy.toml", "listen = ["+test.listen+"]\n[[route]]\npath = \"/\"\ntarget = \"http://a\"\n")
 		_, err := load(file)
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s: got %v, want %q", test.listen, err, test.want)
@@ -205,7 +205,7 @@ func TestAdminHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := writeFile(t, t.TempDir(), "gateway.toml", strings.Replace(string(text), `admin = "127.0.0.1:0"`, `admin = "unix:`+path+`"`, 1))
+	file := writeFile(t, t.TempDir(), "wsproxy.toml", strings.Replace(string(text), `admin = "127.0.0.1:0"`, `admin = "unix:`+path+`"`, 1))
 	c, err := load(file)
 	if err != nil {
 		t.Fatal(err)
@@ -231,14 +231,14 @@ func TestSocketOfAnother(t *testing.T) {
 	a := newUpstream(t, "a")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "s")
-	file := writeFile(t, dir, "gateway.toml", fmt.Sprintf("listen = [\"127.0.0.1:0\", %q]\nadmin = \"127.0.0.1:0\"\nlog = \"json\"\n", "unix:"+path)+routes(a))
-	first := startProcess(t, "-config", file)
-	first.record(t, "gateway: listening", "address", path)
+	file := writeFile(t, dir, "wsproxy.toml", fmt.Sprintf("listen = [\"127.0.0.1:0\", %q]\nadmin = \"127.0.0.1:0\"\nlog = \"json\"\n", "unix:"+path)+routes(a))
+	first := startProcess(t, "--config", file)
+	first.record(t, "listening", "address", path)
 	if err := os.Remove(path); err != nil { // as the next process does
 		t.Fatal(err)
 	}
-	second := startProcess(t, "-config", file)
-	second.record(t, "gateway: listening", "address", path)
+	second := startProcess(t, "--config", file)
+	second.record(t, "listening", "address", path)
 	first.signal(t, syscall.SIGTERM)
 	if code := first.exited(t); code != 0 {
 		t.Errorf("exit code %d, want 0", code)

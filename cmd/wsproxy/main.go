@@ -1,24 +1,24 @@
-// Gateway is a reverse proxy for WebSockets only. It replaces an nginx that
-// does nothing else. One file, gateway.toml, configures it.
+// Command wsproxy is a reverse proxy for WebSockets only. It replaces an nginx
+// that does nothing else. It is package [github.com/seed-ffb73231/wsproxy] as a
+// program.
 //
-//	gateway -config gateway.toml
-//	gateway -config gateway.toml -check
-//	gateway -listen :8080 -to http://10.0.0.1:9000 -to http://10.0.0.2:9000
+//	wsproxy http://127.0.0.1:9000
+//	wsproxy --config wsproxy.toml
+//	wsproxy check wsproxy.toml
 //
-// On SIGHUP it reads the file again, and sessions continue. On SIGTERM it
-// drains its sessions and exits.
+// With --help it says more. On SIGHUP it reads its file again, and sessions
+// continue. On SIGTERM it drains its sessions and exits.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
+	"slices"
 	"syscall"
 )
 
@@ -26,46 +26,40 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// list is a flag that may be repeated.
-type list []string
-
-func (l *list) String() string     { return strings.Join(*l, " ") }
-func (l *list) Set(v string) error { *l = append(*l, v); return nil }
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2 // the command line is wrong
+)
 
 // run is the program; it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	var listen, to list
-	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	file := flags.String("config", "", "configuration `file`")
-	check := flags.Bool("check", false, "check the configuration and exit")
-	flags.Var(&listen, "listen", "without a file: `address` to listen on; may be repeated")
-	flags.Var(&to, "to", "without a file: `URL` of an upstream; may be repeated")
-	path := flags.String("path", "/", "without a file: `path` to proxy; / is every path")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
+	in, err := parseArgs(args, stdout)
+	switch {
+	case errors.Is(err, errDone):
+		return exitOK
 	case err != nil:
-		return 2
-	case flags.NArg() > 0, (*file == "") == (len(to) == 0), *file != "" && len(listen) > 0:
-		fmt.Fprintln(stderr, "gateway: use either -config, or -listen and -to")
-		flags.Usage()
-		return 2
+		fmt.Fprintf(stderr, "wsproxy: %v; see wsproxy --help\n", err)
+		return exitUsage
 	}
-	read := func() (*config, error) {
-		if *file == "" {
-			return fromFlags(listen, to, *path)
-		}
-		return load(*file)
-	}
-	c, err := read()
+	sockets, err := inherited()
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		return 1
+		fmt.Fprintf(stderr, "wsproxy: %v\n", err)
+		return exitFailed
 	}
-	if *check {
+	read := func() (*config, error) { return in.config(sockets) }
+	c, err := read()
+	switch {
+	case err != nil && in.file == "":
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	case err != nil:
+		fmt.Fprintln(stderr, err)
+		return exitFailed
+	case in.check:
 		c.summarize(stdout)
-		return 0
+		return exitOK
 	}
 
 	level := new(slog.LevelVar)
@@ -83,7 +77,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer signal.Stop(hangups)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	g := newGateway(log)
+	g := newGateway(log, sockets)
 	// Preparing a config may block on name servers; signals must not wait for
 	// that.
 	type result struct {
@@ -112,32 +106,54 @@ func run(args []string, stdout, stderr io.Writer) int {
 			}
 			switch {
 			case r.err != nil && first:
-				complain(log, "gateway: not started", r.err)
-				return 1
+				complain(log, "not started", r.err)
+				return exitFailed
 			case r.err != nil:
-				complain(log, "gateway: not reloaded", r.err)
-			case !first:
+				complain(log, "not reloaded", r.err)
+				g.tell("STATUS=serving; the file has mistakes, which are in the log")
+			case first:
+				g.warnOfUnused()
+				g.tell("READY=1", "STATUS=serving")
+			default:
 				level.Set(r.config.level)
-				log.Info("gateway: reloaded", "routes", len(r.config.routes))
+				log.Info("reloaded", "routes", len(r.config.routes))
+				g.tell("STATUS=serving; the file was read again")
 			}
 			if preparing = again; again {
 				again = false
 				go prepare(read)
 			}
 		case err := <-g.failed:
-			complain(log, "gateway: stopped", err)
-			return 1
+			complain(log, "stopped", err)
+			return exitFailed
 		case <-ctx.Done():
 			stop() // a second signal ends the program at once
 			if g.config == nil {
-				log.Info("gateway: not started", "cause", context.Cause(ctx).Error())
-				return 0
+				log.Info("not started", "cause", context.Cause(ctx).Error())
+				return exitOK
 			}
 			if err := g.shutdown(context.Background()); err != nil {
-				complain(log, "gateway: shutdown failed", err)
-				return 1
+				complain(log, "shutdown failed", err)
+				return exitFailed
 			}
-			return 0
+			return exitOK
+		}
+	}
+}
+
+// tell sends systemd a message, if it wants any.
+func (g *gateway) tell(lines ...string) {
+	if err := notify(lines...); err != nil {
+		g.log.Warn("systemd not notified", "error", err.Error())
+	}
+}
+
+// warnOfUnused logs the sockets that systemd has passed and that no address of
+// the config uses: their clients would wait in vain.
+func (g *gateway) warnOfUnused() {
+	for _, s := range g.sockets {
+		if !slices.ContainsFunc(g.config.listen, func(a address) bool { return a.network == "systemd" && s.is(a.text) }) {
+			g.log.Warn("a socket of systemd is not used", "name", s.name, "descriptor", s.fd)
 		}
 	}
 }

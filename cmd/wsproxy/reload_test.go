@@ -90,7 +90,7 @@ func TestShutdownAfterReload(t *testing.T) {
 	if n := in.stats().Old; n != 0 {
 		t.Errorf("%d sessions are left", n)
 	}
-	if strings.Contains(in.logs.String(), "gateway: route cut") {
+	if strings.Contains(in.logs.String(), "route cut") {
 		t.Error("they were cut")
 	}
 }
@@ -119,7 +119,7 @@ func TestReloadRoutes(t *testing.T) {
 	if st := in.stats(); st.Open != 2 || st.Old != 0 || len(st.Routes) != 2 || st.Routes[1].Path != "/b" || st.Routes[1].Opened != 1 {
 		t.Errorf("got the stats %+v, want two routes with a session each, and b's that it had", st)
 	}
-	if !strings.Contains(in.logs.String(), `msg="gateway: route drained" route=/a sessions=1`) {
+	if !strings.Contains(in.logs.String(), `msg="route drained" route=/a sessions=1`) {
 		t.Error("no record of the drain of /a")
 	}
 }
@@ -172,9 +172,9 @@ func TestReloadMistakes(t *testing.T) {
 	s := dial(t, in.url(t, "/a"), nil)
 	before := in.stats()
 	for _, test := range []struct{ text, want string }{
-		{routes(b) + "max_age = \"-1s\"\n", "gateway.toml:9: route.max_age"},
-		{routes(b) + "[[route]]\npath = \"/b\"\ntarget = \"http://a\"\n", "gateway.toml:10: route.path"},
-		{routes(b, a) + "[[", "gateway.toml:14: "},
+		{routes(b) + "max_age = \"-1s\"\n", "wsproxy.toml:9: route.max_age"},
+		{routes(b) + "[[route]]\npath = \"/b\"\ntarget = \"http://a\"\n", "wsproxy.toml:10: route.path"},
+		{routes(b, a) + "[[", "wsproxy.toml:14: "},
 		{"log = \"json\"\n" + routes(b), "log cannot change at run time"},
 	} {
 		err := in.rewrite(t, test.text)
@@ -204,7 +204,7 @@ func TestReloadListeners(t *testing.T) {
 	// listen changes the gateway's address as well.
 	listen := func(list, routes string) error {
 		text := fmt.Sprintf("listen = [%s]\nadmin = \"127.0.0.1:0\"\ndrain_window = \"200ms\"\n", list) + routes
-		writeFile(t, filepath.Dir(in.file), "gateway.toml", text)
+		writeFile(t, filepath.Dir(in.file), "wsproxy.toml", text)
 		c, err := load(in.file)
 		if err != nil {
 			t.Fatal(err)

@@ -174,6 +174,26 @@ func (r *route) readRequest() {
 			}
 		}))
 	}
+	if answer := t.table("answer_headers"); answer != nil {
+		fields, removed := make(http.Header), answer.texts("remove")
+		if set := answer.table("set"); set != nil {
+			fields = readFields(set)
+		}
+		for i, name := range removed {
+			if !httpguts.ValidHeaderFieldName(name) {
+				answer.mistake(fmt.Sprintf("remove[%d]", i), "%q is not a field name", name)
+			}
+		}
+		answer.end()
+		r.add(wsproxy.WithRewriteAnswer(func(answer *http.Response) {
+			for _, name := range removed {
+				answer.Header.Del(name)
+			}
+			for name := range fields {
+				answer.Header.Set(name, fields.Get(name))
+			}
+		}))
+	}
 }
 
 // readFields reads a table of header fields.

@@ -113,6 +113,17 @@ func TestRouteKeys(t *testing.T) {
 			}
 		}},
 		{`set_headers = { x-tenant = "blue" }`, seen(header("X-Tenant", "red"), "X-Tenant", "blue")},
+		{`answer_headers = { set = { x-served-by = "blue" }, remove = ["x-powered-by"] }`, func(t *testing.T, in *instance, _ *upstream) {
+			h := dial(t, in.url(t, "/"), nil).header
+			if h.Get("X-Served-By") != "blue" || h.Values("X-Powered-By") != nil {
+				t.Errorf("the client has seen %v, want X-Served-By: blue and no X-Powered-By", h)
+			}
+		}},
+		{"", func(t *testing.T, in *instance, _ *upstream) {
+			if h := dial(t, in.url(t, "/"), nil).header; h.Get("X-Powered-By") != "u" {
+				t.Errorf("the client has seen %v, want the upstream's X-Powered-By", h)
+			}
+		}},
 		{"max_sessions = 1", second(http.StatusServiceUnavailable)},
 		{"max_sessions_per_client = 1", second(http.StatusTooManyRequests)},
 		{"max_message_size = { client = 99 }", ends(100, websocket.StatusMessageTooBig)},
@@ -374,7 +385,7 @@ func TestUnixSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Dir(in.file), "gateway.toml", strings.Replace(string(text), `["127.0.0.1:0"]`, `["unix:`+front+`"]`, 1))
+	writeFile(t, filepath.Dir(in.file), "wsproxy.toml", strings.Replace(string(text), `["127.0.0.1:0"]`, `["unix:`+front+`"]`, 1))
 	c, err := load(in.file)
 	if err != nil {
 		t.Fatal(err)

@@ -23,8 +23,8 @@ func TestProcessSlowSource(t *testing.T) {
 		dir := t.TempDir()
 		members := fifo(dir)
 		a := newUpstream(t, "a")
-		p := startProcess(t, "-config", writeFile(t, dir, "gateway.toml", head+routes(a)))
-		writeFile(t, dir, "gateway.toml", waits)
+		p := startProcess(t, "--config", writeFile(t, dir, "wsproxy.toml", head+routes(a)))
+		writeFile(t, dir, "wsproxy.toml", waits)
 		p.signal(t, syscall.SIGHUP)
 		readBy(t, members)
 		dial(t, "ws://"+p.public+"/a", nil).CloseNow() // it goes on meanwhile
@@ -36,7 +36,7 @@ func TestProcessSlowSource(t *testing.T) {
 	t.Run("starting", func(t *testing.T) {
 		dir := t.TempDir()
 		members := fifo(dir)
-		p := spawn(t, "-config", writeFile(t, dir, "gateway.toml", waits))
+		p := spawn(t, "--config", writeFile(t, dir, "wsproxy.toml", waits))
 		f := readBy(t, members) // when it checks the file
 		os.Remove(members)
 		fifo(dir) // for the next time

@@ -61,11 +61,11 @@ func deploy(t *testing.T) *deployment {
 	d := newDeployment(t, 3)
 	gateway := buildGateway(t)
 	config := d.proxyConfig()
-	file := filepath.Join(t.TempDir(), "gateway.toml")
+	file := filepath.Join(t.TempDir(), "wsproxy.toml")
 	must(t, os.WriteFile(file, []byte(config), 0o600))
 	for i, name := range []string{"proxy-a", "proxy-b"} {
 		p := &machine{host: d.net.host(t, name, 21+i)}
-		p.run = func() *process { return p.start(t, name, nil, gateway, "-config", file) }
+		p.run = func() *process { return p.start(t, name, nil, gateway, "--config", file) }
 		p.begin()
 		d.proxies = append(d.proxies, p)
 	}

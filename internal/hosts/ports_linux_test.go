@@ -43,10 +43,10 @@ func TestPorts(t *testing.T) {
 		}
 		config.WriteString("]\n")
 	}
-	file := filepath.Join(t.TempDir(), "gateway.toml")
+	file := filepath.Join(t.TempDir(), "wsproxy.toml")
 	must(t, os.WriteFile(file, []byte(config.String()), 0o600))
 	gateway := buildGateway(t)
-	p.run = func() *process { return p.start(t, "proxy-c", nil, gateway, "-config", file) }
+	p.run = func() *process { return p.start(t, "proxy-c", nil, gateway, "--config", file) }
 	p.begin()
 	d.awaitServing(p)
 	d.say("proxy-c has %d ports at each of its 2 addresses", ports)

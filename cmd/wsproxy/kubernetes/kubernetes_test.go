@@ -38,13 +38,13 @@ func read(t *testing.T) *manifests {
 	t.Helper()
 	m := new(manifests)
 	kinds := map[string]any{
-		"v1 ConfigMap gateway":                  &m.config,
-		"apps/v1 Deployment gateway":            &m.deployment,
-		"v1 Service gateway":                    &m.service,
+		"v1 ConfigMap wsproxy":                  &m.config,
+		"apps/v1 Deployment wsproxy":            &m.deployment,
+		"v1 Service wsproxy":                    &m.service,
 		"v1 Service chat":                       &m.upstreams,
-		"policy/v1 PodDisruptionBudget gateway": &m.budget,
+		"policy/v1 PodDisruptionBudget wsproxy": &m.budget,
 	}
-	for _, name := range []string{"gateway.yaml", "chat.yaml"} {
+	for _, name := range []string{"wsproxy.yaml", "chat.yaml"} {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -100,9 +100,9 @@ func (m *manifests) port(t *testing.T, port intstr.IntOrString) int32 {
 // toml is the value of a key in the gateway's config.
 func (m *manifests) toml(t *testing.T, key string) string {
 	t.Helper()
-	found := regexp.MustCompile(`(?m)^`+key+` = \[?"([^"]*)"`).FindAllStringSubmatch(m.config.Data["gateway.toml"], -1)
+	found := regexp.MustCompile(`(?m)^`+key+` = \[?"([^"]*)"`).FindAllStringSubmatch(m.config.Data["wsproxy.toml"], -1)
 	if len(found) != 1 {
-		t.Fatalf("gateway.toml: got %d keys %s, want one", len(found), key)
+		t.Fatalf("wsproxy.toml: got %d keys %s, want one", len(found), key)
 	}
 	return found[0][1]
 }
@@ -120,7 +120,7 @@ func (m *manifests) duration(t *testing.T, key string) time.Duration {
 func TestConfig(t *testing.T) {
 	m := read(t)
 	dir := t.TempDir()
-	program, file := filepath.Join(dir, "gateway.exe"), filepath.Join(dir, "gateway.toml")
+	program, file := filepath.Join(dir, "wsproxy.exe"), filepath.Join(dir, "wsproxy.toml")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".")
 	build.Dir = ".." // in its own module
 	if out, err := build.CombinedOutput(); err != nil {
@@ -130,15 +130,15 @@ func TestConfig(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.CommandContext(t.Context(), program, "-config", file, "-check").CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), program, "check", file).CombinedOutput()
 		return string(out), err
 	}
-	text := m.config.Data["gateway.toml"]
+	text := m.config.Data["wsproxy.toml"]
 	if out, err := check(text); err != nil {
-		t.Errorf("gateway -check: %v\n%s", err, out)
+		t.Errorf("wsproxy check: %v\n%s", err, out)
 	}
 	if out, err := check(text + "nonsense = 1\n"); err == nil {
-		t.Errorf("gateway -check takes nonsense: %s", out)
+		t.Errorf("wsproxy check takes nonsense: %s", out)
 	}
 }
 
@@ -154,7 +154,7 @@ func TestMount(t *testing.T) {
 		t.Errorf("the volume is %v, want the ConfigMap %s", v, m.config.Name)
 	}
 	for key := range m.config.Data {
-		if want := []string{"-config", mounts[0].MountPath + "/" + key}; strings.Join(c.Args, " ") != strings.Join(want, " ") {
+		if want := []string{"--config", mounts[0].MountPath + "/" + key}; strings.Join(c.Args, " ") != strings.Join(want, " ") {
 			t.Errorf("got the arguments %q, want %q", c.Args, want)
 		}
 	}
