@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // A Side is a peer of a session, or the proxy itself.
@@ -55,6 +57,10 @@ var (
 	// [Proxy.Shutdown] or [Proxy.Close] was called.
 	ErrShutdown = errors.New("shutting down")
 )
+
+// ErrNotOpen means that a message was not sent ([Session.Send]), because the
+// session is not open yet, has begun to end, or is over.
+var ErrNotOpen = relay.ErrNotOpen
 
 // An Error reports a failed handshake: the proxy refused it, or it failed on
 // the way to the upstream.

@@ -285,6 +285,41 @@ func (s *Session) progress() (open bool, cancel context.CancelCauseFunc) {
 // errEnded: a session was ended by [Session.Close] before it was open.
 var errEnded = errors.New("session closed")
 
+// Send adds a message of the program's own to what goes to a side, [Client] or
+// [Upstream]. The type is [websocket.MessageText], and data then UTF-8, or
+// [websocket.MessageBinary]. The peer cannot tell the message from one of the
+// opposite side.
+//
+// The message is put between two others, never into a fragmented one, and is not
+// compressed. Send waits for that, and until the connection has taken the whole
+// message, not until the peer has read it. Calls at the same time are written
+// whole, in any order. Data is copied, and its size is not limited. It counts for
+// neither side, not as activity, and not against a limit.
+//
+// If ctx ends before the first byte is written, the message is dropped, and Send
+// returns ctx's error. If it ends later, Send returns an error that wraps it, and
+// the rest is still written; a peer that takes nothing is dropped after the write
+// timeout ([WithWriteTimeout]). Send returns [ErrNotOpen] if the session is not
+// open yet, as in a hook of [WithOnOpen], or has begun to end.
+func (s *Session) Send(ctx context.Context, to Side, t websocket.MessageType, data []byte) error {
+	switch {
+	case to != Client && to != Upstream:
+		return fmt.Errorf("wsproxy: send to the %v: only client and upstream can be sent messages", to)
+	case t != websocket.MessageText && t != websocket.MessageBinary:
+		return fmt.Errorf("wsproxy: send to the %v: message type %d is neither text nor binary", to, int(t))
+	case t == websocket.MessageText && !utf8.Valid(data):
+		return fmt.Errorf("wsproxy: send to the %v: text is not UTF-8", to)
+	}
+	err := ErrNotOpen
+	if open, _ := s.progress(); open {
+		err = s.relay.Send(ctx, frame.Side(to), byte(t), data) // a type is the frame's opcode
+	}
+	if err != nil {
+		return fmt.Errorf("wsproxy: send to the %v: %w", to, err)
+	}
+	return nil
+}
+
 // SetExpiry ends the session at t, for example when the client's token expires.
 // The client is sent a Close frame with code and reason. A later call replaces
 // the expiry, and the zero time removes it. The errors are those of

@@ -24,6 +24,8 @@ type Stats struct {
 
 	FromClients, FromUpstreams Counts // of all sessions, including open ones; LargestMessage is the maximum of all
 
+	Sent [2]uint64 // messages written by [Session.Send], by the [Side] that they went to; in no other counter
+
 	Durations  Histogram    // of sessions that ended
 	RoundTrips [2]Histogram // of the proxy's Pings, by [Side]
 
@@ -154,6 +156,7 @@ func (p *Proxy) Stats() Stats {
 		Drain:         now.drain,
 		FromClients:   Counts(p.stats.totals.Counts(frame.Client)),
 		FromUpstreams: Counts(p.stats.totals.Counts(frame.Upstream)),
+		Sent:          [2]uint64{p.stats.totals.Sent(frame.Client), p.stats.totals.Sent(frame.Upstream)},
 		Durations:     p.stats.durations.load(),
 		RoundTrips:    [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
 	}

@@ -253,6 +253,9 @@ func (c *Course) Slowed(now time.Duration, side frame.Side, gone bool) (again ti
 	return again, free, o
 }
 
+// Ending reports whether the session has begun to end.
+func (c *Course) Ending() bool { return c.deadline != 0 }
+
 // Text returns the reason in the proxy's own Close frames.
 func (c *Course) Text() string {
 	switch r := c.policy.Resume; {

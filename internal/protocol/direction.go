@@ -49,11 +49,12 @@ type Final struct {
 
 // A Verdict is what to do with one chunk: its first n bytes are forwarded.
 type Verdict struct {
-	N    int  // bytes to forward
-	Edge int  // the last frame boundary in these; -1: none
-	Hold int  // bytes at the end of the chunk to present again before the next ones
-	Rest int  // bytes at the end of the chunk that were not examined, because of the quota; hold is 0 then
-	Data bool // the n bytes include bytes of a data frame
+	N       int  // bytes to forward
+	Edge    int  // the last frame boundary in these; -1: none
+	Between int  // the end of the last message that they complete; 0: none
+	Hold    int  // bytes at the end of the chunk to present again before the next ones
+	Rest    int  // bytes at the end of the chunk that were not examined, because of the quota; hold is 0 then
+	Data    bool // the n bytes include bytes of a data frame
 
 	Frames, Messages int    // completed by the n bytes
 	Absorbed         int    // frames that are not forwarded: answers to our Pings
@@ -96,6 +97,7 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 			v.Frames++
 			if d.complete() {
 				v.Messages++
+				v.Between = n
 			}
 		}
 		v.Edge = n
@@ -160,6 +162,18 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 		i += h.Size
 	}
 	v.N = n
+}
+
+// Continues reports whether the last frame that Walk has found, which begins with
+// the byte first, is within a fragmented message.
+func (d *Direction) Continues(first byte) bool {
+	switch first & 0x0F {
+	case frame.OpText, frame.OpBinary:
+		return false
+	case frame.OpContinuation:
+		return true
+	}
+	return d.Scan.InMessage
 }
 
 // complete ends the current frame and reports whether it completes a message.

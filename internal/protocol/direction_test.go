@@ -112,6 +112,36 @@ func TestWalkEdge(t *testing.T) {
 	}
 }
 
+// The verdict names the end of the last message, wherever the frames after it end,
+// and the direction says whether the last frame is within one.
+func TestWalkBetween(t *testing.T) {
+	data := func(first byte, n int) []byte { return appendFrame(nil, first, false, n) }
+	whole, fragment, more, end := data(frame.FinBit|frame.OpText, 10), data(frame.OpText, 10), data(frame.OpContinuation, 10), data(frame.FinBit|frame.OpContinuation, 10)
+	ping := frame.AppendControl(nil, frame.OpPing, false, []byte("ping"))
+	for _, tt := range []struct {
+		name      string
+		frames    [][]byte // the last one is cut short
+		between   int
+		continues bool
+	}{
+		{"whole messages", [][]byte{whole, whole, whole}, 24, false},
+		{"a fragment after a message", [][]byte{whole, fragment, more}, 12, true},
+		{"after a fragmented message", [][]byte{fragment, more, end, ping}, 36, false},
+		{"a Ping within a message", [][]byte{whole, fragment, ping}, 12, true},
+		{"a Ping after a message", [][]byte{whole, ping, ping}, 12, false},
+		{"no end", [][]byte{fragment, more, end}, 0, true},
+		{"nothing before", [][]byte{fragment}, 0, false},
+	} {
+		var d Direction
+		var v Verdict
+		stream := bytes.Join(tt.frames, nil)
+		d.Walk(stream[:len(stream)-1], &v)
+		if v.Between != tt.between || d.Continues(stream[v.Edge]) != tt.continues {
+			t.Errorf("%s: got the end of a message at %d, and a last frame within one: %v; want %d, %v", tt.name, v.Between, d.Continues(stream[v.Edge]), tt.between, tt.continues)
+		}
+	}
+}
+
 // FuzzRelayStream: whatever bytes come, in whatever chunks, the direction
 // lets the same ones through: a legal stream whole, any other up to where it
 // goes wrong.

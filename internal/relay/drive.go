@@ -77,9 +77,9 @@ func (s *Session) blame(v any) {
 	s.mu.Unlock()
 }
 
-// noteLocked does what is to be done at once about orders: it arms the timer, and
-// wakes readers that wait for the rate limit. It returns the legs that the orders
-// are for. s.mu is held.
+// noteLocked does what is to be done at once about orders: it arms the timer, wakes
+// readers that wait for the rate limit, and drops messages that wait. It returns the
+// legs that the orders are for. s.mu is held.
 func (s *Session) noteLocked(o *protocol.Orders) pair {
 	switch {
 	case !o.Arm:
@@ -88,8 +88,11 @@ func (s *Session) noteLocked(o *protocol.Orders) pair {
 	case s.events != nil:
 		s.events.arm(o.Again)
 	}
-	if o.Began && s.rare != nil && s.rare.hastened != nil {
-		close(s.rare.hastened)
+	if o.Began && s.rare != nil {
+		if s.rare.hastened != nil {
+			close(s.rare.hastened)
+		}
+		s.dropAdditionsLocked()
 	}
 	return s.pairLocked()
 }

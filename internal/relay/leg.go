@@ -19,9 +19,10 @@ type leg struct {
 	*threadLeg           // nil: the event driver has it
 	ev         *eventLeg // nil: goroutines have it
 
-	deaf bool // guarded by lock; a write failed: nothing more is written
+	deaf      bool // guarded by lock; a write failed: nothing more is written
+	inMessage bool // guarded by lock; what was written ends within a fragmented message
 
-	pending atomic.Uint32 // frames to inject at the next boundary: a Close code, pingPending
+	pending atomic.Uint32 // to inject at the next boundary: a Close code, and the bits below
 
 	// lock is held while bytes are written to the leg, and from there until
 	// the frame they belong to is complete.
@@ -54,7 +55,15 @@ type threadLeg struct {
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-const pingPending = 1 << 16 // a bit above every close code
+// The bits of leg.pending above every close code.
+const (
+	pingPending = 1 << 16
+	sendPending = 1 << 17 // there are additions
+	sendHeld    = 1 << 18 // there are additions, and the last message written is unfinished
+
+	closePending = pingPending - 1 // the close code
+	additions    = sendPending | sendHeld
+)
 
 // answered records a Pong to our Ping of that number, and reports whether it is
 // the first.
@@ -112,7 +121,12 @@ func (l *leg) fail() {
 func (l *leg) release() {
 	l.writePending()
 	l.unlock()
-	l.flush()
+	switch waiting := l.pending.Load(); {
+	case waiting&sendPending != 0:
+		l.s.helpers.Go(l.flush) // the caller, a pump, is not held up by one message after the other
+	case waiting != 0:
+		l.flush()
+	}
 }
 
 // unlock releases the lock. With the event driver, the lock remains held while
@@ -184,8 +198,8 @@ func (l *leg) flushAtOnce() bool {
 func (l *leg) await(frame uint32) {
 	for {
 		waiting := l.pending.Load()
-		if waiting&^pingPending != 0 {
-			frame &= pingPending
+		if waiting&closePending != 0 {
+			frame &^= closePending
 		}
 		if l.pending.CompareAndSwap(waiting, waiting|frame) {
 			return
@@ -194,9 +208,9 @@ func (l *leg) await(frame uint32) {
 }
 
 // flush writes the frames that wait for a boundary, unless the holder of the lock
-// will.
+// will, or one who waits for it.
 func (l *leg) flush() {
-	for l.pending.Load() != 0 && l.writeAlone() {
+	for l.pending.Load()&^sendHeld != 0 && l.lock.waiting.Load() == 0 && l.writeAlone() {
 	}
 }
 
@@ -215,10 +229,18 @@ func (l *leg) writeAlone() bool {
 
 // writePending writes the frames that wait for a boundary. lock is held.
 func (l *leg) writePending() {
-	frames := l.pending.Swap(0)
-	if frames == 0 || l.mute() {
-		return
+	waiting := l.pending.Swap(0)
+	if frames := waiting &^ additions; frames != 0 && !l.mute() {
+		l.writeControl(frames)
 	}
+	if waiting&additions != 0 {
+		l.writeAdditions()
+	}
+}
+
+// writeControl writes a Ping (pingPending), a Close (its code), or both. lock is
+// held.
+func (l *leg) writeControl(frames uint32) {
 	var b []byte
 	now := l.s.now()
 	if frames&pingPending != 0 {

@@ -344,7 +344,7 @@ func (p *pump) moveFrame(pipe *pipe) int {
 		to.fail()
 	}
 	if p.mind.Left == 0 || to.mute() {
-		p.owns = false
+		p.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
 	return int(n)

@@ -332,7 +332,7 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 		}
 		p.owns = true
 	}
-	if to.pending.Load() != 0 && !closes && v.Edge >= 0 && v.Edge < len(b) {
+	if to.pending.Load() != 0 && !closes {
 		b = p.interrupt(v, b, now)
 	}
 	p.wrote(v, b, to.write(b, now))
@@ -340,21 +340,35 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 		to.sentClose()
 	}
 	if p.mind.Left == 0 || to.mute() {
-		p.owns = false
+		p.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
 	p.waits.Store(false)
 }
 
-// interrupt writes b up to its last frame boundary, and then the frames that
-// wait for one: in a busy stream of long frames, a chunk seldom ends at a
-// boundary.
+// interrupt writes b up to a boundary in it, if there is one, and then the frames
+// that wait for one: in a busy stream of long frames, a chunk seldom ends at a
+// boundary. The boundary is that of the last frame, or, for a message of the
+// program's own, that of the last message.
 func (p *pump) interrupt(v *protocol.Verdict, b []byte, now time.Duration) (rest []byte) {
 	to := p.to
-	p.wrote(v, b[:v.Edge], to.write(b[:v.Edge], now))
-	to.writePending()
-	v.Frames, v.Messages = 0, 0
-	return b[v.Edge:]
+	switch at := v.Between; {
+	case at > 0 && at < len(b) && to.pending.Load()&additions != 0:
+		n := to.write(b[:at], now)
+		p.add(0, 0, n) // the frames count with the rest
+		to.owe(0, 0, at-n)
+		to.inMessage = false
+		to.writePending()
+		return b[at:]
+	case v.Edge >= 0 && v.Edge < len(b):
+		at = v.Edge
+		p.wrote(v, b[:at], to.write(b[:at], now))
+		to.inMessage = p.mind.Continues(b[at])
+		to.writePending()
+		v.Frames, v.Messages = 0, 0
+		return b[at:]
+	}
+	return b
 }
 
 // wrote counts n bytes of b as written; if that is all of b, its frames as

@@ -71,6 +71,8 @@ type rare struct {
 	expires  time.Time     // zero: never
 	expiry   *protocol.Cause
 	inlets   *[2]inlet // set when joined; nil: the session has no stage
+
+	additions [2][]*addition // not yet written, by the side that they go to
 }
 
 // A pair is the two legs that a session has at a time, by their sides.

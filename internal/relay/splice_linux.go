@@ -55,7 +55,6 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	to.writing.Store(int64(now))
 	p.waits.Store(true)
 	err := to.raw.conn.Write(pipe.drain)
-	p.waits.Store(false)
 	to.writing.Store(-1)
 	if err != nil || pipe.err != nil {
 		to.fail()
@@ -68,9 +67,10 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		pipe.close()
 	}
 	if p.mind.Left == 0 || to.mute() {
-		p.owns = false
+		p.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
+	p.waits.Store(false)
 	return true, false
 }
 

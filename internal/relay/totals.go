@@ -19,8 +19,9 @@ type Totals []cell
 // A cell holds what has passed in a part of the sessions. There are several, on
 // cache lines of their own, so that processors seldom wait for each other.
 type cell [2]struct {
-	tally
-	_ [64 - unsafe.Sizeof(tally{})]byte
+	tally               // of what has come from the side
+	sent  atomic.Uint64 // messages of the program's own, to the side
+	_     [64 - unsafe.Sizeof(tally{}) - 8]byte
 }
 
 const cells = 16
@@ -39,6 +40,14 @@ func (t Totals) Counts(from frame.Side) (sum Counts) {
 		sum.LargestMessage = max(sum.LargestMessage, c.LargestMessage)
 	}
 	return sum
+}
+
+// Sent returns the number of messages of the program's own to a side.
+func (t Totals) Sent(to frame.Side) (n uint64) {
+	for i := range t {
+		n += t[i][to].sent.Load()
+	}
+	return n
 }
 
 // A tally collects [Counts].

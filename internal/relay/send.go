@@ -1,0 +1,152 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
+)
+
+// This file adds messages of the program's own to a session. They wait in a queue
+// of the leg until its lock is free at the end of a message: a control frame may be
+// put into a fragmented message, a data frame may not (RFC 6455, 5.4). Whoever
+// holds the lock then writes them, as it writes Pings.
+
+// ErrNotOpen means that the session has begun to end, or is over.
+var ErrNotOpen = errors.New("session not open")
+
+// An addition is a message of the program's own.
+type addition struct {
+	op    byte
+	data  []byte     // the message; without a stage, its frame
+	begun bool       // guarded by Session.mu; it has left the queue
+	done  chan error // receives the result, and has room for it
+}
+
+// Send writes a message to a side, between two relayed messages, and waits until
+// it is written. It copies the data. If ctx ends before the first byte is written,
+// the message is dropped; after that, the rest is still written, for half a frame
+// would be the end of the session. The session must have been joined.
+func (s *Session) Send(ctx context.Context, to frame.Side, op byte, data []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m := &addition{op: op, done: make(chan error, 1)}
+	if s.pumps[to].inlet() != nil { // the stage makes the frames, when it is their turn
+		m.data = bytes.Clone(data)
+	} else {
+		b := make([]byte, 0, frame.MaxDataHeader+len(data))
+		m.data = frame.AppendMessage(b, op, to == frame.Upstream, data)
+	}
+	s.mu.Lock()
+	if s.course.Ending() {
+		s.mu.Unlock()
+		return ErrNotOpen
+	}
+	x := s.rareLocked()
+	x.additions[to] = append(x.additions[to], m)
+	l := s.pairLocked()[to]
+	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
+	s.mu.Unlock()
+	l.pending.Or(sendPending)
+	s.helpers.Go(l.flush) // not here: a write does not end with ctx
+	s.helpers.Done()
+	select {
+	case err := <-m.done:
+		return err
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !m.begun {
+		x.additions[to] = slices.DeleteFunc(x.additions[to], func(other *addition) bool { return other == m })
+		return ctx.Err()
+	}
+	select {
+	case err := <-m.done:
+		return err
+	default:
+		return fmt.Errorf("%w while the message was being written", ctx.Err())
+	}
+}
+
+// writeAdditions writes the messages that were added, unless the last message
+// that was relayed to the leg is unfinished. lock is held.
+//
+//go:noinline
+func (l *leg) writeAdditions() {
+	l.s.mu.Lock()
+	n := len(l.s.rare.additions[l.side])
+	l.s.mu.Unlock()
+	// Those that are added meanwhile have to wait for what the opposite side sends.
+	for range n {
+		m := l.nextAddition()
+		if m == nil {
+			return
+		}
+		l.writeAddition(m)
+	}
+}
+
+// nextAddition returns the message to write now, or nil if there is none. lock is
+// held.
+func (l *leg) nextAddition() *addition {
+	s := l.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	queue := s.rare.additions[l.side]
+	switch {
+	case len(queue) == 0:
+		return nil
+	case l.inMessage && s.rare.inlets == nil: // a stage sends whole messages
+		l.pending.Or(sendHeld)
+		return nil
+	}
+	m := queue[0]
+	m.begun = true
+	s.rare.additions[l.side] = slices.Delete(queue, 0, 1)
+	return m
+}
+
+// writeAddition writes a message, in pieces so that the progress shows. lock is
+// held.
+func (l *leg) writeAddition(m *addition) {
+	err := ErrNotOpen
+	defer func() { m.done <- err }() // even if a custom connection panics
+	b := m.data
+	if l.mute() {
+		return
+	}
+	if in := l.s.pumps[l.side].inlet(); in != nil {
+		var failed error
+		if b, failed = in.stage.Append(l.side, m.op, b, nil); failed != nil {
+			err = failed
+			return
+		}
+	}
+	for len(b) > 0 {
+		piece := b[:min(len(b), chunkSize)]
+		l.write(piece, l.s.now())
+		if l.mute() { // the write failed
+			return
+		}
+		b = b[len(piece):]
+	}
+	l.s.total[l.side].sent.Add(1)
+	err = nil
+}
+
+// dropAdditionsLocked drops the messages that wait for a boundary. It is called
+// when the session begins to end: from then on there are none. s.mu is held.
+func (s *Session) dropAdditionsLocked() {
+	for side, queue := range s.rare.additions {
+		for _, m := range queue {
+			m.begun = true
+			m.done <- ErrNotOpen
+		}
+		s.rare.additions[side] = nil
+	}
+}
