@@ -27,14 +27,18 @@ func (w way) toSide() wsproxy.Side {
 	return wsproxy.Client
 }
 
-// session returns the rig's only session.
-func (r *rig) session() *wsproxy.Session {
+// session opens a session and waits until messages can be sent: a client may have
+// read its 101 before.
+func (w way) session(r *rig, requestLines, answerLines string) (from, to *wstest.Wire, s *wsproxy.Session) {
 	r.t.Helper()
-	for s := range r.proxy.Sessions() {
-		return s
+	from, to = w.open(r, requestLines, answerLines)
+	from.SendText("hello")
+	to.Want(wstest.Text, "hello")
+	for s = range r.proxy.Sessions() {
+		return from, to, s
 	}
 	r.t.Fatal("there is no session")
-	return nil
+	return nil, nil, nil
 }
 
 // send sends in the background. The channel gets the result.
@@ -59,8 +63,7 @@ func TestSend(t *testing.T) {
 	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 	eachWay(t, func(t *testing.T, c carrier, w way) {
 		r := c.rig(t)
-		from, to := w.open(r, deflate, deflate)
-		s := r.session()
+		from, to, s := w.session(r, deflate, deflate)
 		n := uint64(0)
 		for _, size := range []int{0, 1, 125, 126, 0xFFFF, 0x10000, 3 << 20} {
 			for first, kind := range map[byte]websocket.MessageType{wstest.Text: websocket.MessageText, wstest.Binary: websocket.MessageBinary} {
@@ -72,8 +75,6 @@ func TestSend(t *testing.T) {
 				n++
 			}
 		}
-		from.SendText("hello")
-		to.Want(wstest.Text, "hello")
 		to.SendText("hello yourself")
 		from.Want(wstest.Text, "hello yourself")
 		if sent := r.proxy.Stats().Sent; sent[w.toSide()] != n || sent[w.side()] != 0 {
@@ -100,8 +101,7 @@ func TestSendBetweenMessages(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
 		r := c.rig(t)
-		from, to := w.open(r, "", "")
-		s := r.session()
+		from, to, s := w.session(r, "", "")
 		from.Send(from.Frame(wstest.OpText, "one"))
 		to.Want(wstest.OpText, "one")
 		sent := send(t.Context(), s, w.toSide(), "two")
@@ -147,8 +147,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
 		r := c.rig(t)
-		from, to := w.open(r, "", "")
-		s := r.session()
+		from, to, s := w.session(r, "", "")
 		for _, size := range []int{100, 15_000, 100_000} { // spliced, if large
 			message := from.Frame(wstest.OpBinary, strings.Repeat("x", size)) + from.Frame(wstest.Fin|wstest.OpContinuation, strings.Repeat("y", size))
 			var senders sync.WaitGroup
@@ -212,8 +211,7 @@ func TestSendInjection(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
 		r := c.rig(t)
-		from, to := w.open(r, "", "")
-		s := r.session()
+		from, to, s := w.session(r, "", "")
 		random := rand.New(rand.NewPCG(1, rand.Uint64()))
 		var stream strings.Builder
 		within := false
@@ -302,8 +300,7 @@ func TestSendToOneThatTakesNothing(t *testing.T) {
 		t.Run(ending, func(t *testing.T) {
 			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 				r := c.rig(t)
-				from, to := w.open(r, "", "")
-				s := r.session()
+				from, to, s := w.session(r, "", "")
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
 				began := time.Now()
@@ -356,9 +353,9 @@ func TestSendSlowly(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 		r := c.rig(t)
-		from, to := w.open(r, "", "")
+		from, to, s := w.session(r, "", "")
 		watched(from)
-		sent := send(t.Context(), r.session(), w.toSide(), strings.Repeat("x", 20*wstest.MemBuffer))
+		sent := send(t.Context(), s, w.toSide(), strings.Repeat("x", 20*wstest.MemBuffer))
 		for range 40 {
 			wstest.Elapse(20 * time.Second)
 			if _, err := io.CopyN(io.Discard, to.In, wstest.MemBuffer/2); err != nil {
@@ -386,8 +383,7 @@ func TestSendNotOpen(t *testing.T) {
 			want(s, "before the 101")
 			return nil
 		}))
-		from, to := w.open(r, "", "")
-		s := r.session()
+		from, to, s := w.session(r, "", "")
 		from.SendClose(4001, "")
 		to.WantClose(4001)
 		want(s, "after a Close")
@@ -407,30 +403,30 @@ func TestSendNotOpen(t *testing.T) {
 func TestSendCutShort(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
-		for name, end := range map[string]func(r *rig, from, to *wstest.Wire){
-			"from leaves":   func(_ *rig, from, _ *wstest.Wire) { from.Close() },
-			"to leaves":     func(_ *rig, _, to *wstest.Wire) { to.Close() },
-			"from errs":     func(_ *rig, from, _ *wstest.Wire) { from.Send("\xFF\xFF") },
-			"from closes":   func(_ *rig, from, _ *wstest.Wire) { from.SendClose(1000, "") },
-			"to closes":     func(_ *rig, _, to *wstest.Wire) { to.SendClose(1000, "") },
-			"Proxy.Close":   func(r *rig, _, _ *wstest.Wire) { r.proxy.Close() },
-			"Session.Close": func(r *rig, _, _ *wstest.Wire) { r.session().Close(1000, "") },
-			"in a frame": func(_ *rig, from, _ *wstest.Wire) {
+		for name, end := range map[string]func(r *rig, s *wsproxy.Session, from, to *wstest.Wire){
+			"from leaves":   func(_ *rig, _ *wsproxy.Session, from, _ *wstest.Wire) { from.Close() },
+			"to leaves":     func(_ *rig, _ *wsproxy.Session, _, to *wstest.Wire) { to.Close() },
+			"from errs":     func(_ *rig, _ *wsproxy.Session, from, _ *wstest.Wire) { from.Send("\xFF\xFF") },
+			"from closes":   func(_ *rig, _ *wsproxy.Session, from, _ *wstest.Wire) { from.SendClose(1000, "") },
+			"to closes":     func(_ *rig, _ *wsproxy.Session, _, to *wstest.Wire) { to.SendClose(1000, "") },
+			"Proxy.Close":   func(r *rig, _ *wsproxy.Session, _, _ *wstest.Wire) { r.proxy.Close() },
+			"Session.Close": func(_ *rig, s *wsproxy.Session, _, _ *wstest.Wire) { s.Close(1000, "") },
+			"in a frame": func(_ *rig, _ *wsproxy.Session, from, _ *wstest.Wire) {
 				from.Send(from.Frame(wstest.OpContinuation, strings.Repeat("x", 100))[:50])
 				from.Close()
 			},
 		} {
 			inCase(t, name, func() {
 				r := c.rig(t)
-				from, to := w.open(r, "", "")
+				from, to, s := w.session(r, "", "")
 				from.Send(from.Frame(wstest.OpText, "one"))
 				to.Want(wstest.OpText, "one")
 				began := time.Now()
-				waiting := send(t.Context(), r.session(), w.toSide(), "never")
+				waiting := send(t.Context(), s, w.toSide(), "never")
 				if c.simulated() {
 					synctest.Wait()
 				}
-				end(r, from, to)
+				end(r, s, from, to)
 				if err := wstest.Receive(t, waiting); !errors.Is(err, wsproxy.ErrNotOpen) {
 					t.Errorf("Send: %v, want ErrNotOpen", err)
 				}
@@ -447,8 +443,7 @@ func TestSendMistakes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, wstest.Memory)
-		client, _ := r.open("", "")
-		s := r.session()
+		client, _, s := ways[0].session(r, "", "")
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		for _, tt := range []struct {
@@ -484,9 +479,8 @@ func TestSendIsNoActivity(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
 		r := c.rig(t, wsproxy.WithIdleTimeout(time.Minute))
-		from, to := w.open(r, "", "")
+		from, to, s := w.session(r, "", "")
 		watched(from)
-		s := r.session()
 		for range 3 {
 			wstest.Elapse(19 * time.Second)
 			wantSent(t, send(t.Context(), s, w.toSide(), "tick"))
