@@ -204,6 +204,45 @@ func TestSendIntoBusyStream(t *testing.T) {
 	})
 }
 
+// A message gets into a read that ends within another one, at the end of the message
+// before that.
+func TestSendIntoRead(t *testing.T) {
+	t.Parallel()
+	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		r := c.rig(t)
+		from, to, s := w.session(r, "", "")
+		first := from.Frame(wstest.Text, strings.Repeat("x", 100))
+		fragment := from.Frame(wstest.OpBinary, "one")
+		ping := from.Frame(wstest.Ping, strings.Repeat("p", 100))
+		from.Send(first[:50])
+		synctest.Wait()
+		sent := send(t.Context(), s, w.toSide(), "sent")
+		synctest.Wait() // it waits for the end of the first message
+		from.Send(first[50:] + fragment + ping[:50])
+		to.WantBytes(first)
+		to.Want(wstest.Text, "sent")
+		to.WantBytes(fragment + ping[:50])
+		wantSent(t, sent)
+		sent = send(t.Context(), s, w.toSide(), "sent again")
+		synctest.Wait()
+		from.Send(ping[50:] + from.Frame(wstest.Fin|wstest.OpContinuation, strings.Repeat("y", 100))[:50])
+		to.WantBytes(ping[50:])
+		synctest.Wait() // within the message, at the start of the last frame
+		select {
+		case err := <-sent:
+			t.Errorf("Send: %v, with a message unfinished", err)
+		default:
+		}
+		from.Send(from.Frame(wstest.Fin|wstest.OpContinuation, strings.Repeat("y", 100))[50:])
+		to.Want(wstest.Fin|wstest.OpContinuation, strings.Repeat("y", 100))
+		to.Want(wstest.Text, "sent again")
+		wantSent(t, sent)
+		if got := s.Counts(w.side()); got.Messages != 3 || got.Frames != 5 {
+			t.Errorf("counted %+v, want 3 messages in 5 frames", got)
+		}
+	})
+}
+
 // Messages that are added at random instants, to random frames that arrive in
 // random pieces, with Pings in between: each is whole and outside of every other
 // message, and what was relayed is byte for byte what was sent.
