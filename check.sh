@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 export GOTOOLCHAIN=local
 
 modules=(. internal/interop internal/browser internal/faults internal/hosts internal/zoo metrics/prometheus metrics/otel
-	cmd/wsproxy cmd/wsproxy/kubernetes bench)
+	cmd/wsproxy cmd/wsproxy/kubernetes caddy bench)
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
@@ -118,6 +118,9 @@ step metrics and the program
 (cd metrics/otel && tests otel -race -count=1 ./...)
 (cd cmd/wsproxy && tests program -race -count=1 ./...)
 (cd cmd/wsproxy/kubernetes && tests kubernetes -count=1 ./...)
+
+step caddy
+(cd caddy && tests caddy -count=1 ./...)
 
 step installing, which began with the tests
 wait $setup || { cat "$results/setup.log"; exit 1; }
