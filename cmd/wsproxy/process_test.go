@@ -72,7 +72,13 @@ func spawn(t *testing.T, args ...string) *process {
 	if runtime.GOOS == "windows" {
 		t.Skip("no signals there")
 	}
-	p := &process{cmd: program(t, args...), done: make(chan struct{})}
+	return startCommand(t, program(t, args...))
+}
+
+// startCommand starts a command that is a gateway.
+func startCommand(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, done: make(chan struct{})}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
