@@ -42,6 +42,7 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 	messages := counter("wsproxy.messages", "{message}", "Messages relayed from a side.")
 	frames := counter("wsproxy.frames", "{frame}", "Frames relayed from a side.")
 	pings := counter("wsproxy.pings", "{ping}", "Pings relayed from a side.")
+	sent := counter("wsproxy.messages_sent", "{message}", "Messages added by the program, to a side.")
 	ignored := counter("wsproxy.session.pings_ignored", "{session}", "Ended sessions in which the side answered none of the proxy's pings.")
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -72,6 +73,7 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 			observe(messages, n.Messages, from)
 			observe(frames, n.Frames, from)
 			observe(pings, n.Pings, from)
+			observe(sent, st.Sent[side], attribute.String("wsproxy.to", wsproxy.Side(side).String()))
 			observe(ignored, st.IgnoredPings[side], attribute.String("wsproxy.side", wsproxy.Side(side).String()))
 		}
 		return nil

@@ -61,6 +61,7 @@
 //	wsproxy.messages               counter          wsproxy.from
 //	wsproxy.frames                 counter          wsproxy.from
 //	wsproxy.pings                  counter          wsproxy.from; the peers' own
+//	wsproxy.messages_sent          counter          wsproxy.to; added by [wsproxy.Session.Send]
 //	wsproxy.session.pings_ignored  counter          wsproxy.side; ended sessions in which the side answered none of the proxy's pings
 //
 // Each bears the proxy's wsproxy.name, too, if it has one. The values of all

@@ -570,6 +570,8 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.messages{wsproxy.from=upstream}":                         0,
 		"wsproxy.pings{wsproxy.from=client}":                              0,
 		"wsproxy.pings{wsproxy.from=upstream}":                            0,
+		"wsproxy.messages_sent{wsproxy.to=client}":                        0,
+		"wsproxy.messages_sent{wsproxy.to=upstream}":                      0,
 		"wsproxy.session.pings_ignored{wsproxy.side=client}":              0,
 		"wsproxy.session.pings_ignored{wsproxy.side=upstream}":            0,
 	}
@@ -592,6 +594,11 @@ func TestMetrics(t *testing.T) {
 	if got := s.read(t); got["wsproxy.session.count{}"] != 1 {
 		t.Errorf("open: got %v, want one session", got)
 	}
+	for s := range s.proxy.Sessions() {
+		if err := s.Send(t.Context(), wsproxy.Client, websocket.MessageText, []byte("sent")); err != nil {
+			t.Error(err)
+		}
+	}
 	conn.CloseNow()
 	s.ended(t, session)
 	s.spans.Reset()
@@ -606,6 +613,7 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.messages{wsproxy.from=client}":                                                   1,
 		"wsproxy.messages{wsproxy.from=upstream}":                                                 1,
 		"wsproxy.pings{wsproxy.from=client}":                                                      1,
+		"wsproxy.messages_sent{wsproxy.to=client}":                                                1,
 		"wsproxy.session.duration{error.type=lost,wsproxy.end.by=client,wsproxy.end.reason=lost}": 1,
 	})
 }

@@ -25,6 +25,7 @@
 //	wsproxy_received_messages_total{from}         counter
 //	wsproxy_received_frames_total{from}           counter
 //	wsproxy_received_pings_total{from}            counter    the peers' own
+//	wsproxy_sent_messages_total{to}               counter    added by [wsproxy.Session.Send]
 //	wsproxy_largest_message_bytes{from}           gauge      of all so far
 //	wsproxy_ping_round_trip_seconds{side}         histogram  of the proxy's pings
 //	wsproxy_pings_ignored_total{side}             counter    ended sessions in which the side answered none of them
@@ -33,7 +34,7 @@
 //	wsproxy_drain_told_sessions                   gauge      of these
 //	wsproxy_drain_cut_sessions                    gauge      when the time was over
 //
-// by, from and side are "client" or "upstream"; by may also be "proxy". reason
+// by, from, to and side are "client" or "upstream"; by may also be "proxy". reason
 // is a [wsproxy.Reason], and kind is a [wsproxy.Kind]. These are small fixed
 // sets, and all of their values are present from the start, with 0. member is
 // the Name of a [wsproxy.MemberState]: there are as many as the set has
@@ -80,7 +81,7 @@ type collector struct {
 	sessions, handshakes, opened, ended, failed, duration *prometheus.Desc
 	retries, memberSessions, memberUp                     *prometheus.Desc
 	bytes, messages, frames, pings, largest, roundTrip    *prometheus.Desc
-	ignored                                               *prometheus.Desc
+	sent, ignored                                         *prometheus.Desc
 	drainBegan, drainTotal, drainTold, drainCut           *prometheus.Desc
 }
 
@@ -113,6 +114,7 @@ func newCollector(stats func() wsproxy.Stats, labels prometheus.Labels) *collect
 	c.messages = desc("received_messages_total", "Messages relayed from a side.", "from")
 	c.frames = desc("received_frames_total", "Frames relayed from a side.", "from")
 	c.pings = desc("received_pings_total", "Pings relayed from a side.", "from")
+	c.sent = desc("sent_messages_total", "Messages added by the program, to a side.", "to")
 	c.largest = desc("largest_message_bytes", "Payload of the largest message from a side so far.", "from")
 	c.roundTrip = desc("ping_round_trip_seconds", "Time that a side took to answer a ping of the proxy.", "side")
 	c.ignored = desc("pings_ignored_total", "Ended sessions in which the side answered none of the proxy's pings.", "side")
@@ -165,6 +167,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.messages, n.Messages, name)
 		counter(c.frames, n.Frames, name)
 		counter(c.pings, n.Pings, name)
+		counter(c.sent, st.Sent[side], name)
 		send(c.largest, prometheus.GaugeValue, float64(n.LargestMessage), name)
 		ch <- histogram(c.roundTrip, st.RoundTrips[side], name)
 		counter(c.ignored, st.IgnoredPings[side], name)

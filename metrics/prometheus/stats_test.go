@@ -35,6 +35,7 @@ func TestExposition(t *testing.T) {
 			{Bounds: []time.Duration{5 * time.Millisecond}, Counts: []uint64{22, 0}, Sum: time.Millisecond},
 		},
 		IgnoredPings: [2]uint64{104, 105},
+		Sent:         [2]uint64{31, 32},
 		Members: []wsproxy.MemberState{
 			{Name: "http://a.test/chat", Weight: 100, MaxSessions: 101, Sessions: 26},
 			{Name: "http://b.test#192.0.2.1:80", Weight: 102, Sessions: 27, Down: true},
@@ -118,6 +119,10 @@ wsproxy_received_pings_total{from="upstream",proxy="chat"} 16
 # HELP wsproxy_retries_total Handshakes retried with another member.
 # TYPE wsproxy_retries_total counter
 wsproxy_retries_total{proxy="chat"} 30
+# HELP wsproxy_sent_messages_total Messages added by the program, to a side.
+# TYPE wsproxy_sent_messages_total counter
+wsproxy_sent_messages_total{proxy="chat",to="client"} 31
+wsproxy_sent_messages_total{proxy="chat",to="upstream"} 32
 # HELP wsproxy_session_duration_seconds Duration of ended sessions.
 # TYPE wsproxy_session_duration_seconds histogram
 wsproxy_session_duration_seconds_bucket{proxy="chat",le="1"} 18
