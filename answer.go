@@ -192,8 +192,16 @@ func checkAnswer(resp *http.Response, sent, asked *offer) (*upstreamConn, error)
 		return nil, errors.New("101 selects too many extensions")
 	}
 	for i, e := range chosen.extensions {
-		if !hasExtension(sent.extensions, e.name) || !hasExtension(asked.extensions, e.name) || hasExtension(chosen.extensions[:i], e.name) {
+		own := sent.compression != nil // then the client's offer has nothing to do with it
+		if !hasExtension(sent.extensions, e.name) || !own && !hasExtension(asked.extensions, e.name) || hasExtension(chosen.extensions[:i], e.name) {
 			return nil, errors.New("101 selects an extension twice or without an offer")
+		}
+		if own {
+			var ok bool
+			if up.deflate, ok = sent.compression.Accepted(e.text); !ok {
+				return nil, errors.New("101 selects compression that does not fit the offer")
+			}
+			continue
 		}
 		if e.name == "permessage-deflate" {
 			up.rsvMessage |= frame.RSV1Bit // RFC 7692, 6

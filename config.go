@@ -14,6 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/seed-ffb73231/wsproxy/internal/message"
 	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 	"github.com/seed-ffb73231/wsproxy/internal/relay"
@@ -56,6 +57,10 @@ type config struct {
 	errorHandler     func(http.ResponseWriter, *http.Request, *Error)
 	onOpen           []func(*Session, *http.Request) error
 	onClose          []func(*Session)
+	onMessage        []func(context.Context, *Session, *Message) error
+	messages         bool                    // sessions have a stage
+	stage            message.Settings        // of all sessions, if messages is set
+	compression      [2]*message.Compression // by side; nil: not set
 	drainWindow      time.Duration
 	drainCode        websocket.StatusCode
 	maxSessions      int
@@ -169,6 +174,7 @@ func newConfig(target string, options []Option) (*config, error) {
 		o(c)
 	}
 	c.checkDurations()
+	c.useMessages()
 	c.useMembers(target)
 	if c.dialContext != nil && len(c.sourceAddresses) > 0 {
 		c.mistake("WithSourceAddresses", "", "cannot be combined with WithDialContext")

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/seed-ffb73231/wsproxy/internal/message"
 	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
@@ -28,7 +29,8 @@ type upstreamConn struct {
 	header      http.Header // of the 101, for the client
 	subprotocol string      // for the client
 	extensions  string
-	rsvMessage  byte // the RSV bits that the extensions define; see frame.Scanner
+	deflate     message.Deflate // if the proxy has negotiated compression itself
+	rsvMessage  byte            // the RSV bits that the extensions define; see frame.Scanner
 	rsvAny      byte
 	refusal     *upstreamRefusal // if set, the upstream has refused, and the other fields are not set
 }

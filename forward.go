@@ -125,6 +125,7 @@ func (c *config) outgoing(ctx context.Context, out *request, from, r *http.Reque
 	if err != nil {
 		return nil, err
 	}
+	c.offerUpstream(sent)
 	out.fields = slices.DeleteFunc(out.fields, func(f field) bool { // a hook removed it
 		return f.name == "User-Agent" && (len(f.values) == 0 || f.values[0] == "")
 	})

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
@@ -76,6 +77,26 @@ func calledBack() bool {
 			return false
 		}
 	}
+}
+
+// callOnMessage calls the user's hooks with a message, until one returns an error. A
+// panic becomes an error, too.
+func (p *Proxy) callOnMessage(ctx context.Context, s *Session, m *Message) (err error) {
+	returned := false
+	defer func() {
+		if v := recover(); v != nil {
+			err = newPanic("WithOnMessage", v)
+		} else if !returned { // runtime.Goexit: this direction has no goroutine any more
+			s.relay.Stop(protocol.CausePanic, newPanic("WithOnMessage", "runtime.Goexit"))
+		}
+	}()
+	for _, f := range p.onMessage {
+		if err = f(ctx, s, m); err != nil {
+			break
+		}
+	}
+	returned = true
+	return err
 }
 
 // callOnClose calls the user's hooks. It recovers their panics, because the

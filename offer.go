@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/seed-ffb73231/wsproxy/internal/message"
 )
 
 // This file handles the fields that both sides' handshakes have: the key, what the
@@ -42,6 +44,10 @@ type offer struct {
 	key        string // as received
 	protocols  []string
 	extensions []extension
+
+	// compression is set in offers to an upstream whose compression the proxy
+	// negotiates itself.
+	compression *message.Compression
 
 	// from is the client's request, for its Host, address and TLS state: user code
 	// sees only copies of it. It is nil in offers that the proxy sends.
@@ -189,6 +195,11 @@ func joinExtensions(list []extension) string {
 		texts[i] = e.text
 	}
 	return strings.Join(texts, ", ")
+}
+
+// withoutExtension returns the list without the extensions of that name.
+func withoutExtension(list []extension, name string) []extension {
+	return slices.DeleteFunc(list, func(e extension) bool { return e.name == name })
 }
 
 // hasExtension reports whether the list contains an extension with the name, in

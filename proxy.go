@@ -286,6 +286,11 @@ func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *
 		return nil, handshakeEnded(ctx)
 	}
 	p.list(s, to, up.subprotocol)
+	about := context.Background() // the request's context would be retained
+	if !p.detach {
+		about = r.Context()
+	}
+	stage, rsvMessage := p.stageFor(about, s, asked, up)
 	client, early, err := p.accept(ctx, w, asked.key, up)
 	if err != nil {
 		return nil, err
@@ -295,7 +300,7 @@ func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *
 		over = make(chan struct{})
 		host = waitingHost{(*sessionHost)(s), over}
 	}
-	s.relay.Join(&p.relay, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, [2]byte{up.rsvMessage, up.rsvMessage}, [2]byte{up.rsvAny, up.rsvAny}, nil)
+	s.relay.Join(&p.relay, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, rsvMessage, [2]byte{up.rsvAny, up.rsvAny}, stage)
 	p.begin(s)
 	return over, nil
 }

@@ -695,7 +695,7 @@ func TestStats(t *testing.T) {
 	for _, n := range st.Failed {
 		refused += n
 	}
-	if st.Open != 1 || st.Handshakes != 0 || st.Opened != 2 || ended != 1 || refused != 1 || len(st.Ended) != 18 || len(st.Failed) < 20 ||
+	if st.Open != 1 || st.Handshakes != 0 || st.Opened != 2 || ended != 1 || refused != 1 || len(st.Ended) != 19 || len(st.Failed) < 20 ||
 		st.Ended[wsproxy.Outcome{By: wsproxy.Client, Reason: wsproxy.ReasonClosed}] != 1 || st.Failed["bad handshake"] != 1 {
 		t.Errorf("got %+v", st)
 	}

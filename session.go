@@ -83,6 +83,7 @@ const (
 	ReasonDown          Reason = "down"            // [WithHealthCheck] marked its upstream down
 	ReasonCancelled     Reason = "cancelled"       // the request's context ended
 	ReasonCut           Reason = "cut"             // [Proxy.Close], or the context of Shutdown ended
+	ReasonHook          Reason = "hook"            // a hook of [WithOnMessage] returned an error
 	ReasonPanic         Reason = "panic"           // a hook or a custom connection panicked
 )
 

@@ -26,6 +26,10 @@ type Stats struct {
 
 	Sent [2]uint64 // messages written by [Session.Send], by the [Side] that they went to; in no other counter
 
+	// Compressed counts the messages that the proxy has packed or unpacked itself
+	// ([WithCompression]), by the [Side] to or from which they went compressed.
+	Compressed [2]Compressed
+
 	Durations  Histogram    // of sessions that ended
 	RoundTrips [2]Histogram // of the proxy's Pings, by [Side]
 
@@ -37,6 +41,13 @@ type Stats struct {
 	Retries uint64        // handshakes retried with another member
 
 	Drain DrainStats
+}
+
+// Compressed counts messages that went compressed.
+type Compressed struct {
+	Messages uint64
+	Bytes    uint64 // on the wire, headers included
+	Unpacked uint64 // of payload; what exceeds Bytes was saved
 }
 
 // An Outcome says how a session ended; see [SessionError].
@@ -97,7 +108,7 @@ func newStats() stats {
 			ended[Outcome{side, reason}] = 0
 		}
 	}
-	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonClosedByProxy, ReasonDrained, ReasonRemoved, ReasonDown, ReasonCancelled, ReasonCut, ReasonPanic} {
+	for _, reason := range []Reason{ReasonIdle, ReasonAge, ReasonExpired, ReasonClosedByProxy, ReasonDrained, ReasonRemoved, ReasonDown, ReasonCancelled, ReasonCut, ReasonHook, ReasonPanic} {
 		ended[Outcome{Self, reason}] = 0
 	}
 	failed := make(map[Kind]uint64)
@@ -159,6 +170,10 @@ func (p *Proxy) Stats() Stats {
 		Sent:          [2]uint64{p.stats.totals.Sent(frame.Client), p.stats.totals.Sent(frame.Upstream)},
 		Durations:     p.stats.durations.load(),
 		RoundTrips:    [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
+	}
+	for side := range st.Compressed {
+		c := &st.Compressed[side]
+		c.Messages, c.Bytes, c.Unpacked = p.stage.Packed[side].Load()
 	}
 	members, retries := p.pool.States()
 	st.Members, st.Retries = memberStates(members), retries

@@ -67,7 +67,7 @@ func (in *inlet) open(p *pump, stage Stage) {
 	if in.limits.Message > 0 && p.mind.Scan.RSVMessage != 0 {
 		// The stage limits what the messages unpack to. Packed, one may be somewhat
 		// larger; but it must not be endless, either.
-		in.limits.Message = 2*in.limits.Message + 1024
+		in.limits.Message += min(in.limits.Message, 1<<60) + 1024
 	}
 	in.limits.Apart = true
 	p.mind.Limits = &in.limits
