@@ -73,10 +73,9 @@ func TestMessageHooks(t *testing.T) {
 						t.Errorf("the hook saw %q, want %q", got, want)
 					}
 				}
-				counts := r.the().Counts(from)
-				if counts.Frames != 4 || counts.Messages != 3 || counts.Pings != 1 {
-					t.Errorf("got %+v, want 4 frames that have gone on, 3 messages and a Ping", counts)
-				}
+				counts := func() wsproxy.Counts { return r.the().Counts(from) }
+				wstest.Await(t, func() bool { c := counts(); return c.Frames == 4 && c.Messages == 3 && c.Pings == 1 },
+					func() string { return fmt.Sprintf("got %+v, want 4 frames that have gone on, 3 messages and a Ping", counts()) })
 				near.SendClose(4123, "as is")
 				far.Want(wstest.Close, wstest.CloseBody(4123, "as is"))
 				far.SendClose(4123, "as is")
