@@ -75,7 +75,9 @@ func TestMessageHooks(t *testing.T) {
 				}
 				counts := func() wsproxy.Counts { return r.the().Counts(from) }
 				wstest.Await(t, func() bool { c := counts(); return c.Frames == 4 && c.Messages == 3 && c.Pings == 1 },
-					func() string { return fmt.Sprintf("got %+v, want 4 frames that have gone on, 3 messages and a Ping", counts()) })
+					func() string {
+						return fmt.Sprintf("got %+v, want 4 frames that have gone on, 3 messages and a Ping", counts())
+					})
 				near.SendClose(4123, "as is")
 				far.Want(wstest.Close, wstest.CloseBody(4123, "as is"))
 				far.SendClose(4123, "as is")
