@@ -117,6 +117,13 @@ func TestConsole(t *testing.T) {
 		t.Errorf("the session has ended by %d, want 4403", code)
 	}
 	stays.echo(t)
+
+	if err := in.rewrite(t, "console = \"off\"\n"+routes(a, b)); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := ask(t, admin+"/console/", ""); status != 403 {
+		t.Errorf("a console that is off: got %d, want 403", status)
+	}
 }
 
 // TestConsoleAccess: the key console says who may use it.

@@ -208,6 +208,9 @@ func TestPorts(t *testing.T) {
 	if p := m.port(t, c.LivenessProbe.TCPSocket.Port); p != numbers["listen"] {
 		t.Errorf("the liveness probe asks port %d, want %d", p, numbers["listen"])
 	}
+	if p := m.deployment.Spec.Template.Annotations["prometheus.io/port"]; p != strconv.Itoa(int(numbers["admin"])) {
+		t.Errorf("Prometheus asks port %s, want %d", p, numbers["admin"])
+	}
 	for _, p := range m.service.Spec.Ports {
 		if m.port(t, p.TargetPort) == numbers["admin"] {
 			t.Error("the Service has the admin's port: whoever reaches it sees it")
