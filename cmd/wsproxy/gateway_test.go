@@ -215,9 +215,21 @@ func dial(t *testing.T, url string, header http.Header) *client {
 // tryDial tries to open a session; status is that of the answer.
 func tryDial(t *testing.T, url string, header http.Header) (c *client, status int, err error) {
 	t.Helper()
+	return tryDialWith(t, url, &websocket.DialOptions{HTTPHeader: header, Host: header.Get("Host")})
+}
+
+// dialCompressed opens a session, and offers compression.
+func dialCompressed(t *testing.T, url string) (*client, error) {
+	t.Helper()
+	c, _, err := tryDialWith(t, url, &websocket.DialOptions{CompressionMode: websocket.CompressionContextTakeover})
+	return c, err
+}
+
+func tryDialWith(t *testing.T, url string, o *websocket.DialOptions) (c *client, status int, err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	conn, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPHeader: header, Host: header.Get("Host")})
+	conn, resp, err := websocket.Dial(ctx, url, o)
 	if resp != nil {
 		status = resp.StatusCode
 	}

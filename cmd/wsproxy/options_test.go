@@ -17,6 +17,7 @@ var unused = map[string]string{
 	"WithFallback":     "what is no WebSocket is not the gateway's business",
 	"WithErrorHandler": "the answers to refused clients are good enough for a gateway that has no pages of its own",
 	"WithOnOpen":       "who may come in is for the upstream to say, or for a program that mounts the library",
+	"WithOnMessage":    "a hook is code; a file has no word for what it does",
 	"WithOnClose":      "the log has a record of each session's end, and /stats the sums",
 }
 

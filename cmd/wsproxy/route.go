@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coder/websocket"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/seed-ffb73231/wsproxy"
@@ -70,6 +71,7 @@ func readRoute(t *table, c *config) *route {
 	r.readTrust()
 	r.readRequest()
 	r.readLimits()
+	r.readCompression()
 	r.readTLS()
 	if t.flag("detach") {
 		r.add(wsproxy.WithDetach())
@@ -274,6 +276,36 @@ func (r *route) readLimits() {
 		}
 		rates.end()
 	}
+}
+
+// readCompression reads how messages are compressed.
+func (r *route) readCompression() {
+	t := r.at.table("compression")
+	if t == nil {
+		return
+	}
+	for _, side := range []wsproxy.Side{wsproxy.Client, wsproxy.Upstream} {
+		of := t.table(side.String())
+		if of == nil {
+			continue
+		}
+		threshold := of.whole("threshold")
+		var mode websocket.CompressionMode
+		switch text := of.text("mode"); text {
+		case "disabled":
+			mode = websocket.CompressionDisabled
+		case "no_context_takeover":
+			mode = websocket.CompressionNoContextTakeover
+		case "context_takeover":
+			mode = websocket.CompressionContextTakeover
+		default:
+			of.mistake("mode", `%q is none of "disabled", "no_context_takeover", "context_takeover"`, text)
+		}
+		of.end()
+		r.add(wsproxy.WithCompression(side, mode, threshold))
+		r.cite("WithCompression", of.at("threshold"), threshold)
+	}
+	t.end()
 }
 
 // readTLS reads the TLS settings for upstreams.

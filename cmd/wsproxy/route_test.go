@@ -124,6 +124,39 @@ func TestRouteKeys(t *testing.T) {
 				t.Errorf("the client has seen %v, want the upstream's X-Powered-By", h)
 			}
 		}},
+		{`compression = { client = { mode = "no_context_takeover", threshold = 10 } }`, func(t *testing.T, in *instance, u *upstream) {
+			c, err := dialCompressed(t, in.url(t, "/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.header.Get("Sec-WebSocket-Extensions"); !strings.HasPrefix(got, "permessage-deflate") {
+				t.Errorf("the client was promised %q, want permessage-deflate", got)
+			}
+			if got := u.last(t).Header.Get("Sec-WebSocket-Extensions"); got != "" {
+				t.Errorf("the upstream was offered %q, want nothing", got)
+			}
+			c.echo(t)
+		}},
+		{`compression = { client = { mode = "disabled" } }`, func(t *testing.T, in *instance, u *upstream) {
+			c, err := dialCompressed(t, in.url(t, "/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.header.Get("Sec-WebSocket-Extensions") + u.last(t).Header.Get("Sec-WebSocket-Extensions"); got != "" {
+				t.Errorf("somebody saw %q, want no extensions", got)
+			}
+			c.echo(t)
+		}},
+		{"", func(t *testing.T, in *instance, u *upstream) {
+			c, err := dialCompressed(t, in.url(t, "/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := u.last(t).Header.Get("Sec-WebSocket-Extensions"); got == "" {
+				t.Error("the upstream was offered no extensions, want the client's")
+			}
+			c.echo(t)
+		}},
 		{"max_sessions = 1", second(http.StatusServiceUnavailable)},
 		{"max_sessions_per_client = 1", second(http.StatusTooManyRequests)},
 		{"max_message_size = { client = 99 }", ends(100, websocket.StatusMessageTooBig)},
