@@ -58,6 +58,7 @@ type config struct {
 	onOpen           []func(*Session, *http.Request) error
 	onClose          []func(*Session)
 	onMessage        []func(context.Context, *Session, *Message) error
+	taps             []func(*Session, Message)
 	messages         bool                    // sessions have a stage
 	stage            message.Settings        // of all sessions, if messages is set
 	compression      [2]*message.Compression // by side; nil: not set

@@ -70,7 +70,7 @@ func calledBack() bool {
 	for {
 		f, more := frames.Next()
 		switch f.Function {
-		case face + "(*Proxy).serve", below + "(*pump).run", below + "(*Session).tick", below + "callOvers":
+		case face + "(*Proxy).serve", below + "(*pump).run", below + "(*Session).tick", below + "callOvers", face + "(*tap).run":
 			return true
 		}
 		if !more {
@@ -110,6 +110,21 @@ func (p *Proxy) callOnClose(s *Session) {
 				}
 			}()
 			f(s)
+		}()
+	}
+}
+
+// callTaps calls the user's functions with a message. It recovers their panics,
+// because the message has gone on.
+func (p *Proxy) callTaps(s *Session, m Message) {
+	for _, f := range p.taps {
+		func() {
+			defer func() {
+				if v := recover(); v != nil {
+					p.logPanic(s.id, newPanic("WithTap", v))
+				}
+			}()
+			f(s, m)
 		}()
 	}
 }

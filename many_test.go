@@ -292,6 +292,36 @@ func TestNoKeysLeft(t *testing.T) {
 	}
 }
 
+// All sessions of a proxy together hold at most 64 MiB for their taps, or one message.
+func TestTapTotal(t *testing.T) {
+	goOn := make(chan struct{})
+	p, err := New("http://upstream.test", WithTap(func(*Session, Message) { <-goOn }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	sessions := make([]*Session, 4)
+	put := func(i, size int) {
+		sessions[i] = &Session{proxy: p}
+		sessions[i].openTap().put(Message{Data: make([]byte, size)})
+	}
+	put(0, 63<<20)
+	put(1, 2<<20)
+	put(2, 1<<20)
+	if got := p.Stats().Untapped; got != 1 {
+		t.Errorf("%d messages were passed over, want the one that makes it more than 64 MiB", got)
+	}
+	close(goOn)
+	for _, s := range sessions[:3] {
+		s.closeTap()
+	}
+	put(3, 65<<20)
+	sessions[3].closeTap()
+	if got, left := p.Stats().Untapped, p.tapped.bytes.Load(); got != 1 || left != 0 {
+		t.Errorf("%d messages were passed over, and %d bytes still count; want 1 and 0", got, left)
+	}
+}
+
 // Only the length of a listing grows with the number of sessions: the cost of
 // Stats does not, nor that of a handshake, not even during a listing.
 func BenchmarkCrowd(b *testing.B) {

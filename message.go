@@ -121,7 +121,7 @@ const defaultMessageSize = 1 << 20
 // useMessages decides whether the proxy handles whole messages, and how.
 func (c *config) useMessages() {
 	client, upstream := c.compression[Client], c.compression[Upstream]
-	c.messages = len(c.onMessage) > 0 || client != nil && client.On || upstream != nil && upstream.On
+	c.messages = len(c.onMessage) > 0 || len(c.taps) > 0 || client != nil && client.On || upstream != nil && upstream.On
 	if !c.messages {
 		return
 	}
@@ -174,7 +174,7 @@ func (p *Proxy) stageFor(ctx context.Context, s *Session, asked *offer, up *upst
 		}
 	}
 	switch {
-	case len(p.onMessage) > 0:
+	case len(p.onMessage) > 0 || len(p.taps) > 0:
 		return message.New(&p.stage, newMessageHooks(ctx, s), deflate), rsvMessage
 	case rsvMessage != [2]byte{}:
 		return message.New(&p.stage, nil, deflate), rsvMessage
@@ -187,12 +187,16 @@ type messageHooks struct {
 	s      *Session
 	ctx    context.Context
 	cancel context.CancelFunc
+	tap    *tap       // nil: none
 	calls  [2]Message // by the side that the message is from; what the hooks get
 }
 
 func newMessageHooks(ctx context.Context, s *Session) *messageHooks {
 	h := &messageHooks{s: s}
 	h.ctx, h.cancel = context.WithCancel(ctx)
+	if len(s.proxy.taps) > 0 {
+		h.tap = s.openTap()
+	}
 	return h
 }
 
@@ -208,6 +212,9 @@ func (h *messageHooks) Handle(from frame.Side, m *message.Message) (send bool, c
 		err = checkMessage(call.Type, call.Data)
 	}
 	m.Op, m.Data = byte(call.Type), call.Data
+	if err == nil && h.tap != nil {
+		h.tap.put(Message{Side(from), call.Type, call.Data}) // whatever a hook has made of From
+	}
 	*call = Message{}
 	switch {
 	case err == nil:

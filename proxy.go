@@ -132,6 +132,7 @@ type Proxy struct {
 
 	registry registry
 	stats    stats
+	tapped   tapped
 
 	pool     *pool.Pool[endpoint]
 	memories *memories // the source's earlier answers

@@ -279,6 +279,7 @@ func (p *Proxy) leave(s *Session) {
 	defer p.registry.left() // a hook may end its goroutine (runtime.Goexit)
 	p.remove(s)
 	s.decide(nil)
+	s.closeTap()
 	if s.letIn {
 		p.callOnClose(s)
 	}

@@ -53,6 +53,7 @@ type sessionExtra struct {
 	done        chan struct{}
 	closing     *protocol.Cause // why it was ended before the 101
 	failed      *Error          // why its handshake failed
+	tap         *tap            // set before the 101; nil: none
 }
 
 // extraLocked returns the session's extra. s.mu is held.

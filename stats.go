@@ -30,6 +30,8 @@ type Stats struct {
 	// ([WithCompression]), by the [Side] to or from which they went compressed.
 	Compressed [2]Compressed
 
+	Untapped uint64 // messages that the functions of [WithTap] did not get, because too many were waiting
+
 	Durations  Histogram    // of sessions that ended
 	RoundTrips [2]Histogram // of the proxy's Pings, by [Side]
 
@@ -168,6 +170,7 @@ func (p *Proxy) Stats() Stats {
 		FromClients:   Counts(p.stats.totals.Counts(frame.Client)),
 		FromUpstreams: Counts(p.stats.totals.Counts(frame.Upstream)),
 		Sent:          [2]uint64{p.stats.totals.Sent(frame.Client), p.stats.totals.Sent(frame.Upstream)},
+		Untapped:      p.tapped.missed.Load(),
 		Durations:     p.stats.durations.load(),
 		RoundTrips:    [2]Histogram{p.stats.roundTrips[Client].load(), p.stats.roundTrips[Upstream].load()},
 	}
