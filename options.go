@@ -28,7 +28,7 @@ const (
 
 // An Option changes a default of [New]. If an option is given more than once
 // (for the same side, if it applies to one), the last one is used; the hooks of
-// [WithOnOpen], [WithOnClose] and [WithOnMessage] accumulate.
+// [WithOnOpen], [WithOnClose], [WithOnMessage] and [WithTap] accumulate.
 type Option func(*config)
 
 // WithHandshakeTimeout limits the whole handshake with the upstream:

@@ -43,6 +43,10 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 	frames := counter("wsproxy.frames", "{frame}", "Frames relayed from a side.")
 	pings := counter("wsproxy.pings", "{ping}", "Pings relayed from a side.")
 	sent := counter("wsproxy.messages_sent", "{message}", "Messages added by the program, to a side.")
+	packed := counter("wsproxy.compressed.messages", "{message}", "Messages that the proxy has packed for a side, or unpacked.")
+	packedIO := counter("wsproxy.compressed.io", "By", "Bytes of these messages, on the wire.")
+	unpacked := counter("wsproxy.compressed.unpacked", "By", "Bytes of payload of these messages, unpacked.")
+	untapped := counter("wsproxy.messages_untapped", "{message}", "Messages that taps did not get, because too many were waiting.")
 	ignored := counter("wsproxy.session.pings_ignored", "{session}", "Ended sessions in which the side answered none of the proxy's pings.")
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -74,8 +78,13 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 			observe(frames, n.Frames, from)
 			observe(pings, n.Pings, from)
 			observe(sent, st.Sent[side], attribute.String("wsproxy.to", wsproxy.Side(side).String()))
-			observe(ignored, st.IgnoredPings[side], attribute.String("wsproxy.side", wsproxy.Side(side).String()))
+			on := attribute.String("wsproxy.side", wsproxy.Side(side).String())
+			observe(packed, st.Compressed[side].Messages, on)
+			observe(packedIO, st.Compressed[side].Bytes, on)
+			observe(unpacked, st.Compressed[side].Unpacked, on)
+			observe(ignored, st.IgnoredPings[side], on)
 		}
+		observe(untapped, st.Untapped)
 		return nil
 	}, all...)
 }

@@ -62,6 +62,10 @@
 //	wsproxy.frames                 counter          wsproxy.from
 //	wsproxy.pings                  counter          wsproxy.from; the peers' own
 //	wsproxy.messages_sent          counter          wsproxy.to; added by [wsproxy.Session.Send]
+//	wsproxy.compressed.messages    counter          wsproxy.side; packed or unpacked by the proxy
+//	wsproxy.compressed.io          counter, By      wsproxy.side; of these, on the wire
+//	wsproxy.compressed.unpacked    counter, By      wsproxy.side; of these, of payload
+//	wsproxy.messages_untapped      counter          passed over by [wsproxy.WithTap]
 //	wsproxy.session.pings_ignored  counter          wsproxy.side; ended sessions in which the side answered none of the proxy's pings
 //
 // Each bears the proxy's wsproxy.name, too, if it has one. The values of all

@@ -572,6 +572,13 @@ func TestMetrics(t *testing.T) {
 		"wsproxy.pings{wsproxy.from=upstream}":                            0,
 		"wsproxy.messages_sent{wsproxy.to=client}":                        0,
 		"wsproxy.messages_sent{wsproxy.to=upstream}":                      0,
+		"wsproxy.compressed.messages{wsproxy.side=client}":                0,
+		"wsproxy.compressed.messages{wsproxy.side=upstream}":              0,
+		"wsproxy.compressed.io{wsproxy.side=client}":                      0,
+		"wsproxy.compressed.io{wsproxy.side=upstream}":                    0,
+		"wsproxy.compressed.unpacked{wsproxy.side=client}":                0,
+		"wsproxy.compressed.unpacked{wsproxy.side=upstream}":              0,
+		"wsproxy.messages_untapped{}":                                     0,
 		"wsproxy.session.pings_ignored{wsproxy.side=client}":              0,
 		"wsproxy.session.pings_ignored{wsproxy.side=upstream}":            0,
 	}

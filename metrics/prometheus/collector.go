@@ -26,6 +26,10 @@
 //	wsproxy_received_frames_total{from}           counter
 //	wsproxy_received_pings_total{from}            counter    the peers' own
 //	wsproxy_sent_messages_total{to}               counter    added by [wsproxy.Session.Send]
+//	wsproxy_compressed_messages_total{side}       counter    packed or unpacked by the proxy
+//	wsproxy_compressed_bytes_total{side}          counter    of these, on the wire
+//	wsproxy_compressed_unpacked_bytes_total{side} counter    of these, of payload
+//	wsproxy_untapped_messages_total               counter    passed over by [wsproxy.WithTap]
 //	wsproxy_largest_message_bytes{from}           gauge      of all so far
 //	wsproxy_ping_round_trip_seconds{side}         histogram  of the proxy's pings
 //	wsproxy_pings_ignored_total{side}             counter    ended sessions in which the side answered none of them
@@ -81,7 +85,8 @@ type collector struct {
 	sessions, handshakes, opened, ended, failed, duration *prometheus.Desc
 	retries, memberSessions, memberUp                     *prometheus.Desc
 	bytes, messages, frames, pings, largest, roundTrip    *prometheus.Desc
-	sent, ignored                                         *prometheus.Desc
+	sent, packed, packedBytes, unpacked, untapped         *prometheus.Desc
+	ignored                                               *prometheus.Desc
 	drainBegan, drainTotal, drainTold, drainCut           *prometheus.Desc
 }
 
@@ -115,6 +120,10 @@ func newCollector(stats func() wsproxy.Stats, labels prometheus.Labels) *collect
 	c.frames = desc("received_frames_total", "Frames relayed from a side.", "from")
 	c.pings = desc("received_pings_total", "Pings relayed from a side.", "from")
 	c.sent = desc("sent_messages_total", "Messages added by the program, to a side.", "to")
+	c.packed = desc("compressed_messages_total", "Messages that the proxy has packed for a side, or unpacked.", "side")
+	c.packedBytes = desc("compressed_bytes_total", "Bytes of these messages, on the wire.", "side")
+	c.unpacked = desc("compressed_unpacked_bytes_total", "Bytes of payload of these messages, unpacked.", "side")
+	c.untapped = desc("untapped_messages_total", "Messages that taps did not get, because too many were waiting.")
 	c.largest = desc("largest_message_bytes", "Payload of the largest message from a side so far.", "from")
 	c.roundTrip = desc("ping_round_trip_seconds", "Time that a side took to answer a ping of the proxy.", "side")
 	c.ignored = desc("pings_ignored_total", "Ended sessions in which the side answered none of the proxy's pings.", "side")
@@ -170,8 +179,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.sent, st.Sent[side], name)
 		send(c.largest, prometheus.GaugeValue, float64(n.LargestMessage), name)
 		ch <- histogram(c.roundTrip, st.RoundTrips[side], name)
+		counter(c.packed, st.Compressed[side].Messages, name)
+		counter(c.packedBytes, st.Compressed[side].Bytes, name)
+		counter(c.unpacked, st.Compressed[side].Unpacked, name)
 		counter(c.ignored, st.IgnoredPings[side], name)
 	}
+	counter(c.untapped, st.Untapped)
 	began := 0.0
 	if !st.Drain.Began.IsZero() {
 		began = float64(st.Drain.Began.UnixNano()) / float64(time.Second)

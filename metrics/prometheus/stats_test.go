@@ -36,6 +36,8 @@ func TestExposition(t *testing.T) {
 		},
 		IgnoredPings: [2]uint64{104, 105},
 		Sent:         [2]uint64{31, 32},
+		Compressed:   [2]wsproxy.Compressed{{Messages: 33, Bytes: 34, Unpacked: 35}, {Messages: 36, Bytes: 37, Unpacked: 38}},
+		Untapped:     39,
 		Members: []wsproxy.MemberState{
 			{Name: "http://a.test/chat", Weight: 100, MaxSessions: 101, Sessions: 26},
 			{Name: "http://b.test#192.0.2.1:80", Weight: 102, Sessions: 27, Down: true},
@@ -52,6 +54,18 @@ func TestExposition(t *testing.T) {
 	}
 	c := newCollector(func() wsproxy.Stats { return st }, prometheus.Labels{"proxy": "chat"})
 	const want = `
+# HELP wsproxy_compressed_bytes_total Bytes of these messages, on the wire.
+# TYPE wsproxy_compressed_bytes_total counter
+wsproxy_compressed_bytes_total{proxy="chat",side="client"} 34
+wsproxy_compressed_bytes_total{proxy="chat",side="upstream"} 37
+# HELP wsproxy_compressed_messages_total Messages that the proxy has packed for a side, or unpacked.
+# TYPE wsproxy_compressed_messages_total counter
+wsproxy_compressed_messages_total{proxy="chat",side="client"} 33
+wsproxy_compressed_messages_total{proxy="chat",side="upstream"} 36
+# HELP wsproxy_compressed_unpacked_bytes_total Bytes of payload of these messages, unpacked.
+# TYPE wsproxy_compressed_unpacked_bytes_total counter
+wsproxy_compressed_unpacked_bytes_total{proxy="chat",side="client"} 35
+wsproxy_compressed_unpacked_bytes_total{proxy="chat",side="upstream"} 38
 # HELP wsproxy_drain_began_timestamp_seconds Unix time at which the shutdown began; 0 before that.
 # TYPE wsproxy_drain_began_timestamp_seconds gauge
 wsproxy_drain_began_timestamp_seconds{proxy="chat"} 1.0000000005e+09
@@ -141,6 +155,9 @@ wsproxy_sessions_ended_total{by="upstream",proxy="chat",reason="lost"} 5
 # HELP wsproxy_sessions_opened_total Sessions opened so far.
 # TYPE wsproxy_sessions_opened_total counter
 wsproxy_sessions_opened_total{proxy="chat"} 3
+# HELP wsproxy_untapped_messages_total Messages that taps did not get, because too many were waiting.
+# TYPE wsproxy_untapped_messages_total counter
+wsproxy_untapped_messages_total{proxy="chat"} 39
 `
 	if err := testutil.CollectAndCompare(c, strings.NewReader(want)); err != nil {
 		t.Error(err)
