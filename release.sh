@@ -17,7 +17,7 @@ root=github.com/seed-ffb73231/wsproxy
 libraries=(metrics/prometheus metrics/otel caddy) # besides the root
 version=${1:-} what=${2:-libraries}
 [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || { sed -n '2,5p' "$0"; exit 2; }
-# What git does not print, it did.
+# quietly runs a command, and prints something only if it fails.
 quietly() { "$@" >/dev/null || { echo "failed: $*"; exit 1; }; }
 
 case $what in

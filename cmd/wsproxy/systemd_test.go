@@ -167,6 +167,28 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
+// systemd's own tool passes a socket in the way that this test's manager does.
+func TestSocketActivate(t *testing.T) {
+	t.Parallel()
+	tool, err := exec.LookPath("systemd-socket-activate")
+	if err != nil {
+		t.Skip("systemd is not installed")
+	}
+	a, address := newUpstream(t, "a"), free(t)
+	cmd := program(t)
+	cmd.Args = []string{tool, "--listen=" + address, "--fdname=web", "--setenv=" + asProgram + "=1", cmd.Path, a.URL, "--listen", "systemd:web"}
+	cmd.Path = tool
+	p := startCommand(t, cmd)
+	p.line(t, "Listening on "+address)
+	c := dial(t, "ws://"+address, nil) // it starts the program
+	c.echo(t)
+	c.CloseNow()
+	p.signal(t, syscall.SIGTERM)
+	if code := p.exited(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
 // Without a file and without --listen, all sockets are used.
 func TestSystemdFlags(t *testing.T) {
 	t.Parallel()
