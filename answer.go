@@ -88,10 +88,11 @@ func readHead(br *bufio.Reader) (string, error) {
 		}
 		return "", fmt.Errorf("%w: %w: starts with %q", ErrBadAnswer, errNotHTTP, first)
 	}
-	var head []byte
+	var head strings.Builder
+	head.Grow(br.Buffered()) // usually that is all of it
 	for line, lines := 0, 0; ; {
 		part, err := br.ReadSlice('\n')
-		head = append(head, part...)
+		head.Write(part)
 		switch {
 		case err == bufio.ErrBufferFull:
 			continue
@@ -100,10 +101,10 @@ func readHead(br *bufio.Reader) (string, error) {
 		case err != nil:
 			return "", err
 		}
-		if s := head[line:]; len(s) == 1 || len(s) == 2 && s[0] == '\r' {
-			return string(head), nil
+		if s := head.String()[line:]; len(s) == 1 || len(s) == 2 && s[0] == '\r' {
+			return head.String(), nil
 		}
-		line = len(head)
+		line = head.Len()
 		if lines++; lines > maxFields+1 { // not counting the status line
 			return "", fmt.Errorf("%w: header has more than %d fields", ErrBadAnswer, maxFields)
 		}
