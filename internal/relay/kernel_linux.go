@@ -76,7 +76,7 @@ func kernelInqTellsFIN(release string) bool {
 // package, or for TLS on one, including Multipath TCP; nil for any other.
 func socket(conn net.Conn) (raw syscall.RawConn) {
 	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
+		conn = Below(c.NetConn())
 	}
 	switch c := conn.(type) {
 	case *net.TCPConn:
@@ -144,7 +144,7 @@ const AcksTell = true
 // conn is not TCP, or TLS on it.
 func peerAcks(conn net.Conn) (a protocol.Acks) {
 	if c, is := conn.(*tls.Conn); is {
-		conn = c.NetConn()
+		conn = Below(c.NetConn())
 	}
 	c, is := conn.(*net.TCPConn)
 	if !is {

@@ -308,7 +308,7 @@ func (l *leg) lastWord(code frame.Code) {
 // close closes the leg's connection.
 func (l *leg) close() {
 	if l.ev != nil {
-		l.endSoon()
+		l.endSoon(true)
 		return
 	}
 	l.end(l.conn)
@@ -318,7 +318,7 @@ func (l *leg) close() {
 // wait for a peer that may be gone.
 func (l *leg) abort() {
 	if l.ev != nil {
-		l.endSoon()
+		l.endSoon(false)
 		return
 	}
 	if c, ok := l.conn.(*tls.Conn); ok {

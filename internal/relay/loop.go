@@ -28,6 +28,9 @@ import (
 //
 // Whatever is the user's runs elsewhere (loop_over.go).
 
+// HasEvents reports that there is an event driver.
+const HasEvents = true
+
 // A loop is a goroutine that drives sessions.
 type loop struct {
 	// Set when made.
@@ -223,10 +226,13 @@ func (l *loop) visit(s *Session, leg *leg, events uint32) {
 		e.spent = false
 	}
 	if events&^syscall.EPOLLOUT != 0 {
-		e.ready = true
+		e.arrived()
 		// After a hang-up, or with urgent data, a short read does not mean that
 		// nothing is left.
 		e.toEnd = e.toEnd || events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR|syscall.EPOLLPRI) != 0
+	}
+	if events&syscall.EPOLLOUT != 0 && e.tls != nil {
+		e.tls.flush()
 	}
 	if events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 && leg.writing.Load() >= 0 && leg.writeKept() {
 		l.turn(&s.pumps[leg.side^1])
@@ -261,7 +267,8 @@ func (l *loop) look(s *Session) {
 	for side := range s.legs {
 		leg := &s.legs[side]
 		if toEnd {
-			leg.ev.ready, leg.ev.toEnd = true, true
+			leg.ev.arrived()
+			leg.ev.toEnd = true
 		}
 		if leg.shut.Load() {
 			l.hangUp(leg)
@@ -309,6 +316,9 @@ func (l *loop) hangUp(leg *leg) {
 	}
 	l.legs[e.fd] = nil
 	e.mu.Lock()
+	if e.tls != nil {
+		e.tls.forget()
+	}
 	syscall.Close(int(e.fd))
 	e.fd = -1
 	e.mu.Unlock()
@@ -336,8 +346,12 @@ func (l *loop) finish(s *Session) bool {
 	s.mu.Unlock()
 	l.wheel.remove(&e.timer)
 	for side := range s.legs {
-		s.legs[side].shut.Store(true)
-		l.hangUp(&s.legs[side])
+		leg := &s.legs[side]
+		if leg.ev.tls != nil && !leg.shut.Load() {
+			leg.ev.tls.closeNotify()
+		}
+		leg.shut.Store(true)
+		l.hangUp(leg)
 	}
 	l.leave()
 	callOver(s)
@@ -409,8 +423,9 @@ func newEvents(s *Session, shared *Settings, conns [2]net.Conn) *events {
 		e.drop()
 		return nil
 	}
-	for _, conn := range conns {
-		conn.Close()
+	for side, conn := range conns {
+		e.legs[side].switchOver(conn)
+		e.legs[side].plain = e.legs[0].tls != nil || e.legs[1].tls != nil
 	}
 	e.called.Store(true) // by start
 	expectOver()

@@ -21,6 +21,7 @@ import (
 type eventLeg struct {
 	// Set when made.
 	tcp bool
+	tls *tlsSocket // nil: there is no TLS
 
 	// Owned by the loop.
 	tag   int32
@@ -29,7 +30,7 @@ type eventLeg struct {
 	early bool // what was received after the handshake is to be relayed
 	spent bool // it is in loop.spent
 	over  bool // nothing more is read from it
-	plain bool // no splicing: the kernel refuses it
+	plain bool // no splicing: the kernel refuses it, or there is TLS
 
 	closing bool        // guarded by leg.lock; what is kept ends with a Close frame
 	waiting atomic.Bool // the pump that writes to the leg waits for its lock
@@ -53,8 +54,10 @@ type kept struct {
 // errShut ends the reading from a leg that the proxy closes.
 var errShut error = net.ErrClosed
 
-// take duplicates the descriptor of a connection of the net package.
+// take duplicates the descriptor of a connection of the net package, or of one
+// below TLS if that is a Conn.
 func (e *eventLeg) take(conn net.Conn) (taken bool) {
+	conn = e.secure(conn)
 	raw := rawConn(conn)
 	if raw == nil {
 		return false
@@ -77,13 +80,29 @@ func (e *eventLeg) control(f func(fd uintptr)) {
 	}
 }
 
-// shutdown sends a FIN.
+// arrived notes that there may be something to read.
+func (e *eventLeg) arrived() {
+	e.ready = true
+	if e.tls != nil {
+		e.tls.drained = false
+	}
+}
+
+// shutdown sends a FIN, with TLS a close_notify before it.
 func (e *eventLeg) shutdown() {
+	if e.tls != nil {
+		e.tls.shutdown()
+		return
+	}
 	e.control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_WR) })
 }
 
-// endSoon has the loop close the connection.
-func (l *leg) endSoon() {
+// endSoon has the loop close the connection. With TLS, it gets a close_notify
+// before if told is set.
+func (l *leg) endSoon(told bool) {
+	if l.ev.tls != nil && told && !l.shut.Load() {
+		l.ev.tls.closeNotify()
+	}
 	l.shut.Store(true)
 	l.s.events.call()
 }
@@ -95,7 +114,7 @@ func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 	e.mu.Lock()
 	var errno syscall.Errno
 	if e.kept == nil {
-		n, errno = sendNow(e.fd, b)
+		n, errno = e.sendLocked(b)
 		if errno == syscall.EAGAIN {
 			e.kept = new(kept)
 			l.writing.Store(int64(now))
@@ -172,9 +191,9 @@ func (e *eventLeg) drainLocked() (n int, errno syscall.Errno) {
 			p.release()
 		}
 	}
-	if errno == 0 && len(k.b) > 0 {
+	if errno == 0 {
 		var m int
-		m, errno = sendNow(e.fd, k.b)
+		m, errno = e.sendLocked(k.b)
 		n += m
 		k.b = k.b[m:]
 	}
@@ -275,25 +294,23 @@ func (p *pump) move(l *loop) int {
 	if p.mind.Ended { // before the bytes are removed from the socket: see settle
 		p.talks.Store(true)
 	}
-	n, errno := receiveNow(e.fd, c.b[held:])
+	n, err := e.receive(c.b[held:])
 	if p.mind.Ended && n <= 0 {
 		p.talks.Store(talked)
 		p.from.s.settle() // concurrent calls of settle may have seen talks set
 	}
 	switch {
 	case n > 0:
-		e.ready = held+n == len(c.b) || e.toEnd || p.mind.Ended
+		e.ready = held+n == len(c.b) || e.toEnd || p.mind.Ended || e.tls != nil
 		p.held = p.held[:0]
 		if m, now := p.take(c, c.b[:held+n]); m > 0 {
 			p.forward(c, c.b[:m], false, now)
 		}
 		return n
-	case errno == 0:
-		p.end(io.EOF)
-	case errno == syscall.EAGAIN:
+	case err == errAgain:
 		e.ready = false
-	case errno != syscall.EINTR:
-		p.end(os.NewSyscallError("recvfrom", errno))
+	default:
+		p.end(err)
 	}
 	return 0
 }
@@ -380,6 +397,39 @@ func sendNow(fd int32, b []byte) (n int, errno syscall.Errno) {
 		}
 	}
 	return n, 0
+}
+
+// sendLocked writes what the connection takes, as sendNow does. mu is held.
+func (e *eventLeg) sendLocked(b []byte) (n int, errno syscall.Errno) {
+	if e.tls != nil {
+		return e.tls.send(b)
+	}
+	return sendNow(e.fd, b)
+}
+
+// receive reads what has arrived: errAgain if there is nothing.
+func (e *eventLeg) receive(b []byte) (n int, err error) {
+	if e.tls != nil {
+		return e.tls.conn.Read(b)
+	}
+	return readNow(e.fd, b)
+}
+
+// readNow is receiveNow with an error like that of a Read.
+func readNow(fd int32, b []byte) (n int, err error) {
+	for {
+		n, errno := receiveNow(fd, b)
+		switch {
+		case n > 0:
+			return n, nil
+		case errno == 0:
+			return 0, io.EOF
+		case errno == syscall.EAGAIN:
+			return 0, errAgain
+		case errno != syscall.EINTR:
+			return 0, os.NewSyscallError("recvfrom", errno)
+		}
+	}
 }
 
 // receiveNow reads what has arrived. Descriptors that the peer of a unix socket

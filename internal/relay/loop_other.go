@@ -9,6 +9,9 @@ import (
 
 // Without an event driver, goroutines drive all sessions.
 
+// HasEvents reports that there is an event driver.
+const HasEvents = false
+
 type events struct{}
 
 type eventLeg struct {
@@ -31,4 +34,11 @@ func (l *leg) writeOrKeep([]byte, time.Duration) int { return 0 }
 func (l *leg) owe(frames, messages, bytes int)       {}
 func (l *leg) handOver() bool                        { return false }
 func (l *leg) resume()                               {}
-func (l *leg) endSoon()                              {}
+func (l *leg) endSoon(bool)                          {}
+
+// A tlsSocket is never used.
+type tlsSocket struct{}
+
+func (t *tlsSocket) read([]byte) (int, error)  { return 0, errAgain }
+func (t *tlsSocket) write([]byte) (int, error) { return 0, errAgain }
+func (t *tlsSocket) hangUp()                   {}

@@ -1,0 +1,155 @@
+//go:build linux && (amd64 || arm64) && !noloop
+
+package relay
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// A tlsSocket is a leg's socket as its tls.Conn sees it in the event driver. Reads end with errAgain where they would have to wait. Writes always
+// succeed, because a tls.Conn cannot continue after a failed one; what the socket
+// does not take is queued.
+//
+// Everyone who writes to the leg may write here, and so may the loop while it
+// reads, because TLS answers some of the peer's records by itself (KeyUpdate). So
+// the queue has a lock of its own, below that of the tls.Conn.
+type tlsSocket struct {
+	// Set when made.
+	conn *tls.Conn
+	leg  *eventLeg
+
+	drained bool // owned by the loop; nothing arrived since the last short read
+
+	mu  sync.Mutex // held for a system call at most
+	fd  int32      // guarded by mu; that of the leg
+	out []byte     // guarded by mu; what is queued
+	fin bool       // guarded by mu; a FIN follows it
+}
+
+// mostQueued is the most that is queued. A write to the leg queues a chunk at
+// most; the rest is for what TLS writes by itself, which a peer that does not read
+// could cause without end.
+const mostQueued = 2*chunkSize + 8<<10
+
+var errQueueFull = errors.New("the peer does not read")
+
+// secure returns what is below TLS in a leg, and the connection that has the
+// descriptor, if the event driver can have such a connection.
+func (e *eventLeg) secure(conn net.Conn) net.Conn {
+	secure, ok := conn.(*tls.Conn)
+	if !ok {
+		return conn
+	}
+	below, ok := secure.NetConn().(*Conn)
+	if !ok {
+		return conn
+	}
+	e.tls = &tlsSocket{conn: secure, leg: e}
+	return below.Conn
+}
+
+// switchOver closes a connection whose descriptor the leg has duplicated.
+func (e *eventLeg) switchOver(conn net.Conn) {
+	if e.tls == nil {
+		conn.Close()
+		return
+	}
+	below := e.tls.conn.NetConn().(*Conn)
+	e.tls.fd, e.ready = e.fd, true // TLS may have read ahead
+	below.direct.Store(e.tls)
+	below.Conn.Close()
+}
+
+// read reads from the socket what has arrived. The loop calls it through the
+// tls.Conn.
+func (t *tlsSocket) read(b []byte) (int, error) {
+	if t.drained {
+		return 0, errAgain
+	}
+	n, err := readNow(t.leg.fd, b)
+	t.drained = n < len(b) && !t.leg.toEnd
+	return n, err
+}
+
+// write writes to the socket, or to the queue.
+func (t *tlsSocket) write(b []byte) (n int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.out) == 0 && !t.fin {
+		var errno syscall.Errno
+		if n, errno = sendNow(t.fd, b); errno != 0 && errno != syscall.EAGAIN {
+			return n, os.NewSyscallError("sendto", errno)
+		}
+	}
+	if t.fin || len(t.out)+len(b)-n > mostQueued {
+		return n, errQueueFull
+	}
+	t.out = append(t.out, b[n:]...)
+	return len(b), nil
+}
+
+// send writes b through TLS, if nothing is queued. Unless all of it, encrypted, is
+// in the socket then, it returns an error, EAGAIN if the socket is full.
+func (t *tlsSocket) send(b []byte) (n int, errno syscall.Errno) {
+	if errno = t.flush(); errno != 0 || len(b) == 0 {
+		return 0, errno
+	}
+	n, err := t.conn.Write(b)
+	if err != nil {
+		return n, syscall.EPIPE
+	}
+	return n, t.flush()
+}
+
+// flush writes what is queued, as far as the socket takes it.
+func (t *tlsSocket) flush() syscall.Errno {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.out) == 0 {
+		return 0
+	}
+	n, errno := sendNow(t.fd, t.out)
+	if t.out = t.out[n:]; errno == syscall.EAGAIN {
+		return errno
+	}
+	t.out = nil
+	if t.fin {
+		syscall.Shutdown(int(t.fd), syscall.SHUT_WR)
+	}
+	return errno
+}
+
+// closeNotify says that nothing more will be written (RFC 8446, 6.1).
+func (t *tlsSocket) closeNotify() { t.conn.CloseWrite() }
+
+// shutdown sends a FIN after what is queued.
+func (t *tlsSocket) shutdown() {
+	t.closeNotify()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fin = true; len(t.out) == 0 && t.fd >= 0 {
+		syscall.Shutdown(int(t.fd), syscall.SHUT_WR)
+	}
+}
+
+// hangUp is called when someone else closes the connection. The loop sees that as
+// a hang-up.
+func (t *tlsSocket) hangUp() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fd >= 0 {
+		syscall.Shutdown(int(t.fd), syscall.SHUT_RDWR)
+	}
+}
+
+// forget is called before the descriptor is closed.
+func (t *tlsSocket) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fd, t.out = -1, nil
+}

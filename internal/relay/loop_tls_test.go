@@ -1,0 +1,145 @@
+//go:build linux && (amd64 || arm64) && !noloop
+
+package relay
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
+)
+
+// A heldConn is a connection that can keep what is written to it.
+type heldConn struct {
+	net.Conn
+	hold bool
+	out  bytes.Buffer
+}
+
+func (c *heldConn) Write(b []byte) (int, error) {
+	if c.hold {
+		return c.out.Write(b)
+	}
+	return c.Conn.Write(b)
+}
+
+// taken returns a TLS connection's two ends, of which the server's was taken over.
+func taken(t *testing.T, version uint16) (leg *eventLeg, client *tls.Conn, below *heldConn) {
+	t.Helper()
+	ln := wstest.Listen(t, wstest.TCP)
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		conn, err := ln.Accept()
+		if err != nil {
+			close(accepted)
+			return
+		}
+		secure := tls.Server(NewConn(conn), wstest.ServerConfig())
+		secure.Handshake() // an error shows at the other end
+		accepted <- secure
+	}()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	below = &heldConn{Conn: conn}
+	config := wstest.ClientConfig("upstream.test")
+	config.MaxVersion = version
+	client = tls.Client(below, config)
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	server := wstest.Receive(t, accepted)
+	leg = new(eventLeg)
+	if !leg.take(server) {
+		t.Fatal("the connection can't be taken over")
+	}
+	leg.switchOver(server)
+	t.Cleanup(func() { syscall.Close(int(leg.fd)) })
+	return leg, client, below
+}
+
+// A tls.Conn continues after each read that found nothing: records may arrive byte
+// by byte. Its end is known by the close_notify.
+func TestTLSRecordsByteByByte(t *testing.T) {
+	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) {
+			leg, client, below := taken(t, version)
+			b := make([]byte, 100)
+			if n, err := leg.receive(b); n != 0 || err != errAgain {
+				t.Fatalf("got %d, %v, want nothing yet", n, err)
+			}
+			below.hold = true
+			io.WriteString(client, "first")
+			io.WriteString(client, "second")
+			client.CloseWrite()
+			below.Conn.SetWriteDeadline(time.Time{}) // CloseWrite has set one
+			var got []string
+			var end error
+			for i, c := range below.out.Bytes() {
+				if end != nil {
+					t.Fatalf("ended by %v before byte %d of %d", end, i, below.out.Len())
+				}
+				if _, err := below.Conn.Write([]byte{c}); err != nil {
+					t.Fatal(err)
+				}
+				wstest.Await(t, func() (waits bool) {
+					leg.control(func(fd uintptr) { waits = socketInputWaits(fd) })
+					return waits
+				}, func() string { return "the byte didn't arrive" })
+				leg.arrived()
+				n, err := leg.receive(b)
+				switch {
+				case err == nil:
+					got = append(got, string(b[:n]))
+				case err != errAgain:
+					end = err
+				}
+			}
+			if strings.Join(got, " ") != "first second" || end != io.EOF {
+				t.Errorf("got %q and %v, want both records and EOF", got, end)
+			}
+		})
+	}
+}
+
+// What the socket does not take is queued, to a bound, and a FIN follows it.
+func TestTLSQueue(t *testing.T) {
+	leg, client, _ := taken(t, tls.VersionTLS13)
+	chunk := []byte(strings.Repeat("x", chunkSize))
+	sent, errno := 0, syscall.Errno(0)
+	for errno == 0 {
+		var n int
+		n, errno = leg.sendLocked(chunk)
+		sent += n
+	}
+	if errno != syscall.EAGAIN || sent%len(chunk) != 0 {
+		t.Fatalf("sent %d bytes, then %v, want whole chunks and EAGAIN", sent, errno)
+	}
+	if n, errno := leg.sendLocked(chunk); n != 0 || errno != syscall.EAGAIN {
+		t.Errorf("sent %d more bytes to a full socket, %v", n, errno)
+	}
+	// What TLS writes by itself does not pass by what is queued.
+	if n, err := leg.tls.write(make([]byte, mostQueued)); !errors.Is(err, errQueueFull) {
+		t.Errorf("queued %d bytes more, %v", n, err)
+	}
+	leg.shutdown()
+	got := make(chan int64)
+	go func() {
+		n, _ := io.Copy(io.Discard, client) // to the close_notify
+		rest, _ := io.Copy(io.Discard, client.NetConn())
+		got <- n + rest
+	}()
+	wstest.Await(t, func() bool { return leg.tls.flush() == 0 }, func() string { return "the queue didn't empty" })
+	if n := wstest.Receive(t, got); n != int64(sent) {
+		t.Errorf("the peer got %d bytes, want %d and a FIN", n, sent)
+	}
+}
