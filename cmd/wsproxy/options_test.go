@@ -18,6 +18,7 @@ var unused = map[string]string{
 	"WithErrorHandler": "the answers to refused clients are good enough for a gateway that has no pages of its own",
 	"WithOnOpen":       "who may come in is for the upstream to say, or for a program that mounts the library",
 	"WithOnMessage":    "a hook is code; a file has no word for what it does",
+	"WithTap":          "the same",
 	"WithOnClose":      "the log has a record of each session's end, and /stats the sums",
 }
 
