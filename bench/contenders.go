@@ -56,7 +56,7 @@ func (s site) file(name, text string) string {
 // builtIn lists the contenders that the tool knows.
 func builtIn() []contender {
 	list := []contender{{name: "direct"}}
-	for _, kind := range []string{"wsproxy", "wsproxy-detached", "rawtcp", "reverseproxy", "koding", "coder-naive"} {
+	for _, kind := range []string{"wsproxy", "wsproxy-detached", "wsproxy-messages", "rawtcp", "reverseproxy", "koding", "coder-naive"} {
 		list = append(list, contender{kind, func(site) *exec.Cmd { return self("proxy", kind) }})
 	}
 	return append(list,

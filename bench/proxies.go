@@ -43,6 +43,9 @@ func runProxy(kind string) error {
 		h, err = wsproxy.New(target.String())
 	case "wsproxy-detached":
 		h, err = wsproxy.New(target.String(), wsproxy.WithDetach())
+	case "wsproxy-messages":
+		h, err = wsproxy.New(target.String(), wsproxy.WithOnMessage(func(context.Context, *wsproxy.Session, *wsproxy.Message) error { return nil }),
+			wsproxy.WithMaxMessageSize(wsproxy.Client, largest), wsproxy.WithMaxMessageSize(wsproxy.Upstream, largest))
 	case "rawtcp":
 		return serveTCP(ln, target.Host)
 	case "reverseproxy":
@@ -64,6 +67,10 @@ func runProxy(kind string) error {
 	}
 	return http.Serve(ln, h)
 }
+
+// largest is the size of messages that a proxy of whole messages accepts: larger ones
+// than the load sends.
+const largest = 64 << 20
 
 // serveTCP copies bytes both ways; between two TCP connections io.Copy
 // splices.
