@@ -22,13 +22,22 @@ import (
 // BenchmarkRelay sends a message through a session and waits for it at the
 // other end, one at a time. The time includes the work of both ends.
 func BenchmarkRelay(b *testing.B) {
+	benchmarkRelay(b)
+}
+
+// BenchmarkMessages is the same with a hook that sees whole messages.
+func BenchmarkMessages(b *testing.B) {
+	benchmarkRelay(b, wsproxy.WithMaxMessageSize(wsproxy.Client, 2<<20), onMessage(func(*wsproxy.Message) error { return nil }))
+}
+
+func benchmarkRelay(b *testing.B, options ...wsproxy.Option) {
 	for _, k := range []wstest.Kind{wstest.Memory, wstest.TCP, wstest.TLS} {
 		for _, size := range []struct {
 			name string
 			n    int
 		}{{"128B", 128}, {"4KiB", 4 << 10}, {"64KiB", 64 << 10}, {"1MiB", 1 << 20}} {
 			b.Run(string(k)+"/"+size.name, func(b *testing.B) {
-				r := newRig(b, k)
+				r := newRig(b, k, options...)
 				client, upstream := r.open("", "")
 				message := []byte(client.Frame(wstest.Binary, strings.Repeat("x", size.n)))
 				done := make(chan error)

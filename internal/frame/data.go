@@ -5,22 +5,25 @@ import (
 	"encoding/binary"
 )
 
-// AppendMessage appends a data frame that is a whole message to b, with the opcode
-// and the payload. Its RSV bits are clear: with permessage-deflate that means that
-// the message is not compressed (RFC 7692, 6). A masked frame, for the upstream,
-// gets a fresh unpredictable key (RFC 6455, 5.3).
-func AppendMessage(b []byte, op byte, masked bool, payload []byte) []byte {
+// MaxDataHeader is the size of the longest header of a data frame.
+const MaxDataHeader = 2 + 8 + 4
+
+// AppendMessage appends a data frame that is a whole message to b. first is its first
+// byte without FIN: the opcode, and the RSV bits, which are clear if no extension has
+// changed the payload (RFC 6455, 5.2). A masked frame, for the upstream, gets a fresh
+// unpredictable key (RFC 6455, 5.3).
+func AppendMessage(b []byte, first byte, masked bool, payload []byte) []byte {
 	var mask byte
 	if masked {
 		mask = MaskBit
 	}
 	switch n := len(payload); {
 	case n < 126:
-		b = append(b, FinBit|op, mask|byte(n))
+		b = append(b, FinBit|first, mask|byte(n))
 	case n <= 0xFFFF:
-		b = binary.BigEndian.AppendUint16(append(b, FinBit|op, mask|126), uint16(n))
+		b = binary.BigEndian.AppendUint16(append(b, FinBit|first, mask|126), uint16(n))
 	default:
-		b = binary.BigEndian.AppendUint64(append(b, FinBit|op, mask|127), uint64(n))
+		b = binary.BigEndian.AppendUint64(append(b, FinBit|first, mask|127), uint64(n))
 	}
 	if !masked {
 		return append(b, payload...)
@@ -30,21 +33,24 @@ func AppendMessage(b []byte, op byte, masked bool, payload []byte) []byte {
 	b = append(b, key[:]...)
 	start := len(b)
 	b = append(b, payload...)
-	maskLong(b[start:], key)
+	Mask(b[start:], binary.LittleEndian.Uint32(key[:]))
 	return b
 }
 
-// MaxDataHeader is the size of the longest header of a data frame.
-const MaxDataHeader = 2 + 8 + 4
-
-// maskLong masks a payload, eight bytes at a time.
-func maskLong(b []byte, key [4]byte) {
-	twice := uint64(binary.LittleEndian.Uint32(key[:])) * (1<<32 + 1)
+// Mask masks or unmasks a whole payload in place, with a key as in [Header].
+func Mask(b []byte, key uint32) {
+	long := uint64(key)<<32 | uint64(key)
+	for len(b) >= 32 {
+		_ = b[31]
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^long)
+		binary.LittleEndian.PutUint64(b[8:], binary.LittleEndian.Uint64(b[8:])^long)
+		binary.LittleEndian.PutUint64(b[16:], binary.LittleEndian.Uint64(b[16:])^long)
+		binary.LittleEndian.PutUint64(b[24:], binary.LittleEndian.Uint64(b[24:])^long)
+		b = b[32:]
+	}
 	for len(b) >= 8 {
-		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^twice)
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^long)
 		b = b[8:]
 	}
-	for i := range b {
-		b[i] ^= key[i&3]
-	}
+	Unmask(b, b, key)
 }

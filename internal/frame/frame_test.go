@@ -181,6 +181,36 @@ func TestAppendControl(t *testing.T) {
 	}
 }
 
+// A data frame that we build can be read, whatever its size, and its key is fresh.
+func TestAppendMessage(t *testing.T) {
+	keys := make(map[uint32]bool)
+	for _, size := range []int{0, 1, 7, 8, 31, 32, 33, 125, 126, 0xFFFF, 0x10000, 70_001} {
+		payload := make([]byte, size)
+		for i := range payload {
+			payload[i] = byte(i * i >> 3)
+		}
+		for _, masked := range []bool{false, true} {
+			b := AppendMessage([]byte("before"), RSV1Bit|OpBinary, masked, payload)[len("before"):]
+			s := Scanner{Masked: masked, RSVMessage: RSV1Bit}
+			h, err := s.Next(b)
+			if err != nil || h.First != FinBit|RSV1Bit|OpBinary || h.Length != uint64(size) || len(b) != h.Size+size || h.Size > MaxDataHeader {
+				t.Fatalf("%d bytes, masked=%v: got header %+v, error %v", size, masked, h, err)
+			}
+			got := make([]byte, size)
+			Unmask(got, b[h.Size:], h.Key)
+			if !bytes.Equal(got, payload) {
+				t.Errorf("%d bytes, masked=%v: the payload differs", size, masked)
+			}
+			if masked {
+				keys[h.Key] = true
+			}
+		}
+	}
+	if len(keys) < 12 {
+		t.Errorf("%d masking keys in 12 frames", len(keys))
+	}
+}
+
 // FuzzFrameHeader holds the Scanner against a plain reading of RFC 6455, 5.2,
 // at every cut of the bytes.
 func FuzzFrameHeader(f *testing.F) {

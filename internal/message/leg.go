@@ -3,8 +3,6 @@ package message
 import (
 	"bytes"
 	"compress/flate"
-	"crypto/rand"
-	"encoding/binary"
 	"io"
 	"slices"
 	"sync"
@@ -18,8 +16,9 @@ type leg struct {
 	side    frame.Side
 	deflate Deflate
 
-	window []byte  // owned by the reader; the end of what was unpacked, if the next message may refer to it
-	packer *packer // owned by whoever writes to the side; nil: not needed yet, or no context takeover
+	header [frame.MaxDataHeader]byte // owned by the reader; here, because a variable would be allocated for each frame
+	window []byte                    // owned by the reader; the end of what was unpacked, if the next message may refer to it
+	packer *packer                   // owned by whoever writes to the side; nil: not needed yet, or no context takeover
 }
 
 // keepsUnpacking and keepsPacking report whether messages from the side, and those
@@ -34,7 +33,7 @@ func (l *leg) read(m *taken, in io.Reader, limit int, total *Total) error {
 	defer func() { *m.buf = b }()
 	packed := false
 	for first := true; ; first = false {
-		h, err := readHeader(in, l.side == frame.Client)
+		h, err := l.readHeader(in)
 		if err != nil {
 			return err
 		}
@@ -70,8 +69,8 @@ func (l *leg) read(m *taken, in io.Reader, limit int, total *Total) error {
 }
 
 // readHeader reads a frame's header.
-func readHeader(in io.Reader, masked bool) (h frame.Header, err error) {
-	var b [14]byte // RFC 6455, 5.2: the longest header
+func (l *leg) readHeader(in io.Reader) (h frame.Header, err error) {
+	b, masked := &l.header, l.side == frame.Client
 	if _, err = io.ReadFull(in, b[:2]); err != nil {
 		return h, io.ErrUnexpectedEOF
 	}
@@ -110,32 +109,14 @@ func readPayload(in io.Reader, b []byte, h frame.Header) ([]byte, error) {
 		}
 	}
 	if h.Key != 0 {
-		mask(b[start:], h.Key)
+		frame.Mask(b[start:], h.Key)
 	}
 	return b, nil
 }
 
-// mask masks or unmasks b with a key, as in frame.Header.
-func mask(b []byte, key uint32) {
-	long := uint64(key)<<32 | uint64(key)
-	for len(b) >= 32 {
-		_ = b[31]
-		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^long)
-		binary.LittleEndian.PutUint64(b[8:], binary.LittleEndian.Uint64(b[8:])^long)
-		binary.LittleEndian.PutUint64(b[16:], binary.LittleEndian.Uint64(b[16:])^long)
-		binary.LittleEndian.PutUint64(b[24:], binary.LittleEndian.Uint64(b[24:])^long)
-		b = b[32:]
-	}
-	for len(b) >= 8 {
-		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^long)
-		b = b[8:]
-	}
-	frame.Unmask(b, b, key)
-}
-
 // write appends a message to b: as one frame.
 func (l *leg) write(b []byte, m *Message, total *Total) ([]byte, error) {
-	first := frame.FinBit | m.Op
+	first := m.Op
 	data := m.Data
 	if l.deflate.packs(len(data)) {
 		buf := buffers.Get().(*[]byte)
@@ -151,39 +132,11 @@ func (l *leg) write(b []byte, m *Message, total *Total) ([]byte, error) {
 		}
 	}
 	start := len(b)
-	b = appendHeader(b, first, l.side == frame.Upstream, len(data))
-	b = append(b, data...)
-	if l.side == frame.Upstream { // RFC 6455, 5.3: a fresh unpredictable key
-		var key [4]byte
-		rand.Read(key[:])
-		payload := len(b) - len(data)
-		copy(b[payload-4:], key[:])
-		mask(b[payload:], binary.LittleEndian.Uint32(key[:]))
-	}
+	b = frame.AppendMessage(b, first, l.side == frame.Upstream, data)
 	if first&frame.RSV1Bit != 0 {
 		total.add(len(b)-start, len(m.Data))
 	}
 	return b, nil
-}
-
-// appendHeader appends the header of a frame to b, with room for a masking key.
-func appendHeader(b []byte, first byte, masked bool, length int) []byte {
-	bit := byte(0)
-	if masked {
-		bit = frame.MaskBit
-	}
-	switch {
-	case length < 126:
-		b = append(b, first, bit|byte(length))
-	case length <= 0xFFFF:
-		b = binary.BigEndian.AppendUint16(append(b, first, bit|126), uint16(length))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, first, bit|127), uint64(length))
-	}
-	if masked {
-		b = append(b, 0, 0, 0, 0)
-	}
-	return b
 }
 
 // windowSize is how far back DEFLATE can refer (RFC 1951, 2).
