@@ -81,6 +81,9 @@ trap 'kill $setup 2>/dev/null || true; longest; rm -rf "$results"' EXIT
 
 tests root ./...
 
+step tests without the event loop: goroutines drive all sessions
+tests noloop -tags noloop . ./internal/relay
+
 # Two Go releases are supported: the other one than the one that is installed.
 other=go1.27.0
 case $(go env GOVERSION) in go1.27*) other=go1.26.8 ;; esac

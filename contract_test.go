@@ -19,6 +19,8 @@ type driver struct {
 	detach  bool // ServeHTTP does not wait for the session's end
 }
 
+// Detached sessions over TCP and unix sockets are those of the event driver, on
+// the systems that have it; with the build tag noloop, they have goroutines.
 var drivers = []driver{
 	{"blocking", nil, false},
 	{"detached", []wsproxy.Option{wsproxy.WithDetach()}, true},

@@ -7,8 +7,8 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
 
-// This file drives a session with goroutines: one for each direction, and the
-// timer's. It carries out what protocol.Course orders.
+// This file carries out what protocol.Course orders. It drives a session with
+// goroutines, one for each direction and the timer's, unless a loop does (loop.go).
 
 // Run runs the upstream's direction in the caller's goroutine, and the rest in
 // others. It may return before the session is over.

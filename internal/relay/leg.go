@@ -210,8 +210,14 @@ func (l *leg) await(frame uint32) {
 // flush writes the frames that wait for a boundary, unless the holder of the lock
 // will, or one who waits for it.
 func (l *leg) flush() {
-	for l.pending.Load()&^sendHeld != 0 && l.lock.waiting.Load() == 0 && l.writeAlone() {
+	for l.pending.Load()&^sendHeld != 0 && !l.wanted() && l.writeAlone() {
 	}
+}
+
+// wanted reports whether somebody waits for the lock, who will write the frames that
+// wait for a boundary.
+func (l *leg) wanted() bool {
+	return l.lock.waiting.Load() > 0 || l.ev != nil && l.ev.wanted.Load()
 }
 
 // writeAlone writes the frames that wait for a boundary, outside of a pump. It

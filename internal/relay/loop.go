@@ -126,26 +126,31 @@ func (l *loop) register(fd int, events uint32, tag int32) error {
 func (l *loop) run() {
 	defer l.close()
 	for !l.last {
-		n := l.wait()
-		l.budget = turnBytes
-		if n+len(l.spent) > fewLegs {
-			l.budget = turnBytes / 4
-		}
-		for i := range l.ready[:n] {
-			l.handle(&l.ready[i])
-		}
-		for range len(l.spent) {
-			leg := l.spent[0]
-			l.spent = l.spent[1:]
-			l.visit(leg.s, leg, 0)
-		}
-		l.wheel.advance(l.ticks(time.Since(l.base)), l.fire)
-		for _, s := range l.takeCalls() {
-			l.look(s)
-		}
+		l.turn()
 		if runtime.GOMAXPROCS(0) == 1 {
 			runtime.Gosched() // its system calls do not let others run
 		}
+	}
+}
+
+// turn handles what has happened, and waits until something does.
+func (l *loop) turn() {
+	n := l.wait()
+	l.budget = turnBytes
+	if n+len(l.spent) > fewLegs {
+		l.budget = turnBytes / 4
+	}
+	for i := range l.ready[:n] {
+		l.handle(&l.ready[i])
+	}
+	for range len(l.spent) {
+		leg := l.spent[0]
+		l.spent = l.spent[1:]
+		l.visit(leg.s, leg, 0)
+	}
+	l.wheel.advance(l.ticks(time.Since(l.base)), l.fire)
+	for _, s := range l.takeCalls() {
+		l.look(s)
 	}
 }
 
@@ -235,9 +240,9 @@ func (l *loop) visit(s *Session, leg *leg, events uint32) {
 		e.tls.flush()
 	}
 	if events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 && leg.writing.Load() >= 0 && leg.writeKept() {
-		l.turn(&s.pumps[leg.side^1])
+		l.pass(&s.pumps[leg.side^1])
 	}
-	l.turn(&s.pumps[leg.side])
+	l.pass(&s.pumps[leg.side])
 	l.finish(s)
 }
 
@@ -275,7 +280,7 @@ func (l *loop) look(s *Session) {
 		}
 	}
 	for side := range s.pumps {
-		l.turn(&s.pumps[side])
+		l.pass(&s.pumps[side])
 	}
 	if due := e.due.Swap(-1); !l.finish(s) && due >= 0 {
 		l.wheel.set(&e.timer, e.tickOf(time.Duration(due)))
@@ -358,16 +363,19 @@ func (l *loop) finish(s *Session) bool {
 	return true
 }
 
-// turn relays what has arrived from the pump's side, until there is nothing more,
+// pass relays what has arrived from the pump's side, until there is nothing more,
 // the opposite leg takes no more, or the turn is over.
-func (l *loop) turn(p *pump) {
+func (l *loop) pass(p *pump) {
 	e := p.from.ev
 	if e.spent {
 		return
 	}
 	for left := l.budget; !e.over && (e.ready || e.early || p.from.shut.Load()); {
-		if !p.mayWrite() {
-			p.waits.Store(true)
+		waits := !p.mayWrite()
+		if waits != p.waits.Load() {
+			p.waits.Store(waits)
+		}
+		if waits {
 			return
 		}
 		switch {

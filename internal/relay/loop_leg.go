@@ -33,7 +33,7 @@ type eventLeg struct {
 	plain bool // no splicing: the kernel refuses it, or there is TLS
 
 	closing bool        // guarded by leg.lock; what is kept ends with a Close frame
-	waiting atomic.Bool // the pump that writes to the leg waits for its lock
+	wanted  atomic.Bool // the pump that writes to the leg waits for its lock
 
 	mu     sync.Mutex // held for a system call at most
 	handed bool       // guarded by mu; the loop holds leg.lock, as long as kept is not nil
@@ -49,6 +49,7 @@ type kept struct {
 
 	// What counts of it once it is written.
 	frames, messages, bytes int
+	additions               []*addition
 }
 
 // errShut ends the reading from a leg that the proxy closes.
@@ -220,21 +221,35 @@ func (l *leg) wrote(k *kept, n int, errno syscall.Errno, done bool) {
 	l.writing.Store(-1)
 	closing := l.ev.closing
 	l.ev.closing = false
-	switch {
-	case errno != 0:
+	err := error(nil)
+	if errno != 0 {
+		err = ErrNotOpen
 		l.fail()
-	case closing:
-		pump.add(k.frames, k.messages, 0)
-		l.closed.Store(true)
-		l.s.settle()
-	default:
+	} else {
 		pump.add(k.frames, k.messages, 0)
 	}
+	for _, m := range k.additions {
+		l.added(m, err)
+	}
+	if closing && err == nil {
+		l.closed.Store(true)
+		l.s.settle()
+	}
+}
+
+// addLater calls added when the message is written, and reports whether bytes of
+// it are kept. lock is held.
+func (l *leg) addLater(m *addition) bool {
+	if l.ev == nil || l.ev.kept == nil {
+		return false
+	}
+	l.ev.kept.additions = append(l.ev.kept.additions, m)
+	return true
 }
 
 // resume has the loop go on with the pump that waited for the leg's lock.
 func (l *leg) resume() {
-	if l.ev.waiting.Load() && l.ev.waiting.Swap(false) {
+	if l.ev.wanted.Load() {
 		l.s.events.call()
 	}
 }
@@ -251,18 +266,16 @@ func (k *kept) drop() {
 // its lock, and nothing is kept there. The pump reads only then. It keeps the lock
 // until it pauses.
 func (p *pump) mayWrite() bool {
-	to := p.to
+	to := p.to.ev
 	if p.owns {
-		return to.ev.kept == nil
+		return to.kept == nil
 	}
-	if p.owns = to.lock.tryAcquire(); !p.owns {
-		to.ev.waiting.Store(true)
-		if p.owns = to.lock.tryAcquire(); p.owns { // it was released before
-			to.ev.waiting.Store(false)
-		}
+	if p.owns = p.to.lock.tryAcquire(); !p.owns {
+		to.wanted.Store(true)
+		p.owns = p.to.lock.tryAcquire() // it may have been released before
 	}
-	if p.owns && p.waits.Load() {
-		p.waits.Store(false)
+	if p.owns && to.wanted.Load() {
+		to.wanted.Store(false)
 	}
 	return p.owns
 }

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type events struct{}
 type eventLeg struct {
 	kept         *kept
 	closing, tcp bool
+	wanted       atomic.Bool
 }
 
 type kept struct{}
@@ -32,6 +34,7 @@ func (e *eventLeg) control(func(uintptr)) {}
 
 func (l *leg) writeOrKeep([]byte, time.Duration) int { return 0 }
 func (l *leg) owe(frames, messages, bytes int)       {}
+func (l *leg) addLater(*addition) bool               { return false }
 func (l *leg) handOver() bool                        { return false }
 func (l *leg) resume()                               {}
 func (l *leg) endSoon(bool)                          {}

@@ -115,7 +115,11 @@ func (l *leg) nextAddition() *addition {
 // held.
 func (l *leg) writeAddition(m *addition) {
 	err := ErrNotOpen
-	defer func() { m.done <- err }() // even if a custom connection panics
+	defer func() { // even if a custom connection panics
+		if err != nil || !l.addLater(m) {
+			l.added(m, err)
+		}
+	}()
 	b := m.data
 	if l.mute() {
 		return
@@ -135,8 +139,15 @@ func (l *leg) writeAddition(m *addition) {
 		}
 		b = b[len(piece):]
 	}
-	l.s.total[l.side].sent.Add(1)
 	err = nil
+}
+
+// added tells the result of writing a message.
+func (l *leg) added(m *addition, err error) {
+	if err == nil {
+		l.s.total[l.side].sent.Add(1)
+	}
+	m.done <- err
 }
 
 // dropAdditionsLocked drops the messages that wait for a boundary. It is called

@@ -42,10 +42,11 @@ type Host interface {
 
 // A Session is two connections, joined until both are closed.
 //
-// It has two goroutines, one for each direction, and one timer. Each direction
-// writes to the opposite leg. Pings and the proxy's own Close frames are injected
-// by the goroutine that decides to send them. Its methods are safe for concurrent
-// use; those that act on connections must not be called before Join.
+// It has two goroutines, one for each direction, and one timer; or it is one of
+// many that a loop carries (loop.go). Each direction writes to the opposite leg.
+// Pings and the proxy's own Close frames are injected by the goroutine that decides
+// to send them. Its methods are safe for concurrent use; those that act on
+// connections must not be called before Join.
 type Session struct {
 	// Set when joined.
 	host  Host

@@ -1,0 +1,480 @@
+//go:build linux && (amd64 || arm64) && !noloop
+
+package relay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+)
+
+// joinEvents joins two connections in the event driver.
+func joinEvents(t *testing.T, pol protocol.Policy, h Host, conns [2]net.Conn) *Session {
+	t.Helper()
+	s := new(Session)
+	s.Begin(time.Now())
+	pol.Close = max(pol.Close, time.Second)
+	pol.Write = max(pol.Write, time.Second)
+	s.Join(&Settings{Policy: pol, Totals: NewTotals(), Detach: true}, h, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+	if s.events == nil {
+		t.Fatal("the event driver does not take the session")
+	}
+	return s
+}
+
+// eventSession starts a session in the event driver, and returns the far ends of
+// its connections.
+func eventSession(t *testing.T, pol protocol.Policy, h Host) (s *Session, client, upstream net.Conn) {
+	t.Helper()
+	near, client := tcpPair(t)
+	nearUpstream, upstream := tcpPair(t)
+	s = joinEvents(t, pol, h, [2]net.Conn{near, nearUpstream})
+	s.Detach()
+	for _, c := range []net.Conn{client, upstream} {
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+	}
+	return s, client, upstream
+}
+
+// ownLoop makes the loop of the sessions that come next, which the test drives by
+// hand.
+func ownLoop(t *testing.T) *loop {
+	t.Helper()
+	await(t, "no loop runs", func() bool {
+		loops.Lock()
+		defer loops.Unlock()
+		return len(loops.list) == 0
+	})
+	l := newLoop()
+	if l == nil {
+		t.Fatal("no descriptors")
+	}
+	loops.Lock()
+	loops.list = append(loops.list, l)
+	loops.Unlock()
+	t.Cleanup(func() {
+		loops.Lock()
+		loops.list = nil
+		loops.Unlock()
+		l.close()
+	})
+	return l
+}
+
+func wantOver(t *testing.T, over <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-over:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the session goes on")
+	}
+}
+
+func mask(b string) string { // with a key of zeros
+	return b[:1] + string([]byte{b[1] | frame.MaskBit}) + "\x00\x00\x00\x00" + b[2:]
+}
+
+// When the last session is over, the driver leaves no goroutine, no descriptor and
+// no loop. The next session starts it again.
+func TestLoopEnds(t *testing.T) {
+	open := func() int {
+		all, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	running := func() string {
+		all := make([]byte, 1<<20)
+		stacks := string(all[:runtime.Stack(all, true)])
+		for _, f := range []string{"(*loop).run", "callOvers"} {
+			if strings.Contains(stacks, f) {
+				return f
+			}
+		}
+		return ""
+	}
+	await(t, "other tests' loops have ended", func() bool { return running() == "" })
+	before := open()
+	for range 3 {
+		var overs [5]chan struct{}
+		var fars [5][2]net.Conn
+		for i := range overs {
+			overs[i] = make(chan struct{})
+			_, client, upstream := eventSession(t, protocol.Policy{}, silentHost{overs[i]})
+			fars[i] = [2]net.Conn{client, upstream}
+		}
+		if running() == "" {
+			t.Fatal("there are sessions, and no loop")
+		}
+		for i := range overs {
+			io.WriteString(fars[i][0], mask("\x88\x02\x03\xe8"))
+			io.ReadFull(fars[i][1], make([]byte, 8))
+			io.WriteString(fars[i][1], "\x88\x02\x03\xe8")
+			fars[i][1].Close()
+			io.ReadAll(fars[i][0])
+			fars[i][0].Close()
+			wantOver(t, overs[i])
+		}
+		await(t, "the loop has ended", func() bool { return running() == "" && open() <= before })
+		loops.Lock()
+		ended.Lock()
+		if len(loops.list) != 0 || ended.sessions != 0 || ended.workers != 0 {
+			t.Errorf("%d loops, %d sessions, %d goroutines are left", len(loops.list), ended.sessions, ended.workers)
+		}
+		ended.Unlock()
+		loops.Unlock()
+	}
+}
+
+// A hook that does not return blocks neither the loop nor the ends of other
+// sessions. Neither does one that ends its goroutine.
+func TestOverBlocks(t *testing.T) {
+	var stuck sync.WaitGroup
+	release := make(chan struct{})
+	defer stuck.Wait()
+	defer close(release)
+	for round := range 3 {
+		for range 5 {
+			stuck.Add(1)
+			entered := make(chan struct{})
+			s, _, _ := eventSession(t, protocol.Policy{}, hookHost{over: func() {
+				defer stuck.Done()
+				close(entered)
+				<-release
+			}})
+			s.Cut(protocol.CausePanic, nil)
+			wantOver(t, entered)
+			exited := make(chan struct{})
+			s, _, _ = eventSession(t, protocol.Policy{}, hookHost{over: func() {
+				defer close(exited)
+				runtime.Goexit()
+			}})
+			s.Cut(protocol.CausePanic, nil)
+			wantOver(t, exited)
+		}
+		over := make(chan struct{})
+		s, client, upstream := eventSession(t, protocol.Policy{}, silentHost{over})
+		io.WriteString(upstream, "\x82\x02ok")
+		if _, err := io.ReadFull(client, make([]byte, 4)); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		s.Cut(protocol.CausePanic, nil)
+		wantOver(t, over)
+	}
+}
+
+// Hooks that take some time do not add up over many sessions.
+func TestOverSlow(t *testing.T) {
+	const many = 200
+	var left sync.WaitGroup
+	left.Add(many)
+	var sessions []*Session
+	for range many {
+		s, _, _ := eventSession(t, protocol.Policy{}, hookHost{over: func() {
+			defer left.Done()
+			time.Sleep(50 * time.Millisecond) // what a hook may do
+		}})
+		sessions = append(sessions, s)
+	}
+	began := time.Now()
+	for _, s := range sessions {
+		s.Cut(protocol.CausePanic, nil)
+	}
+	left.Wait()
+	if took := time.Since(began); took > many*50*time.Millisecond/2 {
+		t.Errorf("took %v, as if one after the other", took)
+	}
+}
+
+// A hookHost calls functions.
+type hookHost struct {
+	over      func()
+	roundTrip func()
+}
+
+func (h hookHost) RoundTrip(frame.Side, time.Duration) { h.roundTrip() }
+func (hookHost) Panicked(v any) error                  { return fmt.Errorf("panic: %v", v) }
+func (h hookHost) Over()                               { h.over() }
+
+// A panic while the loop carries a session ends that session only.
+func TestLoopPanics(t *testing.T) {
+	over, otherOver := make(chan struct{}), make(chan struct{})
+	s, client, upstream := eventSession(t, protocol.Policy{Pings: [2]protocol.Pinging{{Interval: 10 * time.Millisecond, Timeout: time.Minute}}},
+		hookHost{over: func() { close(over) }, roundTrip: func() { panic("observer") }})
+	other, otherClient, otherUpstream := eventSession(t, protocol.Policy{}, silentHost{otherOver})
+	ping := make([]byte, 2+protocol.PingBodySize)
+	if _, err := io.ReadFull(client, ping); err != nil || ping[0] != 0x89 {
+		t.Fatalf("got %x, %v, want a Ping", ping, err)
+	}
+	io.WriteString(client, mask("\x8a"+string(ping[1:])))
+	wantOver(t, over)
+	if cause, _, err := s.Result(); cause != protocol.CausePanic || err == nil {
+		t.Errorf("ended by %+v, %v, want a panic", cause, err)
+	}
+	io.ReadAll(client)
+	io.ReadAll(upstream)
+	io.WriteString(otherUpstream, "\x82\x02ok")
+	if got, err := io.ReadAll(io.LimitReader(otherClient, 4)); string(got) != "\x82\x02ok" {
+		t.Fatalf("the other session got %q, %v", got, err)
+	}
+	other.Cut(protocol.CausePanic, nil)
+	wantOver(t, otherOver)
+}
+
+// Events that are out of date do nothing to the session that has the descriptor
+// now; nor do those that come without need.
+func TestStaleEvents(t *testing.T) {
+	l := ownLoop(t)
+	over := make(chan struct{})
+	first, client, upstream := eventSession(t, protocol.Policy{}, silentHost{over})
+	l.turn()
+	fd, tag := first.legs[0].ev.fd, first.legs[0].ev.tag
+	stale := syscall.EpollEvent{Fd: fd, Pad: tag, Events: legEvents | syscall.EPOLLHUP | syscall.EPOLLERR}
+	client.Close()
+	upstream.Close()
+	first.Cut(protocol.CausePanic, nil)
+	l.last = false
+	await(t, "it is over", func() bool {
+		l.handle(&stale)
+		if !first.events.over {
+			l.turn()
+		}
+		return first.events.over
+	})
+	wantOver(t, over)
+	if l.sessions != 0 || !l.last {
+		t.Fatalf("%d sessions are left", l.sessions)
+	}
+	l.last = false
+	loops.list = append(loops.list, l)
+
+	near, far := tcpPair(t)
+	up, farUp := tcpPair(t)
+	over = make(chan struct{})
+	s := joinEvents(t, protocol.Policy{}, silentHost{over}, [2]net.Conn{near, up})
+	for side := range s.legs {
+		if e := s.legs[side].ev; e.fd != fd { // give it the number of the first one
+			syscall.Close(int(fd))
+			if err := syscall.Dup3(int(e.fd), int(fd), syscall.O_CLOEXEC); err != nil {
+				t.Fatal(err)
+			}
+			syscall.Close(int(e.fd))
+			e.fd = fd
+		}
+		break
+	}
+	s.Detach()
+	l.turn()
+	leg := &s.legs[0]
+	for l.turn(); leg.ev.ready; l.turn() {
+	}
+	l.handle(&stale)
+	if leg.ev.ready || leg.ev.toEnd || leg.shut.Load() {
+		t.Error("an event of the session before has had an effect")
+	}
+	l.handle(&syscall.EpollEvent{Fd: 1 << 20, Events: syscall.EPOLLIN})
+	for range 3 { // nothing to write, and nothing to read
+		l.handle(&syscall.EpollEvent{Fd: fd, Pad: leg.ev.tag, Events: syscall.EPOLLOUT})
+		l.handle(&syscall.EpollEvent{Fd: fd, Pad: leg.ev.tag, Events: legEvents})
+	}
+	farUp.Write([]byte("\x82\x02ok"))
+	far.SetReadDeadline(time.Now().Add(20 * time.Second))
+	l.turn()
+	if got, err := io.ReadAll(io.LimitReader(far, 4)); string(got) != "\x82\x02ok" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	s.Cut(protocol.CausePanic, nil)
+	await(t, "it is over", func() bool { l.turn(); return s.events.over })
+	wantOver(t, over)
+}
+
+// Pings and data from all sides, while a peer reads slowly, so that its socket is
+// full most of the time: every frame arrives whole, in order, and once.
+func TestInjectionWhileFull(t *testing.T) {
+	over := make(chan struct{})
+	near, client := tcpPair(t)
+	nearUpstream, upstream := tcpPair(t)
+	near.(*net.TCPConn).SetWriteBuffer(32 << 10)
+	client.(*net.TCPConn).SetReadBuffer(32 << 10)
+	s := joinEvents(t, protocol.Policy{Write: time.Minute, Close: time.Minute}, silentHost{over}, [2]net.Conn{near, nearUpstream})
+	s.Detach()
+	client.SetDeadline(time.Now().Add(20 * time.Second))
+	upstream.SetDeadline(time.Now().Add(20 * time.Second))
+
+	const many = 400
+	var sent bytes.Buffer
+	for i := range many {
+		size := []int{0, 5, 300, 5_000, 70_000}[i%5]
+		b := append([]byte{0x82}, 127)
+		b = binary.BigEndian.AppendUint64(b, uint64(size))
+		switch {
+		case size < 126:
+			b = []byte{0x82, byte(size)}
+		case size < 1<<16:
+			b = []byte{0x82, 126, byte(size >> 8), byte(size)}
+		}
+		sent.Write(b)
+		sent.Write(bytes.Repeat([]byte{byte(i)}, size))
+	}
+	var working sync.WaitGroup
+	working.Go(func() { upstream.Write(sent.Bytes()) })
+	var done atomic.Bool
+	for range 3 {
+		working.Go(func() {
+			for !done.Load() {
+				s.legs[frame.Client].inject(pingPending)
+				runtime.Gosched()
+			}
+		})
+	}
+	working.Go(func() {
+		for !done.Load() {
+			s.tick()
+			runtime.Gosched()
+		}
+	})
+	var got bytes.Buffer
+	pings := 0
+	header := make([]byte, 10)
+	for got.Len() < sent.Len() {
+		if _, err := io.ReadFull(client, header[:2]); err != nil {
+			t.Fatalf("after %d bytes of %d, and %d pings: %v", got.Len(), sent.Len(), pings, err)
+		}
+		h, size := header[:2], uint64(header[1])
+		switch size {
+		case 126:
+			io.ReadFull(client, header[2:4])
+			h, size = header[:4], uint64(binary.BigEndian.Uint16(header[2:]))
+		case 127:
+			io.ReadFull(client, header[2:10])
+			h, size = header[:10], binary.BigEndian.Uint64(header[2:])
+		}
+		if h[0] == 0x89 && size == protocol.PingBodySize {
+			pings++
+			io.CopyN(io.Discard, client, int64(size))
+			continue
+		}
+		if h[0] != 0x82 || size > 70_000 {
+			t.Fatalf("after %d bytes and %d pings: a header of %x", got.Len(), pings, h)
+		}
+		got.Write(h)
+		if _, err := io.CopyN(&got, client, int64(size)); err != nil {
+			t.Fatalf("after %d bytes of %d, and %d pings: %v", got.Len(), sent.Len(), pings, err)
+		}
+	}
+	done.Store(true)
+	if !bytes.Equal(got.Bytes(), sent.Bytes()) {
+		t.Error("other bytes arrived than were sent")
+	}
+	if pings == 0 {
+		t.Error("no Ping arrived")
+	}
+	go io.Copy(io.Discard, client)
+	await(t, "all is counted", func() bool { return s.Counts(frame.Upstream).Messages == many })
+	if c := s.Counts(frame.Upstream); c.Bytes != uint64(sent.Len()) || c.Frames != many {
+		t.Errorf("counted %+v, want %d messages of %d bytes in all", c, many, sent.Len())
+	}
+	s.Cut(protocol.CausePanic, nil)
+	wantOver(t, over)
+	working.Wait()
+}
+
+// F22: a reset that came along with the last bytes ends the session, and those
+// bytes are passed on before.
+func TestResetBehindBytesInLoop(t *testing.T) {
+	t.Attr("case", "F22")
+	for _, last := range []string{"\x82\x03end", "\x88\x00"} {
+		near, far := tcpPair(t) // the upstream's
+		client, peer := tcpPair(t)
+		far.Write([]byte(last))
+		far.(*net.TCPConn).SetLinger(0)
+		far.Close()
+		over := make(chan struct{})
+		s := joinEvents(t, protocol.Policy{Write: 2 * time.Second, Close: time.Minute}, silentHost{over}, [2]net.Conn{client, near})
+		await(t, "the reset is there", s.legs[frame.Upstream].reset)
+		s.Detach()
+		peer.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if got, err := io.ReadAll(io.LimitReader(peer, int64(len(last)))); string(got) != last {
+			t.Fatalf("client got %q, %v, want %q", got, err, last)
+		}
+		if last[0] == 0x88 {
+			peer.Write([]byte("\x88\x80\x00\x00\x00\x00"))
+		} else if got, err := io.ReadAll(io.LimitReader(peer, 17)); string(got) != "\x88\x0f\x03\xf3upstream lost" {
+			t.Errorf("client got %q, %v, want Close 1011", got, err)
+		}
+		peer.Close()
+		wantOver(t, over)
+	}
+}
+
+// Urgent data, at which a read stops short, does not hide what is behind it.
+func TestUrgentDataInLoop(t *testing.T) {
+	over := make(chan struct{})
+	s, client, upstream := eventSession(t, protocol.Policy{}, silentHost{over})
+	raw, err := upstream.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		upstream.Write([]byte("\x82\x02o"))
+		raw.Write(func(fd uintptr) bool {
+			err = syscall.Sendto(int(fd), []byte("!"), syscall.MSG_OOB, nil)
+			return true
+		})
+		upstream.Write([]byte("k\x82\x02ok"))
+		if got, err := io.ReadAll(io.LimitReader(client, 8)); string(got) != "\x82\x02ok\x82\x02ok" {
+			t.Fatalf("got %q, %v", got, err)
+		}
+	}
+	s.Cut(protocol.CausePanic, nil)
+	wantOver(t, over)
+}
+
+// The user closes sessions at any time, from many goroutines, while they talk: each
+// ends once.
+func TestEndsFromElsewhere(t *testing.T) {
+	var ends sync.WaitGroup
+	for i := range 60 {
+		over := make(chan struct{})
+		s, client, upstream := eventSession(t, protocol.Policy{Close: 20 * time.Second}, silentHost{over})
+		ends.Go(func() { io.Copy(client, client) }) // unmasked: a violation, when it comes to that
+		ends.Go(func() { io.WriteString(upstream, strings.Repeat("\x82\x02ok", 10_000)) })
+		for range 3 {
+			ends.Go(func() {
+				switch i % 4 {
+				case 0:
+					s.Cut(protocol.CausePanic, nil)
+				case 1:
+					s.Stop(protocol.CauseIdle, nil)
+					s.Cut(protocol.CausePanic, nil)
+				case 2:
+					s.SetExpiry(time.Now(), protocol.CauseIdle)
+					client.Close()
+					upstream.Close()
+				case 3:
+					upstream.(*net.TCPConn).SetLinger(0)
+					upstream.Close()
+					client.Close()
+				}
+			})
+		}
+		wantOver(t, over)
+		client.Close()
+		upstream.Close()
+	}
+	ends.Wait()
+}
