@@ -45,6 +45,8 @@ type server struct {
 	leave func(v *visit) error
 	// mute: no message that a client sends comes back. A Ping is sent instead.
 	mute bool
+	// loud: what its lives do is told to all clients, the silent ones included.
+	loud bool
 	// private is a path that needs a login, or a header that it refuses.
 	private *offer
 	// lives are what its real users do, with a word each.
@@ -95,13 +97,25 @@ func carryServer(t *testing.T, s server) {
 		silences[i] = make(chan string, 1)
 		go func() { silences[i] <- s.silence(t, w) }()
 	}
+	silent := make([]string, len(ways))
+	await := func() {
+		for i := range ways {
+			silent[i] = <-silences[i]
+		}
+	}
+	if s.loud {
+		await()
+	}
 	outcomes := make([][]outcome, len(ways))
 	for i, w := range ways {
 		outcomes[i] = s.visit(t, w)
 	}
+	if !s.loud {
+		await()
+	}
 	var doomed []*visit
 	for i, w := range ways {
-		outcomes[i] = append(outcomes[i], outcome{"silence", <-silences[i]})
+		outcomes[i] = append(outcomes[i], outcome{"silence", silent[i]})
 		if w.drain != nil {
 			outcomes[i] = append(outcomes[i], outcome{"drained", s.drain(t, w)})
 		}

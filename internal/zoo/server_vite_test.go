@@ -42,6 +42,7 @@ var vite = server{
 	subprotocols: []string{"vite-hmr"},
 	fallback:     true,
 	mute:         true,
+	loud:         true,
 	greet: func(v *visit) error {
 		_, err := v.receiveText(`{"type":"connected"}`)
 		return err
@@ -66,7 +67,13 @@ var vite = server{
 		if _, err := v.receiveText(`{"type":"connected"}`); err != nil {
 			return "", err
 		}
-		if err := os.WriteFile(filepath.Join(viteDir, "main.js"), []byte("document.title = '"+f.addr+"'\n"), 0o600); err != nil {
+		// As editors do: while a file is written in place, Vite may see it empty,
+		// and then it reloads twice.
+		file := filepath.Join(t.TempDir(), "main.js")
+		if err := os.WriteFile(file, []byte("document.title = '"+f.addr+"'\n"), 0o600); err != nil {
+			return "", err
+		}
+		if err := os.Rename(file, filepath.Join(viteDir, "main.js")); err != nil {
 			return "", err
 		}
 		if _, err := v.receiveText(`{"type":"full-reload"`); err != nil {
