@@ -56,6 +56,7 @@ var given = map[string]string{
 	"engine": "*gin.Engine",
 	"login":  "func(http.Handler) http.Handler",
 	"mux":    "*http.ServeMux",
+	"pages":  "func(target string) http.Handler",
 	"proxy":  "*wsproxy.Proxy",
 	"router": "chi.Router",
 	"server": "*http.Server",
@@ -65,7 +66,7 @@ var given = map[string]string{
 }
 
 // declared are the variables that snippets may declare without using them.
-var declared = []string{"conn", "err", "proxy"}
+var declared = []string{"conn", "err", "pages", "proxy"}
 
 // Own is the key for snippets that use no foreign package.
 const Own = ""

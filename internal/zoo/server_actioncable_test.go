@@ -16,7 +16,7 @@ var actionCable = server{
 	start: func(t *testing.T) *process {
 		return command{args: []string{"puma", "-b", "tcp://127.0.0.1:PORT", testdata("ruby/cable.ru")}}.start(t)
 	},
-	path:         "/",
+	path:         "/cable",
 	subprotocols: []string{"actioncable-v1-json", "actioncable-unsupported"},
 	nginx:        ownHost + "\nproxy_set_header X-Forwarded-Proto $zoo_scheme;",
 	why:          "it compares the page's origin with Host and X-Forwarded-Proto",
@@ -39,6 +39,7 @@ var actionCable = server{
 		return v.echoes(fmt.Sprintf(`{"command":"message","identifier":"%s","data":"{\"action\":\"echo\",\"text\":\"%s\"}"}`, v.name, m.data),
 			fmt.Sprintf(`{"identifier":"%s","message":{"text":"%s"}}`, v.name, m.data))
 	},
+	lives: []life{script("its client", "actioncable_life.js")},
 	leave: func(v *visit) error {
 		_, err := v.ask(`{"command":"message","identifier":"`+v.name+`","data":"{\"action\":\"leave\"}"}`, `{"type":"disconnect"`)
 		return err

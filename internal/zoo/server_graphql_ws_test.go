@@ -4,7 +4,10 @@ package zoo
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"testing"
 )
 
 // graphql-ws is how subscriptions of GraphQL travel today. npm's graphql-ws on
@@ -15,6 +18,7 @@ var graphqlWS = server{
 	start:        node("graphql_ws.js"),
 	path:         "/graphql",
 	subprotocols: []string{"graphql-transport-ws"},
+	fallback:     true,
 	kinds:        onlyText,
 	greet: func(v *visit) error {
 		_, err := v.ask(`{"type":"connection_init"}`, `{"type":"connection_ack"`)
@@ -22,7 +26,15 @@ var graphqlWS = server{
 	},
 	say:   sayGraphQL("subscribe", `"type":"next"`),
 	leave: func(v *visit) error { return v.send(text(`{"type":"nonsense"}`)) },
-	lives: []life{script("its client", "graphql_ws_life.js")},
+	lives: []life{script("its client", "graphql_ws_life.js"), {"a query by POST", func(t *testing.T, f form) (string, error) {
+		resp, err := http.Post(f.http("/graphql"), "application/json", strings.NewReader(`{"query":"{ echo(text: \"hello\") }"}`))
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return string(body), err
+	}}},
 }
 
 // sayGraphQL runs a query whose result is what it is sent.

@@ -35,10 +35,11 @@ var jupyter = server{
 		}
 		return "/api/kernels/" + kernel.ID + "/channels"
 	},
-	nginx: ownHost,
-	why:   "it compares the page's origin with Host",
-	kinds: onlyText,
-	most:  70_000,
+	nginx:    ownHost,
+	why:      "it compares the page's origin with Host",
+	fallback: true,
+	kinds:    onlyText,
+	most:     70_000,
 	say: func(v *visit, m message) error { // the cell prints it
 		code, _ := json.Marshal(fmt.Sprintf("print('%s')", m.data))
 		if err := v.send(text(fmt.Sprintf(`{"header":{"msg_id":"%p","session":"%p","username":"zoo","date":"2026-01-01T00:00:00Z","msg_type":"execute_request","version":"5.3"},`+
@@ -74,4 +75,12 @@ var jupyter = server{
 		}
 		return nil
 	},
+	lives: []life{{"its pages", func(t *testing.T, f form) (string, error) {
+		var status struct{ Kernels int }
+		text, err := page(f.http("/api/status"))
+		if err == nil {
+			err = json.Unmarshal([]byte(text), &status)
+		}
+		return fmt.Sprintf("%d kernel", status.Kernels), err
+	}}},
 }

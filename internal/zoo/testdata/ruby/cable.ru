@@ -29,4 +29,4 @@ class ZooChannel < ActionCable::Channel::Base
 end
 
 ActionCable.server.config.connection_class = -> { ApplicationCable::Connection }
-run ActionCable.server
+map('/cable') { run ActionCable.server }
