@@ -16,7 +16,7 @@ import (
 // admin serves operators and balancers. It has no login: only they should be
 // able to reach its listener.
 func (g *gateway) admin() http.Handler {
-	// /healthz tells nothing, and balancers have their own names for us.
+	// /healthz reveals nothing, and balancers may use any host name.
 	open := http.NewServeMux()
 	open.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		if g.leaving.Load() {
@@ -39,7 +39,7 @@ func (g *gateway) admin() http.Handler {
 	})
 	mux.HandleFunc("/console/", func(w http.ResponseWriter, r *http.Request) {
 		if !g.mayUseConsole(r) {
-			http.Error(w, "the console is not served here: see console in the documentation of the config file", http.StatusForbidden)
+			http.Error(w, "the console is only for local connections, or off: see the key console of the config file", http.StatusForbidden)
 			return
 		}
 		page.ServeHTTP(w, r)
@@ -55,9 +55,9 @@ func (g *gateway) admin() http.Handler {
 	return open
 }
 
-// mayUseConsole reports whether a request may use the console. Unless the config
-// says otherwise, it must come from this machine, for the console can end
-// sessions, and the admin's address may be open to whoever reads the metrics.
+// mayUseConsole reports whether a request may use the console. By default its
+// connection must be local: the console can end sessions, and the admin address
+// may be reachable for everyone who reads the metrics.
 func (g *gateway) mayUseConsole(r *http.Request) bool {
 	g.mu.Lock()
 	who := g.console
@@ -71,8 +71,8 @@ func (g *gateway) mayUseConsole(r *http.Request) bool {
 	return who == "all"
 }
 
-// consoleRoutes returns what the console shows: the routes, and those that are
-// gone but still have sessions.
+// consoleRoutes returns the routes that the console shows: the current ones, and
+// old ones that still have sessions.
 func (g *gateway) consoleRoutes() []console.Route {
 	g.mu.Lock()
 	defer g.mu.Unlock()

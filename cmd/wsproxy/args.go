@@ -16,9 +16,9 @@ const help = `wsproxy is a reverse proxy for WebSockets.
 
 Usage:
 
-  wsproxy [flags] URL...        carry WebSockets to these upstreams
-  wsproxy --config FILE         do what a file says, which can say much more
-  wsproxy check FILE            say what is wrong with a file, or what it does
+  wsproxy [flags] URL...        proxy WebSockets to these upstreams
+  wsproxy --config FILE         proxy as configured in a file
+  wsproxy check FILE            check a file, and print mistakes or a summary
 
 Examples:
 
@@ -31,34 +31,37 @@ An upstream is an http, https, ws, wss or unix URL. Several share the sessions.
 Flags:
 
   --listen ADDRESS    host:port, unix:PATH or systemd:NAME; may be repeated. The
-                      default is what systemd passes, or else 127.0.0.1:8080
-  --path PATH         the path to serve, as in Go's http.ServeMux: /chat/ is all
-                      that begins with it. The default is /, every path
-  --origin PATTERN    pages that may open WebSockets besides those of the same
-                      origin, such as https://*.example.com; may be repeated
-  --tls-self-signed   serve TLS, with a certificate that is made now and kept in
-                      memory. Its SHA-256 fingerprint is logged
-  --admin ADDRESS     where to serve /healthz, /stats, /metrics and /console/,
-                      without a login. The default is nowhere
-  --config FILE       a TOML file, instead of all of the above
+                      default is the sockets that systemd passes, or else
+                      127.0.0.1:8080
+  --path PATH         the path to serve. /chat is that path only, /chat/ is all
+                      paths below it. The default is /, all paths
+  --origin PATTERN    an origin whose pages may open WebSockets, in addition to
+                      the same origin: https://*.example.com; may be repeated
+  --tls-self-signed   serve TLS with a new certificate, which is kept in memory.
+                      Its SHA-256 fingerprint is logged
+  --admin ADDRESS     serve /healthz, /stats, /metrics and /console/ at this
+                      address, without a login. The default is off
+  --config FILE       a TOML file that replaces the flags above
   --version           print the version
   --help              print this text
 
-SIGHUP makes it read the file again: sessions continue. SIGTERM or Ctrl-C tells
-the sessions to end, one by one, and then it exits; a second one does not wait.
+On SIGHUP, wsproxy reads the file again, and sessions continue. On SIGTERM or
+Ctrl-C it ends the sessions one by one, and exits. A second signal ends it at
+once.
 
 Exit codes: 0 success, 1 failure, 2 wrong command line.
 
 Documentation: https://github.com/seed-ffb73231/wsproxy/tree/main/cmd/wsproxy
 `
 
-// defaultListen is where it listens if nothing says so.
+// defaultListen is the address to listen on if neither --listen nor systemd
+// provides one.
 const defaultListen = "127.0.0.1:8080"
 
 // An invocation is a command line.
 type invocation struct {
-	check bool   // the file, and exit
-	file  string // "": the flags say it all
+	check bool   // check the file and exit
+	file  string // the config file; "": there is none
 
 	listen, origins, targets list
 	path, admin              string
@@ -71,10 +74,11 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, " ") }
 func (l *list) Set(v string) error { *l = append(*l, v); return nil }
 
-// errDone means that the command line has been done by printing something.
+// errDone is returned when the command line only asked for some text, which has
+// been printed.
 var errDone = errors.New("done")
 
-// parseArgs reads a command line. An error is about how to write it, or errDone.
+// parseArgs parses a command line. The error is a usage error, or errDone.
 func parseArgs(args []string, stdout io.Writer) (*invocation, error) {
 	in := new(invocation)
 	flags := flag.NewFlagSet("wsproxy", flag.ContinueOnError)
@@ -110,7 +114,7 @@ func parseArgs(args []string, stdout io.Writer) (*invocation, error) {
 	flags.Visit(func(f *flag.Flag) { set["--"+f.Name] = true })
 	if len(rest) > 0 && rest[0] == "check" {
 		if len(rest) != 2 || len(set) > 0 {
-			return nil, errors.New("write check and the name of one file")
+			return nil, errors.New("check takes the name of one file, and no flags")
 		}
 		in.check, in.file = true, rest[1]
 		return in, nil
@@ -118,27 +122,27 @@ func parseArgs(args []string, stdout io.Writer) (*invocation, error) {
 	in.targets = rest
 	switch {
 	case set["--config"] && (len(set) > 1 || len(rest) > 0):
-		return nil, errors.New("--config can't be combined with anything else: the file says it all")
+		return nil, errors.New("--config cannot be combined with other flags or with upstreams")
 	case set["--config"] && in.file == "":
 		return nil, errors.New("--config needs the name of a file")
 	case set["--config"]:
 	case len(rest) == 0:
-		return nil, errors.New("write an upstream, such as http://127.0.0.1:9000, or --config and a file")
+		return nil, errors.New("no upstream; name one, such as http://127.0.0.1:9000, or use --config FILE")
 	}
 	for _, target := range rest {
 		if strings.Contains(target, "://") || strings.HasPrefix(target, "unix:") {
 			continue
 		}
 		if _, err := os.Stat(target); err == nil {
-			return nil, fmt.Errorf("%q is a file, no URL of an upstream: write --config %s, or check %s", target, target, target)
+			return nil, fmt.Errorf("%q is a file, not the URL of an upstream; use --config %s, or check %s", target, target, target)
 		}
-		return nil, fmt.Errorf("%q is no URL of an upstream: write http://%s, perhaps", target, target)
+		return nil, fmt.Errorf("%q is not a URL; an upstream is written as http://%s", target, target)
 	}
 	return in, nil
 }
 
-// config returns the config that the command line asks for. Sockets are those
-// that systemd has passed.
+// config returns the config for the command line. sockets are those that systemd
+// has passed.
 func (in *invocation) config(sockets []socket) (*config, error) {
 	if in.file != "" {
 		return load(in.file)
@@ -178,7 +182,8 @@ func (in *invocation) config(sockets []socket) (*config, error) {
 	return read(&table{newDocument(""), "", values})
 }
 
-// flagOf names what a key comes from if there is no file.
+// flagOf maps the keys of the config to the parts of a command line that set
+// them, for error messages.
 var flagOf = map[string]string{
 	"listen":                 "--listen",
 	"tls.listen":             "--listen",
@@ -188,8 +193,8 @@ var flagOf = map[string]string{
 	"route.upstreams.target": "upstream",
 }
 
-// version returns the program's version. One that was built from a checkout has
-// that of the commit.
+// version returns the program's version: that of the release, or of the commit
+// that it was built from.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -110,14 +110,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 				return exitFailed
 			case r.err != nil:
 				complain(log, "not reloaded", r.err)
-				g.tell("STATUS=serving; the file has mistakes, which are in the log")
+				g.tell("STATUS=serving; the file was not reloaded: see the log")
 			case first:
 				g.warnOfUnused()
 				g.tell("READY=1", "STATUS=serving")
 			default:
 				level.Set(r.config.level)
 				log.Info("reloaded", "routes", len(r.config.routes))
-				g.tell("STATUS=serving; the file was read again")
+				g.tell("STATUS=serving; the file was reloaded")
 			}
 			if preparing = again; again {
 				again = false
@@ -141,15 +141,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-// tell sends systemd a message, if it wants any.
+// tell sends a message to systemd, if it wants any.
 func (g *gateway) tell(lines ...string) {
 	if err := notify(lines...); err != nil {
 		g.log.Warn("systemd not notified", "error", err.Error())
 	}
 }
 
-// warnOfUnused logs the sockets that systemd has passed and that no address of
-// the config uses: their clients would wait in vain.
+// warnOfUnused logs the sockets that systemd has passed but no address of the
+// config uses. Clients that connect to them would wait forever.
 func (g *gateway) warnOfUnused() {
 	for _, s := range g.sockets {
 		if !slices.ContainsFunc(g.config.listen, func(a address) bool { return a.network == "systemd" && s.is(a.text) }) {

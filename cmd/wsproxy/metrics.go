@@ -10,19 +10,19 @@ import (
 	wsprometheus "github.com/seed-ffb73231/wsproxy/metrics/prometheus"
 )
 
-// metrics serves Prometheus: the metrics of each route's proxy, with the label
-// route, and those of the process. Routes come and go, so each scrape has a
-// registry of its own.
+// metrics serves metrics for Prometheus: those of each route's proxy, with the
+// label route, and those of the process. The routes can change, so each scrape
+// creates a registry.
 func (g *gateway) metrics() http.Handler {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "wsproxy_build_info",
-		Help:        "1, with the version as a label.",
+		Help:        "Always 1; the label is the version.",
 		ConstLabels: prometheus.Labels{"version": version()},
 	})
 	info.Set(1)
 	old := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "wsproxy_old_sessions",
-		Help: "Open sessions of routes that were removed or have a new proxy since; wsproxy_sessions is without them.",
+		Help: "Open sessions of routes that were removed or replaced; wsproxy_sessions does not include them.",
 	}, func() float64 { return float64(g.oldSessions()) })
 	always := []prometheus.Collector{info, old,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}
@@ -38,7 +38,8 @@ func (g *gateway) metrics() http.Handler {
 	})
 }
 
-// oldSessions returns the number of open sessions of routes that are gone.
+// oldSessions returns the number of open sessions of routes that were removed or
+// replaced.
 func (g *gateway) oldSessions() (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -16,12 +16,12 @@ import (
 	"time"
 )
 
-// lifetime is how long a certificate of our own is valid. Some clients accept
-// none that is valid for longer than 825 days, whoever trusts it.
+// lifetime is the lifetime of a self-signed certificate. Some clients reject
+// certificates that are valid for more than 825 days.
 const lifetime = 825 * 24 * time.Hour
 
-// selfSigned makes a certificate for the names and addresses of this machine,
-// and for hosts. Its key is only in memory.
+// selfSigned creates a certificate for the names and addresses of this machine,
+// and for hosts. The key exists only in memory.
 func selfSigned(hosts []string) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -34,7 +34,7 @@ func selfSigned(hosts []string) (*tls.Certificate, error) {
 		NotAfter:              now.Add(lifetime - time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid: true, // it can sign no others
+		BasicConstraintsValid: true, // not a CA
 	}
 	hosts = append([]string{"localhost", "127.0.0.1", "::1"}, hosts...)
 	if name, err := os.Hostname(); err == nil {
@@ -65,7 +65,8 @@ func selfSigned(hosts []string) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
 }
 
-// fingerprint is the SHA-256 of a certificate, as openssl and browsers show it.
+// fingerprint returns the SHA-256 of a certificate in the form that openssl and
+// browsers use.
 func fingerprint(c *tls.Certificate) string {
 	sum := sha256.Sum256(c.Certificate[0])
 	return strings.ReplaceAll(fmt.Sprintf("% X", sum[:]), " ", ":")

@@ -10,36 +10,37 @@ import (
 	"time"
 )
 
-// In this file is what systemd and its services tell each other: sockets that
-// it has opened (sd_listen_fds), and messages to it (sd_notify). Both are done
-// by environment variables, so that other service managers can do the same.
+// This file implements two protocols of systemd: socket activation
+// (sd_listen_fds) and notifications (sd_notify). Both use environment variables,
+// and other service managers implement them, too.
 
-// A socket is one that systemd has opened, for us to accept from.
+// A socket is a listening socket that systemd has opened and passed.
 type socket struct {
 	name string // FileDescriptorName in the .socket file
 	fd   int
 	file *os.File
 }
 
-// is reports whether an address that begins with systemd: and goes on with text
-// means the socket.
+// is reports whether the address systemd:text refers to the socket, by its name
+// or its descriptor.
 func (s socket) is(text string) bool { return text == s.name || text == strconv.Itoa(s.fd) }
 
 // firstSocket is the descriptor of the first socket.
 const firstSocket = 3
 
-// inherited returns the sockets that systemd has passed. It may be called once.
+// inherited returns the sockets that systemd has passed. It must be called only
+// once.
 func inherited() ([]socket, error) {
 	pid, count, names := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getenv("LISTEN_FDNAMES")
 	for _, key := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		os.Unsetenv(key) // it is not for the processes that we start
+		os.Unsetenv(key) // child processes must not use them
 	}
-	if pid != strconv.Itoa(os.Getpid()) { // for another process, or nobody
+	if pid != strconv.Itoa(os.Getpid()) { // unset, or meant for another process
 		return nil, nil
 	}
 	n, err := strconv.Atoi(count)
 	if err != nil || n < 0 {
-		return nil, fmt.Errorf("LISTEN_FDS: %q is no number of sockets", count)
+		return nil, fmt.Errorf("LISTEN_FDS: %q is not a number of sockets", count)
 	}
 	var sockets []socket
 	for i, name := range append(strings.Split(names, ":"), make([]string, n)...)[:n] {
@@ -50,9 +51,8 @@ func inherited() ([]socket, error) {
 	return sockets, nil
 }
 
-// accept returns a listener on the socket with a name, or with the number of
-// its descriptor. The socket stays open when the listener is closed, for a
-// later config to use it again.
+// accept returns a listener for the socket with the name or descriptor. Closing
+// the listener leaves the socket open, so that a later config can use it again.
 func accept(sockets []socket, name string) (net.Listener, error) {
 	var found *socket
 	var all []string
@@ -62,13 +62,13 @@ func accept(sockets []socket, name string) (net.Listener, error) {
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("systemd has passed several sockets named %q: name them %d and %d", name, found.fd, s.fd)
+			return nil, fmt.Errorf("systemd has passed several sockets named %q; use their numbers, %d and %d", name, found.fd, s.fd)
 		}
 		found = &s
 	}
 	switch {
 	case len(sockets) == 0:
-		return nil, fmt.Errorf("systemd has passed no socket: is it started by its .socket unit?")
+		return nil, fmt.Errorf("systemd has passed no sockets; is the .socket unit started?")
 	case found == nil:
 		return nil, fmt.Errorf("systemd has passed no socket named %q, but %s", name, strings.Join(all, ", "))
 	}
@@ -79,13 +79,13 @@ func accept(sockets []socket, name string) (net.Listener, error) {
 	return ln, nil
 }
 
-// notify sends systemd a message; it does nothing if systemd wants none.
+// notify sends a message to systemd. Without NOTIFY_SOCKET it does nothing.
 func notify(lines ...string) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return nil
 	}
-	conn, err := net.Dial("unixgram", path) // which takes @ for an abstract one
+	conn, err := net.Dial("unixgram", path) // a path that begins with @ is an abstract socket
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,8 @@ func notify(lines ...string) error {
 	return err
 }
 
-// stopping is the message that says that we stop, and how long that may take.
+// stopping returns the message that the program is stopping, which takes at most
+// d.
 func stopping(d time.Duration) []string {
 	return []string{"STOPPING=1", fmt.Sprint("EXTEND_TIMEOUT_USEC=", d.Microseconds())}
 }

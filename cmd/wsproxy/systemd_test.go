@@ -17,8 +17,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A manager does what systemd does: it opens sockets, passes them to the
-// program, and listens to what that says.
+// A manager plays the part of systemd: it opens sockets, passes them to the
+// program, and receives its notifications.
 type manager struct {
 	files  []*os.File
 	names  []string
@@ -66,8 +66,8 @@ func (m *manager) socket(t *testing.T, name, network, address string) string {
 	return ln.Addr().String()
 }
 
-// command is the program as systemd starts it, by a shell since nobody else
-// knows its process ID before it is started.
+// command returns the program's command with the environment that systemd sets.
+// The shell sets LISTEN_PID, because the process ID is not known earlier.
 func (m *manager) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := program(t, args...)
@@ -129,13 +129,13 @@ func TestSystemd(t *testing.T) {
 	text = strings.Replace(text, "systemd:4", "systemd:idle", 1)
 	writeFile(t, filepath.Dir(file), "wsproxy.toml", text+routes(a))
 	first.signal(t, syscall.SIGHUP)
-	m.told(t, "STATUS=serving; the file was read again")
+	m.told(t, "STATUS=serving; the file was reloaded")
 	if status, body := ask(t, "https://"+idle+"/a", ""); status != http.StatusUpgradeRequired {
 		t.Errorf("over TLS at another socket: got %d %s, want 426", status, body)
 	}
 	writeFile(t, filepath.Dir(file), "wsproxy.toml", text+"nonsense = 1\n"+routes(a))
 	first.signal(t, syscall.SIGHUP)
-	m.told(t, "STATUS=serving; the file has mistakes, which are in the log")
+	m.told(t, "STATUS=serving; the file was not reloaded: see the log")
 	writeFile(t, filepath.Dir(file), "wsproxy.toml", text+routes(a))
 	c.echo(t)
 
@@ -167,7 +167,7 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
-// systemd's own tool passes a socket in the way that this test's manager does.
+// Socket activation works with systemd's own tool.
 func TestSocketActivate(t *testing.T) {
 	t.Parallel()
 	tool, err := exec.LookPath("systemd-socket-activate")
@@ -202,8 +202,7 @@ func TestSystemdFlags(t *testing.T) {
 	}
 }
 
-// Sockets that do not fit are mistakes, and those for another process are left
-// alone.
+// Unsuitable sockets are errors, and sockets for another process are ignored.
 func TestSystemdMistakes(t *testing.T) {
 	t.Parallel()
 	m := newManager(t)
@@ -211,7 +210,7 @@ func TestSystemdMistakes(t *testing.T) {
 	m.socket(t, "web", "tcp", "127.0.0.1:0")
 	for name, want := range map[string]string{
 		"public": `systemd has passed no socket named \"public\", but web, web`,
-		"web":    `systemd has passed several sockets named \"web\": name them 3 and 4`,
+		"web":    `systemd has passed several sockets named \"web\"; use their numbers, 3 and 4`,
 		"5":      `no socket named \"5\"`,
 	} {
 		out, err := m.command(t, "http://127.0.0.1:9", "--listen", "systemd:"+name).CombinedOutput()
@@ -225,13 +224,13 @@ func TestSystemdMistakes(t *testing.T) {
 	}
 	cmd := m.command(t, "http://127.0.0.1:9")
 	cmd.Env = append(cmd.Env, "LISTEN_FDS=many")
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), `LISTEN_FDS: "many" is no number of sockets`) {
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), `LISTEN_FDS: "many" is not a number of sockets`) {
 		t.Errorf("LISTEN_FDS=many: got %v, %s", err, out)
 	}
 	cmd = program(t, "http://127.0.0.1:9", "--listen", "systemd:web")
 	cmd.ExtraFiles = m.files
 	cmd.Env = append(cmd.Env, "LISTEN_PID=1", "LISTEN_FDS=2", "LISTEN_FDNAMES=web:web")
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "systemd has passed no socket") {
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "systemd has passed no sockets") {
 		t.Errorf("for process 1: got %v, %s", err, out)
 	}
 }
@@ -246,8 +245,8 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// The unit files name sockets, flags and files that the program knows, and
-// systemd, if it is installed, finds no mistake in them.
+// The unit files use sockets, flags and files as the program does. If systemd is
+// installed, it accepts them.
 func TestUnits(t *testing.T) {
 	t.Parallel()
 	service, err := os.ReadFile("systemd/wsproxy.service")
