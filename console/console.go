@@ -4,31 +4,31 @@
 //
 //	mux.Handle("/admin/websockets/", login(console.Handler(proxy, nil)))
 //
-// Here login stands for a middleware of your own. The handler looks only at the
-// last element of a request's path, so it can be mounted on any path that ends
-// with a slash, with or without [http.StripPrefix].
+// Here login is a middleware of your own. The handler looks only at the last
+// element of a request's path, so it can be mounted on any path that ends with a
+// slash, with or without [http.StripPrefix].
 //
 // # Security
 //
-// The console has no login. Whoever can send it a request can read the address
-// and the path of every client, and end sessions. Mount it behind a login, or
-// on a server that only operators reach.
+// The console has no login of its own. Everyone who can send it a request can
+// read the addresses and paths of all clients, and end sessions. Mount it behind
+// a login, or on a server that only operators can reach.
 //
-// A login by a cookie is enough: whatever changes something is a POST request,
-// and those that a page of another origin makes are refused
-// ([http.CrossOriginProtection]). Other pages can't put the console into a
-// frame. The page loads nothing from elsewhere and has no inline script. What
-// clients have sent is shown as text.
+// A login that uses a cookie is sufficient. All actions are POST requests, and
+// those of pages of other origins are refused ([http.CrossOriginProtection]).
+// Other pages cannot put the console into a frame. The page loads nothing from
+// other servers and has no inline script. It shows what clients have sent as
+// text only.
 //
-// Without a login, on a loopback address, also check the Host of requests: a
-// web page may have its own name resolve to that address (DNS rebinding), and
-// its requests are of the same origin then.
+// Without a login, check the Host of requests, even on a loopback address: a web
+// page may have its own name resolve to that address (DNS rebinding), and then
+// its requests are of the same origin.
 //
 // # Cost
 //
-// An open page asks for a snapshot every second, and less often if a snapshot
-// takes longer than a tenth of that. A snapshot reads every session, and holds
-// at most 500 of them in full. A page that is not visible asks for none.
+// A visible page requests a snapshot every second, or less often if a snapshot
+// takes longer than a tenth of a second. A snapshot reads the counters of every
+// session, and contains at most 500 sessions.
 package console
 
 import (
@@ -64,22 +64,22 @@ type Options struct {
 	// Title is the heading of the page. The default is "Sessions".
 	Title string
 
-	// Notice is a sentence below the heading, such as one that says who can
-	// reach the page. The default is none.
+	// Notice is a sentence below the heading, for example about who can reach
+	// the page. The default is none.
 	Notice string
 
-	// User returns who the user of a session is, for a column of its own: for
-	// example a value that a hook has stored with [wsproxy.Session.Set]. With
-	// nil, there is no such column.
+	// User returns the user of a session, which the page shows in a column: for
+	// example a value that a hook has stored with [wsproxy.Session.Set]. The
+	// default is nil: there is no such column.
 	User func(*wsproxy.Session) string
 
-	// ReadOnly makes a page that can change nothing.
+	// ReadOnly disables all actions.
 	ReadOnly bool
 
-	// Drain is called when the operator wants to drain all sessions. It starts
-	// the drain, such as [wsproxy.Proxy.Shutdown] in a goroutine of its own,
-	// and returns. It may be called more than once. With nil, or with ReadOnly,
-	// the page has no button for it.
+	// Drain starts to drain all sessions, for example by calling
+	// [wsproxy.Proxy.Shutdown] in a new goroutine, and returns. It may be called
+	// more than once. With nil, the default, or with ReadOnly, the page has no
+	// button for it.
 	Drain func()
 }
 
@@ -124,7 +124,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
-	header.Set("Cache-Control", "no-store") // addresses of clients, and the next version has other files
+	header.Set("Cache-Control", "no-store") // snapshots contain clients' addresses
 	if err := h.crossOrigin.Check(r); err != nil {
 		http.Error(w, "a page of another origin has made this request", http.StatusForbidden)
 		return
@@ -185,7 +185,7 @@ func (h *handler) snapshot(w http.ResponseWriter, r *http.Request) {
 		descending: query.Get("descending") == "true",
 	})
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(snap) // who has left does not want it
+	json.NewEncoder(w).Encode(snap) // an error means that the client has left
 }
 
 // close ends a session.
@@ -240,9 +240,10 @@ func (h *handler) mayAct(w http.ResponseWriter, r *http.Request) bool {
 	return !h.options.ReadOnly
 }
 
-// decode reads a request's body, and answers the request if it is invalid. It
-// insists on the content type: pages of another origin can't send that one
-// without asking first (CORS), whatever their browser tells about them.
+// decode reads a request's body, and answers the request if it is invalid. The
+// content type is required because pages of other origins cannot send it without
+// a preflight request (CORS), even in browsers that send neither Origin nor
+// Sec-Fetch-Site.
 func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 	if r.Header.Get("Content-Type") != "application/json" {
 		http.Error(w, "the content type must be application/json", http.StatusUnsupportedMediaType)
