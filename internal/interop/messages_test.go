@@ -26,7 +26,8 @@ var modes = map[string]websocket.CompressionMode{
 	"context takeover": websocket.CompressionContextTakeover,
 }
 
-const messageLimit = 4 << 20
+// messageLimit is the limit of the messages of these sessions.
+const messageLimit = 300_000
 
 // messageOptions are the options of proxies whose sessions consist of messages.
 func messageOptions(m [2]websocket.CompressionMode) []wsproxy.Option {
