@@ -30,18 +30,21 @@ var drivers = []driver{
 type legs struct {
 	name             string
 	client, upstream wstest.Kind
+	below            bool // the front listens with NewListener
 }
 
 var kindsOfLegs = []legs{
-	{"memory", wstest.Memory, wstest.Memory},
-	{"tcp", wstest.TCP, wstest.TCP},
-	{"unix", wstest.Unix, wstest.Unix},
-	{"tls", wstest.TLS, wstest.TLS},
-	{"tls to tcp", wstest.TLS, wstest.TCP},
+	{"memory", wstest.Memory, wstest.Memory, false},
+	{"tcp", wstest.TCP, wstest.TCP, false},
+	{"unix", wstest.Unix, wstest.Unix, false},
+	{"tls", wstest.TLS, wstest.TLS, false},
+	{"tls to tcp", wstest.TLS, wstest.TCP, false},
+	{"tls over NewListener", wstest.TLS, wstest.TLS, true},
+	{"tls over NewListener to tcp", wstest.TLS, wstest.TCP, true},
 }
 
 // bothLegs returns legs of one kind.
-func bothLegs(k wstest.Kind) legs { return legs{string(k), k, k} }
+func bothLegs(k wstest.Kind) legs { return legs{string(k), k, k, false} }
 
 // A carrier is a driver with legs.
 type carrier struct {

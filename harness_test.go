@@ -96,7 +96,11 @@ func newCarrierRig(t testing.TB, c carrier, target string, options ...wsproxy.Op
 
 // serve starts the front server with the handler.
 func (r *rig) serve(h http.Handler) {
-	front := r.legs.client.Secure(r.front)
+	front := r.front
+	if r.legs.below {
+		front = wsproxy.NewListener(front)
+	}
+	front = r.legs.client.Secure(front)
 	s := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			defer func() { r.returned <- struct{}{} }()

@@ -183,6 +183,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 		}
 		return conn, nil, &Error{Op: "hijack", Side: Client, Status: status, Err: fmt.Errorf("%T: %w", w, err)}
 	}
+	conn = relay.Below(conn) // of NewListener, without TLS
 	if n := brw.Reader.Buffered(); n > 0 {
 		peeked, _ := brw.Reader.Peek(n) // buffered: cannot fail
 		early = bytes.Clone(peeked)

@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"strings"
 
 	"github.com/coder/websocket"
 	"github.com/koding/websocketproxy"
@@ -34,6 +35,9 @@ func runProxy(kind string) error {
 		cert, err := tls.LoadX509KeyPair(certFile, os.Getenv("TLS_KEY"))
 		if err != nil {
 			return err
+		}
+		if strings.HasPrefix(kind, "wsproxy") {
+			ln = wsproxy.NewListener(ln)
 		}
 		ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}})
 	}

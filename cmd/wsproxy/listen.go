@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+
+	"github.com/seed-ffb73231/wsproxy"
 )
 
 // listeners describes how a change affects the gateway's listeners.
@@ -212,7 +214,7 @@ func (g *gateway) serve(a address, ln net.Listener) {
 	go func() {
 		var err error
 		if a.tls {
-			err = server.ServeTLS(ln, "", "")
+			err = server.ServeTLS(wsproxy.NewListener(ln), "", "")
 		} else {
 			err = server.Serve(ln)
 		}

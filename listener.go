@@ -1,0 +1,48 @@
+package wsproxy
+
+import (
+	"net"
+
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
+)
+
+// This file makes listeners for servers with TLS.
+
+// NewListener returns a listener whose connections are those of inner. Use it
+// for a server with TLS, directly below TLS, together with [WithDetach]:
+//
+//	inner, err := net.Listen("tcp", ":443")
+//	…
+//	err = server.ServeTLS(wsproxy.NewListener(inner), "cert.pem", "key.pem")
+//
+// A session at rest then costs no goroutines, as without TLS: on Linux (amd64,
+// arm64), the proxy can wait for the bytes of many sessions at once, if it can
+// reach the TCP or unix connections below TLS. Without this listener, or
+// elsewhere, such a session works the same, with goroutines of its own.
+//
+// It also suits [tls.NewListener], and does no harm without TLS. Other code that
+// needs an accepted [net.TCPConn] gets it from the connection's NetConn method,
+// which [tls.Conn] has as well. Listeners that wrap connections in types of their
+// own, for example to limit their number, have the same effect as no listener if
+// they are below this one, or between it and TLS.
+func NewListener(inner net.Listener) net.Listener { return listener{inner} }
+
+// Listen is [net.Listen] with a [NewListener] over it.
+func Listen(network, address string) (net.Listener, error) {
+	inner, err := net.Listen(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return NewListener(inner), nil
+}
+
+type listener struct{ net.Listener }
+
+// Accept returns the next connection.
+func (l listener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return relay.NewConn(conn), nil
+}
