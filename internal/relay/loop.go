@@ -52,42 +52,10 @@ type loop struct {
 	asleep bool       // guarded by mu; it waits for events
 	ended  bool       // guarded by mu; its descriptors are closed
 
-	sessions int // guarded by loops
-	last     bool
-}
+	share share // see loop_share.go
 
-// loops is the loops that run. A loop runs while it has sessions.
-var loops struct {
-	sync.Mutex
-	list []*loop
-}
-
-// joinLoop returns a loop for one more session, or nil if there is no descriptor
-// for a loop.
-func joinLoop() *loop {
-	loops.Lock()
-	defer loops.Unlock()
-	if len(loops.list) == 0 {
-		l := newLoop()
-		if l == nil {
-			return nil
-		}
-		loops.list = append(loops.list, l)
-		go l.run()
-	}
-	l := loops.list[0]
-	l.sessions++
-	return l
-}
-
-// leave is called when a session of the loop's is over.
-func (l *loop) leave() {
-	loops.Lock()
-	defer loops.Unlock()
-	if l.sessions--; l.sessions == 0 {
-		l.last = true
-		loops.list = loops.list[:0]
-	}
+	sessions int  // guarded by loops
+	last     bool // owned by the loop; the last session has left it
 }
 
 func newLoop() *loop {
@@ -110,10 +78,13 @@ func newLoop() *loop {
 
 func (l *loop) close() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.ended = true
 	syscall.Close(l.epoll)
 	syscall.Close(l.signal)
+	l.mu.Unlock()
+	for _, s := range l.takeCalls() {
+		l.forward(s)
+	}
 }
 
 // register has the kernel report events of a descriptor. The tag comes with them.
@@ -146,11 +117,19 @@ func (l *loop) turn() {
 	for range len(l.spent) {
 		leg := l.spent[0]
 		l.spent = l.spent[1:]
-		l.visit(leg.s, leg, 0)
+		if leg.s.events.loop.Load() == l {
+			l.visit(leg.s, leg, 0)
+		}
 	}
-	l.wheel.advance(l.ticks(time.Since(l.base)), l.fire)
+	now := time.Since(l.base)
+	l.wheel.advance(l.ticks(now), l.fire)
 	for _, s := range l.takeCalls() {
-		l.look(s)
+		if !l.forward(s) {
+			l.look(s)
+		}
+	}
+	if !l.last {
+		l.measure(now)
 	}
 }
 
@@ -162,12 +141,13 @@ func (l *loop) wait() int {
 	if errno != 0 || n > 0 || len(l.spent) > 0 || !l.sleep() {
 		return max(int(n), 0)
 	}
-	timeout := -1
+	began, timeout := time.Since(l.base), -1
 	if _, _, at, ok := l.wheel.first(); ok {
-		timeout = max(int((time.Duration(at)*tick-time.Since(l.base)+time.Millisecond-1)/time.Millisecond), 0)
+		timeout = max(int((time.Duration(at)*tick-began+time.Millisecond-1)/time.Millisecond), 0)
 	}
 	n, _, errno = syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll),
 		uintptr(unsafe.Pointer(&l.ready)), uintptr(len(l.ready)), uintptr(timeout), 0, 0)
+	l.share.slept += time.Since(l.base) - began
 	l.mu.Lock()
 	l.asleep = false
 	l.mu.Unlock()
@@ -185,19 +165,25 @@ func (l *loop) sleep() bool {
 	return l.asleep
 }
 
-// call has the loop look at a session.
-func (l *loop) call(s *Session) {
+// call has the loop look at a session. It returns false if the loop has ended.
+func (l *loop) call(s *Session) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
-		return
+		return false
 	}
 	l.calls = append(l.calls, s)
 	if l.asleep {
 		l.asleep = false
-		one := uint64(1)
-		syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.signal), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
+		l.wake()
 	}
+	return true
+}
+
+// wake ends the loop's wait for events, or the next one.
+func (l *loop) wake() {
+	one := uint64(1)
+	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.signal), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
 }
 
 // takeCalls returns the sessions to look at.
@@ -211,6 +197,12 @@ func (l *loop) takeCalls() []*Session {
 
 // ticks converts a time since the loop's base to the wheel's ticks.
 func (l *loop) ticks(d time.Duration) int64 { return int64(d / tick) }
+
+// tickOf converts a time since the start of a session to a tick that is not before
+// it.
+func (l *loop) tickOf(s *Session, due time.Duration) int64 {
+	return int64((s.began.Sub(l.base) + min(due, wheelEnd*tick) + tick - 1) / tick)
+}
 
 // handle handles an event. An event may be out of date: an earlier one of the same
 // batch may have closed its descriptor, and the number may be in use again.
@@ -243,7 +235,9 @@ func (l *loop) visit(s *Session, leg *leg, events uint32) {
 		l.pass(&s.pumps[leg.side^1])
 	}
 	l.pass(&s.pumps[leg.side])
-	l.finish(s)
+	if !l.finish(s) {
+		l.shareSession(s)
+	}
 }
 
 // guard is Session.guard for the loop: no more is read for the session.
@@ -265,8 +259,8 @@ func (l *loop) look(s *Session) {
 	if e.over {
 		return
 	}
-	if !e.registered && !l.begin(s) {
-		return
+	if !e.registered {
+		l.begin(s)
 	}
 	toEnd := e.toEnd.Swap(false)
 	for side := range s.legs {
@@ -282,29 +276,32 @@ func (l *loop) look(s *Session) {
 	for side := range s.pumps {
 		l.pass(&s.pumps[side])
 	}
-	if due := e.due.Swap(-1); !l.finish(s) && due >= 0 {
-		l.wheel.set(&e.timer, e.tickOf(time.Duration(due)))
+	if due := time.Duration(e.due.Swap(-1)); !l.finish(s) && due >= 0 {
+		e.dueAt = due
+		l.wheel.set(&e.timer, l.tickOf(s, due))
 	}
 }
 
-// begin registers a session's connections.
-func (l *loop) begin(s *Session) bool {
+// begin registers a session's connections. What has arrived before is reported
+// then.
+func (l *loop) begin(s *Session) {
 	s.events.registered = true
 	for side := range s.legs {
 		leg := &s.legs[side]
 		e := leg.ev
+		if e.fd < 0 {
+			continue
+		}
 		l.tag++
 		e.tag = l.tag
 		for len(l.legs) <= int(e.fd) {
 			l.legs = append(l.legs, nil)
 		}
 		l.legs[e.fd] = leg
-		e.early = len(s.pumps[side].held) > 0
 		if err := l.register(int(e.fd), legEvents, e.tag); err != nil { // the kernel is out of memory
 			s.lose(leg, err)
 		}
 	}
-	return true
 }
 
 // fire looks at a session whose timer is due.
@@ -398,12 +395,15 @@ func (l *loop) pass(p *pump) {
 
 // events is what a session needs in the event driver.
 type events struct {
-	timer       // owned by the loop
-	loop  *loop // set when made
+	timer                      // owned by the loop
+	loop  atomic.Pointer[loop] // changed by the loop that has the session
 	legs  [2]eventLeg
 
-	registered bool // owned by the loop
-	over       bool // owned by the loop
+	// Owned by the loop.
+	dueAt      time.Duration // when the timer fires
+	registered bool
+	over       bool
+	window     uint32 // see share
 
 	due    atomic.Int64 // when the timer is to fire, by Session.now; -1: as set
 	called atomic.Bool  // the loop was called, and will look at the session
@@ -427,10 +427,12 @@ func newEvents(s *Session, shared *Settings, conns [2]net.Conn) *events {
 			return nil
 		}
 	}
-	if e.loop = joinLoop(); e.loop == nil {
+	l := joinLoop()
+	if l == nil {
 		e.drop()
 		return nil
 	}
+	e.loop.Store(l)
 	for side, conn := range conns {
 		e.legs[side].switchOver(conn)
 		e.legs[side].plain = e.legs[0].tls != nil || e.legs[1].tls != nil
@@ -454,16 +456,25 @@ func (e *events) leg(side int) *eventLeg { return &e.legs[side] }
 // start has the loop begin with the session.
 func (e *events) start() {
 	s := e.s
+	for side := range e.legs {
+		e.legs[side].early = len(s.pumps[side].held) > 0
+	}
 	s.mu.Lock()
 	e.due.Store(int64(s.course.Start(s.now(), s.expiryLocked())))
 	s.mu.Unlock()
-	e.loop.call(s)
+	e.loop.Load().call(s)
 }
 
 // call has the loop look at the session.
 func (e *events) call() {
-	if e.called.CompareAndSwap(false, true) {
-		e.loop.call(e.s)
+	if !e.called.CompareAndSwap(false, true) {
+		return
+	}
+	for {
+		l := e.loop.Load()
+		if l.call(e.s) || l == e.loop.Load() { // otherwise it was moved before its loop ended
+			return
+		}
 	}
 }
 
@@ -471,16 +482,6 @@ func (e *events) call() {
 func (e *events) arm(due time.Duration) {
 	e.due.Store(int64(due))
 	e.call()
-}
-
-// tickOf converts a time since the start of the session to a tick that is not
-// before it.
-func (e *events) tickOf(due time.Duration) int64 {
-	since := e.s.began.Sub(e.loop.base)
-	if due > wheelEnd*tick {
-		due = wheelEnd * tick
-	}
-	return int64((since + due + tick - 1) / tick)
 }
 
 // readToEnd makes the loop read to the end of a connection that was reset.

@@ -478,3 +478,111 @@ func TestEndsFromElsewhere(t *testing.T) {
 	}
 	ends.Wait()
 }
+
+// Sessions that talk are moved from loop to loop all the time, and end at any time:
+// nothing is lost, each ends once, and the loops end with them.
+func TestLoopsShare(t *testing.T) {
+	noLoops := func() bool {
+		loops.Lock()
+		defer loops.Unlock()
+		return len(loops.list) == 0
+	}
+	await(t, "other tests' loops have ended", noLoops)
+	before := shareRules
+	defer func() { shareRules = before }()
+	for _, retire := range []bool{false, true} {
+		shareRules.window, shareRules.busy, shareRules.free, shareRules.low = time.Millisecond, 0, 101, -1
+		shareRules.most = func() int { return 4 }
+		if retire {
+			shareRules.low, shareRules.calm = 101, 1
+		}
+		var most atomic.Int32
+		var talking sync.WaitGroup
+		var overs []chan struct{}
+		for i := range 24 {
+			over := make(chan struct{})
+			overs = append(overs, over)
+			pol := protocol.Policy{Close: 20 * time.Second, Pings: [2]protocol.Pinging{frame.Upstream: {Interval: 3 * time.Millisecond, Timeout: time.Minute}}}
+			s, client, upstream := eventSession(t, pol, silentHost{over})
+			go io.Copy(io.Discard, upstream)
+			talking.Go(func() {
+				at := make(map[*loop]bool)
+				got := make([]byte, 4)
+				for n := range 300 {
+					want := fmt.Sprintf("\x82\x02%02d", n%100)
+					io.WriteString(upstream, want)
+					if _, err := io.ReadFull(client, got); err != nil || string(got) != want {
+						t.Errorf("session %d, message %d: got %q, %v", i, n, got, err)
+						break
+					}
+					at[s.events.loop.Load()] = true
+					for old := most.Load(); int(old) < len(at) && !most.CompareAndSwap(old, int32(len(at))); old = most.Load() {
+					}
+				}
+				switch i % 4 {
+				case 0:
+					s.Cut(protocol.CausePanic, nil)
+				case 1:
+					s.Stop(protocol.CauseIdle, nil)
+					s.Cut(protocol.CausePanic, nil)
+				case 2:
+					client.Close()
+					upstream.Close()
+				case 3:
+					upstream.(*net.TCPConn).SetLinger(0)
+					upstream.Close()
+					client.Close()
+				}
+			})
+		}
+		talking.Wait()
+		for _, over := range overs {
+			wantOver(t, over)
+		}
+		await(t, "the loops have ended", noLoops)
+		if most.Load() < 2 {
+			t.Errorf("retire=%v: no session was moved", retire)
+		}
+	}
+}
+
+// A loop that has little to do for some time gives its sessions back, and ends.
+func TestLoopRetires(t *testing.T) {
+	before := shareRules
+	defer func() { shareRules = before }()
+	shareRules.window, shareRules.busy, shareRules.free, shareRules.low, shareRules.calm = time.Millisecond, 0, 101, 101, 3
+	most := atomic.Int32{}
+	most.Store(3)
+	shareRules.most = func() int { return int(most.Load()) }
+	number := func() int {
+		loops.Lock()
+		defer loops.Unlock()
+		return len(loops.list)
+	}
+	await(t, "other tests' loops have ended", func() bool { return number() == 0 })
+	var sessions []*Session
+	var overs []chan struct{}
+	var fars [][2]net.Conn
+	for range 10 {
+		over := make(chan struct{})
+		s, client, upstream := eventSession(t, protocol.Policy{}, silentHost{over})
+		sessions, overs, fars = append(sessions, s), append(overs, over), append(fars, [2]net.Conn{client, upstream})
+	}
+	talk := func() {
+		for _, far := range fars {
+			io.WriteString(far[1], "\x82\x02ok")
+			if got, err := io.ReadAll(io.LimitReader(far[0], 4)); string(got) != "\x82\x02ok" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+		}
+	}
+	await(t, "there are several loops", func() bool { talk(); return number() > 1 })
+	most.Store(1)
+	await(t, "there is one loop", func() bool { talk(); return number() == 1 })
+	talk()
+	for i, s := range sessions {
+		s.Cut(protocol.CausePanic, nil)
+		wantOver(t, overs[i])
+	}
+	await(t, "no loop is left", func() bool { return number() == 0 })
+}
