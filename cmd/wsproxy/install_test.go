@@ -324,12 +324,12 @@ func useREADME(u *user) {
 	// The mistakes are those of this file.
 	writeFile(t, u.dir, "wsproxy.toml", "listen = [\":8080\"]\n\n[[route]]\npath = \"/chat/\"\nupstreams = [\n  { target = \"http://10.0.0.2:9000\" },\n"+
 		"  { target = \"10.0.0.1:9000\" },\n]\n\n[[route]]\npath = \"/feed\"\nmax_age = \"-1s\"\ntarget = \"http://10.0.0.1:9000\"\n")
-	want := ""
+	var want strings.Builder
 	for _, mistake := range []string{`wsproxy.toml:7: route.upstreams.target: "10.0.0.1:9000": not a URL`, `wsproxy.toml:12: route.max_age: "-1s": negative`} {
-		want += take(mistake) + "\n"
+		want.WriteString(take(mistake) + "\n")
 	}
-	if out, code := u.sh("wsproxy check wsproxy.toml"); code != 1 || out != want {
-		t.Errorf("check: exit code %d, %q, want 1 and %q", code, out, want)
+	if out, code := u.sh("wsproxy check wsproxy.toml"); code != 1 || out != want.String() {
+		t.Errorf("check: exit code %d, %q, want 1 and %q", code, out, want.String())
 	}
 
 	for line := range commands {
