@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -393,6 +395,19 @@ func WithOnClose(f func(s *Session)) Option {
 	return func(c *config) {
 		if c.onClose = append(c.onClose, f); f == nil {
 			c.mistake("WithOnClose", nil, "nil function")
+		}
+	}
+}
+
+// WithLostCode sets the close code that a client gets when its upstream is lost:
+// when it leaves without a Close frame or no longer answers. The default is 1011
+// (internal error). Some clients take 1011 for a bug of the server and do not
+// reconnect (graphql-ws); 1012 (service restart) and 1013 (try again later) make
+// them. 1014 (bad gateway) is rejected by others (gorilla/websocket).
+func WithLostCode(code websocket.StatusCode) Option {
+	return func(c *config) {
+		if c.relay.Policy.LostCode = frame.Code(code); !sendable(code) {
+			c.mistake("WithLostCode", int(code), "close code may not be sent")
 		}
 	}
 }

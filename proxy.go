@@ -37,7 +37,7 @@
 // relayed frames:
 //
 //	                                client gets    upstream gets
-//	upstream lost                   1011           -
+//	upstream lost                   1011 or other  -
 //	client lost                     -              1001
 //	client breaks the protocol      1002           1001
 //	upstream breaks the protocol    1011           1002

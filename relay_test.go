@@ -289,6 +289,28 @@ func TestEndlessFrame(t *testing.T) {
 	})
 }
 
+// WithLostCode replaces 1011 for a client whose upstream is lost, and nothing
+// else.
+func TestLostCode(t *testing.T) {
+	t.Parallel()
+	eachSession(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, wsproxy.WithLostCode(1012))
+		client, upstream := r.open("", "")
+		upstream.Close()
+		client.WantClose(1012)
+		client.Close()
+		if m := r.wantEnded("upstream", "lost"); fmt.Sprint(m["code"]) != "1012" {
+			t.Errorf("logged the code %v, want 1012", m["code"])
+		}
+	})
+	r := newRig(t, wstest.TCP, wsproxy.WithLostCode(1012))
+	client, upstream := r.open("", "")
+	upstream.Send("\xff\xff")
+	client.WantClose(1011)
+	client.Close()
+	r.wantEnded("upstream", "protocol error")
+}
+
 // A52, C15, F23: a valid Close frame is relayed unchanged in both directions,
 // and so is the answer.
 func TestClosePasses(t *testing.T) {

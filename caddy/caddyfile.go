@@ -90,6 +90,7 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //		close_timeout     <duration>
 //		max_age           <duration>
 //		drain             <duration> [<code>]
+//		lost_code         <code>
 //
 //		# limits
 //		max_sessions            <n>
@@ -183,6 +184,8 @@ func (h *Handler) subdirective(d *caddyfile.Dispenser) error {
 			args = args[:1]
 		}
 		return durationOf(d, args, &h.Drain)
+	case "lost_code":
+		return number(d, &h.LostCode)
 	case "max_sessions":
 		return number(d, &h.MaxSessions)
 	case "max_sessions_per_client":

@@ -87,6 +87,7 @@ const everything = `wsproxy 127.0.0.1:9000 unix//run/a.sock {
 	close_timeout 4s
 	max_age 5h
 	drain 6s 1012
+	lost_code 1013
 	max_sessions 100
 	max_sessions_per_client 101
 	max_handshakes 102
@@ -144,7 +145,7 @@ func TestEverything(t *testing.T) {
 		"idle_timeout": 60000000000, "write_timeout": 120000000000, "handshake_timeout": 3000000000,
 		"close_timeout": 4000000000, "max_age": 18000000000000,
 		"max_sessions": 100, "max_sessions_per_client": 101, "max_handshakes": 102,
-		"drain": 6000000000, "drain_code": 1012,
+		"drain": 6000000000, "drain_code": 1012, "lost_code": 1013,
 		"detach": true
 	}`
 	var a, b any
@@ -237,6 +238,7 @@ func TestMistakes(t *testing.T) {
 		{"wsproxy a:1 {\n ping 0s\n}", "to disable pings, write off"},
 		{"wsproxy a:1 {\n ping 5ns\n}", `ping: "5ns": less than 1 ms`},
 		{"wsproxy a:1 {\n drain 5s 1005\n}", `drain: "`},
+		{"wsproxy a:1 {\n lost_code 1006\n}", `lost_code: "1006": close code may not be sent`},
 		{"wsproxy a:1 {\n drain 5s now\n}", `drain: "now" is not a close code`},
 		{"wsproxy a:1 {\n max_message_size 1furlong\n}", "max_message_size: "},
 		{"wsproxy a:1 {\n origins https://a/path\n}", `origins: "https://a/path"`},

@@ -119,6 +119,10 @@ type Handler struct {
 	// example.
 	DrainCode int `json:"drain_code,omitempty"`
 
+	// LostCode is the close code for clients whose upstream is lost. Default:
+	// 1011. Some clients reconnect only after 1012.
+	LostCode int `json:"lost_code,omitempty"`
+
 	// Detach gives back the memory of the HTTP request once the session is open,
 	// about half of what a session takes. The access log then has the handshake
 	// alone, and middleware does not see the end of the session.

@@ -76,6 +76,7 @@ var settings = map[string]string{
 	"WithCloseTimeout":         "close_timeout",
 	"WithMaxAge":               "max_age",
 	"WithDrain":                "drain",
+	"WithLostCode":             "lost_code",
 	"WithMaxSessions":          "max_sessions",
 	"WithMaxSessionsPerClient": "max_sessions_per_client",
 	"WithMaxHandshakes":        "max_handshakes",
@@ -191,6 +192,9 @@ func (h *Handler) options(members []wsproxy.Member, secure *tls.Config) ([]wspro
 	add(wsproxy.WithMaxSessions(h.MaxSessions),
 		wsproxy.WithMaxSessionsPerClient(h.MaxSessionsPerClient, nil),
 		wsproxy.WithMaxHandshakes(h.MaxHandshakes))
+	if h.LostCode != 0 {
+		add(wsproxy.WithLostCode(websocket.StatusCode(h.LostCode)))
+	}
 	if h.Detach {
 		add(wsproxy.WithDetach())
 	}

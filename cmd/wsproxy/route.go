@@ -117,6 +117,11 @@ func (r *route) readTimes() {
 			r.cite(o.name, t.at(o.key), d)
 		}
 	}
+	if t.has("lost_code") {
+		code := t.whole("lost_code")
+		r.add(wsproxy.WithLostCode(websocket.StatusCode(code)))
+		r.cite("WithLostCode", t.at("lost_code"), code)
+	}
 }
 
 // readTrust reads which pages may open WebSockets, and whose forwarding fields

@@ -280,9 +280,13 @@ func (c *Course) begin(cause *Cause, err error) bool {
 	for side := range c.legs {
 		c.legs[side].owed = cause.Owed[side]
 	}
-	c.code = max(cause.Owed[frame.Client], cause.Owed[frame.Upstream])
+	client, upstream := &c.legs[frame.Client].owed, c.legs[frame.Upstream].owed
+	if cause == causeLost[frame.Upstream] && c.policy.LostCode != 0 {
+		*client = c.policy.LostCode
+	}
+	c.code = max(*client, upstream)
 	if cause.By == frame.Self {
-		c.code = cause.Owed[frame.Client]
+		c.code = *client
 	}
 	return true
 }

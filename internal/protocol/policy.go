@@ -3,6 +3,8 @@ package protocol
 import (
 	"math"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // A Policy limits how long the peers of a session may be silent, and how long the
@@ -13,6 +15,9 @@ type Policy struct {
 	Write time.Duration // a leg that accepts no byte for this long is lost
 	Age   time.Duration // a session of this age ends
 	Close time.Duration // how long the end of a session may take
+
+	// LostCode is the close code for a client whose upstream was lost; 0: 1011.
+	LostCode frame.Code
 
 	// Resume is set, and the Policy is that of one session, if the session may
 	// outlive its upstream.

@@ -114,7 +114,7 @@ func carryClient(t *testing.T, c client) {
 	t.Cleanup(server.Close)
 	upstream := strings.TrimPrefix(server.URL, "http://")
 	var outcomes [2][]outcome
-	for i, w := range []*way{throughNginx(t, upstream, ""), throughProxy(t, upstream, false)} {
+	for i, w := range []*way{throughNginx(t, upstream, ""), throughProxy(t, upstream, false, 0)} {
 		for _, f := range []struct {
 			what string
 			form form

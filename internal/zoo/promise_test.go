@@ -17,9 +17,9 @@ var promises = []struct {
 		func(what, nginx, ours string) bool {
 			return what == "silence" && strings.HasPrefix(nginx, "cut: ") && ours == "outlived"
 		}},
-	{"lost", "when the server drops the connection without a Close frame, or dies, the client is told so, with 1011",
+	{"lost", "when the server drops the connection without a Close frame, or dies, the client is told so, with 1011 or the code of WithLostCode",
 		func(what, nginx, ours string) bool {
-			return strings.HasPrefix(nginx, "the connection ") && ours == "Close 1011 upstream lost"
+			return strings.HasPrefix(nginx, "the connection ") && (ours == "Close 1011 upstream lost" || ours == "Close 1012 upstream lost")
 		}},
 	{"answered", "a client's Close is answered when the server drops the connection instead",
 		func(what, nginx, ours string) bool {

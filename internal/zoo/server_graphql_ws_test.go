@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/coder/websocket"
 )
 
 // graphql-ws is how subscriptions of GraphQL travel today. npm's graphql-ws on
@@ -19,6 +21,7 @@ var graphqlWS = server{
 	path:         "/graphql",
 	subprotocols: []string{"graphql-transport-ws"},
 	fallback:     true,
+	lostCode:     websocket.StatusServiceRestart, // its client does not reconnect after 1011
 	kinds:        onlyText,
 	greet: func(v *visit) error {
 		_, err := v.ask(`{"type":"connection_init"}`, `{"type":"connection_ack"`)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
 // A server is an animal that WebSockets are opened to.
@@ -26,6 +28,7 @@ type server struct {
 	header       http.Header
 	auto         func(m message) *message // answers what a library would, unasked
 	fallback     bool                     // it needs plain HTTP as well
+	lostCode     websocket.StatusCode     // for clients when it dies; 0: the default
 	nginx        string                   // what nginx needs beside the four lines
 	why          string                   // why so
 
@@ -89,7 +92,7 @@ func carryServer(t *testing.T, s server) {
 	if s.at != nil {
 		s.path = s.at(t, p)
 	}
-	ways := []*way{throughNginx(t, p.addr, s.nginx), throughProxy(t, p.addr, s.fallback)}
+	ways := []*way{throughNginx(t, p.addr, s.nginx), throughProxy(t, p.addr, s.fallback, s.lostCode)}
 
 	// Silence takes long. It goes on beside the rest.
 	silences := make([]chan string, len(ways))

@@ -25,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/seed-ffb73231/wsproxy"
 )
 
@@ -129,7 +131,7 @@ func throughNginx(t *testing.T, upstream, extra string) *way {
 }
 
 // throughProxy puts wsproxy, in a net/http server, in front of a server.
-func throughProxy(t *testing.T, upstream string, fallback bool) *way {
+func throughProxy(t *testing.T, upstream string, fallback bool, lostCode websocket.StatusCode) *way {
 	t.Helper()
 	log := new(recorder)
 	t.Cleanup(func() {
@@ -140,6 +142,9 @@ func throughProxy(t *testing.T, upstream string, fallback bool) *way {
 	target := &url.URL{Scheme: "http", Host: upstream}
 	build := func(options ...wsproxy.Option) *wsproxy.Proxy {
 		options = append(options, wsproxy.WithLogger(slog.New(slog.NewTextHandler(log, nil))))
+		if lostCode != 0 {
+			options = append(options, wsproxy.WithLostCode(lostCode))
+		}
 		if fallback {
 			options = append(options, wsproxy.WithFallback(&httputil.ReverseProxy{
 				ErrorLog: slog.NewLogLogger(slog.NewTextHandler(log, nil), slog.LevelInfo),
