@@ -1,6 +1,10 @@
 package wsproxy_test
 
 import (
+	"bytes"
+	"context"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -17,13 +21,18 @@ type driver struct {
 	name    string
 	options []wsproxy.Option
 	detach  bool // ServeHTTP does not wait for the session's end
+	whole   bool // messages go on whole, and in frames of their own
 }
 
 // Detached sessions over TCP and unix sockets are those of the event driver, on
 // the systems that have it; with the build tag noloop, they have goroutines.
 var drivers = []driver{
-	{"blocking", nil, false},
-	{"detached", []wsproxy.Option{wsproxy.WithDetach()}, true},
+	{name: "blocking"},
+	{name: "detached", options: []wsproxy.Option{wsproxy.WithDetach()}, detach: true},
+	{name: "messages", whole: true, options: []wsproxy.Option{
+		wsproxy.WithOnMessage(func(context.Context, *wsproxy.Session, *wsproxy.Message) error { return nil }),
+		wsproxy.WithMaxMessageSize(wsproxy.Client, 8<<20), wsproxy.WithMaxMessageSize(wsproxy.Upstream, 8<<20),
+	}},
 }
 
 // legs describes what a session's two connections are made of.
@@ -78,6 +87,66 @@ func (c carrier) rig(t testing.TB, options ...wsproxy.Option) *rig {
 		target = "https://upstream.test"
 	}
 	return newCarrierRig(t, c, target, append([]wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, options...)...)
+}
+
+// relaysFrames skips a test of what becomes of fragments and unfinished frames, if
+// the carrier has none.
+func (c carrier) relaysFrames(t *testing.T) {
+	if c.whole {
+		t.Skip("messages go on whole")
+	}
+}
+
+// want reads from w and checks that it is the stream, which consists of whole
+// messages and control frames: to the byte if the carrier relays frames.
+func (c carrier) want(w *wstest.Wire, stream string) {
+	w.T.Helper()
+	if !c.whole {
+		w.WantBytes(stream)
+		return
+	}
+	messages, controls := parts(stream)
+	var got strings.Builder
+	for range len(messages) + len(controls) {
+		f, err := w.ReadFrame()
+		if err != nil {
+			w.T.Fatalf("%s: %v", w.Who(), err)
+		}
+		got.WriteString(wstest.RawFrame(f.First, false, f.Payload))
+	}
+	gotMessages, gotControls := parts(got.String())
+	if !slices.Equal(gotMessages, messages) || !slices.Equal(gotControls, controls) {
+		w.T.Fatalf("%s: got other messages and control frames than the %d and %d that were sent", w.Who(), len(messages), len(controls))
+	}
+}
+
+// parts returns the messages of a stream, each as its opcode and its payload, and its
+// control frames. It leaves out a message that is not complete.
+func parts(stream string) (messages, controls []string) {
+	message := ""
+	for b := []byte(stream); len(b) > 0; {
+		h, ok := wstest.ParseHeader(b)
+		if !ok || h.Length > uint64(len(b)-h.Size) {
+			return messages, controls
+		}
+		payload := bytes.Clone(b[h.Size : h.Size+int(h.Length)])
+		if h.Masked {
+			wstest.Mask(payload, h.Key)
+		}
+		b = b[h.Size+int(h.Length):]
+		switch op := h.First & 0x0F; {
+		case op >= 8:
+			controls = append(controls, string(h.First)+string(payload))
+			continue
+		case op != 0:
+			message = string(op)
+		}
+		message += string(payload)
+		if h.First&0x80 != 0 {
+			messages = append(messages, message)
+		}
+	}
+	return messages, controls
 }
 
 // run runs a test of the carrier, in a bubble if possible: the test must not

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -76,7 +77,7 @@ func newCarrierRig(t testing.TB, c carrier, target string, options ...wsproxy.Op
 			return nil
 		}))
 	}
-	options = append(options, c.driver.options...)
+	options = append(slices.Clone(c.driver.options), options...)
 	r.front, r.back = wstest.Listen(t, c.client), wstest.Listen(t, c.upstream)
 	options = append([]wsproxy.Option{
 		wsproxy.WithLogger(slog.New(r.logs)),

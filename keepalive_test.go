@@ -418,6 +418,7 @@ func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30")
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		answerOnce(t, from, to)
@@ -541,7 +542,7 @@ func TestStuckPing(t *testing.T) {
 			from.SendText("other way")
 			if recovers {
 				to.SendText("after")
-				from.WantBytes(full)
+				c.want(from, full)
 				if f, err := from.ReadFrame(); err != nil || f.First != wstest.Ping {
 					t.Fatalf("got %v %v, want a Ping", f, err)
 				}
@@ -606,6 +607,7 @@ func TestLongFrame(t *testing.T) {
 	t.Attr("case", "F34")
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		began := time.Now()
@@ -695,6 +697,7 @@ func TestEndMidFrame(t *testing.T) {
 	for reason, end := range ends {
 		for _, finishes := range []bool{true, false} {
 			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+				c.relaysFrames(t)
 				r := c.rig(t, end.option)
 				from, to := w.open(r, "", "")
 				whole := from.Frame(wstest.Binary, strings.Repeat("x", 1000))

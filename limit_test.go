@@ -44,10 +44,12 @@ func TestMaxMessageSize(t *testing.T) {
 			inCase(t, row.name, func() {
 				r := c.rig(t, row.option)
 				from, to := w.open(r, "", "")
+				var fine strings.Builder
 				for _, f := range row.fine {
-					from.Send(from.Frame(f.First, f.Payload))
-					to.Want(f.First, f.Payload)
+					fine.WriteString(from.Frame(f.First, f.Payload))
 				}
+				from.Send(fine.String())
+				c.want(to, fine.String())
 				// The other direction has no limit.
 				long := strings.Repeat("l", 5000)
 				to.SendText(long)
@@ -288,12 +290,9 @@ func TestRateOfFrames(t *testing.T) {
 				r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithRateLimit(w.side(), row.rate))
 				from, to := w.open(r, "", "")
 				began := time.Now()
-				from.SendLater(from.Frame(0x01, "begins") + strings.Repeat(from.Frame(row.first, row.payload), row.frames) + from.Frame(0x80, "ends"))
-				to.Want(0x01, "begins")
-				for range row.frames {
-					to.Want(row.first, row.payload)
-				}
-				to.Want(0x80, "ends")
+				stream := from.Frame(0x01, "begins") + strings.Repeat(from.Frame(row.first, row.payload), row.frames) + from.Frame(0x80, "ends")
+				from.SendLater(stream)
+				c.want(to, stream)
 				if d := time.Since(began); d < row.atLeast || d > row.most {
 					t.Errorf("took %v, want %v to %v", d, row.atLeast, row.most)
 				}
@@ -337,15 +336,13 @@ func TestMaxMessageSizeCountsEmptyFragments(t *testing.T) {
 		r := c.rig(t, wsproxy.WithMaxMessageSize(w.side(), 10))
 		from, to := w.open(r, "", "")
 		for range 3 {
-			from.Send(from.Frame(0x01, "") + from.Frame(0x00, "1234567890") + from.Frame(0x80, ""))
-			to.Want(0x01, "")
-			to.Want(0x00, "1234567890")
-			to.Want(0x80, "")
+			stream := from.Frame(0x01, "") + from.Frame(0x00, "1234567890") + from.Frame(0x80, "")
+			from.Send(stream)
+			c.want(to, stream)
 		}
 		from.Send(from.Frame(0x01, "x") + strings.Repeat(from.Frame(0x00, ""), 11))
-		to.Want(0x01, "x")
-		for range 10 {
-			to.Want(0x00, "")
+		if !c.whole {
+			to.WantBytes(from.Frame(0x01, "x") + strings.Repeat(from.Frame(0x00, ""), 10))
 		}
 		from.WantClose(1009)
 		r.proxy.Close()

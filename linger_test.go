@@ -18,6 +18,7 @@ import (
 func TestCutFrameIsNoReset(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
+		c.relaysFrames(t)
 		for _, reset := range []bool{false, true} {
 			r := c.rig(t)
 			from, to := w.open(r, "", "")
@@ -103,6 +104,7 @@ func TestLastWordsArrive(t *testing.T) {
 func TestFINUnanswered(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		c.relaysFrames(t)
 		for _, talks := range []bool{false, true} {
 			r := c.rig(t, wsproxy.WithCloseTimeout(3*time.Second))
 			from, to := w.open(r, "", "")

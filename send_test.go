@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,9 +61,12 @@ func wantSent(t *testing.T, done <-chan error) {
 // is neither compressed nor fragmented, and counts as nobody's.
 func TestSend(t *testing.T) {
 	t.Parallel()
-	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 	eachWay(t, func(t *testing.T, c carrier, w way) {
 		r := c.rig(t)
+		deflate := "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+		if c.whole { // the proxy would answer for itself
+			deflate = ""
+		}
 		from, to, s := w.session(r, deflate, deflate)
 		n := uint64(0)
 		for _, size := range []int{0, 1, 125, 126, 0xFFFF, 0x10000, 3 << 20} {
@@ -100,6 +104,7 @@ func TestSend(t *testing.T) {
 func TestSendBetweenMessages(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
+		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to, s := w.session(r, "", "")
 		from.Send(from.Frame(wstest.OpText, "one"))
@@ -209,6 +214,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 func TestSendIntoRead(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
+		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to, s := w.session(r, "", "")
 		first := from.Frame(wstest.Text, strings.Repeat("x", 100))
@@ -321,7 +327,13 @@ func TestSendInjection(t *testing.T) {
 			got.WriteString(from.Frame(f.First, f.Payload))
 		}
 		wstest.Receive(t, over)
-		if got.String() != stream.String() {
+		equal := got.String() == stream.String()
+		if c.whole {
+			messages, controls := parts(stream.String())
+			gotMessages, gotControls := parts(got.String())
+			equal = slices.Equal(gotMessages, messages) && slices.Equal(gotControls, controls)
+		}
+		if !equal {
 			t.Errorf("%d bytes were relayed, not the %d that were sent", got.Len(), stream.Len())
 		}
 		if next != [senders]int{each, each, each} {
@@ -442,6 +454,7 @@ func TestSendNotOpen(t *testing.T) {
 func TestSendCutShort(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
+		c.relaysFrames(t)
 		for name, end := range map[string]func(r *rig, s *wsproxy.Session, from, to *wstest.Wire){
 			"from leaves":   func(_ *rig, _ *wsproxy.Session, from, _ *wstest.Wire) { from.Close() },
 			"to leaves":     func(_ *rig, _ *wsproxy.Session, _, to *wstest.Wire) { to.Close() },
