@@ -55,6 +55,9 @@ func TestLastWordsArrive(t *testing.T) {
 			if closes && w.masked() {
 				continue // the upstream should close its connection first
 			}
+			if !closes && c.whole {
+				continue // no message is cut off
+			}
 			inCase(t, fmt.Sprint("closes=", closes), func() {
 				r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute)) // the machine may be busy
 				from, to := w.open(r, "", "")
@@ -88,7 +91,7 @@ func TestLastWordsArrive(t *testing.T) {
 				for range 50 { // a reset would have arrived by then
 					io.WriteString(to, junk)
 				}
-				to.WantBytes(words)
+				c.want(to, words)
 				if _, err := to.In.ReadByte(); err != io.EOF {
 					t.Errorf("got %v behind the last words, want the end of the stream", err)
 				}
