@@ -167,7 +167,7 @@ func TestConsoleAccess(t *testing.T) {
 func TestSelfSigned(t *testing.T) {
 	t.Parallel()
 	a := newUpstream(t, "a")
-	p := spawn(t, "--config", writeFile(t, t.TempDir(), "wsproxy.toml", "log = \"json\"\n[tls]\nlisten = [\"127.0.0.1:0\"]\nself_signed = true\n"+routes(a)))
+	p := spawn(t, "--config", writeFile(t, t.TempDir(), "wsproxy.toml", "log = \"json\"\n[tls]\nlisten = [\"127.0.0.1:0\"]\nself_signed = true\n"+routes(a)+"detach = true\n"))
 	address := fmt.Sprint(p.record(t, "listening", "for", "public, TLS")["address"])
 	logged := fmt.Sprint(p.record(t, "certificate made", "sha256", ":")["sha256"])
 	shown := func() *x509.Certificate {
