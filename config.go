@@ -62,6 +62,7 @@ type config struct {
 	messages         bool                    // sessions have a stage
 	stage            message.Settings        // of all sessions, if messages is set
 	compression      [2]*message.Compression // by side; nil: not set
+	resume           *Resume                 // nil: sessions end with their upstream
 	drainWindow      time.Duration
 	drainCode        websocket.StatusCode
 	maxSessions      int

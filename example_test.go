@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -560,6 +561,66 @@ func ExampleRendezvous() {
 		}
 	}
 	// Output: 10 of 10 sessions
+}
+
+// A client stays while its upstream restarts. The next one is told what it has to
+// know before it gets anything of the client's.
+func ExampleWithResume() {
+	var restarts atomic.Bool
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.CloseNow()
+		for {
+			kind, message, err := conn.Read(r.Context())
+			if err != nil {
+				return
+			}
+			conn.Write(r.Context(), kind, append([]byte("got "), message...))
+			if restarts.CompareAndSwap(false, true) {
+				conn.Close(websocket.StatusServiceRestart, "restart")
+			}
+		}
+	}))
+	defer upstream.Close()
+	proxy, err := wsproxy.New(upstream.URL, quiet, wsproxy.WithResume(wsproxy.Resume{
+		OnResume: func(ctx context.Context, s *wsproxy.Session, attempt int) error {
+			return s.Send(ctx, wsproxy.Upstream, websocket.MessageText, []byte("subscribe again"))
+		}}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	front := httptest.NewServer(proxy)
+	defer front.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, front.URL, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.CloseNow()
+	for _, text := range []string{"subscribe", "hello"} {
+		if err := conn.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+			log.Fatal(err)
+		}
+		_, answer, err := conn.Read(ctx)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", answer)
+		if text == "subscribe" {
+			_, answer, _ = conn.Read(ctx)
+			fmt.Printf("%s\n", answer)
+		}
+	}
+	// Output:
+	// got subscribe
+	// got subscribe again
+	// got hello
 }
 
 // Shutdown tells both sides of every session.

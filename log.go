@@ -126,7 +126,7 @@ func (p *Proxy) logOpened(ctx context.Context, s *Session) {
 	p.log(ctx, slog.LevelDebug, "wsproxy: session opened",
 		slog.Uint64("id", s.id),
 		slog.String("client", s.client),
-		slog.String("upstream", s.upstream),
+		slog.String("upstream", s.Upstream()),
 		slog.String("path", s.path))
 }
 
@@ -140,7 +140,7 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 	attrs := []slog.Attr{
 		slog.Uint64("id", s.id),
 		slog.String("client", s.client),
-		slog.String("upstream", s.upstream),
+		slog.String("upstream", s.Upstream()),
 		slog.String("path", s.path),
 		slog.Duration("duration", time.Since(s.Start()).Round(time.Millisecond)),
 		slog.String("by", Side(c.By).String()),
@@ -153,6 +153,9 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 		if s.IgnoresPings(side) {
 			attrs = append(attrs, slog.Bool(side.String()+"_ignores_pings", true))
 		}
+	}
+	if n := s.Resumes(); n > 0 {
+		attrs = append(attrs, slog.Int("resumes", n))
 	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))

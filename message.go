@@ -121,7 +121,7 @@ const defaultMessageSize = 1 << 20
 // useMessages decides whether the proxy handles whole messages, and how.
 func (c *config) useMessages() {
 	client, upstream := c.compression[Client], c.compression[Upstream]
-	c.messages = len(c.onMessage) > 0 || len(c.taps) > 0 || client != nil && client.On || upstream != nil && upstream.On
+	c.messages = len(c.onMessage) > 0 || len(c.taps) > 0 || c.resume != nil || client != nil && client.On || upstream != nil && upstream.On
 	if !c.messages {
 		return
 	}
@@ -176,7 +176,7 @@ func (p *Proxy) stageFor(ctx context.Context, s *Session, asked *offer, up *upst
 	switch {
 	case len(p.onMessage) > 0 || len(p.taps) > 0:
 		return message.New(&p.stage, newMessageHooks(ctx, s), deflate), rsvMessage
-	case rsvMessage != [2]byte{}:
+	case rsvMessage != [2]byte{}, p.resume != nil:
 		return message.New(&p.stage, nil, deflate), rsvMessage
 	}
 	return nil, rsvMessage

@@ -55,6 +55,7 @@ func TestLongWaits(t *testing.T) {
 		"WithCloseTimeout":     wsproxy.WithCloseTimeout(century),
 		"WithMaxAge":           wsproxy.WithMaxAge(century),
 		"WithDrain":            wsproxy.WithDrain(century, 0),
+		"WithResume":           wsproxy.WithResume(wsproxy.Resume{Window: century}),
 		"WithHealthCheck":      wsproxy.WithHealthCheck(wsproxy.HealthCheck{Timeout: century}),
 	}
 	for name, option := range options {
@@ -191,6 +192,8 @@ func TestMistakes(t *testing.T) {
 		{"WithMaxSessionsPerClient", wsproxy.WithMaxSessionsPerClient(-1, nil), ""},
 		{"WithMaxAge", wsproxy.WithMaxAge(-1), ""},
 		{"WithDrain", wsproxy.WithDrain(-1, 1001), ""},
+		{"WithResume", wsproxy.WithResume(wsproxy.Resume{Window: -1}), ""},
+		{"WithResume", wsproxy.WithResume(wsproxy.Resume{Window: 30}), `wsproxy: WithResume: "30ns": …30*time.Second…`},
 		{"WithDrain", wsproxy.WithDrain(0, 1006), `wsproxy: WithDrain: "1006": …`},
 		{"WithLostCode", wsproxy.WithLostCode(0), `wsproxy: WithLostCode: "0": …`},
 		{"WithLostCode", wsproxy.WithLostCode(1006), ""},

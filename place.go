@@ -21,12 +21,11 @@ type (
 )
 
 // reach performs the upstream's handshake, with one member after another until
-// one answers. It tries no member twice, and stays within the handshake
-// timeout. It retries only if the request was not sent, unless
-// [WithRetryAfterSend] allows more. to is what was dialled, in the form of
-// [Session.Upstream].
-func (p *Proxy) reach(ctx context.Context, s *Session, r *http.Request, asked *offer) (up *upstreamConn, to string, e *Error) {
-	limit, cancel := context.WithTimeout(ctx, p.handshakeTimeout)
+// one answers. It tries no member twice, and stays within the timeout. It
+// retries only if the request was not sent, unless [WithRetryAfterSend] allows
+// more. to is what was dialled, in the form of [Session.Upstream].
+func (p *Proxy) reach(ctx context.Context, timeout time.Duration, s *Session, r *http.Request, asked *offer) (up *upstreamConn, to string, e *Error) {
+	limit, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if len(p.onOpen) == 0 && (p.rewrite != nil || p.balance.key != nil || p.balance.choose != nil) {
 		r = r.WithContext(ctx) // for user functions; callOnOpen has already done this

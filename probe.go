@@ -44,8 +44,8 @@ type HealthCheck struct {
 	Rise     int           // successes in a row that mark it up; 0: 2
 
 	// Close ends the sessions of a member that is marked down, with Close 1012
-	// (service restart), spread as by [Proxy.SetUpstreams]. Otherwise they
-	// continue.
+	// (service restart), spread as by [Proxy.SetUpstreams]; with [WithResume] they
+	// move. Otherwise they continue.
 	Close bool
 }
 

@@ -112,6 +112,7 @@ import (
 	"net/http"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/message"
 	"github.com/seed-ffb73231/wsproxy/internal/pool"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 	"github.com/seed-ffb73231/wsproxy/internal/relay"
@@ -135,7 +136,8 @@ type Proxy struct {
 	tapped   tapped
 
 	pool     *pool.Pool[endpoint]
-	memories *memories // the source's earlier answers
+	memories *memories     // the source's earlier answers
+	resuming chan struct{} // has an element for each session that dials again, if their number is limited
 }
 
 // New returns a proxy for the upstream at target: an http, https, ws or wss
@@ -165,6 +167,9 @@ func New(target string, options ...Option) (*Proxy, error) {
 		stats:    newStats(),
 	}
 	p.relay.Totals = p.stats.totals
+	if c.maxHandshakes > 0 {
+		p.resuming = make(chan struct{}, c.maxHandshakes)
+	}
 	p.life, p.endLife = context.WithCancel(context.Background())
 	p.pool = pool.New[endpoint](pool.Config{Rule: c.balance.rule, Retry: c.retryShare, Doubts: c.doubtsNeeded, Life: p.life})
 	if len(c.first) > 0 {
@@ -270,7 +275,7 @@ func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *
 	if err != nil {
 		return nil, err
 	}
-	up, to, err := p.reach(ctx, s, shown, asked)
+	up, to, err := p.reach(ctx, p.handshakeTimeout, s, shown, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -300,6 +305,9 @@ func (p *Proxy) open(ctx context.Context, s *Session, w http.ResponseWriter, r *
 	if !p.detach {
 		over = make(chan struct{})
 		host = waitingHost{(*sessionHost)(s), over}
+	}
+	if p.resume != nil {
+		s.keepHandshake(shown, asked, stage.(*message.Stage))
 	}
 	s.relay.Join(&p.relay, host, s.id, [2]net.Conn{client, up.conn}, [2][]byte{early, up.early}, rsvMessage, [2]byte{up.rsvAny, up.rsvAny}, stage)
 	p.begin(s)

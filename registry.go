@@ -232,7 +232,7 @@ func (p *Proxy) begin(s *Session) {
 	case draining:
 		s.relay.Stop(p.drained, nil)
 	case removed:
-		s.relay.Stop(causeRemoved, nil)
+		p.move(s, causeRemoved)
 	}
 }
 

@@ -39,7 +39,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	cancel   context.CancelCauseFunc // guarded by mu; ends the handshake; see begin
-	upstream string                  // guarded by mu until the 101 is sent, and then immutable
+	upstream string                  // guarded by mu
 	extra    *sessionExtra           // guarded by mu; state that few sessions need
 
 	relay relay.Session
@@ -54,6 +54,7 @@ type sessionExtra struct {
 	closing     *protocol.Cause // why it was ended before the 101
 	failed      *Error          // why its handshake failed
 	tap         *tap            // set before the 101; nil: none
+	resumption  *resumption     // set before the session is open; nil: it ends with its upstream
 }
 
 // extraLocked returns the session's extra. s.mu is held.
@@ -129,11 +130,18 @@ func (s *Session) Client() string { return s.client }
 func (s *Session) Path() string { return s.path }
 
 // Upstream returns the scheme and host that was dialled, followed by # and the
-// member's Address if it has one. It is empty before the 101.
+// member's Address if it has one. It is empty before the 101. With [WithResume] it
+// changes when the session goes on with another upstream.
 func (s *Session) Upstream() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.upstream
+}
+
+func (s *Session) setUpstream(to string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.upstream = to
 }
 
 // Subprotocol returns the subprotocol that client and upstream have agreed on.

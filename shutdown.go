@@ -120,8 +120,8 @@ func (p *Proxy) window(sessions int) time.Duration {
 // if WithDrain sets none.
 const longestMove = 30 * time.Second
 
-// drainMembers ends the sessions of the members for which leave returns true,
-// in the background.
+// drainMembers has the sessions of the members for which leave returns true leave
+// them, in the background.
 func (p *Proxy) drainMembers(c *protocol.Cause, leave func(*member) bool) {
 	stays := func(s *Session) bool {
 		m := s.seat.Member()
@@ -134,7 +134,7 @@ func (p *Proxy) drainMembers(c *protocol.Cause, leave func(*member) bool) {
 	}
 	go p.spread(p.life, sessions, window, func(s *Session) {
 		if open, _ := s.progress(); open && !stays(s) { // or the member is back
-			s.relay.Stop(c, nil)
+			p.move(s, c)
 		}
 	})
 }

@@ -42,6 +42,10 @@ type Stats struct {
 	Members []MemberState // in the order in which they were set
 	Retries uint64        // handshakes retried with another member
 
+	// Resumes counts how often a session has gone on with another upstream, and
+	// ResumesFailed the sessions for which none was found ([WithResume]).
+	Resumes, ResumesFailed uint64
+
 	Drain DrainStats
 }
 
@@ -95,6 +99,8 @@ type stats struct {
 	totals     relay.Totals // what has passed in all sessions
 	durations  histogram
 	roundTrips [2]histogram
+
+	resumes, resumesFailed atomic.Uint64
 
 	mu      sync.Mutex
 	opened  uint64             // guarded by mu
@@ -178,6 +184,7 @@ func (p *Proxy) Stats() Stats {
 		c := &st.Compressed[side]
 		c.Messages, c.Bytes, c.Unpacked = p.stage.Packed[side].Load()
 	}
+	st.Resumes, st.ResumesFailed = p.stats.resumes.Load(), p.stats.resumesFailed.Load()
 	members, retries := p.pool.States()
 	st.Members, st.Retries = memberStates(members), retries
 	p.stats.mu.Lock()

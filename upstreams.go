@@ -116,8 +116,8 @@ func (c *config) newMembers(members []Member) (list []pool.Spec[endpoint], mista
 // and address, keep their sessions, counts and health; their weights and limits
 // may change. Removed members get no new sessions, and their sessions are ended
 // with Close 1012 (service restart), spread over the window of [WithDrain]; by
-// default ten per second, within at most 30 s. With [WithKeepRemovedMembers]
-// their sessions continue. SetUpstreams does not wait for sessions to end.
+// default ten per second, within at most 30 s. With [WithResume] they move to other
+// members instead. With [WithKeepRemovedMembers] they continue. SetUpstreams does not wait for sessions to end.
 //
 // If a member is invalid, nothing changes, and the errors are like those of
 // [New].

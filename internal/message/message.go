@@ -117,6 +117,12 @@ func (s *Stage) Append(to frame.Side, op byte, data, b []byte) ([]byte, error) {
 	return s.legs[to].write(b, &Message{op, data}, &s.shared.Packed[to])
 }
 
+// Renew has the stage go on with another upstream, which has negotiated d. Nothing of
+// the old one's may be taken or encoded meanwhile.
+func (s *Stage) Renew(d Deflate) {
+	s.legs[frame.Upstream] = leg{side: frame.Upstream, deflate: d}
+}
+
 // End implements [relay.Stage].
 func (s *Stage) End() {
 	if s.handler != nil {

@@ -225,6 +225,7 @@ func (c *Course) WriteFailed(now time.Duration, side frame.Side) (o Orders) {
 func (c *Course) Settle(side frame.Side, closed, talks bool) (done, fin bool) {
 	l := &c.legs[side]
 	switch {
+	case side == frame.Upstream && c.Held(): // there is none, or one that was not told anything
 	case side == frame.Client && l.heard && closed && !talks:
 		done = true
 	case l.over:

@@ -176,6 +176,13 @@ func (d *Direction) Continues(first byte) bool {
 	return d.Scan.InMessage
 }
 
+// Restart has the direction begin anew, with another connection.
+func (d *Direction) Restart(scan frame.Scanner) {
+	d.Scan = scan
+	d.open, d.Data, d.last, d.Ended = false, false, false, false
+	d.Left, d.message, d.empty, d.Quota = 0, 0, 0, Quota{}
+}
+
 // complete ends the current frame and reports whether it completes a message.
 func (d *Direction) complete() (message bool) {
 	d.open = false

@@ -98,6 +98,9 @@ func (c *Course) Start(now time.Duration, x Expiry) time.Duration {
 		first = c.firstLook()
 	}
 	c.due = now + first
+	if r := c.resumes(); r != nil && r.dropAt != 0 { // it has begun to move before
+		c.due = min(c.due, r.dropAt)
+	}
 	return c.due
 }
 
@@ -121,7 +124,7 @@ func (c *Course) Asks(l *Look) (asks [2]Ask) {
 	}
 	idle, _ := c.policy.checkIdle(l.Now, l.data())
 	for side := range asks {
-		if c.held() && frame.Side(side) == frame.Upstream {
+		if c.Held() && frame.Side(side) == frame.Upstream {
 			continue
 		}
 		f := &l.Legs[side]
@@ -155,7 +158,7 @@ func (c *Course) Look(l *Look) (o Orders) {
 	again = min(again, expires, c.lookForDrop(now, &o))
 	var needs [2]Need
 	for side := range c.legs {
-		if c.held() && frame.Side(side) == frame.Upstream {
+		if c.Held() && frame.Side(side) == frame.Upstream {
 			continue // there is none
 		}
 		f, care := &l.Legs[side], c.care(side)

@@ -33,8 +33,11 @@ func (c *Course) resumes() *Resume {
 	return nil
 }
 
-// held reports whether the session has no upstream.
-func (c *Course) held() bool { return c.policy.Resume != nil && c.policy.Resume.held }
+// Resumes reports whether the upstream may be replaced, now or when it leaves.
+func (c *Course) Resumes() bool { return c.resumes() != nil }
+
+// Held reports whether the session has no upstream.
+func (c *Course) Held() bool { return c.policy.Resume != nil && c.policy.Resume.held }
 
 // passing reports whether a Close with the code says that another upstream, or the
 // same one later, may serve: going away, service restart, try again later.

@@ -101,14 +101,14 @@ func TestCourseHold(t *testing.T) {
 				}
 				told[side] += code
 			}
-			if o.Hold && !c.held() {
+			if o.Hold && !c.Held() {
 				t.Errorf("%s: ordered to replace the upstream of a session that is not held", tt.name)
 			}
 		}
 		cause, code, _ := c.Result()
 		switch {
-		case c.held() != tt.held:
-			t.Errorf("%s: held=%v, want %v", tt.name, c.held(), tt.held)
+		case c.Held() != tt.held:
+			t.Errorf("%s: held=%v, want %v", tt.name, c.Held(), tt.held)
 		case (cause == nil) != (tt.cause == nil), cause != nil && *cause != *tt.cause, code != tt.code:
 			t.Errorf("%s: recorded %v with %d, want %v with %d", tt.name, cause, code, tt.cause, tt.code)
 		case told != tt.want:
@@ -171,6 +171,9 @@ func TestCourseDrops(t *testing.T) {
 		c := resumable()
 		if o := tt.happens(c, sec); !o.Arm || o.Again != tt.at || o.Began {
 			t.Errorf("%s: next look at %v, want %v", tt.name, o.Again, tt.at)
+		}
+		if at := c.Start(sec, Expiry{}); at != tt.at { // it may start later
+			t.Errorf("%s: first look at %v, want %v", tt.name, at, tt.at)
 		}
 		look := Look{Now: tt.at - 1}
 		look.Legs = [2]Facts{{Writing: -1}, {Writing: -1}}

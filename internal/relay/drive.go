@@ -45,6 +45,7 @@ func (s *Session) finish() {
 	s.mu.Unlock()
 	legs[frame.Client].close()
 	legs[frame.Upstream].close()
+	s.leaveOld()
 	s.helpers.Wait() // after closing: a helper may be blocked in a write
 	s.host.Over()
 }

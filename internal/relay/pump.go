@@ -48,7 +48,7 @@ func (p *pump) total() *tally {
 func (p *pump) run() {
 	defer p.stop()
 	if in := p.inlet(); in != nil {
-		p.lose(in.run())
+		in.live()
 		return
 	}
 	if len(p.held) > 0 {
@@ -73,9 +73,14 @@ func (p *pump) lose(err error) {
 	s, side := p.from.s, p.from.side
 	p.mind.Ended = true
 	s.mu.Lock()
+	p.to = s.pairLocked()[side.Other()]
 	o := s.course.Left(s.now(), side, err, errors.Is(err, io.EOF))
 	s.noteLocked(&o)
 	s.mu.Unlock()
+	if o.Hold {
+		p.hold(&o, nil)
+		return
+	}
 	if o.Legs[side].Abort {
 		p.from.abort()
 	}
@@ -303,6 +308,7 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.Final
 	var o protocol.Orders
 	s.mu.Lock()
+	p.to = s.pairLocked()[side.Other()]
 	if final.Broken == nil {
 		o = s.course.Closed(s.now(), side, final.Code)
 	} else {
@@ -310,6 +316,10 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	}
 	s.noteLocked(&o)
 	s.mu.Unlock()
+	if o.Hold {
+		p.hold(&o, b[v.N:v.N+final.Size])
+		return
+	}
 	if o.Verbatim {
 		v.N += final.Size
 		v.Frames++

@@ -18,6 +18,9 @@ import (
 // ErrNotOpen means that the session has begun to end, or is over.
 var ErrNotOpen = errors.New("session not open")
 
+// errSilenced: nothing was written to an upstream that is gone; there may be another.
+var errSilenced = errors.New("upstream lost")
+
 // An addition is a message of the program's own.
 type addition struct {
 	op    byte
@@ -29,13 +32,41 @@ type addition struct {
 // Send writes a message to a side, between two relayed messages, and waits until
 // it is written. It copies the data. If ctx ends before the first byte is written,
 // the message is dropped; after that, the rest is still written, for half a frame
-// would be the end of the session. The session must have been joined.
+// would be the end of the session. While the session has no upstream, a message for
+// it waits. The session must have been joined.
 func (s *Session) Send(ctx context.Context, to frame.Side, op byte, data []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	for last := (*leg)(nil); ; {
+		s.mu.Lock()
+		next := s.missingLocked(to, last)
+		var ended <-chan struct{}
+		if next != nil {
+			ended = s.rare.hastened
+		}
+		s.mu.Unlock()
+		if next == nil {
+			var err error
+			if last, err = s.send(ctx, to, op, data); err != errSilenced {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-next:
+		case <-ended:
+			return ErrNotOpen
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// send is Send to the connection that a side has now, which it returns.
+func (s *Session) send(ctx context.Context, to frame.Side, op byte, data []byte) (*leg, error) {
 	m := &addition{op: op, done: make(chan error, 1)}
-	if s.pumps[to].inlet() != nil { // the stage makes the frames, when it is their turn
+	if s.inlet(to) != nil { // the stage makes the frames, when it is their turn
 		m.data = bytes.Clone(data)
 	} else {
 		b := make([]byte, 0, frame.MaxDataHeader+len(data))
@@ -44,7 +75,7 @@ func (s *Session) Send(ctx context.Context, to frame.Side, op byte, data []byte)
 	s.mu.Lock()
 	if s.course.Ending() {
 		s.mu.Unlock()
-		return ErrNotOpen
+		return nil, ErrNotOpen
 	}
 	x := s.rareLocked()
 	x.additions[to] = append(x.additions[to], m)
@@ -56,20 +87,20 @@ func (s *Session) Send(ctx context.Context, to frame.Side, op byte, data []byte)
 	s.helpers.Done()
 	select {
 	case err := <-m.done:
-		return err
+		return l, err
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !m.begun {
 		x.additions[to] = slices.DeleteFunc(x.additions[to], func(other *addition) bool { return other == m })
-		return ctx.Err()
+		return l, ctx.Err()
 	}
 	select {
 	case err := <-m.done:
-		return err
+		return l, err
 	default:
-		return fmt.Errorf("%w while the message was being written", ctx.Err())
+		return l, fmt.Errorf("%w while the message was being written", ctx.Err())
 	}
 }
 
@@ -114,7 +145,7 @@ func (l *leg) nextAddition() *addition {
 // writeAddition writes a message, in pieces so that the progress shows. lock is
 // held.
 func (l *leg) writeAddition(m *addition) {
-	err := ErrNotOpen
+	err := l.gone()
 	defer func() { // even if a custom connection panics
 		if err != nil || !l.addLater(m) {
 			l.added(m, err)
@@ -124,17 +155,21 @@ func (l *leg) writeAddition(m *addition) {
 	if l.mute() {
 		return
 	}
-	if in := l.s.pumps[l.side].inlet(); in != nil {
+	if in := l.s.inlet(l.side); in != nil {
 		var failed error
 		if b, failed = in.stage.Append(l.side, m.op, b, nil); failed != nil {
 			err = failed
 			return
 		}
 	}
-	for len(b) > 0 {
+	for begun := false; len(b) > 0; begun = true {
 		piece := b[:min(len(b), chunkSize)]
-		l.write(piece, l.s.now())
+		n := l.write(piece, l.s.now())
 		if l.mute() { // the write failed
+			if begun || n > 0 {
+				err = ErrNotOpen
+				l.s.torn(l)
+			}
 			return
 		}
 		b = b[len(piece):]
@@ -148,6 +183,17 @@ func (l *leg) added(m *addition, err error) {
 		l.s.total[l.side].sent.Add(1)
 	}
 	m.done <- err
+}
+
+// gone returns the error for a message that is not written, because nothing more may
+// be written to the leg.
+func (l *leg) gone() error {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	if r := l.s.resumingLocked(); r != nil && l.side == frame.Upstream && !r.trial && l.s.course.Resumes() {
+		return errSilenced
+	}
+	return ErrNotOpen
 }
 
 // dropAdditionsLocked drops the messages that wait for a boundary. It is called

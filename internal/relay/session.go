@@ -72,6 +72,7 @@ type rare struct {
 	expires  time.Time     // zero: never
 	expiry   *protocol.Cause
 	inlets   *[2]inlet // set when joined; nil: the session has no stage
+	resuming *resuming // set before joining; nil: the session ends with its upstream
 
 	additions [2][]*addition // not yet written, by the side that they go to
 }
@@ -113,7 +114,7 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.host, s.total = h, &shared.Totals[id%cells]
-	s.course = protocol.NewCourse(&shared.Policy, protocol.NewPace(rand.Float32()))
+	s.course = protocol.NewCourse(s.policyLocked(&shared.Policy), protocol.NewPace(rand.Float32()))
 	if stage != nil {
 		s.rareLocked().inlets = new([2]inlet)
 	} else {

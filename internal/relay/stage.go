@@ -45,10 +45,12 @@ type Stage interface {
 // An inlet is where the messages of one side enter the stage: the part of a pump
 // that only sessions with a stage have. It is owned by the pump's goroutine.
 type inlet struct {
-	p      *pump
-	stage  Stage
-	limits protocol.Limits
-	err    error // why nothing more can be read
+	p       *pump
+	stage   Stage
+	allowed *protocol.Limits // set when made; nil: no limits
+	limits  protocol.Limits  // in effect
+	err     error            // why nothing more can be read
+	hold    *held            // the side is an upstream that is to be replaced
 
 	c      *chunk // nil: at rest
 	large  bool   // the next read is into c, not into rest
@@ -60,43 +62,66 @@ type inlet struct {
 
 // open sets up the inlet of a pump that is complete otherwise.
 func (in *inlet) open(p *pump, stage Stage) {
-	in.p, in.stage = p, stage
-	if p.mind.Limits != nil {
-		in.limits = *p.mind.Limits
+	in.p, in.stage, in.allowed = p, stage, p.mind.Limits
+	in.limit()
+	in.left, p.held = p.held, nil
+}
+
+// limit sets the limits of the pump's direction.
+func (in *inlet) limit() {
+	mind := &in.p.mind
+	in.limits = protocol.Limits{Apart: true}
+	if in.allowed != nil {
+		in.limits = *in.allowed
+		in.limits.Apart = true
 	}
-	if in.limits.Message > 0 && p.mind.Scan.RSVMessage != 0 {
+	if in.limits.Message > 0 && mind.Scan.RSVMessage != 0 {
 		// The stage limits what the messages unpack to. Packed, one may be somewhat
 		// larger; but it must not be endless, either.
 		in.limits.Message += min(in.limits.Message, 1<<60) + 1024
 	}
-	in.limits.Apart = true
-	p.mind.Limits = &in.limits
-	in.left, p.held = p.held, nil
+	mind.Limits = &in.limits
 }
 
 // inlet returns the pump's inlet, or nil if the session has no stage.
 //
 //go:noinline
-func (p *pump) inlet() *inlet {
-	s := p.from.s
+func (p *pump) inlet() *inlet { return p.from.s.inlet(p.from.side) }
+
+// inlet returns the inlet of a side, or nil if the session has no stage.
+func (s *Session) inlet(side frame.Side) *inlet {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.rare == nil || s.rare.inlets == nil {
 		return nil
 	}
-	return &s.rare.inlets[p.from.side]
+	return &s.rare.inlets[side]
 }
 
-// endStage tells the stage, if there is one, that a connection is closed.
+// endStage tells the stage, if there is one, that a connection is closed, unless it
+// is replaced.
 func (s *Session) endStage() {
 	s.mu.Lock()
 	var in *[2]inlet
-	if s.rare != nil {
+	if s.rare != nil && !s.course.Resumes() {
 		in = s.rare.inlets
 	}
 	s.mu.Unlock()
 	if in != nil {
 		in[0].stage.End()
+	}
+}
+
+// live relays the pump's side to its end, and that of every upstream that follows.
+func (in *inlet) live() {
+	for {
+		err := in.run()
+		if in.hold == nil {
+			in.p.lose(err)
+		}
+		if in.hold == nil || !in.replace() {
+			return
+		}
 	}
 }
 
@@ -110,6 +135,7 @@ func (in *inlet) run() error {
 	}
 	if in.c != nil {
 		chunks.Put(in.c)
+		in.c = nil
 	}
 	return in.err
 }
@@ -119,7 +145,7 @@ func (in *inlet) run() error {
 func (in *inlet) fill() bool {
 	p := in.p
 	if len(in.left) == 0 {
-		if in.err != nil {
+		if in.err != nil || in.hold != nil {
 			return false
 		}
 		buf := in.rest[:]
@@ -180,6 +206,8 @@ func (in *inlet) walk() bool {
 				v.N, v.Frames = 0, 0
 			}
 			p.passFinal(in.c, b[:size], now)
+		case v.Control && !in.reaches():
+			in.answer(b[:v.N], now)
 		case v.Control:
 			p.forward(in.c, b[:v.N], false, now)
 		case v.N > 0:
@@ -233,6 +261,7 @@ func (in *inlet) refuse(cause *protocol.Cause, err error) {
 	p, s, side := in.p, in.p.from.s, in.p.from.side
 	p.mind.Ended, in.left = true, nil
 	s.mu.Lock()
+	p.to = s.pairLocked()[side.Other()]
 	o := s.course.Refused(s.now(), side, cause, err)
 	s.noteLocked(&o)
 	s.mu.Unlock()
@@ -247,23 +276,40 @@ var emitted = sync.Pool{New: func() any { return new([]byte) }}
 const mostEmitted = 4 << 20
 
 // emit writes the stage's message to the opposite leg. If nothing more may be
-// written there, the message is dropped, as in any session.
+// written there, the message waits for another upstream, or it is dropped, as in any
+// session.
 func (in *inlet) emit() {
 	p, to := in.p, in.p.to
-	if !to.lock.tryAcquire() {
-		to.lock.acquire(&to.s.mu, nil)
-	}
 	buf := emitted.Get().(*[]byte)
-	b, err := in.stage.Encode(p.from.side, (*buf)[:0])
-	now := to.s.now()
-	p.data.Store(int64(now)) // the stage may have held it back
-	n := to.write(b, now)
-	if err == nil && n == len(b) {
-		p.add(1, 1, n)
-	} else {
-		p.add(0, 0, n)
+	b, n := *buf, 0
+	var err error
+	for again := true; again; {
+		if !to.lock.tryAcquire() {
+			to.lock.acquire(&to.s.mu, nil)
+		}
+		if to.mute() {
+			to.release()
+			if to = in.await(to); to == nil {
+				break
+			}
+			p.to = to
+			continue
+		}
+		b, err = in.stage.Encode(p.from.side, b[:0])
+		now := to.s.now()
+		p.data.Store(int64(now)) // the stage may have held it back
+		n = to.write(b, now)
+		again = n == 0 && err == nil
+		if err == nil && n == len(b) {
+			p.add(1, 1, n)
+		} else {
+			p.add(0, 0, n)
+		}
+		to.release()
+		if n > 0 && n < len(b) {
+			p.from.s.torn(to)
+		}
 	}
-	to.release()
 	if *buf = b; cap(b) <= mostEmitted {
 		emitted.Put(buf)
 	}

@@ -36,6 +36,8 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 	handshakes := gauge("wsproxy.handshake.count", "{handshake}", "Handshakes under way.")
 	failed := counter("wsproxy.handshake.failed", "{handshake}", "Failed and refused handshakes, by kind.")
 	retries := counter("wsproxy.handshake.retries", "{retry}", "Handshakes retried with another member.")
+	resumes := counter("wsproxy.session.resumes", "{resume}", "Times that a session has gone on with another upstream.")
+	resumesFailed := counter("wsproxy.session.resumes_failed", "{session}", "Sessions that lost their upstream and found no other one.")
 	memberSessions := gauge("wsproxy.member.session.count", "{session}", "A member's sessions, including handshakes under way.")
 	memberUp := gauge("wsproxy.member.up", "{member}", "Whether a member may get new sessions: 1, or 0 while it is down or backed off.")
 	io := counter("wsproxy.io", "By", "Bytes relayed from a side, on the wire.")
@@ -63,6 +65,8 @@ func Observe(proxy *wsproxy.Proxy, c Config) (metric.Registration, error) {
 			observe(failed, n, semconv.ErrorTypeKey.String(string(kind)))
 		}
 		observe(retries, st.Retries)
+		observe(resumes, st.Resumes)
+		observe(resumesFailed, st.ResumesFailed)
 		for _, m := range st.Members {
 			member, up := attribute.String("wsproxy.member", valid(m.Name)), uint64(1)
 			if m.Down {

@@ -61,6 +61,8 @@
 //	wsproxy.messages               counter          wsproxy.from
 //	wsproxy.frames                 counter          wsproxy.from
 //	wsproxy.pings                  counter          wsproxy.from; the peers' own
+//	wsproxy.session.resumes        counter          that went on with another upstream
+//	wsproxy.session.resumes_failed counter          for which none was found
 //	wsproxy.messages_sent          counter          wsproxy.to; added by [wsproxy.Session.Send]
 //	wsproxy.compressed.messages    counter          wsproxy.side; packed or unpacked by the proxy
 //	wsproxy.compressed.io          counter, By      wsproxy.side; of these, on the wire

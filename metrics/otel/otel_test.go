@@ -556,6 +556,8 @@ func read(t *testing.T, r *sdkmetric.ManualReader) map[string]int64 {
 func TestMetrics(t *testing.T) {
 	s := newSite(t, wsotel.Config{}, nil)
 	want := map[string]int64{
+		"wsproxy.session.resumes{}":                                       0,
+		"wsproxy.session.resumes_failed{}":                                0,
 		"wsproxy.handshake.retries{}":                                     0,
 		"wsproxy.member.session.count{wsproxy.member=" + s.upstream + "}": 0,
 		"wsproxy.member.up{wsproxy.member=" + s.upstream + "}":            1,

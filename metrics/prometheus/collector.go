@@ -18,6 +18,8 @@
 //	wsproxy_sessions_ended_total{by,reason}       counter
 //	wsproxy_handshakes_failed_total{kind}         counter    including refused ones
 //	wsproxy_retries_total                         counter    handshakes retried with another member
+//	wsproxy_resumes_total                         counter    sessions that went on with another upstream
+//	wsproxy_resumes_failed_total                  counter    sessions for which none was found
 //	wsproxy_member_sessions{member}               gauge      including handshakes under way
 //	wsproxy_member_up{member}                     gauge      1, or 0: it gets no new sessions for now
 //	wsproxy_session_duration_seconds              histogram  of those that ended
@@ -86,7 +88,7 @@ type collector struct {
 	retries, memberSessions, memberUp                     *prometheus.Desc
 	bytes, messages, frames, pings, largest, roundTrip    *prometheus.Desc
 	sent, packed, packedBytes, unpacked, untapped         *prometheus.Desc
-	ignored                                               *prometheus.Desc
+	ignored, resumes, resumesFailed                       *prometheus.Desc
 	drainBegan, drainTotal, drainTold, drainCut           *prometheus.Desc
 }
 
@@ -112,6 +114,8 @@ func newCollector(stats func() wsproxy.Stats, labels prometheus.Labels) *collect
 	c.ended = desc("sessions_ended_total", "Ended sessions, by the side that caused the end and the reason.", "by", "reason")
 	c.failed = desc("handshakes_failed_total", "Failed and refused handshakes, by kind.", "kind")
 	c.retries = desc("retries_total", "Handshakes retried with another member.")
+	c.resumes = desc("resumes_total", "Times that a session has gone on with another upstream.")
+	c.resumesFailed = desc("resumes_failed_total", "Sessions that lost their upstream and found no other one.")
 	c.memberSessions = desc("member_sessions", "A member's sessions, including handshakes under way.", "member")
 	c.memberUp = desc("member_up", "Whether a member may get new sessions: 1, or 0 while it is down or backed off.", "member")
 	c.duration = desc("session_duration_seconds", "Duration of ended sessions.")
@@ -161,6 +165,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.failed, n, string(kind))
 	}
 	counter(c.retries, st.Retries)
+	counter(c.resumes, st.Resumes)
+	counter(c.resumesFailed, st.ResumesFailed)
 	for _, m := range st.Members {
 		name, up := label(m.Name), 1.0
 		if m.Down {

@@ -91,6 +91,8 @@ func TestPrometheus(t *testing.T) {
 		`sum(wsproxy_sessions_ended_total{by="client",reason="lost"})`:                         "1",
 		`wsproxy_received_messages_total{from="upstream"}`:                                     "2",
 		`histogram_quantile(0.5, sum by (le) (wsproxy_session_duration_seconds_bucket)) <= 10`: "0.5",
+		`wsproxy_resumes_total`:                                                                "0",
+		`wsproxy_resumes_failed_total`:                                                         "0",
 		`wsproxy_retries_total`:                                                                "0",
 		fmt.Sprintf(`wsproxy_member_sessions{member=%q}`, s.upstream):                          "1",
 		fmt.Sprintf(`avg_over_time(wsproxy_member_up{member=%q}[5m])`, s.upstream):             "1",

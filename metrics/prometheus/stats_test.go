@@ -44,8 +44,8 @@ func TestExposition(t *testing.T) {
 			{Name: "unix:///run/\xff.sock", Weight: 103, Sessions: 28},
 			{Name: "unix:///run/\xfe.sock", Weight: 104, Sessions: 29, Down: true},
 		},
-		Retries: 30,
-		Drain:   wsproxy.DrainStats{Began: time.Unix(1_000_000_000, 500e6), Total: 23, Told: 24, Cut: 25},
+		Retries: 30, Resumes: 31, ResumesFailed: 32,
+		Drain: wsproxy.DrainStats{Began: time.Unix(1_000_000_000, 500e6), Total: 23, Told: 24, Cut: 25},
 	}
 	for field, v := range reflect.ValueOf(st).Fields() {
 		if v.IsZero() { // a new field
@@ -130,6 +130,12 @@ wsproxy_received_messages_total{from="upstream",proxy="chat"} 14
 # TYPE wsproxy_received_pings_total counter
 wsproxy_received_pings_total{from="client",proxy="chat"} 11
 wsproxy_received_pings_total{from="upstream",proxy="chat"} 16
+# HELP wsproxy_resumes_failed_total Sessions that lost their upstream and found no other one.
+# TYPE wsproxy_resumes_failed_total counter
+wsproxy_resumes_failed_total{proxy="chat"} 32
+# HELP wsproxy_resumes_total Times that a session has gone on with another upstream.
+# TYPE wsproxy_resumes_total counter
+wsproxy_resumes_total{proxy="chat"} 31
 # HELP wsproxy_retries_total Handshakes retried with another member.
 # TYPE wsproxy_retries_total counter
 wsproxy_retries_total{proxy="chat"} 30
