@@ -56,12 +56,14 @@ func rawConn(conn net.Conn) (raw syscall.RawConn) {
 	return raw
 }
 
-// initRaw makes the leg raw if its connection can be.
-func (l *leg) initRaw() {
+// initRaw makes the leg raw if its connection can be. whole means that its session
+// has a stage: then one read at a time returns (rawRead), and nothing waits in the
+// callback.
+func (l *leg) initRaw(whole bool) {
 	if l.raw.conn = rawConn(l.conn); l.raw.conn == nil {
 		return
 	}
-	if !inqTellsFIN() {
+	if whole || !inqTellsFIN() {
 		return
 	}
 	l.raw.conn.Control(func(fd uintptr) { // fails for a unix socket
@@ -165,6 +167,52 @@ func (w *rawWrite) write(fd uintptr) (done bool) {
 			w.err = os.NewSyscallError("sendto", errno)
 			return true
 		}
+	}
+}
+
+// A rawRead is a read in progress, for a reader that does everything else outside of
+// the callback.
+type rawRead struct {
+	in       []byte
+	n        int
+	err      error
+	readable func(fd uintptr) bool
+}
+
+// read reads from the leg's connection, as its Read does.
+func (r *rawRead) read(l *leg, b []byte) (int, error) {
+	if l.raw.conn == nil {
+		return l.conn.Read(b)
+	}
+	if r.readable == nil {
+		r.readable = r.readOnce
+	}
+	r.in, r.n, r.err = b, 0, nil
+	err := l.raw.conn.Read(r.readable)
+	if r.in = nil; r.err != nil {
+		err = r.err
+	}
+	return r.n, err
+}
+
+// readOnce reads what there is. It returns false if that is nothing.
+func (r *rawRead) readOnce(fd uintptr) (done bool) {
+	for {
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd,
+			uintptr(unsafe.Pointer(unsafe.SliceData(r.in))), uintptr(len(r.in)), syscall.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == syscall.EAGAIN:
+			return false
+		case errno == syscall.EINTR:
+			continue
+		case errno != 0:
+			r.err = os.NewSyscallError("recvfrom", errno)
+		case n == 0:
+			r.err = io.EOF
+		default:
+			r.n = int(n)
+		}
+		return true
 	}
 }
 

@@ -304,7 +304,7 @@ func TestResetBehindBytes(t *testing.T) {
 		far.(*net.TCPConn).SetLinger(0)
 		far.Close()
 		l := leg{threadLeg: &threadLeg{conn: near}}
-		l.initRaw()
+		l.initRaw(false)
 		if !l.inq {
 			t.Fatal("no TCP_INQ")
 		}

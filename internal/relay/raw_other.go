@@ -13,8 +13,11 @@ import (
 type rawLeg struct{}
 type rawPump struct{}
 type rawChunk struct{}
+type rawRead struct{}
 
-func (l *leg) initRaw()     {}
+func (*rawRead) read(l *leg, b []byte) (int, error) { return l.conn.Read(b) }
+
+func (l *leg) initRaw(bool) {}
 func (l *leg) reset() bool  { return false } // its reader always notices
 func (l *leg) wakeIfReset() {}
 

@@ -133,9 +133,7 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 		} else {
 			l.threadLeg = &threads[side]
 			l.conn = conns[side]
-			if stage == nil {
-				l.initRaw()
-			}
+			l.initRaw(stage != nil)
 		}
 
 		p, limit := &s.pumps[side], &shared.Limits[side]

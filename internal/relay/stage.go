@@ -52,6 +52,7 @@ type inlet struct {
 	err     error            // why nothing more can be read
 	hold    *held            // the side is an upstream that is to be replaced
 
+	raw    rawRead
 	c      *chunk // nil: at rest
 	large  bool   // the next read is into c, not into rest
 	left   []byte // received, and not examined yet
@@ -157,7 +158,7 @@ func (in *inlet) fill() bool {
 		}
 		n := copy(buf, p.held)
 		m := 0
-		if m, in.err = p.from.conn.Read(buf[n:]); m == 0 {
+		if m, in.err = in.raw.read(p.from, buf[n:]); m == 0 {
 			return in.err == nil
 		}
 		p.from.heard.Store(int64(p.from.s.now()))
