@@ -22,9 +22,9 @@ import (
 //
 // It also suits [tls.NewListener], and does no harm without TLS. Other code that
 // needs an accepted [net.TCPConn] gets it from the connection's NetConn method,
-// which [tls.Conn] has as well. Listeners that wrap connections in types of their
-// own, for example to limit their number, have the same effect as no listener if
-// they are below this one, or between it and TLS.
+// which [tls.Conn] has as well. Connections of other types are returned as they
+// are: if another listener wraps them in a type of its own, for example to limit
+// their number, below this one or between it and TLS, this one has no effect.
 func NewListener(inner net.Listener) net.Listener { return listener{inner} }
 
 // Listen is [net.Listen] with a [NewListener] over it.
@@ -44,5 +44,15 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return relay.NewConn(conn), nil
+	return belowTLS(conn), nil
+}
+
+// belowTLS returns a connection over conn that the event driver can take over
+// below TLS, or conn itself if there can be none.
+func belowTLS(conn net.Conn) net.Conn {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return relay.NewConn(conn)
+	}
+	return conn
 }

@@ -294,6 +294,21 @@ func TestListenerConnClosed(t *testing.T) {
 	client.WantEnd()
 }
 
+// Over TLS, in the wrong order, the listener has no effect: net/http must still see
+// that there is TLS.
+func TestListenerAboveTLS(t *testing.T) {
+	t.Parallel()
+	ln := wstest.Listen(t, wstest.TLS)
+	seen := make(chan bool, 1)
+	s := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.TLS != nil }), ErrorLog: wstest.ErrorLog()}
+	t.Cleanup(func() { s.Close() })
+	go s.Serve(wsproxy.NewListener(wstest.TLS.Secure(ln)))
+	wstest.TLS.Connect(t, ln).Send("GET / HTTP/1.1\r\nHost: front.test\r\n\r\n")
+	if !wstest.Receive(t, seen) {
+		t.Error("the request has no TLS state")
+	}
+}
+
 // A page of other handlers on the same listener works, with and without TLS.
 func TestListenerServesFiles(t *testing.T) {
 	t.Parallel()

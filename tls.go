@@ -14,8 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // completeTLS completes the configuration for TLS with upstreams.
@@ -43,7 +41,7 @@ func clientTLS(ctx context.Context, conn net.Conn, config *tls.Config, name stri
 		// A zone is local to this machine and is in no certificate.
 		config.ServerName, _, _ = strings.Cut(name, "%")
 	}
-	c := tls.Client(relay.NewConn(conn), config)
+	c := tls.Client(belowTLS(conn), config)
 	if err := c.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}

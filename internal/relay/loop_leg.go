@@ -35,7 +35,7 @@ type eventLeg struct {
 	closing bool        // guarded by leg.lock; what is kept ends with a Close frame
 	wanted  atomic.Bool // the pump that writes to the leg waits for its lock
 
-	mu     sync.Mutex // held for a system call at most
+	mu     sync.Mutex // held for a system call at most, and with TLS for encrypting a chunk
 	handed bool       // guarded by mu; the loop holds leg.lock, as long as kept is not nil
 	fd     int32      // changed by the loop with mu; -1: closed
 	kept   *kept      // changed with leg.lock and mu
