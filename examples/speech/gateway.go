@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -36,7 +38,9 @@ func newGateway(recognizer string, secret []byte) (g *gateway, err error) {
 	g.proxy, err = wsproxy.New(recognizer,
 		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
 		wsproxy.WithOnOpen(g.admit),
+		wsproxy.WithOnMessage(g.remember),
 		wsproxy.WithTap(g.meter),
+		wsproxy.WithResume(wsproxy.Resume{Window: 20 * time.Second, OnResume: g.resume}),
 		wsproxy.WithOnClose(g.bill),
 		wsproxy.WithMaxMessageSize(wsproxy.Client, 64<<10)) // 2 s of audio
 	return g, err
@@ -46,6 +50,9 @@ func newGateway(recognizer string, secret []byte) (g *gateway, err error) {
 type speaker struct {
 	user  string
 	bytes atomic.Int64 // of audio
+
+	mu    sync.Mutex
+	start []byte // guarded by mu; the command that has begun the transcription, until that stops
 }
 
 // speakerKey is the key of the session's speaker.
@@ -64,6 +71,33 @@ func (g *gateway) admit(s *wsproxy.Session, r *http.Request) error {
 	r.Header.Del("Authorization")
 	r.Header.Set("X-User", user)
 	return s.SetExpiry(expires, 4001, "token expired")
+}
+
+// remember keeps the command with which the client has begun.
+func (g *gateway) remember(_ context.Context, s *wsproxy.Session, m *wsproxy.Message) error {
+	if m.From != wsproxy.Client || m.Type != websocket.MessageText {
+		return nil
+	}
+	sp := s.Value(speakerKey{}).(*speaker)
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.start = nil
+	if bytes.Contains(m.Data, []byte("StartTranscription")) {
+		sp.start = bytes.Clone(m.Data)
+	}
+	return nil
+}
+
+// resume tells another recognizer what the client has told the old one.
+func (g *gateway) resume(ctx context.Context, s *wsproxy.Session, attempt int) error {
+	sp := s.Value(speakerKey{}).(*speaker)
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	say("gateway", "the recognizer is back for %s at attempt %d", sp.user, attempt)
+	if sp.start == nil {
+		return nil
+	}
+	return s.Send(ctx, wsproxy.Upstream, websocket.MessageText, sp.start)
 }
 
 // meter counts the audio. It gets copies, and holds nobody up.

@@ -1,7 +1,7 @@
 // Speech is a live transcription behind the proxy: clients stream audio and
 // commands, a recognizer answers with what it has understood. The gateway in
-// between checks each client's token, ends the session when the token expires, and
-// meters the audio.
+// between checks each client's token, ends the session when the token expires, meters
+// the audio, and keeps the clients when the recognizer restarts.
 //
 //	go run ./examples/speech
 //

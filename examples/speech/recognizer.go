@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/coder/websocket/wsjson"
@@ -23,7 +25,35 @@ type event struct {
 	End        float64 `json:"end_time,omitempty"` // seconds
 }
 
-// recognize is the upstream: it hears a word every half second. Audio before
+// A recognizer is the upstream.
+type recognizer struct {
+	addr   string
+	server *http.Server
+	crash  context.CancelFunc
+}
+
+func startRecognizer(addr string) (*recognizer, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &recognizer{ln.Addr().String(), &http.Server{
+		Handler:           http.HandlerFunc(recognize),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: 5 * time.Second,
+	}, cancel}
+	go r.server.Serve(ln)
+	return r, nil
+}
+
+// kill ends the recognizer as a crash does: its connections end without a Close frame.
+func (r *recognizer) kill() {
+	r.server.Close()
+	r.crash()
+}
+
+// recognize serves a client: it hears a word every half second. Audio before
 // StartTranscription is an error.
 func recognize(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, nil)

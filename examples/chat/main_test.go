@@ -1,0 +1,9 @@
+package main
+
+import "testing"
+
+func TestDemonstration(t *testing.T) {
+	if err := demonstrate(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
