@@ -96,6 +96,7 @@ func (s *Session) Move(c *protocol.Cause) bool {
 // session has no upstream. The parameters are those of Join.
 func (s *Session) Replace(conn net.Conn, early []byte, rsvMessage, rsvAny byte) {
 	l := &leg{s: s, side: frame.Upstream, threadLeg: &threadLeg{conn: conn}}
+	l.initRaw(true)
 	l.writing.Store(-1)
 	l.heard.Store(int64(s.now()))
 	p := &s.pumps[frame.Upstream]
