@@ -291,8 +291,14 @@ func (p *Proxy) resumed(s *Session, kept *resumption, from string, attempts int,
 		slog.String("from", from),
 		slog.Int("attempts", attempts),
 		slog.Duration("after", after.Round(time.Millisecond)))
-	if m := s.seat.Member(); m != nil && m.Gone() && !p.keepRemoved { // removed while it was dialled
+	// While the member was dialled, it may have been removed or marked down. If no
+	// other one is up either, the session stays.
+	switch m := s.seat.Member(); {
+	case m == nil:
+	case m.Gone() && !p.keepRemoved:
 		p.move(s, causeRemoved)
+	case m.Down() && p.check != nil && p.check.Close && p.pool.Up():
+		p.move(s, causeDown)
 	}
 }
 

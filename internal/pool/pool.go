@@ -175,6 +175,13 @@ func (p *Pool[T]) Len() int {
 	return len(p.members)
 }
 
+// Up reports whether a member is not marked down.
+func (p *Pool[T]) Up() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.members, func(m *Member[T]) bool { return !m.Down() })
+}
+
 // States returns a snapshot of the members, and how many handshakes have been
 // retried.
 func (p *Pool[T]) States() (states []State, retries uint64) {
