@@ -48,6 +48,10 @@ func WithMaxSessionsPerClient(n int, key func(*http.Request) string) Option {
 // many empty fragments. A larger message ends the session, with Close 1009 to
 // that side and 1001 to the other, as soon as a frame header exceeds the limit;
 // the earlier fragments have been relayed by then. The default, 0, is no limit.
+//
+// If the proxy handles whole messages ([WithOnMessage], [WithCompression]), the
+// limit counts what a message is unpacked to, nothing of a larger one goes on, and
+// the default is 1 MiB.
 func WithMaxMessageSize(from Side, bytes int) Option {
 	return func(c *config) {
 		c.limit("WithMaxMessageSize", from).Message = uint64(c.count("WithMaxMessageSize", bytes))

@@ -44,10 +44,15 @@
 //	idle, max age, context ended    1001           1001
 //	Shutdown                        1001 or other  1001
 //	upstream removed or down        1012           1001
-//	panic in a connection           1011           1001
+//	panic in a connection or hook   1011           1001
 //	Session.Close, SetExpiry        as given       1001
 //	client over size, rate limit    1009, 1008     1001
 //	upstream over size, rate limit  1001           1009, 1008
+//	client's text is not UTF-8      1007           1001
+//	upstream's text is not UTF-8    1011           1007
+//	hook refuses a client's message 1008           1001
+//	hook refuses an upstream's      1001           1008
+//	CloseError of a hook            as given       1001
 //
 // If the rest of a partly written frame never arrives, the proxy cannot send a
 // Close frame and closes the connection without one.
@@ -73,6 +78,14 @@
 // A [Session] can be ended at any time or given an expiry ([Session.Close],
 // [Session.SetExpiry]).
 //
+// # Whole messages
+//
+// By default the proxy does not look into messages. [WithOnMessage] shows them,
+// whole and without compression, to hooks that may change them, drop them, or end the
+// session. [WithCompression] has the proxy negotiate compression with each side on
+// its own. Only then it checks that text is valid UTF-8, masks messages anew, and
+// holds whole messages in memory.
+//
 // # Security
 //
 // Only pages of the same origin may open a WebSocket, unless [WithOrigins]
@@ -89,8 +102,8 @@
 // X-Forwarded-*, Forwarded and X-Real-Ip; it does not replace others that an
 // upstream may trust (X-Client-Ip, True-Client-Ip).
 //
-// The proxy forwards a client's frames with the masking keys that the client
-// chose, and does not check that text is valid UTF-8. Both are between the
+// Unless it handles whole messages, the proxy forwards a client's frames with the
+// masking keys that the client chose, and does not check that text is valid UTF-8. Both are between the
 // client and the upstream.
 //
 // # Limits
