@@ -54,8 +54,13 @@ type loop struct {
 
 	share share // see loop_share.go
 
-	sessions int  // guarded by loops
-	last     bool // owned by the loop; the last session has left it
+	sessions int // guarded by loops
+
+	// Owned by the loop.
+	alone   bool          // there is one processor
+	empty   bool          // it had no session at emptyAt
+	emptyAt time.Duration // since base
+	last    bool          // it ends
 }
 
 func newLoop() *loop {
@@ -68,7 +73,8 @@ func newLoop() *loop {
 		syscall.Close(epoll)
 		return nil
 	}
-	l := &loop{epoll: epoll, signal: int(signal), base: time.Now(), chunk: new(chunk)}
+	expectOvers(1)
+	l := &loop{epoll: epoll, signal: int(signal), base: time.Now(), chunk: new(chunk), alone: runtime.GOMAXPROCS(0) == 1}
 	if l.register(l.signal, syscall.EPOLLIN|epollET, 0) != nil {
 		l.close()
 		return nil
@@ -82,6 +88,7 @@ func (l *loop) close() {
 	syscall.Close(l.epoll)
 	syscall.Close(l.signal)
 	l.mu.Unlock()
+	expectOvers(-1)
 	for _, s := range l.takeCalls() {
 		l.forward(s)
 	}
@@ -98,7 +105,7 @@ func (l *loop) run() {
 	defer l.close()
 	for !l.last {
 		l.turn()
-		if runtime.GOMAXPROCS(0) == 1 {
+		if l.alone {
 			runtime.Gosched() // its system calls do not let others run
 		}
 	}
@@ -128,6 +135,9 @@ func (l *loop) turn() {
 			l.look(s)
 		}
 	}
+	if l.empty {
+		l.endIfEmpty(now)
+	}
 	if !l.last {
 		l.measure(now)
 	}
@@ -144,6 +154,9 @@ func (l *loop) wait() int {
 	began, timeout := time.Since(l.base), -1
 	if _, _, at, ok := l.wheel.first(); ok {
 		timeout = max(int((time.Duration(at)*tick-began+time.Millisecond-1)/time.Millisecond), 0)
+	}
+	if l.empty {
+		timeout = int(linger / time.Millisecond) // there are no timers
 	}
 	n, _, errno = syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll),
 		uintptr(unsafe.Pointer(&l.ready)), uintptr(len(l.ready)), uintptr(timeout), 0, 0)
@@ -438,7 +451,6 @@ func newEvents(s *Session, shared *Settings, conns [2]net.Conn) *events {
 		e.legs[side].plain = e.legs[0].tls != nil || e.legs[1].tls != nil
 	}
 	e.called.Store(true) // by start
-	expectOver()
 	return e
 }
 

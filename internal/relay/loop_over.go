@@ -10,19 +10,19 @@ import (
 // ended calls Host.Over for the sessions of the event driver: it writes log
 // records and calls the user's hooks, which may take long or never return. So it
 // does not run in a loop, but in goroutines of its own. One of them waits while
-// there are sessions. If a session has waited too long for its turn, others
+// a loop runs. If a session has waited too long for its turn, others
 // join it, and end when no session waits any more: a hook blocks only its own
 // session.
 var ended struct {
 	sync.Mutex
-	wanted   sync.Cond  // with the mutex as its L; see init
-	sessions int        // that have begun, and whose Over has not returned
-	over     []*Session // whose Over is to be called
-	taken    int        // how many of these were taken, ever
-	workers  int        // goroutines, including those that a hook blocks
-	idle     int        // of these, those that wait
-	watched  bool       // watchOver will look
-	seen     int        // the value of taken at which all sessions were taken that its last look has seen
+	wanted  sync.Cond  // with the mutex as its L; see init
+	loops   int        // that run
+	over    []*Session // whose Over is to be called
+	taken   int        // how many of these were taken, ever
+	workers int        // goroutines, including those that a hook blocks
+	idle    int        // of these, those that wait
+	watched bool       // watchOver will look
+	seen    int        // the value of taken at which all sessions were taken that its last look has seen
 }
 
 func init() { ended.wanted.L = &ended.Mutex }
@@ -30,12 +30,15 @@ func init() { ended.wanted.L = &ended.Mutex }
 // patience is how long sessions wait for hooks of others.
 const patience = 20 * time.Millisecond
 
-// expectOver counts a session whose end will be told to callOver.
-func expectOver() {
+// expectOvers counts the loops. While there are any, a goroutine waits for what they
+// leave.
+func expectOvers(loops int) {
 	f := &ended
 	f.Lock()
 	defer f.Unlock()
-	f.sessions++
+	if f.loops += loops; f.loops == 0 {
+		f.wanted.Broadcast()
+	}
 }
 
 // callOver has Over called for a session.
@@ -91,7 +94,7 @@ func callOvers() {
 	}()
 	for {
 		for len(f.over) == 0 {
-			if f.idle > 0 || f.sessions == 0 {
+			if f.idle > 0 || f.loops == 0 {
 				return
 			}
 			f.idle++
@@ -111,12 +114,7 @@ func callOvers() {
 func (s *Session) overUnlocked() {
 	f := &ended
 	f.Unlock()
-	defer func() {
-		f.Lock()
-		if f.sessions--; f.sessions == 0 {
-			f.wanted.Broadcast()
-		}
-	}()
+	defer f.Lock()
 	s.helpers.Wait()
 	s.host.Over()
 }

@@ -17,7 +17,8 @@ import (
 // to a loop that is not, or to a new one; and a loop that has little to do gives
 // its sessions back to the first one, and ends.
 
-// loops is the loops that run. A loop runs while it has sessions.
+// loops is the loops that run. A loop runs while it has sessions, and a moment
+// longer, because it is dear to start one for each session.
 var loops struct {
 	sync.Mutex
 	list []*loop
@@ -121,12 +122,24 @@ func (l *loop) joinLocked() *loop {
 	return l
 }
 
-// leave is called when a session is no longer the loop's. Without sessions, the
-// loop ends.
+// linger is how long a loop runs without sessions.
+const linger = 100 * time.Millisecond
+
+// leave is called when a session is no longer the loop's.
 func (l *loop) leave() {
 	loops.Lock()
 	defer loops.Unlock()
-	if l.sessions--; l.sessions > 0 {
+	if l.sessions--; l.sessions == 0 {
+		l.empty, l.emptyAt = true, time.Since(l.base)
+	}
+}
+
+// endIfEmpty has the loop end if it has had no session for a while.
+func (l *loop) endIfEmpty(now time.Duration) {
+	loops.Lock()
+	defer loops.Unlock()
+	l.empty = l.sessions == 0
+	if !l.empty || now-l.emptyAt < linger && !l.share.retire {
 		return
 	}
 	l.last = true
@@ -154,6 +167,7 @@ func (l *loop) measure(now time.Duration) {
 	h.load.Store(load)
 	h.began, h.slept, h.give, h.seen = now, 0, 0, 0
 	h.window++
+	l.alone = runtime.GOMAXPROCS(0) == 1
 	if load >= shareRules.low {
 		h.calm = 0
 	} else {
