@@ -389,6 +389,8 @@ func (p *pipe) drainNow(fd int32) (n int, errno syscall.Errno) {
 		case m > 0:
 			n += int(m)
 			p.held -= int(m)
+		case errno == 0: // cannot be, and the pipe must not be used again
+			return n, syscall.EIO
 		case errno != syscall.EINTR:
 			return n, errno
 		}
