@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -65,21 +67,38 @@ func command(t *testing.T, dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// freePort returns a port that nobody listens at.
+// freePort returns a port that nobody listens at. It is outside the kernel's
+// range of ephemeral ports, from which others take theirs meanwhile.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := strconv.Itoa(10_000 + rand.IntN(22_000))
+		ln, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			ln.Close()
+			return port
+		}
 	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
+	t.Fatal("there is no free port")
+	return ""
 }
 
 // start starts Caddy with a Caddyfile, in which SITE stands for the address of a
 // site and GLOBAL, at its beginning, for global options.
 func start(t *testing.T, caddyfile string) *server {
+	t.Helper()
+	for range 5 { // another process may take the ports before Caddy does
+		s := try(t, caddyfile)
+		if s.started(t) {
+			return s
+		}
+	}
+	t.Fatal("Caddy finds no free port")
+	return nil
+}
+
+// try starts Caddy and does not wait for it.
+func try(t *testing.T, caddyfile string) *server {
 	t.Helper()
 	s := &server{dir: t.TempDir(), done: make(chan struct{}), port: freePort(t), admin: "127.0.0.1:" + freePort(t)}
 	s.write(t, caddyfile)
@@ -113,7 +132,6 @@ func start(t *testing.T, caddyfile string) *server {
 		}
 		s.cmd.Wait() // what came of it is in ProcessState
 	}()
-	s.record(t, "serving initial configuration")
 	return s
 }
 
@@ -153,6 +171,32 @@ func (s *server) record(t *testing.T, msg string) (found map[string]any) {
 		return found != nil
 	})
 	return found
+}
+
+// started waits until Caddy serves. It reports false if another process has one
+// of its ports.
+func (s *server) started(t *testing.T) (ok bool) {
+	t.Helper()
+	eventually(t, "Caddy to serve", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, r := range s.records {
+			switch {
+			case r["msg"] == "serving initial configuration":
+				ok = true
+				return true
+			case strings.Contains(fmt.Sprint(r), "address already in use"):
+				return true
+			}
+		}
+		select {
+		case <-s.done:
+			t.Fatal("Caddy has ended at once")
+		default:
+		}
+		return false
+	})
+	return ok
 }
 
 // eventually waits until holds returns true.
