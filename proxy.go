@@ -69,7 +69,8 @@
 // sessions or another rule ([WithBalance]). The proxy backs off from upstreams
 // whose handshakes fail. If a handshake fails before the request was sent, the
 // proxy retries it with another upstream. The set can be changed at any time
-// ([Proxy.SetUpstreams], [WithSource]).
+// ([Proxy.SetUpstreams], [WithSource]). With [WithResume], a client stays
+// connected when its upstream is lost or restarts, and goes on with another one.
 //
 // # Sessions
 //
