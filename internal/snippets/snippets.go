@@ -19,6 +19,7 @@ import (
 // imports are the packages that snippets may use without naming them, by the
 // names by which they use them.
 var imports = map[string]string{
+	"bytes":     "bytes",
 	"console":   "github.com/seed-ffb73231/wsproxy/console",
 	"context":   "context",
 	"errors":    "errors",
