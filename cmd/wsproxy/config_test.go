@@ -215,6 +215,8 @@ func TestMistakes(t *testing.T) {
 		{valid + "trusted_proxies = [\n\"unix:\",\n\"unix:/run/x\",\n]\n", "7: route.trusted_proxies: \"unix:/run/x\" is not a prefix"},
 		{valid + "trusted_proxies = [\n\"10.0.0.0/8\",\n\"::ffff:10.0.0.0/104\",\n]\n", "7: route.trusted_proxies: \"::ffff:10.0.0.0/104\": IPv4-mapped"},
 		{valid + "host = \"a/b\"\n", "5: route.host: \"a/b\": not a host"},
+		{valid + "resume = \"0s\"\n", "5: route.resume: must be positive"},
+		{valid + "resume = \"-1s\"\n", "5: route.resume: "},
 		{valid + "[route.compression.client]\nmode = \"gzip\"\n", "6: route.compression.client.mode: \"gzip\" is none of"},
 		{valid + "[route.compression.upstream]\nthreshold = 5\n", "5: route.compression.upstream.mode: \"\" is none of"},
 		{valid + "[route.compression.client]\nmode = \"disabled\"\nthreshold = -5\n", "7: route.compression.client.threshold: \"-5\": negative"},

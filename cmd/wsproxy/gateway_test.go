@@ -28,6 +28,7 @@ type upstream struct {
 	mu       sync.Mutex
 	requests []*http.Request
 	pings    int
+	conns    []*websocket.Conn
 }
 
 func newUpstream(t *testing.T, name string) *upstream {
@@ -36,6 +37,16 @@ func newUpstream(t *testing.T, name string) *upstream {
 	u.Server = httptest.NewServer(u)
 	t.Cleanup(u.stop)
 	return u
+}
+
+// leave cuts the connections of the sessions so far.
+func (u *upstream) leave() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, conn := range u.conns {
+		conn.CloseNow()
+	}
+	u.conns = nil
 }
 
 func (u *upstream) stop() {
@@ -65,6 +76,9 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.CloseNow()
+	u.mu.Lock()
+	u.conns = append(u.conns, conn)
+	u.mu.Unlock()
 	conn.SetReadLimit(-1)
 	if conn.Write(r.Context(), websocket.MessageText, []byte(u.name)) != nil {
 		return

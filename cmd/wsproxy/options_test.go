@@ -19,7 +19,6 @@ var unused = map[string]string{
 	"WithOnOpen":       "who may come in is for the upstream to say, or for a program that mounts the library",
 	"WithOnMessage":    "a hook is code; a file has no word for what it does",
 	"WithTap":          "the same",
-	"WithResume":       "most upstreams have to be told what the last one knew: that is code",
 	"WithOnClose":      "the log has a record of each session's end, and /stats the sums",
 }
 

@@ -68,6 +68,7 @@ func readRoute(t *table, c *config) *route {
 	r.readMembers()
 	r.readBalance()
 	r.readTimes()
+	r.readResume()
 	r.readTrust()
 	r.readRequest()
 	r.readLimits()
@@ -122,6 +123,20 @@ func (r *route) readTimes() {
 		r.add(wsproxy.WithLostCode(websocket.StatusCode(code)))
 		r.cite("WithLostCode", t.at("lost_code"), code)
 	}
+}
+
+// readResume reads for how long a client is kept without an upstream.
+func (r *route) readResume() {
+	if !r.at.has("resume") {
+		return
+	}
+	window := r.at.duration("resume", time.Second)
+	if window == 0 { // for the library that is its default
+		r.at.mistake("resume", "must be positive")
+		return
+	}
+	r.add(wsproxy.WithResume(wsproxy.Resume{Window: window}))
+	r.cite("WithResume", r.at.at("resume"), window)
 }
 
 // readTrust reads which pages may open WebSockets, and whose forwarding fields

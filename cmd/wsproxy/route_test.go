@@ -124,6 +124,17 @@ func TestRouteKeys(t *testing.T) {
 				t.Errorf("the client has seen %v, want the upstream's X-Powered-By", h)
 			}
 		}},
+		{`resume = "20s"`, func(t *testing.T, in *instance, u *upstream) {
+			c := dial(t, in.url(t, "/"), nil)
+			c.echo(t)
+			u.leave()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			if _, name, err := c.Read(ctx); err != nil || string(name) != "u" { // as upstreams greet every client
+				t.Fatalf("after its upstream has left, the client got %q, %v, want the greeting of the next connection", name, err)
+			}
+			c.echo(t)
+		}},
 		{`compression = { client = { mode = "no_context_takeover", threshold = 10 } }`, func(t *testing.T, in *instance, u *upstream) {
 			c, err := dialCompressed(t, in.url(t, "/"))
 			if err != nil {
