@@ -159,7 +159,10 @@ func TestBreaches(t *testing.T) {
 		r, n := c.rig(t), 0
 		for name, b := range breaches(w.masked()) {
 			cuts := []bool{false, true}
-			if !c.simulated() { // there are many breaches
+			switch { // there are many breaches, and the decisions are the same
+			case c.has(wstest.TLS) && rand.IntN(3) > 0:
+				continue
+			case !c.simulated():
 				cuts = cuts[rand.IntN(2):][:1]
 			}
 			for _, bytewise := range cuts {
