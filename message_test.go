@@ -188,7 +188,7 @@ func TestMessageLimits(t *testing.T) {
 					near.SendLater(near.Frame(wstest.Text, payload))
 					far.Want(wstest.Text, payload)
 				}
-				frames := ""
+				var frames strings.Builder
 				for i, payload := range test.bad {
 					first := byte(0)
 					if i == 0 {
@@ -197,9 +197,9 @@ func TestMessageLimits(t *testing.T) {
 					if i == len(test.bad)-1 {
 						first |= 0x80
 					}
-					frames += near.Frame(first, payload)
+					frames.WriteString(near.Frame(first, payload))
 				}
-				near.SendLater(frames)
+				near.SendLater(frames.String())
 				toFar := test.far
 				if from == wsproxy.Upstream && test.near == 1007 {
 					toFar = 1011 // as for any violation by the upstream
