@@ -314,6 +314,7 @@ func TestLostCode(t *testing.T) {
 	upstream.Send("\xff\xff")
 	client.WantClose(1011)
 	client.Close()
+	upstream.Close()
 	r.wantEnded("upstream", "protocol error")
 }
 

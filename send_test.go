@@ -158,7 +158,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 			var senders sync.WaitGroup
 			ctx, enough := context.WithCancel(t.Context())
 			var mu sync.Mutex
-			left := 30 // messages of the programs
+			left := 12 // messages of the programs
 			for range 3 {
 				senders.Go(func() {
 					for ctx.Err() == nil {
@@ -178,7 +178,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 				defer close(stopped)
 				for {
 					mu.Lock()
-					over := relayed >= 20 && left <= 0
+					over := relayed >= 8 && left <= 0
 					relayed++
 					mu.Unlock()
 					if over {

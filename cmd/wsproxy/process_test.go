@@ -272,7 +272,7 @@ func startFlags(t *testing.T, args ...string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, rest, ok := strings.Cut(line, `msg=listening address=`); ok {
+		if _, rest, ok := strings.Cut(line, `msg=listening address=`); ok && !strings.Contains(rest, "for=admin") {
 			go io.Copy(io.Discard, lines)
 			return strings.Fields(rest)[0]
 		}
