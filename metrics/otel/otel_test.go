@@ -597,7 +597,14 @@ func TestMetrics(t *testing.T) {
 	check("at first", nil)
 	conn, session := s.open(t, "/", nil)
 	<-s.got
-	if err := conn.Ping(conn.CloseRead(t.Context())); err != nil {
+	go func() { // for the Pong; CloseRead would not have the message
+		for {
+			if _, _, err := conn.Read(t.Context()); err != nil {
+				return
+			}
+		}
+	}()
+	if err := conn.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.read(t); got["wsproxy.session.count{}"] != 1 {
