@@ -93,17 +93,19 @@ func (t *tlsSocket) write(b []byte) (n int, err error) {
 	return len(b), nil
 }
 
-// send writes b through TLS, if nothing is queued. Unless all of it, encrypted, is
-// in the socket then, it returns an error, EAGAIN if the socket is full.
+// send writes b through TLS, a chunk at a time, as long as nothing is queued.
+// Unless all of it, encrypted, is in the socket then, it returns an error, EAGAIN
+// if the socket is full.
 func (t *tlsSocket) send(b []byte) (n int, errno syscall.Errno) {
-	if errno = t.flush(); errno != 0 || len(b) == 0 {
-		return 0, errno
+	for {
+		if errno = t.flush(); errno != 0 || n == len(b) {
+			return n, errno
+		}
+		m, err := t.conn.Write(b[n:min(n+chunkSize, len(b))])
+		if n += m; err != nil {
+			return n, syscall.EPIPE
+		}
 	}
-	n, err := t.conn.Write(b)
-	if err != nil {
-		return n, syscall.EPIPE
-	}
-	return n, t.flush()
 }
 
 // flush writes what is queued, as far as the socket takes it.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -142,4 +144,36 @@ func TestTLSQueue(t *testing.T) {
 	if n := wstest.Receive(t, got); n != int64(sent) {
 		t.Errorf("the peer got %d bytes, want %d and a FIN", n, sent)
 	}
+}
+
+// A message of the program's own may be far longer than the queue.
+func TestTLSSendsLongMessages(t *testing.T) {
+	a, b := tcpPair(t)
+	near, client := tls.Server(NewConn(a), wstest.ServerConfig()), tls.Client(b, wstest.ClientConfig("upstream.test"))
+	go near.Handshake() // an error shows at the other end
+	client.SetDeadline(time.Now().Add(20 * time.Second))
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	wstest.Await(t, func() bool { return near.ConnectionState().HandshakeComplete }, func() string { return "no handshake" })
+	up, _ := tcpPair(t)
+	over := make(chan struct{})
+	s := joinEvents(t, protocol.Policy{Write: 20 * time.Second}, silentHost{over}, [2]net.Conn{near, up})
+	s.Detach()
+	data := bytes.Repeat([]byte("long"), 4<<20) // more than sockets hold
+	sent := make(chan error, 1)
+	go func() { sent <- s.Send(t.Context(), frame.Client, frame.OpBinary, data) }()
+	wstest.Await(t, func() bool { return s.legs[frame.Client].writing.Load() >= 0 }, func() string { return "the socket is not full" })
+	got := make([]byte, 10+len(data))
+	if n, err := io.ReadFull(client, got); err != nil {
+		t.Fatalf("got %d bytes of %d: %v", n, len(got), err)
+	}
+	if !bytes.Equal(got[10:], data) {
+		t.Error("got other bytes than were sent")
+	}
+	if err := wstest.Receive(t, sent); err != nil {
+		t.Errorf("send: %v", err)
+	}
+	s.Cut(protocol.CausePanic, nil)
+	wantOver(t, over)
 }
