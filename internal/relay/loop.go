@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -123,6 +124,7 @@ func (l *loop) turn() {
 	}
 	for range len(l.spent) {
 		leg := l.spent[0]
+		l.spent[0] = nil // the array may outlive the session
 		l.spent = l.spent[1:]
 		if leg.s.events.loop.Load() == l {
 			l.visit(leg.s, leg, 0)
@@ -154,6 +156,7 @@ func (l *loop) wait() int {
 	began, timeout := time.Since(l.base), -1
 	if _, _, at, ok := l.wheel.first(); ok {
 		timeout = max(int((time.Duration(at)*tick-began+time.Millisecond-1)/time.Millisecond), 0)
+		timeout = min(timeout, math.MaxInt32) // the kernel takes 32 bits
 	}
 	if l.empty {
 		timeout = int(linger / time.Millisecond) // there are no timers

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
@@ -573,4 +574,47 @@ func TestLoopRetires(t *testing.T) {
 		wantOver(t, overs[i])
 	}
 	await(t, "no loop is left", func() bool { return number() == 0 })
+}
+
+// A loop that goes on does not hold on to a session that is over.
+func TestLoopForgets(t *testing.T) {
+	keptOver := make(chan struct{})
+	kept, _, _ := eventSession(t, protocol.Policy{}, silentHost{keptOver})
+	const size = 64 << 20 // many turns
+	busy := func() weak.Pointer[Session] {
+		over := make(chan struct{})
+		s, client, upstream := eventSession(t, protocol.Policy{}, silentHost{over})
+		go upstream.Write(append([]byte{0x82, 127, 0, 0, 0, 0, size >> 24, 0, 0, 0}, make([]byte, size)...))
+		if _, err := io.CopyN(io.Discard, client, size); err != nil {
+			t.Fatal(err)
+		}
+		s.Cut(protocol.CausePanic, nil)
+		wantOver(t, over)
+		return weak.Make(s)
+	}()
+	await(t, "the session is forgotten", func() bool {
+		runtime.GC()
+		return busy.Value() == nil
+	})
+	kept.Cut(protocol.CausePanic, nil)
+	wantOver(t, keptOver)
+}
+
+// A timer may be further away than the kernel can wait.
+func TestFarTimer(t *testing.T) {
+	l := newLoop()
+	if l == nil {
+		t.Fatal("no descriptors")
+	}
+	defer l.close()
+	var far timer
+	l.wheel.set(&far, int64((1<<32*time.Millisecond)/tick)) // in 32 bits: now
+	began := time.Now()
+	time.AfterFunc(100*time.Millisecond, l.wake)
+	for n := 0; time.Since(began) < 100*time.Millisecond; n++ {
+		if n > 10 { // a signal may end a wait
+			t.Fatal("it does not wait")
+		}
+		l.wait()
+	}
 }
