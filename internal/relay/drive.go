@@ -133,11 +133,22 @@ func (s *Session) settle() {
 		done, fin := s.course.Settle(l.side, closed, talks)
 		s.mu.Unlock()
 		switch {
+		case done && l.keeps(): // settle is called again when that is written
 		case done:
 			l.close()
 		case fin:
 			l.closeWrite()
 		}
+	}
+}
+
+// settleEnd is settle if the session has begun to end.
+func (s *Session) settleEnd() {
+	s.mu.Lock()
+	ending := s.course.Ending()
+	s.mu.Unlock()
+	if ending {
+		s.settle()
 	}
 }
 

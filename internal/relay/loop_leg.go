@@ -132,6 +132,9 @@ func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 	return n
 }
 
+// keeps reports whether the leg keeps bytes.
+func (l *leg) keeps() bool { return l.ev != nil && l.writing.Load() >= 0 }
+
 // owe counts what is kept once it is written. lock is held.
 func (l *leg) owe(frames, messages, bytes int) {
 	if l.ev != nil && l.ev.kept != nil {
@@ -233,8 +236,8 @@ func (l *leg) wrote(k *kept, n int, errno syscall.Errno, done bool) {
 	}
 	if closing && err == nil {
 		l.closed.Store(true)
-		l.s.settle()
 	}
+	l.s.settleEnd()
 }
 
 // addLater calls added when the message is written, and reports whether bytes of

@@ -33,6 +33,7 @@ func (e *eventLeg) shutdown()             {}
 func (e *eventLeg) control(func(uintptr)) {}
 
 func (l *leg) writeOrKeep([]byte, time.Duration) int { return 0 }
+func (l *leg) keeps() bool                           { return false }
 func (l *leg) owe(frames, messages, bytes int)       {}
 func (l *leg) addLater(*addition) bool               { return false }
 func (l *leg) handOver() bool                        { return false }

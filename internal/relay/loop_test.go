@@ -618,3 +618,44 @@ func TestFarTimer(t *testing.T) {
 		l.wait()
 	}
 }
+
+// fill fills a leg's socket, and returns the number of bytes.
+func fill(leg *leg) (n int) {
+	for errno := syscall.Errno(0); errno == 0; {
+		var m int
+		m, errno = sendNow(leg.ev.fd, make([]byte, chunkSize))
+		n += m
+	}
+	return n
+}
+
+// A client that has sent its Close frame and a FIN gets what was kept for it before
+// its connection is closed.
+func TestKeptBeforeClose(t *testing.T) {
+	l := ownLoop(t)
+	over := make(chan struct{})
+	s, client, upstream := eventSession(t, protocol.Policy{Close: 20 * time.Second, Write: 20 * time.Second}, silentHost{over})
+	leg := &s.legs[frame.Client]
+	io.WriteString(client, mask("\x88\x02\x03\xe8"))
+	client.(*net.TCPConn).CloseWrite()
+	await(t, "the client's end is read", func() bool { l.turn(); return leg.ev.over })
+	filled := fill(leg)
+	const last = "\x82\x03end\x88\x02\x03\xe8"
+	io.WriteString(upstream, last)
+	await(t, "the upstream's Close is read", func() bool { l.turn(); return s.pumps[frame.Upstream].mind.Ended })
+	got := make(chan string)
+	go func() {
+		io.CopyN(io.Discard, client, int64(filled))
+		rest, _ := io.ReadAll(client)
+		upstream.Close()
+		got <- string(rest)
+	}()
+	await(t, "it is over", func() bool { l.turn(); return s.events.over })
+	wantOver(t, over)
+	if got := <-got; got != last {
+		t.Errorf("the client got %q, want %q", got, last)
+	}
+	if c := s.Counts(frame.Upstream); c.Bytes != uint64(len(last)) || c.Frames != 2 || c.Messages != 1 {
+		t.Errorf("counted %+v", c)
+	}
+}
