@@ -135,9 +135,10 @@ func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 // keeps reports whether the leg keeps bytes.
 func (l *leg) keeps() bool { return l.ev != nil && l.writing.Load() >= 0 }
 
-// owe counts what is kept once it is written. lock is held.
+// owe counts what is kept once it is written: nothing after a Close frame. lock is
+// held.
 func (l *leg) owe(frames, messages, bytes int) {
-	if l.ev != nil && l.ev.kept != nil {
+	if l.ev != nil && l.ev.kept != nil && !l.ev.closing {
 		k := l.ev.kept
 		k.frames, k.messages, k.bytes = k.frames+frames, k.messages+messages, k.bytes+bytes
 	}

@@ -659,3 +659,30 @@ func TestKeptBeforeClose(t *testing.T) {
 		t.Errorf("counted %+v", c)
 	}
 }
+
+// What follows a Close frame of the proxy's own in a chunk is dropped, and not
+// counted, even if the Close frame has to wait for the socket.
+func TestNothingCountsAfterClose(t *testing.T) {
+	l := ownLoop(t)
+	over := make(chan struct{})
+	s, client, upstream := eventSession(t, protocol.Policy{Close: 20 * time.Second, Write: 20 * time.Second}, silentHost{over})
+	leg := &s.legs[frame.Client]
+	io.WriteString(upstream, "\x82\x02o")
+	await(t, "the frame has begun", func() bool { l.turn(); return s.Counts(frame.Upstream).Bytes == 3 })
+	s.Stop(protocol.CauseIdle, nil)
+	filled := fill(leg)
+	io.WriteString(upstream, "k\x82\x50dropped")
+	await(t, "the rest is read", func() bool { l.turn(); return leg.writing.Load() >= 0 })
+	go func() {
+		io.CopyN(io.Discard, client, 3+int64(filled))
+		io.ReadAll(io.LimitReader(client, 1+4)) // the rest, and the start of a Close frame
+		io.WriteString(client, mask("\x88\x02\x03\xe9"))
+		io.Copy(io.Discard, client)
+		upstream.Close()
+	}()
+	await(t, "it is over", func() bool { l.turn(); return s.events.over })
+	wantOver(t, over)
+	if c := s.Counts(frame.Upstream); c.Bytes != 4 || c.Frames != 1 || c.Messages != 1 {
+		t.Errorf("counted %+v, want one frame of 4 bytes", c)
+	}
+}
