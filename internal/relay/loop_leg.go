@@ -64,6 +64,7 @@ func (e *eventLeg) take(conn net.Conn) (taken bool) {
 		return false
 	}
 	_, e.tcp = conn.(*net.TCPConn)
+	e.toEnd = !e.tcp // a read from a unix socket stops where its peer has sent a descriptor
 	raw.Control(func(fd uintptr) {
 		if n, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 3); errno == 0 {
 			e.fd, taken = int32(n), true

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -685,4 +686,37 @@ func TestNothingCountsAfterClose(t *testing.T) {
 	if c := s.Counts(frame.Upstream); c.Bytes != 4 || c.Frames != 1 || c.Messages != 1 {
 		t.Errorf("counted %+v, want one frame of 4 bytes", c)
 	}
+}
+
+// Descriptors that the peer of a unix socket sends, at which a read stops short, do
+// not hide what is behind them.
+func TestDescriptorsInLoop(t *testing.T) {
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "upstream"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	near, err := net.Dial("unix", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upstream.Close()
+	client, peer := tcpPair(t)
+	over := make(chan struct{})
+	if _, _, err := upstream.(*net.UnixConn).WriteMsgUnix([]byte("\x82\x02o"), syscall.UnixRights(1), nil); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(upstream, "k\x82\x02ok")
+	s := joinEvents(t, protocol.Policy{}, silentHost{over}, [2]net.Conn{client, near})
+	s.Detach()
+	peer.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if got, err := io.ReadAll(io.LimitReader(peer, 8)); string(got) != "\x82\x02ok\x82\x02ok" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	s.Cut(protocol.CausePanic, nil)
+	wantOver(t, over)
 }
