@@ -67,7 +67,7 @@ func (e *eventLeg) take(conn net.Conn) (taken bool) {
 	e.toEnd = !e.tcp // a read from a unix socket stops where its peer has sent a descriptor
 	raw.Control(func(fd uintptr) {
 		if n, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 3); errno == 0 {
-			e.fd, taken = int32(n), true
+			e.fd, taken = int32(n), syscall.SetNonblock(int(n), true) == nil // for splice; see initRaw
 		}
 	})
 	return taken

@@ -63,11 +63,16 @@ func (l *leg) initRaw(whole bool) {
 	if l.raw.conn = rawConn(l.conn); l.raw.conn == nil {
 		return
 	}
-	if whole || !inqTellsFIN() {
+	if whole {
 		return
 	}
-	l.raw.conn.Control(func(fd uintptr) { // fails for a unix socket
-		l.inq = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
+	l.raw.conn.Control(func(fd uintptr) {
+		// Whoever has called Fd of the connection's File has made the socket block.
+		// A splice from it would wait, and hold up the whole process.
+		syscall.SetNonblock(int(fd), true)
+		if inqTellsFIN() { // fails for a unix socket
+			l.inq = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
+		}
 	})
 }
 

@@ -471,3 +471,45 @@ func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Durati
 	s.Join(&Settings{Policy: pol, Totals: NewTotals()}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 	return s
 }
+
+// A program that has called File and Fd for a connection has made its socket block.
+// A long frame that stops in the middle then holds up its own session only.
+func TestBlockingSockets(t *testing.T) {
+	for _, events := range []bool{true, false} {
+		if events && !HasEvents {
+			continue
+		}
+		var conns, fars [2]net.Conn
+		for side := range conns {
+			conns[side], fars[side] = tcpPair(t)
+			fars[side].SetDeadline(time.Now().Add(20 * time.Second))
+			f, err := conns[side].(*net.TCPConn).File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Fd()
+			f.Close()
+		}
+		s, over := new(Session), make(chan struct{})
+		s.Begin(time.Now())
+		pol := protocol.Policy{Write: 10 * time.Second, Close: 10 * time.Second}
+		s.Join(&Settings{Policy: pol, Totals: NewTotals(), Detach: events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+		s.Detach()
+		part := make([]byte, 200_000)
+		copy(part, []byte{0x82, 127, 0, 0, 0, 0, 4, 0, 0, 0})
+		go fars[frame.Upstream].Write(part)
+		if n, err := io.ReadFull(fars[frame.Client], make([]byte, len(part))); err != nil {
+			t.Fatalf("events=%v: got %d bytes of %d: %v", events, n, len(part), err)
+		}
+		io.WriteString(fars[frame.Client], "\x82\x82\x00\x00\x00\x00ok")
+		if got, err := io.ReadAll(io.LimitReader(fars[frame.Upstream], 8)); len(got) != 8 {
+			t.Errorf("events=%v: got %q, %v, in the other direction", events, got, err)
+		}
+		s.Cut(protocol.CausePanic, nil)
+		select {
+		case <-over:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the session goes on")
+		}
+	}
+}
