@@ -344,7 +344,9 @@ func (p *pump) moveFrame(pipe *pipe) int {
 		case 0:
 			p.end(io.EOF)
 		case syscall.EAGAIN:
-			e.ready = false
+			if e.plain = atMark(uintptr(e.fd)); !e.plain {
+				e.ready = false
+			}
 		case syscall.EINTR:
 		case syscall.EINVAL, syscall.ENOSYS, syscall.EPERM:
 			e.plain = true // for example, a sandbox forbids it

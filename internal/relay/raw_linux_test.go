@@ -3,12 +3,14 @@
 package relay
 
 import (
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -504,6 +506,57 @@ func TestBlockingSockets(t *testing.T) {
 		io.WriteString(fars[frame.Client], "\x82\x82\x00\x00\x00\x00ok")
 		if got, err := io.ReadAll(io.LimitReader(fars[frame.Upstream], 8)); len(got) != 8 {
 			t.Errorf("events=%v: got %q, %v, in the other direction", events, got, err)
+		}
+		s.Cut(protocol.CausePanic, nil)
+		select {
+		case <-over:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the session goes on")
+		}
+	}
+}
+
+// Urgent data in a long frame does not hold up what is behind it: a splice never
+// passes it.
+func TestUrgentDataInLongFrame(t *testing.T) {
+	for _, events := range []bool{true, false} {
+		if events && !HasEvents {
+			continue
+		}
+		var conns, fars [2]net.Conn
+		for side := range conns {
+			conns[side], fars[side] = tcpPair(t)
+			fars[side].SetDeadline(time.Now().Add(5 * time.Second))
+		}
+		client, upstream := fars[frame.Client], fars[frame.Upstream]
+		s, over := new(Session), make(chan struct{})
+		s.Begin(time.Now())
+		pol := protocol.Policy{Write: 10 * time.Second, Close: 10 * time.Second}
+		s.Join(&Settings{Policy: pol, Totals: NewTotals(), Detach: events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+		s.Detach()
+		want := frame.AppendMessage(nil, frame.OpBinary, false, []byte(strings.Repeat("long", 25_000)))
+		const before = 20_000
+		upstream.Write(want[:before])
+		got := make([]byte, len(want))
+		if n, err := io.ReadFull(client, got[:before]); err != nil {
+			t.Fatalf("events=%v: got %d bytes: %v", events, n, err)
+		}
+		raw, err := upstream.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Write(func(fd uintptr) bool {
+			err = syscall.Sendto(int(fd), []byte("!"), syscall.MSG_OOB, nil)
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		upstream.Write(want[before:])
+		if n, err := io.ReadFull(client, got[before:]); err != nil {
+			t.Errorf("events=%v: got %d bytes more: %v", events, n, err)
+		} else if !bytes.Equal(got, want) {
+			t.Errorf("events=%v: got other bytes than were sent", events)
 		}
 		s.Cut(protocol.CausePanic, nil)
 		select {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"unsafe"
 )
 
 // This file moves the rest of a long frame from socket to socket through a pipe,
@@ -29,6 +30,9 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	if n <= 0 {
 		pipe.release()
 		switch {
+		case errno == syscall.EAGAIN && atMark(fd):
+			p.raw.plain = true
+			return true, false
 		case errno == syscall.EAGAIN:
 			return false, false
 		case errno == syscall.EINTR:
@@ -197,7 +201,16 @@ func splice(from, to, n int) (int64, syscall.Errno) {
 	return int64(m), errno
 }
 
+// atMark reports whether the next byte that a socket has is urgent data, which a read
+// skips, and a splice never passes.
+func atMark(fd uintptr) bool {
+	at := int32(0)
+	syscall.RawSyscall(syscall.SYS_IOCTL, fd, siocATMARK, uintptr(unsafe.Pointer(&at)))
+	return at != 0
+}
+
 const (
+	siocATMARK     = 0x8905
 	f_SETPIPE_SZ   = 1031
 	spliceMove     = 1
 	spliceNonblock = 2
