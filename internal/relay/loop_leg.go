@@ -156,10 +156,13 @@ func (l *leg) handOver() bool {
 	e.mu.Lock()
 	k := e.kept
 	n, errno := e.drainLocked()
+	l.moved(k, n)
 	e.handed = e.kept != nil
 	handed := e.handed
-	e.mu.Unlock()
-	l.wrote(k, n, errno, !handed)
+	e.mu.Unlock() // if it is handed over, the loop may have written the rest by now
+	if !handed {
+		l.wrote(k, errno)
+	}
 	return handed
 }
 
@@ -175,11 +178,14 @@ func (l *leg) writeKept() bool {
 		return false
 	}
 	n, errno := e.drainLocked()
+	l.moved(k, n)
 	done := e.kept == nil
 	handed := e.handed
 	e.handed = handed && !done
 	e.mu.Unlock()
-	l.wrote(k, n, errno, done)
+	if done {
+		l.wrote(k, errno)
+	}
 	if done && handed {
 		l.release()
 	}
@@ -210,19 +216,19 @@ func (e *eventLeg) drainLocked() (n int, errno syscall.Errno) {
 	return n, errno
 }
 
-// wrote records that n bytes of what was kept were written; done: that is all, or
-// no more can be written. lock is held.
-func (l *leg) wrote(k *kept, n int, errno syscall.Errno, done bool) {
-	pump := &l.s.pumps[l.side^1]
+// moved records that n bytes of what was kept were written. lock and mu are held.
+func (l *leg) moved(k *kept, n int) {
 	if n > 0 {
 		bytes := min(n, k.bytes)
 		k.bytes -= bytes
-		pump.add(0, 0, bytes)
+		l.s.pumps[l.side^1].add(0, 0, bytes)
 		l.writing.Store(int64(l.s.now()))
 	}
-	if !done {
-		return
-	}
+}
+
+// wrote records that what was kept is written, or that no more of it can be. lock
+// is held.
+func (l *leg) wrote(k *kept, errno syscall.Errno) {
 	l.writing.Store(-1)
 	closing := l.ev.closing
 	l.ev.closing = false
@@ -231,7 +237,7 @@ func (l *leg) wrote(k *kept, n int, errno syscall.Errno, done bool) {
 		err = ErrNotOpen
 		l.fail()
 	} else {
-		pump.add(k.frames, k.messages, 0)
+		l.s.pumps[l.side^1].add(k.frames, k.messages, 0)
 	}
 	for _, m := range k.additions {
 		l.added(m, err)

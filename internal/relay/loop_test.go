@@ -720,3 +720,24 @@ func TestDescriptorsInLoop(t *testing.T) {
 	s.Cut(protocol.CausePanic, nil)
 	wantOver(t, over)
 }
+
+// A writer that hands over what the socket has not taken has nothing to do with it
+// any more: the loop may write the rest at once.
+func TestHandOver(t *testing.T) {
+	over := make(chan struct{})
+	near, client := tcpPair(t)
+	up, _ := tcpPair(t)
+	near.(*net.TCPConn).SetWriteBuffer(64 << 10)
+	s := joinEvents(t, protocol.Policy{Write: time.Minute}, silentHost{over}, [2]net.Conn{near, up})
+	s.Detach()
+	go io.Copy(io.Discard, client)
+	leg := &s.legs[frame.Client]
+	for range 50 {
+		if err := s.Send(t.Context(), frame.Client, frame.OpBinary, make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "nothing is being written", func() bool { return leg.writing.Load() < 0 })
+	}
+	s.Cut(protocol.CausePanic, nil)
+	wantOver(t, over)
+}
