@@ -269,19 +269,28 @@ func TestMessageContext(t *testing.T) {
 	}
 }
 
-// A hook that ends its goroutine ends its session.
+// A hook that ends its goroutine ends its session, which is reported as any other.
 func TestMessageHookExits(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(50*time.Millisecond), onMessage(func(m *wsproxy.Message) error {
-		runtime.Goexit()
-		return nil
-	}))
-	client, upstream := r.open("", "")
-	client.SendText("x")
-	client.WantClose(1011)
-	upstream.WantClose(1001)
-	r.wantReturned()
-	r.wantEnded("proxy", "panic")
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, wstest.Memory, wsproxy.WithCloseTimeout(50*time.Millisecond), onMessage(func(m *wsproxy.Message) error {
+				runtime.Goexit()
+				return nil
+			}))
+			client, upstream := r.open("", "")
+			near := client
+			if w.side() == wsproxy.Upstream {
+				near = upstream
+			}
+			near.SendText("x")
+			client.WantClose(1011)
+			upstream.WantClose(1001)
+			r.wantReturned()
+			r.wantEnded("proxy", "panic")
+		})
+	}
 }
 
 // pack compresses as a peer does, in one stream: parts are the payloads of messages.

@@ -262,9 +262,11 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	cancelled := context.AfterFunc(requested, func() { s.relay.Stop(causeCancelled, context.Cause(requested)) })
 	defer cancelled()
+	defer func() { // even if a hook ends this goroutine (runtime.Goexit)
+		<-over
+		p.end(requested, s)
+	}()
 	s.relay.Run()
-	<-over
-	p.end(requested, s)
 }
 
 // open performs the handshake: it checks the client's request, dials a member,
