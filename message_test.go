@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -291,6 +292,28 @@ func TestMessageHookExits(t *testing.T) {
 			r.wantEnded("proxy", "panic")
 		})
 	}
+}
+
+// While a hook has a message, its sender is not read and cannot answer Pings. That does
+// not count against it, also if a Ping of its own came within the message.
+func TestMessageHookSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, wstest.Memory, onMessage(func(m *wsproxy.Message) error {
+			time.Sleep(10 * time.Minute)
+			return nil
+		}))
+		client, upstream := r.open("", "")
+		answerOnce(t, client)
+		watched(client)
+		heard := watched(upstream)
+		client.Send(client.Frame(0x01, "a") + client.Frame(wstest.Ping, "") + client.Frame(0x80, "b"))
+		wstest.Elapse(11 * time.Minute)
+		synctest.Wait()
+		if texts, _ := heard.only(wstest.Text); len(texts) != 1 || heard.end != 0 {
+			t.Errorf("the upstream got %q, end %v; want the message, and no end", texts, heard.end)
+		}
+	})
 }
 
 // pack compresses as a peer does, in one stream: parts are the payloads of messages.

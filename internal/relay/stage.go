@@ -242,7 +242,9 @@ func (in *inlet) Read(b []byte) (int, error) {
 		if in.whole {
 			return 0, io.EOF
 		}
-		if in.walk() {
+		found := in.walk()
+		in.p.waits.Store(true) // still; forwarding a control frame has cleared it
+		if found {
 			break
 		}
 		in.p.waits.Store(false)
