@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -314,6 +315,17 @@ func TestMessageHookSlow(t *testing.T) {
 			t.Errorf("the upstream got %q, end %v; want the message, and no end", texts, heard.end)
 		}
 	})
+}
+
+// A limit that is as good as none is no way to have lengths overflow.
+func TestMessageLengths(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, wstest.Memory, wsproxy.WithMaxMessageSize(wsproxy.Client, math.MaxInt), onMessage(func(*wsproxy.Message) error { return nil }))
+	client, upstream := r.open(offersAll, "")
+	client.SendLater(client.Frame(0x01, "0123456789") + "\x80\xff\x7f\xff\xff\xff\xff\xff\xff\xff" + "key.")
+	upstream.WantClose(1001)
+	upstream.SendClose(1001, "")
+	client.WantClose(1009)
 }
 
 // pack compresses as a peer does, in one stream: parts are the payloads of messages.

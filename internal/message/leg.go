@@ -41,7 +41,7 @@ func (l *leg) read(m *taken, in io.Reader, limit int, total *Total) error {
 			m.Op, packed = h.Opcode(), h.First&frame.RSV1Bit != 0
 		}
 		wire += h.Size + int(h.Length)
-		if !packed && len(b)+int(h.Length) > limit {
+		if !packed && int(h.Length) > limit-len(b) {
 			return protocol.ErrTooBig
 		}
 		if b, err = readPayload(in, b, h); err != nil {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"io"
+	"math"
 	"sync"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
@@ -80,6 +81,7 @@ func (in *inlet) limit() {
 		// The stage limits what the messages unpack to. Packed, one may be somewhat
 		// larger; but it must not be endless, either.
 		in.limits.Message += min(in.limits.Message, 1<<60) + 1024
+		in.limits.Message = min(in.limits.Message, math.MaxInt) // the stage adds lengths up in an int
 	}
 	mind.Limits = &in.limits
 }
