@@ -27,6 +27,7 @@ type addition struct {
 	data  []byte     // the message; without a stage, its frame
 	begun bool       // guarded by Session.mu; it has left the queue
 	done  chan error // receives the result, and has room for it
+	leg   *leg       // guarded by Session.mu; that it is for: an older one of the side has nothing to do with it
 }
 
 // Send writes a message to a side, between two relayed messages, and waits until
@@ -80,6 +81,7 @@ func (s *Session) send(ctx context.Context, to frame.Side, op byte, data []byte)
 	x := s.rareLocked()
 	x.additions[to] = append(x.additions[to], m)
 	l := s.pairLocked()[to]
+	m.leg = l
 	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
 	s.mu.Unlock()
 	l.pending.Or(sendPending)
@@ -129,16 +131,17 @@ func (l *leg) nextAddition() *addition {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	queue := s.rare.additions[l.side]
+	first := slices.IndexFunc(queue, func(m *addition) bool { return m.leg == l })
 	switch {
-	case len(queue) == 0:
+	case first < 0:
 		return nil
 	case l.inMessage && s.rare.inlets == nil: // a stage sends whole messages
 		l.pending.Or(sendHeld)
 		return nil
 	}
-	m := queue[0]
+	m := queue[first]
 	m.begun = true
-	s.rare.additions[l.side] = slices.Delete(queue, 0, 1)
+	s.rare.additions[l.side] = slices.Delete(queue, first, first+1)
 	return m
 }
 
