@@ -352,3 +352,56 @@ func TestResumeHangs(t *testing.T) {
 		}
 	})
 }
+
+// A brokenConn panics in the Write that is under way when it is closed.
+type brokenConn struct {
+	net.Conn
+	broken  *atomic.Bool
+	writing chan struct{}
+	closed  chan struct{}
+}
+
+func (c *brokenConn) Write(b []byte) (int, error) {
+	if !c.broken.Load() {
+		return c.Conn.Write(b)
+	}
+	close(c.writing)
+	<-c.closed
+	panic("closed")
+}
+
+func (c *brokenConn) Close() error {
+	if c.broken.Load() {
+		close(c.closed)
+	}
+	return c.Conn.Close()
+}
+
+// A custom connection that panics while a message is written to it ends its session,
+// also if its reader finds the upstream lost at the same time.
+func TestResumePanics(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		first byte
+	}{{"message", wstest.Text}, {"Ping", wstest.Ping}} {
+		t.Run(tt.name, func(t *testing.T) {
+			eachSessionInTime(t, func(t *testing.T, c carrier) {
+				var r *rig
+				conn := &brokenConn{broken: new(atomic.Bool), writing: make(chan struct{}), closed: make(chan struct{})}
+				r = c.rig(t, resuming(wsproxy.Resume{}, wsproxy.WithDialContext(func(ctx context.Context, _, _ string) (_ net.Conn, err error) {
+					conn.Conn, err = wstest.Dial(ctx, r.back)
+					return conn, err
+				}))...)
+				client, upstream := r.open("", "")
+				conn.broken.Store(true)
+				client.Send(client.Frame(tt.first, "x"))
+				wstest.Receive(t, conn.writing)
+				upstream.Conn.Close()
+				client.WantClose(1011)
+				r.wantOver()
+				r.logs.WaitFor(t, "wsproxy: session ended", 0)
+			})
+		})
+	}
+}

@@ -96,6 +96,10 @@ func (p *pump) stop() {
 	}()
 	if v := recover(); v != nil {
 		p.from.reading.Store(false) // the panic left the callback
+		if p.owns {                 // who waits for the lock must not wait forever
+			p.owns, p.to.deaf = false, true
+			p.to.unlock()
+		}
 		p.from.s.panicked(v)
 	}
 }

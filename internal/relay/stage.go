@@ -292,8 +292,10 @@ func (in *inlet) emit() {
 		if !to.lock.tryAcquire() {
 			to.lock.acquire(&to.s.mu, nil)
 		}
+		p.owns = true
 		if to.mute() {
 			to.release()
+			p.owns = false
 			if to = in.await(to); to == nil {
 				break
 			}
@@ -311,6 +313,7 @@ func (in *inlet) emit() {
 			p.add(0, 0, n)
 		}
 		to.release()
+		p.owns = false
 		if n > 0 && n < len(b) {
 			p.from.s.torn(to)
 		}
