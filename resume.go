@@ -198,6 +198,7 @@ func (p *Proxy) resumeSession(s *Session, ended <-chan struct{}) (final error) {
 			p.notResumed(ctx, s, attempt, last)
 			return last
 		}
+		p.pool.Release(&s.seat) // until the next attempt
 	}
 }
 

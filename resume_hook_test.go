@@ -80,6 +80,10 @@ func TestOnResumeFails(t *testing.T) {
 		u.Answer("")
 		u.WantClose(1001)
 		u.WantEnd()
+		synctest.Wait()
+		if st := r.proxy.Stats(); st.Members[0].Sessions != 0 {
+			t.Errorf("members %v between two attempts, want no session", st.Members)
+		}
 		u = r.upstream()
 		u.Answer("")
 		u.Want(wstest.Text, "hello")
