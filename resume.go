@@ -89,6 +89,11 @@ type resumption struct {
 	asked   *offer
 	stage   *message.Stage
 	resumes int // guarded by the session's mu; how often it has resumed
+
+	// Owned by resumeSession.
+	since    time.Time // when it has resumed last
+	messages uint64    // what had come from upstreams then
+	useless  int       // how many upstreams in a row have left at once, without a message
 }
 
 // keepHandshake makes it possible to resume a session whose handshake is done, and
@@ -142,6 +147,14 @@ func pauseBefore(attempt int) time.Duration {
 	return most/2 + rand.N(most/2)
 }
 
+// An upstream that accepts sessions and leaves within atOnce, without a message, is of
+// no use, and may be overloaded. After a few of them in a row, they count as attempts
+// that have failed: pauses grow.
+const (
+	atOnce     = time.Second
+	fewUseless = 10
+)
+
 // longestAttempt limits one attempt, so that a machine that is gone does not use
 // up the window.
 const longestAttempt = 10 * time.Second
@@ -178,9 +191,12 @@ func (p *Proxy) resumeSession(s *Session, ended <-chan struct{}) (final error) {
 		<-watch
 	}()
 	from := s.Upstream()
+	if kept.useless++; began.Sub(kept.since) >= atOnce || s.Counts(Upstream).Messages > kept.messages {
+		kept.useless = 0
+	}
 	var last error
 	for attempt := 1; ; attempt++ {
-		if !pause(ctx, pauseBefore(attempt)) {
+		if !pause(ctx, pauseBefore(attempt+max(0, kept.useless-fewUseless))) {
 			p.notResumed(ctx, s, attempt-1, last)
 			return nil
 		}
@@ -283,6 +299,7 @@ func (p *Proxy) resumed(s *Session, kept *resumption, from string, attempts int,
 	s.mu.Lock()
 	kept.resumes++
 	s.mu.Unlock()
+	kept.since, kept.messages = time.Now(), s.Counts(Upstream).Messages
 	p.stats.resumes.Add(1)
 	p.log(kept.request.Context(), slog.LevelInfo, "wsproxy: session resumed",
 		slog.Uint64("id", s.id),

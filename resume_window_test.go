@@ -327,6 +327,36 @@ func TestResumeAgain(t *testing.T) {
 	})
 }
 
+// An upstream that accepts sessions and leaves at once is not dialled all the time. When
+// it stays again, it is found as fast as ever.
+func TestResumeUseless(t *testing.T) {
+	t.Parallel()
+	eachSessionInTime(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, resuming(wsproxy.Resume{})...)
+		client, upstream := r.open("", "")
+		watched(client)
+		began, dials := time.Now(), 0
+		for time.Since(began) < time.Minute {
+			upstream.SendClose(1013, "")
+			upstream.Conn.Close()
+			upstream = r.upstream()
+			upstream.Answer("")
+			dials++
+		}
+		if dials < 15 || dials > 40 {
+			t.Errorf("dialled %d times in a minute", dials)
+		}
+		upstream.SendText("well again")
+		synctest.Wait()
+		upstream.Conn.Close()
+		began = time.Now()
+		r.upstream().Answer("")
+		if d := time.Since(began); d > 100*time.Millisecond {
+			t.Errorf("dialled after %v", d)
+		}
+	})
+}
+
 // A window is for the whole search, not for one upstream that accepts connections and
 // does not answer.
 func TestResumeHangs(t *testing.T) {
