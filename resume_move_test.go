@@ -39,6 +39,8 @@ func TestResumeMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 		old.WantClose(1001)
+		client.Send(client.Frame(wstest.Ping, "still there?")) // the old one can no longer be asked
+		client.Want(wstest.Pong, "still there?")
 		client.SendText("for the next one")
 		old.SendText("two")
 		old.Send(old.Frame(wstest.Ping, "ping"))

@@ -296,13 +296,29 @@ func (s *Session) torn(l *leg) {
 }
 
 // reaches reports whether a control frame from the pump's side can go on. While the
-// session has no upstream, the client's cannot.
+// session has no upstream, or is about to leave it, the client's cannot.
 func (in *inlet) reaches() bool {
 	p, s := in.p, in.p.from.s
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	p.to = s.pairLocked()[p.from.side.Other()]
-	return p.from.side != frame.Client || !s.course.Held()
+	held, resumes := s.course.Held(), s.course.Resumes()
+	s.mu.Unlock()
+	switch {
+	case p.from.side != frame.Client:
+		return true
+	case held || !resumes:
+		return !held
+	}
+	return !p.to.silenced()
+}
+
+// silenced reports that nothing more may be written to the leg.
+func (l *leg) silenced() bool {
+	if !l.lock.tryAcquire() {
+		l.lock.acquire(&l.s.mu, nil)
+	}
+	defer l.release()
+	return l.mute()
 }
 
 // answer answers a Ping of the client's in place of the upstream that is missing:
