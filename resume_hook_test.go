@@ -318,3 +318,40 @@ func TestResumeHandshake(t *testing.T) {
 		})
 	}
 }
+
+// An upstream that takes only a part of what OnResume sends is given up for the next
+// one: nothing of the client's was lost with it.
+func TestOnResumeTorn(t *testing.T) {
+	t.Parallel()
+	for _, stuck := range []bool{false, true} {
+		t.Run(fmt.Sprint("stuck ", stuck), func(t *testing.T) {
+			eachSessionInTime(t, func(t *testing.T, c carrier) {
+				r := c.rig(t, resuming(wsproxy.Resume{OnResume: func(ctx context.Context, s *wsproxy.Session, attempt int) error {
+					size := 10
+					if attempt == 1 {
+						size = 1 << 20
+					}
+					ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+					defer cancel()
+					return s.Send(ctx, wsproxy.Upstream, websocket.MessageText, []byte(strings.Repeat("x", size)))
+				}})...)
+				client, u := r.open("", "")
+				u.Conn.Close()
+				u = r.upstream()
+				u.Answer("")
+				synctest.Wait()
+				if !stuck {
+					u.Conn.Close()
+				}
+				client.SendText("two")
+				next := r.upstream()
+				next.Answer("")
+				next.Want(wstest.Text, strings.Repeat("x", 10))
+				next.Want(wstest.Text, "two")
+				next.SendText("three")
+				client.Want(wstest.Text, "three")
+				u.Conn.Close()
+			})
+		})
+	}
+}

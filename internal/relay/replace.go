@@ -33,6 +33,7 @@ type resuming struct {
 
 	next  chan struct{} // guarded by the session's mu; closed by Resumed
 	trial bool          // guarded by mu; the upstream is one of Replace, and Resumed was not called
+	tried *leg          // guarded by mu; the last one of Replace, until Resumed; nil: none
 	old   *leg          // guarded by mu; the last upstream, which may still have to close; nil: none
 }
 
@@ -105,7 +106,7 @@ func (s *Session) Replace(conn net.Conn, early []byte, rsvMessage, rsvAny byte) 
 	p.from = l
 	p.mind.Restart(frame.Scanner{RSVMessage: rsvMessage, RSVAny: rsvAny})
 	s.rare.inlets[frame.Upstream].reopen(early)
-	s.rare.resuming.trial = true
+	s.rare.resuming.trial, s.rare.resuming.tried = true, l
 }
 
 // Withdraw closes what Replace has connected, if it has, and Resumed was not called.
@@ -136,7 +137,7 @@ func (s *Session) Resumed() bool {
 	}
 	s.noteLocked(&o)
 	r := s.rare.resuming
-	r.trial = false
+	r.trial, r.tried = false, nil
 	close(r.next)
 	r.next = make(chan struct{})
 	return true
@@ -282,10 +283,11 @@ func (in *inlet) await(l *leg) *leg {
 }
 
 // torn is called when l has received a part of a message only. If the upstream could
-// be replaced, it no longer can.
+// be replaced, it no longer can, unless it was only tried: what that has received was
+// not the client's, and the next one gets its own.
 func (s *Session) torn(l *leg) {
 	s.mu.Lock()
-	if l.side != frame.Upstream || !s.course.Resumes() {
+	if l.side != frame.Upstream || !s.course.Resumes() || s.rare.resuming.tried == l {
 		s.mu.Unlock()
 		return
 	}
