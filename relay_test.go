@@ -328,6 +328,11 @@ func TestClosePasses(t *testing.T) {
 		bodies = append(bodies, wstest.CloseBody(code, ""))
 	}
 	eachWay(t, func(t *testing.T, c carrier, w way) {
+		bodies := slices.Clone(bodies)
+		if !c.simulated() { // each code passes over memory
+			rand.Shuffle(len(bodies), func(i, j int) { bodies[i], bodies[j] = bodies[j], bodies[i] })
+			bodies = bodies[:8]
+		}
 		r := c.rig(t)
 		for n, body := range bodies {
 			from, to := w.open(r, "", "")
@@ -565,14 +570,14 @@ func TestPayloadSizes(t *testing.T) {
 	t.Parallel()
 	sizes := []int{0, 1, 125, 126, 127, 511, 512, 513, 48_000}
 	for _, base := range []int{16 << 10, 32 << 10, 64 << 10} {
-		for d := -16; d <= 16; d += 4 {
+		for d := -16; d <= 16; d += 8 {
 			sizes = append(sizes, base+d)
 		}
 	}
-	for range 20 {
+	for range 8 {
 		sizes = append(sizes, rand.IntN(100_000))
 	}
-	sizes = append(sizes, 1<<20-4, 1<<20, 1<<20+4, 5_000_000, 5)
+	sizes = append(sizes, 1<<20-4, 1<<20, 1<<20+4, 2_000_000, 5)
 	streams := make(map[string]string)
 	for _, w := range ways {
 		var b strings.Builder
@@ -657,7 +662,7 @@ func TestInjection(t *testing.T) {
 	for name, talks := range map[string][2]bool{"client talks": {true, false}, "upstream talks": {false, true}} {
 		for _, c := range carriers() { // one at a time: each sends as much as it can
 			t.Run(name+"/"+c.String(), func(t *testing.T) {
-				c.run(t, func(t *testing.T) { talk(t, c, 10, talks[0], talks[1]) })
+				c.run(t, func(t *testing.T) { talk(t, c, 6, talks[0], talks[1]) })
 			})
 		}
 	}
