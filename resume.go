@@ -308,7 +308,7 @@ func (p *Proxy) resumed(s *Session, kept *resumption, from string, attempts int,
 		slog.String("path", s.path),
 		slog.String("from", from),
 		slog.Int("attempts", attempts),
-		slog.Duration("after", after.Round(time.Millisecond)))
+		slog.Duration("after", after))
 	// While the member was dialled, it may have been removed or marked down. If no
 	// other one is up either, the session stays.
 	switch m := s.seat.Member(); {

@@ -94,6 +94,7 @@ func run(st settings) int {
 	k.keep()
 	k.settle(figures{k.base.goroutines + 20*k.stay, k.base.files + 4*k.stay, 0})
 	k.staying = k.figures()
+	k.staying.goroutines++ // the one in which the event loop has hooks called: it starts when the first session ends
 	k.soak()
 
 	k.drain()
