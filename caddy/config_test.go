@@ -188,6 +188,10 @@ func TestDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	groups, err := os.ReadFile("caddyfile_groups.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +199,7 @@ func TestDocumented(t *testing.T) {
 	_, syntax, _ := strings.Cut(string(source), "Syntax:")
 	syntax, _, _ = strings.Cut(syntax, "\nfunc")
 	known := make(map[string]bool)
-	for _, m := range regexp.MustCompile(`(?m)^\s*case ((?:"[a-z_]+"(?:, )?)+):`).FindAllStringSubmatch(string(source), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\s*case ((?:"[a-z_]+"(?:, )?)+):`).FindAllStringSubmatch(string(source)+string(groups), -1) {
 		for name := range strings.SplitSeq(m[1], ", ") {
 			known[strings.Trim(name, `"`)] = true
 		}
