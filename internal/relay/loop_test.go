@@ -51,15 +51,24 @@ func eventSession(t *testing.T, pol protocol.Policy, h Host) (s *Session, client
 	return s, client, upstream
 }
 
+// awaitNoLoops waits until the loops have ended: those of earlier tests, too, which
+// would see what the test changes.
+func awaitNoLoops(t *testing.T) {
+	t.Helper()
+	await(t, "no loop runs", func() bool { return loopCount() == 0 })
+}
+
+func loopCount() int {
+	loops.Lock()
+	defer loops.Unlock()
+	return len(loops.list)
+}
+
 // ownLoop makes the loop of the sessions that come next, which the test drives by
 // hand.
 func ownLoop(t *testing.T) *loop {
 	t.Helper()
-	await(t, "no loop runs", func() bool {
-		loops.Lock()
-		defer loops.Unlock()
-		return len(loops.list) == 0
-	})
+	awaitNoLoops(t)
 	l := newLoop()
 	if l == nil {
 		t.Fatal("no descriptors")
@@ -472,12 +481,7 @@ func TestEndsFromElsewhere(t *testing.T) {
 // Sessions that talk are moved from loop to loop all the time, and end at any time:
 // nothing is lost, each ends once, and the loops end with them.
 func TestLoopsShare(t *testing.T) {
-	noLoops := func() bool {
-		loops.Lock()
-		defer loops.Unlock()
-		return len(loops.list) == 0
-	}
-	await(t, "other tests' loops have ended", noLoops)
+	awaitNoLoops(t)
 	before := shareRules
 	defer func() { shareRules = before }()
 	for _, retire := range []bool{false, true} {
@@ -529,7 +533,7 @@ func TestLoopsShare(t *testing.T) {
 		for _, over := range overs {
 			wantOver(t, over)
 		}
-		await(t, "the loops have ended", noLoops)
+		awaitNoLoops(t)
 		if most.Load() < 2 {
 			t.Errorf("retire=%v: no session was moved", retire)
 		}
@@ -538,18 +542,13 @@ func TestLoopsShare(t *testing.T) {
 
 // A loop that has little to do for some time gives its sessions back, and ends.
 func TestLoopRetires(t *testing.T) {
+	awaitNoLoops(t)
 	before := shareRules
 	defer func() { shareRules = before }()
 	shareRules.window, shareRules.busy, shareRules.free, shareRules.low, shareRules.calm = time.Millisecond, 0, 101, 101, 3
 	most := atomic.Int32{}
 	most.Store(3)
 	shareRules.most = func() int { return int(most.Load()) }
-	number := func() int {
-		loops.Lock()
-		defer loops.Unlock()
-		return len(loops.list)
-	}
-	await(t, "other tests' loops have ended", func() bool { return number() == 0 })
 	var sessions []*Session
 	var overs []chan struct{}
 	var fars [][2]net.Conn
@@ -566,15 +565,15 @@ func TestLoopRetires(t *testing.T) {
 			}
 		}
 	}
-	await(t, "there are several loops", func() bool { talk(); return number() > 1 })
+	await(t, "there are several loops", func() bool { talk(); return loopCount() > 1 })
 	most.Store(1)
-	await(t, "there is one loop", func() bool { talk(); return number() == 1 })
+	await(t, "there is one loop", func() bool { talk(); return loopCount() == 1 })
 	talk()
 	for i, s := range sessions {
 		s.Cut(protocol.CausePanic, nil)
 		wantOver(t, overs[i])
 	}
-	await(t, "no loop is left", func() bool { return number() == 0 })
+	awaitNoLoops(t)
 }
 
 // A loop that goes on does not hold on to a session that is over.
