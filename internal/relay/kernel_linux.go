@@ -4,13 +4,11 @@ package relay
 
 import (
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
@@ -40,12 +38,6 @@ func (l *leg) reset() (reset bool) {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
 	}
 	return reset
-}
-
-// tcpState is the first byte of struct tcp_info, the state of a connection.
-func tcpState(fd uintptr) byte {
-	info, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
-	return byte(info)
 }
 
 const tcpClose = 7 // of linux/tcp_states.h
@@ -122,13 +114,6 @@ func inputWaits(conn net.Conn) (waits bool) {
 	return waits
 }
 
-func socketInputWaits(fd uintptr) bool {
-	n := int32(0)
-	// FIONREAD is TIOCINQ. If it fails, n stays 0.
-	syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
-	return n > 0
-}
-
 func (l *leg) inputWaits() (waits bool) {
 	if l.ev != nil {
 		l.ev.control(func(fd uintptr) { waits = socketInputWaits(fd) })
@@ -155,21 +140,6 @@ func peerAcks(conn net.Conn) (a protocol.Acks) {
 		return a
 	}
 	raw.Control(func(fd uintptr) { a = socketAcks(fd) })
-	return a
-}
-
-func socketAcks(fd uintptr) (a protocol.Acks) {
-	// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
-	// and SIOCOUTQ, which is TIOCOUTQ.
-	const lastAckRecv, bytesAcked = 56, 120
-	var info [bytesAcked + 8]byte
-	size, out := uint32(len(info)), int32(0)
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
-	a.Known = errno == 0 && errno2 == 0 && int(size) == len(info)
-	a.Acked, a.Queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
-	a.Age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
 	return a
 }
 

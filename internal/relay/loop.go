@@ -9,7 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 // The event driver: one goroutine, a loop, carries many sessions. It waits for the
@@ -60,17 +59,17 @@ type loop struct {
 }
 
 func newLoop() *loop {
-	epoll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	epoll, err := epollCreate()
 	if err != nil {
 		return nil
 	}
-	signal, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	signal, errno := eventCreate()
 	if errno != 0 {
-		syscall.Close(epoll)
+		closeDescriptor(epoll)
 		return nil
 	}
 	expectOvers(1)
-	l := &loop{epoll: epoll, signal: int(signal), base: time.Now(), chunk: new(chunk), alone: runtime.GOMAXPROCS(0) == 1}
+	l := &loop{epoll: epoll, signal: signal, base: time.Now(), chunk: new(chunk), alone: runtime.GOMAXPROCS(0) == 1}
 	if l.register(l.signal, syscall.EPOLLIN|epollET, 0) != nil {
 		l.close()
 		return nil
@@ -81,8 +80,8 @@ func newLoop() *loop {
 func (l *loop) close() {
 	l.mu.Lock()
 	l.ended = true
-	syscall.Close(l.epoll)
-	syscall.Close(l.signal)
+	closeDescriptor(l.epoll)
+	closeDescriptor(l.signal)
 	l.mu.Unlock()
 	expectOvers(-1)
 	for _, s := range l.takeCalls() {
@@ -92,7 +91,7 @@ func (l *loop) close() {
 
 // register has the kernel report events of a descriptor. The tag comes with them.
 func (l *loop) register(fd int, events uint32, tag int32) error {
-	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_ADD, fd,
+	return os.NewSyscallError("epoll_ctl", epollAdd(l.epoll, fd,
 		&syscall.EpollEvent{Events: events, Fd: int32(fd), Pad: tag}))
 }
 
@@ -143,10 +142,9 @@ func (l *loop) turn() {
 // wait returns the number of events that are ready, and waits for them if there is
 // nothing else to do.
 func (l *loop) wait() int {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll),
-		uintptr(unsafe.Pointer(&l.ready)), uintptr(len(l.ready)), 0, 0, 0)
+	n, errno := epollNow(l.epoll, l.ready[:])
 	if errno != 0 || n > 0 || len(l.spent) > 0 || !l.sleep() {
-		return max(int(n), 0)
+		return max(n, 0)
 	}
 	began, timeout := time.Since(l.base), -1
 	if _, _, at, ok := l.wheel.first(); ok {
@@ -156,8 +154,7 @@ func (l *loop) wait() int {
 	if l.empty {
 		timeout = int(linger / time.Millisecond) // there are no timers
 	}
-	n, _, errno = syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(l.epoll),
-		uintptr(unsafe.Pointer(&l.ready)), uintptr(len(l.ready)), uintptr(timeout), 0, 0)
+	n, errno = epollWait(l.epoll, l.ready[:], timeout)
 	l.share.slept += time.Since(l.base) - began
 	l.mu.Lock()
 	l.asleep = false
@@ -165,7 +162,7 @@ func (l *loop) wait() int {
 	if errno != 0 { // EINTR
 		return 0
 	}
-	return int(n)
+	return n
 }
 
 // sleep records that the loop is about to wait for events, unless it is called.
@@ -192,10 +189,7 @@ func (l *loop) call(s *Session) bool {
 }
 
 // wake ends the loop's wait for events, or the next one.
-func (l *loop) wake() {
-	one := uint64(1)
-	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.signal), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
-}
+func (l *loop) wake() { eventSignal(l.signal) }
 
 // takeCalls returns the sessions to look at.
 func (l *loop) takeCalls() []*Session {
@@ -332,7 +326,7 @@ func (l *loop) hangUp(leg *leg) {
 	if e.tls != nil {
 		e.tls.forget()
 	}
-	syscall.Close(int(e.fd))
+	closeDescriptor(int(e.fd))
 	e.fd = -1
 	e.mu.Unlock()
 	if leg.writing.Load() >= 0 {

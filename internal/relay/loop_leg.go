@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 // An eventLeg is a leg's state in the event driver.
@@ -59,17 +58,8 @@ var errShut error = net.ErrClosed
 // below TLS if that is a Conn.
 func (e *eventLeg) take(conn net.Conn) (taken bool) {
 	conn = e.secure(conn)
-	raw := rawConn(conn)
-	if raw == nil {
-		return false
-	}
-	_, e.tcp = conn.(*net.TCPConn)
+	e.fd, e.tcp, taken = duplicate(conn)
 	e.toEnd = !e.tcp // a read from a unix socket stops where its peer has sent a descriptor
-	raw.Control(func(fd uintptr) {
-		if n, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 3); errno == 0 {
-			e.fd, taken = int32(n), syscall.SetNonblock(int(n), true) == nil // for splice; see initRaw
-		}
-	})
 	return taken
 }
 
@@ -96,7 +86,7 @@ func (e *eventLeg) shutdown() {
 		e.tls.shutdown()
 		return
 	}
-	e.control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_WR) })
+	e.control(func(fd uintptr) { sendFIN(int(fd)) })
 }
 
 // endSoon has the loop close the connection. With TLS, it gets a close_notify
@@ -415,11 +405,10 @@ func (p *pipe) drainNow(fd int32) (n int, errno syscall.Errno) {
 // error, EAGAIN if the socket is full.
 func sendNow(fd int32, b []byte) (n int, errno syscall.Errno) {
 	for n < len(b) {
-		m, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd),
-			uintptr(unsafe.Pointer(&b[n])), uintptr(len(b)-n), sendFlags, 0, 0)
+		m, errno := sendOnce(fd, b[n:])
 		switch {
 		case errno == 0:
-			n += int(m)
+			n += m
 		case errno != syscall.EINTR:
 			return n, errno
 		}
@@ -458,15 +447,4 @@ func readNow(fd int32, b []byte) (n int, err error) {
 			return 0, os.NewSyscallError("recvfrom", errno)
 		}
 	}
-}
-
-// receiveNow reads what has arrived. Descriptors that the peer of a unix socket
-// has sent are discarded.
-func receiveNow(fd int32, b []byte) (n int, errno syscall.Errno) {
-	m, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd),
-		uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(m), 0
 }

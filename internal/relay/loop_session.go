@@ -5,7 +5,6 @@ package relay
 import (
 	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
@@ -67,7 +66,7 @@ func newEvents(s *Session, shared *Settings, conns [2]net.Conn) *events {
 func (e *events) drop() {
 	for side := range e.legs {
 		if fd := e.legs[side].fd; fd > 0 {
-			syscall.Close(int(fd))
+			closeDescriptor(int(fd))
 		}
 	}
 }

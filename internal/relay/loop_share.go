@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -233,7 +232,7 @@ func (l *loop) move(s *Session, to *loop) {
 		leg := &s.legs[side]
 		if fd := leg.ev.fd; fd >= 0 {
 			l.legs[fd] = nil
-			syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_DEL, int(fd), nil)
+			epollRemove(l.epoll, int(fd))
 		}
 		leg.ev.spent = false
 	}

@@ -1,0 +1,123 @@
+//go:build linux && (amd64 || arm64) && !simulated
+
+package relay
+
+import (
+	"encoding/binary"
+	"net"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/seed-ffb73231/wsproxy/internal/protocol"
+)
+
+// This file holds the system calls that an event loop makes, and what it asks the
+// kernel of a connection. With the build tag simulated, simulated_linux.go takes
+// its place. Long frames (splice_linux.go) and TLS (loop_tls.go) make calls of their
+// own, which the simulation does not need.
+
+// epollCreate makes an epoll instance.
+func epollCreate() (epoll int, err error) { return syscall.EpollCreate1(syscall.EPOLL_CLOEXEC) }
+
+// eventCreate makes an eventfd.
+func eventCreate() (fd int, errno syscall.Errno) {
+	n, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	return int(n), errno
+}
+
+// eventSignal makes an eventfd readable.
+func eventSignal(fd int) {
+	one := uint64(1)
+	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
+}
+
+// epollAdd has an epoll instance report events of a descriptor.
+func epollAdd(epoll, fd int, e *syscall.EpollEvent) error {
+	return syscall.EpollCtl(epoll, syscall.EPOLL_CTL_ADD, fd, e)
+}
+
+// epollRemove ends that.
+func epollRemove(epoll, fd int) { syscall.EpollCtl(epoll, syscall.EPOLL_CTL_DEL, fd, nil) }
+
+// epollNow returns the number of events that are ready.
+func epollNow(epoll int, ready []syscall.EpollEvent) (n int, errno syscall.Errno) {
+	r, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epoll),
+		uintptr(unsafe.Pointer(&ready[0])), uintptr(len(ready)), 0, 0, 0)
+	return int(r), errno
+}
+
+// epollWait waits for events, at most so many milliseconds; -1: without end.
+func epollWait(epoll int, ready []syscall.EpollEvent, timeout int) (n int, errno syscall.Errno) {
+	r, _, errno := syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epoll),
+		uintptr(unsafe.Pointer(&ready[0])), uintptr(len(ready)), uintptr(timeout), 0, 0)
+	return int(r), errno
+}
+
+// duplicate duplicates the descriptor of a connection of the net package. Even if
+// it is not ok, it may return one, which is to be closed.
+func duplicate(conn net.Conn) (fd int32, tcp, ok bool) {
+	raw := rawConn(conn)
+	if raw == nil {
+		return 0, false, false
+	}
+	_, tcp = conn.(*net.TCPConn)
+	var n uintptr
+	raw.Control(func(old uintptr) {
+		if made, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 3); errno == 0 {
+			n = made
+		}
+	})
+	return int32(n), tcp, n > 0 && syscall.SetNonblock(int(n), true) == nil // for splice; see initRaw
+}
+
+func closeDescriptor(fd int) { syscall.Close(fd) }
+
+// sendFIN ends what is written to a connection.
+func sendFIN(fd int) { syscall.Shutdown(fd, syscall.SHUT_WR) }
+
+// sendOnce writes what the socket takes of b.
+func sendOnce(fd int32, b []byte) (n int, errno syscall.Errno) {
+	r, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), sendFlags, 0, 0)
+	return int(r), errno
+}
+
+// receiveNow reads what has arrived. Descriptors that the peer of a unix socket
+// has sent are discarded.
+func receiveNow(fd int32, b []byte) (n int, errno syscall.Errno) {
+	m, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(m), 0
+}
+
+// tcpState is the first byte of struct tcp_info, the state of a connection.
+func tcpState(fd uintptr) byte {
+	info, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+	return byte(info)
+}
+
+func socketInputWaits(fd uintptr) bool {
+	n := int32(0)
+	// FIONREAD is TIOCINQ. If it fails, n stays 0.
+	syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+	return n > 0
+}
+
+func socketAcks(fd uintptr) (a protocol.Acks) {
+	// struct tcp_info of linux/tcp.h, up to tcpi_bytes_acked (Linux 4.1),
+	// and SIOCOUTQ, which is TIOCOUTQ.
+	const lastAckRecv, bytesAcked = 56, 120
+	var info [bytesAcked + 8]byte
+	size, out := uint32(len(info)), int32(0)
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	_, _, errno2 := syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&out)))
+	a.Known = errno == 0 && errno2 == 0 && int(size) == len(info)
+	a.Acked, a.Queued = binary.NativeEndian.Uint64(info[bytesAcked:]), uint64(out)
+	a.Age = time.Duration(binary.NativeEndian.Uint32(info[lastAckRecv:])) * time.Millisecond
+	return a
+}
