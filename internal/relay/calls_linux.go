@@ -5,6 +5,7 @@ package relay
 import (
 	"encoding/binary"
 	"net"
+	"os"
 	"syscall"
 	"time"
 	"unsafe"
@@ -40,19 +41,47 @@ func epollAdd(epoll, fd int, e *syscall.EpollEvent) error {
 // epollRemove ends that.
 func epollRemove(epoll, fd int) { syscall.EpollCtl(epoll, syscall.EPOLL_CTL_DEL, fd, nil) }
 
-// epollNow returns the number of events that are ready.
-func epollNow(epoll int, ready []syscall.EpollEvent) (n int, errno syscall.Errno) {
-	r, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epoll),
+// epollNow returns the number of events that are ready, and fills in that many.
+func epollNow(epoll int, ready []syscall.EpollEvent) int {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epoll),
 		uintptr(unsafe.Pointer(&ready[0])), uintptr(len(ready)), 0, 0, 0)
-	return int(r), errno
+	if errno != 0 { // EINTR
+		return 0
+	}
+	return int(n)
 }
 
-// epollWait waits for events, at most so many milliseconds; -1: without end.
-func epollWait(epoll int, ready []syscall.EpollEvent, timeout int) (n int, errno syscall.Errno) {
-	r, _, errno := syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epoll),
-		uintptr(unsafe.Pointer(&ready[0])), uintptr(len(ready)), uintptr(timeout), 0, 0)
-	return int(r), errno
+// A poller waits for the events of an epoll instance in the runtime's own poller,
+// together with those of the program's other connections. A system call that waits
+// would keep a processor, and the runtime's monitor awake that may have to take it
+// away: that costs more than all else when sessions come and go.
+type poller struct {
+	file  *os.File // the epoll instance
+	raw   syscall.RawConn
+	ready func(uintptr) bool
+	until time.Time // the file's deadline
 }
+
+// newPoller returns a poller, which owns the epoll instance, and whether it can
+// wait. ready returns whether events are ready, or there is something else to do.
+func newPoller(epoll int, ready func() bool) (p *poller, ok bool) {
+	_ = syscall.SetNonblock(epoll, true) // NewFile gives only such descriptors to the runtime's poller
+	p = &poller{file: os.NewFile(uintptr(epoll), "epoll"), ready: func(uintptr) bool { return ready() }}
+	p.raw, _ = p.file.SyscallConn() // of a file that is open
+	return p, p.file.SetReadDeadline(time.Time{}) == nil
+}
+
+// wait waits until ready returns true, or until a time; zero: without end.
+func (p *poller) wait(until time.Time) {
+	if until != p.until {
+		p.until = until
+		_ = p.file.SetReadDeadline(until)
+	}
+	_ = p.raw.Read(p.ready) // the error says that it is time
+}
+
+// close closes the epoll instance.
+func (p *poller) close() { p.file.Close() }
 
 // duplicate duplicates the descriptor of a connection of the net package. Even if
 // it is not ok, it may return one, which is to be closed.

@@ -3,7 +3,6 @@
 package relay
 
 import (
-	"math"
 	"os"
 	"runtime"
 	"sync"
@@ -30,6 +29,7 @@ const HasEvents = true
 type loop struct {
 	// Set when made.
 	epoll  int       // the descriptor of the epoll instance
+	poller *poller   // with the epoll instance
 	signal int       // an eventfd, to end the wait for events
 	base   time.Time // when the wheel's time starts
 
@@ -41,6 +41,8 @@ type loop struct {
 	budget int    // the bytes that a leg may relay in this turn
 	chunk  *chunk
 	ready  [128]syscall.EpollEvent
+	events int           // how many of ready have been filled
+	began  time.Duration // when it began to wait; -1: it does not
 
 	mu     sync.Mutex
 	calls  []*Session // guarded by mu; sessions to look at
@@ -70,7 +72,9 @@ func newLoop() *loop {
 	}
 	expectOvers(1)
 	l := &loop{epoll: epoll, signal: signal, base: time.Now(), chunk: new(chunk), alone: runtime.GOMAXPROCS(0) == 1}
-	if l.register(l.signal, syscall.EPOLLIN|epollET, 0) != nil {
+	ok := false
+	l.poller, ok = newPoller(epoll, l.poll)
+	if !ok || l.register(l.signal, syscall.EPOLLIN|epollET, 0) != nil {
 		l.close()
 		return nil
 	}
@@ -80,7 +84,7 @@ func newLoop() *loop {
 func (l *loop) close() {
 	l.mu.Lock()
 	l.ended = true
-	closeDescriptor(l.epoll)
+	l.poller.close()
 	closeDescriptor(l.signal)
 	l.mu.Unlock()
 	expectOvers(-1)
@@ -142,27 +146,34 @@ func (l *loop) turn() {
 // wait returns the number of events that are ready, and waits for them if there is
 // nothing else to do.
 func (l *loop) wait() int {
-	n, errno := epollNow(l.epoll, l.ready[:])
-	if errno != 0 || n > 0 || len(l.spent) > 0 || !l.sleep() {
-		return max(n, 0)
+	until := time.Time{} // never
+	if l.empty {         // there are no timers
+		until = l.base.Add(l.emptyAt + linger)
+	} else if _, _, at, ok := l.wheel.first(); ok {
+		until = l.base.Add(time.Duration(at) * tick)
 	}
-	began, timeout := time.Since(l.base), -1
-	if _, _, at, ok := l.wheel.first(); ok {
-		timeout = max(int((time.Duration(at)*tick-began+time.Millisecond-1)/time.Millisecond), 0)
-		timeout = min(timeout, math.MaxInt32) // the kernel takes 32 bits
+	l.events, l.began = 0, -1
+	l.poller.wait(until)
+	if l.began >= 0 {
+		l.share.slept += time.Since(l.base) - l.began
+		l.mu.Lock()
+		l.asleep = false
+		l.mu.Unlock()
 	}
-	if l.empty {
-		timeout = int(linger / time.Millisecond) // there are no timers
+	return l.events
+}
+
+// poll takes the events that are ready. It returns false if the loop is to wait for
+// them.
+func (l *loop) poll() bool {
+	l.events = epollNow(l.epoll, l.ready[:])
+	if l.events > 0 || len(l.spent) > 0 || !l.sleep() {
+		return true
 	}
-	n, errno = epollWait(l.epoll, l.ready[:], timeout)
-	l.share.slept += time.Since(l.base) - began
-	l.mu.Lock()
-	l.asleep = false
-	l.mu.Unlock()
-	if errno != 0 { // EINTR
-		return 0
+	if l.began < 0 {
+		l.began = time.Since(l.base)
 	}
-	return n
+	return false
 }
 
 // sleep records that the loop is about to wait for events, unless it is called.
