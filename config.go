@@ -177,7 +177,6 @@ func newConfig(target string, options []Option) (*config, error) {
 	}
 	c.checkDurations()
 	c.useMessages()
-	c.relay.Detach = c.detach
 	c.useMembers(target)
 	if c.dialContext != nil && len(c.sourceAddresses) > 0 {
 		c.mistake("WithSourceAddresses", "", "cannot be combined with WithDialContext")

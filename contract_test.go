@@ -24,8 +24,8 @@ type driver struct {
 	whole   bool // messages go on whole, and in frames of their own
 }
 
-// Detached sessions over TCP and unix sockets are those of the event driver, on
-// the systems that have it; with the build tag noloop, they have goroutines.
+// Sessions over TCP and unix sockets are those of the event driver, on the systems
+// that have it; with the build tag noloop, they have goroutines.
 var drivers = []driver{
 	{name: "blocking"},
 	{name: "detached", options: []wsproxy.Option{wsproxy.WithDetach()}, detach: true},
@@ -61,9 +61,9 @@ type carrier struct {
 	legs
 }
 
-// sameAsOthers are carriers that would prove nothing that others do not: goroutines
-// drive TLS in the same way with and without NewListener, detached or not, and
-// what is special about messages lies above the legs.
+// sameAsOthers are carriers that would prove nothing that others do not: TLS is
+// driven in the same way detached or not, and with messages, which goroutines relay,
+// also with NewListener; what is special about messages lies above the legs.
 var sameAsOthers = []string{
 	"blocking/tls over NewListener to tcp",
 	"detached/tls to tcp",

@@ -40,25 +40,31 @@ func TestTCPKeepAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer accepted.Close()
-		var s Session
-		s.relay.Begin(time.Now())
-		s.relay.Join(&p.relay, (*sessionHost)(&s), 1, [2]net.Conn{accepted, conn}, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
-		keepAlive := func(c net.Conn) (on bool) {
+		conns := [2]net.Conn{accepted, conn}
+		var sockets [2]int // the event driver takes the connections over
+		for side, c := range conns {
 			raw, err := c.(*net.TCPConn).SyscallConn()
 			if err != nil {
 				t.Fatal(err)
 			}
-			raw.Control(func(fd uintptr) {
-				n, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
-				on = err == nil && n != 0
-			})
-			return on
+			raw.Control(func(fd uintptr) { sockets[side], err = syscall.Dup(int(fd)) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer syscall.Close(sockets[side])
 		}
-		if got := keepAlive(conn); got != test.want {
-			t.Errorf("%s: the upstream's connection has keep-alive: %v", test.name, got)
+		var s Session
+		over := make(chan struct{})
+		s.relay.Begin(time.Now())
+		s.relay.Join(&p.relay, waitingHost{(*sessionHost)(&s), over}, 1, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+		for side, want := range []bool{true, test.want} {
+			n, err := syscall.GetsockoptInt(sockets[side], syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
+			if got := n != 0; err != nil || got != want {
+				t.Errorf("%s: the connection of the %v has keep-alive: %v, %v", test.name, Side(side), got, err)
+			}
 		}
-		if !keepAlive(accepted) {
-			t.Errorf("%s: the client's connection has no keep-alive", test.name)
-		}
+		go s.relay.Run()
+		s.relay.Cut(causeCut, nil)
+		<-over
 	}
 }

@@ -9,15 +9,14 @@ import (
 // This file makes listeners for servers with TLS.
 
 // NewListener returns a listener whose connections are those of inner. Use it
-// for a server with TLS, directly below TLS, together with [WithDetach]:
+// for a server with TLS, directly below TLS, best together with [WithDetach]:
 //
 //	inner, err := net.Listen("tcp", ":443")
 //	…
 //	err = server.ServeTLS(wsproxy.NewListener(inner), "cert.pem", "key.pem")
 //
-// A session at rest then costs no goroutines, as without TLS: on Linux (amd64,
-// arm64), the proxy can wait for the bytes of many sessions at once, if it can
-// reach the TCP or unix connections below TLS. Without this listener, or
+// On Linux (amd64, arm64), an event loop then carries the sessions as without TLS
+// (see [Proxy]), for the proxy can reach the TCP or unix connections below TLS. Without this listener, or
 // elsewhere, such a session works the same, with goroutines of its own.
 //
 // It also suits [tls.NewListener], and does no harm without TLS. Other code that

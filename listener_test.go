@@ -28,7 +28,8 @@ import (
 // eventDriven are legs with TLS that the event driver carries.
 var eventDriven = carrier{drivers[1], legs{"tls over NewListener to tcp", wstest.TLS, wstest.TCP, true}}
 
-// Sessions with TLS have no goroutines of their own over NewListener.
+// No goroutines relay a session over TCP, nor one with TLS over NewListener, also if
+// ServeHTTP waits for its end.
 func TestListenerWithoutGoroutines(t *testing.T) {
 	if !relay.HasEvents || !alone(t) {
 		return
@@ -37,7 +38,8 @@ func TestListenerWithoutGoroutines(t *testing.T) {
 		b := make([]byte, 1<<20)
 		return strings.Count(string(b[:runtime.Stack(b, true)]), "relay.(*pump).run(")
 	}
-	for _, c := range []carrier{eventDriven, {drivers[1], legs{"both", wstest.TLS, wstest.TLS, true}}} {
+	both := legs{"both", wstest.TLS, wstest.TLS, true}
+	for _, c := range []carrier{eventDriven, {drivers[1], both}, {drivers[0], both}, {drivers[0], bothLegs(wstest.TCP)}} {
 		r := c.rig(t)
 		for range 3 {
 			client, upstream := r.open("", "")

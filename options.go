@@ -281,15 +281,10 @@ func WithInsecureSkipVerify() Option {
 // middleware sees the whole session; meanwhile net/http keeps a goroutine and
 // buffers for it.
 //
-// On Linux (amd64, arm64), sessions without messages or a rate limit then have no
-// goroutines at all: one event loop carries them, at less than 4 KiB and at less
-// CPU for small messages. Their connections, to the client and to the upstream,
-// must be of the net package's own types (TCP or unix sockets), also below TLS. TLS
-// to the client needs the listener of [NewListener], and takes its own memory,
-// about 12 KiB. The proxy takes the connections over: what else holds such a [net.Conn], for example
-// [http.Server.ConnContext] or the function of [WithDialContext], finds it closed.
-// Other sessions keep two goroutines each; that saves more than half of the memory
-// of an idle session, and a third with TLS to the client.
+// A session that an event loop carries (see [Proxy]) then has no goroutine at all,
+// and takes less than 4 KiB; with TLS to the client, which takes its own memory,
+// about 12 KiB more. Other sessions keep two goroutines each; that saves more than
+// half of the memory of an idle session, and a third with TLS to the client.
 //
 // A detached session does not end with the request's context and does not
 // retain it: its log record has none of the values that middleware put there.

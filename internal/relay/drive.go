@@ -10,14 +10,19 @@ import (
 // This file carries out what protocol.Course orders. It drives a session with
 // goroutines, one for each direction and the timer's, unless a loop does (loop.go).
 
-// Run runs the upstream's direction in the caller's goroutine, and the rest in
-// others. It may return before the session is over.
+// Run runs the session in the event driver, or the upstream's direction in the
+// caller's goroutine and the rest in others. It may return before the session is
+// over.
 func (s *Session) Run() {
+	if s.events != nil {
+		s.events.start()
+		return
+	}
 	s.launch()
 	s.pumps[frame.Upstream].run()
 }
 
-// Detach runs the session in the event driver, or in goroutines of its own.
+// Detach is Run in goroutines of the session's own only.
 func (s *Session) Detach() {
 	if s.events != nil {
 		s.events.start()

@@ -37,7 +37,7 @@ type events struct {
 // wake somebody: it duplicates them, and closes the connections.
 func newEvents(s *Session, shared *Settings, conns [2]net.Conn) *events {
 	none := protocol.Rate{}
-	if !shared.Detach || shared.Limits[frame.Client].Rate != none || shared.Limits[frame.Upstream].Rate != none {
+	if shared.NoEvents || shared.Limits[frame.Client].Rate != none || shared.Limits[frame.Upstream].Rate != none {
 		return nil
 	}
 	e := new(events)

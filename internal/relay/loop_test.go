@@ -30,7 +30,7 @@ func joinEvents(t *testing.T, pol protocol.Policy, h Host, conns [2]net.Conn) *S
 	s.Begin(time.Now())
 	pol.Close = max(pol.Close, time.Second)
 	pol.Write = max(pol.Write, time.Second)
-	s.Join(&Settings{Policy: pol, Totals: NewTotals(), Detach: true}, h, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+	s.Join(&Settings{Policy: pol, Totals: NewTotals()}, h, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 	if s.events == nil {
 		t.Fatal("the event driver does not take the session")
 	}

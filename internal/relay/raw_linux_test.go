@@ -470,7 +470,7 @@ func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Durati
 	s := new(Session)
 	s.Begin(time.Now())
 	pol.Close = closeTimeout
-	s.Join(&Settings{Policy: pol, Totals: NewTotals()}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+	s.Join(&Settings{Policy: pol, Totals: NewTotals(), NoEvents: true}, silentHost{make(chan struct{})}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 	return s
 }
 
@@ -495,7 +495,7 @@ func TestBlockingSockets(t *testing.T) {
 		s, over := new(Session), make(chan struct{})
 		s.Begin(time.Now())
 		pol := protocol.Policy{Write: 10 * time.Second, Close: 10 * time.Second}
-		s.Join(&Settings{Policy: pol, Totals: NewTotals(), Detach: events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+		s.Join(&Settings{Policy: pol, Totals: NewTotals(), NoEvents: !events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 		s.Detach()
 		part := make([]byte, 200_000)
 		copy(part, []byte{0x82, 127, 0, 0, 0, 0, 4, 0, 0, 0})
@@ -532,7 +532,7 @@ func TestUrgentDataInLongFrame(t *testing.T) {
 		s, over := new(Session), make(chan struct{})
 		s.Begin(time.Now())
 		pol := protocol.Policy{Write: 10 * time.Second, Close: 10 * time.Second}
-		s.Join(&Settings{Policy: pol, Totals: NewTotals(), Detach: events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+		s.Join(&Settings{Policy: pol, Totals: NewTotals(), NoEvents: !events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
 		s.Detach()
 		want := frame.AppendMessage(nil, frame.OpBinary, false, []byte(strings.Repeat("long", 25_000)))
 		const before = 20_000

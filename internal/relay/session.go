@@ -21,8 +21,9 @@ import (
 type Settings struct {
 	Policy protocol.Policy
 	Limits [2]protocol.Limits // by the side that is limited
-	Detach bool               // sessions are detached: the event driver may have them
 	Totals Totals             // of all sessions
+
+	NoEvents bool // goroutines drive all sessions; for tests
 }
 
 // A Host is told of rare events of a session: never of one per frame. No lock is
