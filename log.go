@@ -125,9 +125,9 @@ func (p *Proxy) logOpened(ctx context.Context, s *Session) {
 	}
 	p.log(ctx, slog.LevelDebug, "wsproxy: session opened",
 		slog.Uint64("id", s.id),
-		slog.String("client", s.client),
+		slog.String("client", s.Client()),
 		slog.String("upstream", s.Upstream()),
-		slog.String("path", s.path))
+		slog.String("path", s.Path()))
 }
 
 // logEnded logs a session that is over.
@@ -139,9 +139,9 @@ func (p *Proxy) logEnded(ctx context.Context, s *Session) {
 	}
 	attrs := []slog.Attr{
 		slog.Uint64("id", s.id),
-		slog.String("client", s.client),
+		slog.String("client", s.Client()),
 		slog.String("upstream", s.Upstream()),
-		slog.String("path", s.path),
+		slog.String("path", s.Path()),
 		slog.Duration("duration", time.Since(s.Start()).Round(time.Millisecond)),
 		slog.String("by", Side(c.By).String()),
 		slog.String("reason", c.Reason),

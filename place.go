@@ -111,7 +111,7 @@ func (p *Proxy) newSearch(s *Session, r *http.Request) (at *search, e *Error) {
 	if p.balance.key != nil {
 		key = p.balance.key(r)
 	} else {
-		key = addressKey(s.client)
+		key = addressKey(s.Client())
 	}
 	if key != "" {
 		at.Key = pool.Hash(key)
@@ -187,7 +187,7 @@ func (p *Proxy) judge(s *Session, up *upstreamConn, e *Error, patient bool) (aga
 	outcome := outcomeOf(e)
 	outcome.Failed, outcome.Doubtful, outcome.Well = failed, doubtful, well
 	if doubtful {
-		outcome.Client = pool.Hash(addressKey(s.client))
+		outcome.Client = pool.Hash(addressKey(s.Client()))
 	}
 	m, change, backoff := p.pool.Judge(&s.seat, outcome)
 	switch {

@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"math"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -149,8 +149,8 @@ func (p *Proxy) admit(r *http.Request) (context.Context, *Session, *Error) {
 		cancel(nil)
 		return nil, nil, err
 	}
-	s := &Session{proxy: p, client: client, cancel: cancel,
-		path: strings.Clone(clip(clientPath(r)))} // a copy, so that it does not retain the whole request line
+	client = client[:min(len(client), math.MaxUint16)] // middleware may set it to anything
+	s := &Session{proxy: p, cancel: cancel, about: client + clip(clientPath(r)), client: uint16(len(client))}
 	if key != "" {
 		s.extra = &sessionExtra{key: key}
 	}

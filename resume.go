@@ -303,9 +303,9 @@ func (p *Proxy) resumed(s *Session, kept *resumption, from string, attempts int,
 	p.stats.resumes.Add(1)
 	p.log(kept.request.Context(), slog.LevelInfo, "wsproxy: session resumed",
 		slog.Uint64("id", s.id),
-		slog.String("client", s.client),
+		slog.String("client", s.Client()),
 		slog.String("upstream", s.Upstream()),
-		slog.String("path", s.path),
+		slog.String("path", s.Path()),
 		slog.String("from", from),
 		slog.Int("attempts", attempts),
 		slog.Duration("after", after))
@@ -329,8 +329,8 @@ func (p *Proxy) notResumed(ctx context.Context, s *Session, attempts int, last e
 	p.stats.resumesFailed.Add(1)
 	attrs := []slog.Attr{
 		slog.Uint64("id", s.id),
-		slog.String("client", s.client),
-		slog.String("path", s.path),
+		slog.String("client", s.Client()),
+		slog.String("path", s.Path()),
 		slog.Int("attempts", attempts),
 	}
 	if e, ok := errors.AsType[*Error](last); ok {

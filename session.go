@@ -23,19 +23,19 @@ import (
 // concurrent use, also after the session is over.
 type Session struct {
 	// Set when made.
-	proxy  *Proxy
-	id     uint64
-	client string
-	path   string
+	proxy *Proxy
+	id    uint64
+	about string // the client's address, and then the path: one string, to save memory
 
 	neighbors                     // the registry's own
 	seat      pool.Seat[endpoint] // its place at a member
 
-	letIn   bool // owned by ServeHTTP; it was passed to the WithOnOpen hooks
-	removed bool // owned by ServeHTTP; it is no longer registered
-	decided bool // guarded by mu; the result is final
-	open    bool // guarded by mu; the 101 was sent
-	told    bool // guarded by mu; a drain has counted it as told to end
+	client  uint16 // set when made; the length of the address in about
+	letIn   bool   // owned by ServeHTTP; it was passed to the WithOnOpen hooks
+	removed bool   // owned by ServeHTTP; it is no longer registered
+	decided bool   // guarded by mu; the result is final
+	open    bool   // guarded by mu; the 101 was sent
+	told    bool   // guarded by mu; a drain has counted it as told to end
 
 	mu       sync.Mutex
 	cancel   context.CancelCauseFunc // guarded by mu; ends the handshake; see begin
@@ -123,11 +123,11 @@ func (s *Session) ID() uint64 { return s.id }
 
 // Client returns the client's address: that of its connection or, behind
 // trusted proxies, the one that they report.
-func (s *Session) Client() string { return s.client }
+func (s *Session) Client() string { return s.about[:s.client] }
 
 // Path returns the path of the client's request, without its query, truncated
 // to 200 bytes.
-func (s *Session) Path() string { return s.path }
+func (s *Session) Path() string { return s.about[s.client:] }
 
 // Upstream returns the scheme and host that was dialled, followed by # and the
 // member's Address if it has one. It is empty before the 101. With [WithResume] it

@@ -19,7 +19,7 @@ func TestWalkApart(t *testing.T) {
 		masked := r.IntN(2) == 0
 		stream := randomFrames(r, 20, masked, 3000)
 		for _, most := range []int{1, 3, 100, 100_000} {
-			d := Direction{Scan: frame.Scanner{Masked: masked}, Limits: &Limits{Apart: true}}
+			d := Direction{Scan: frame.Scanner{Masked: masked}}
 			var held, data, controls []byte
 			frames := 0
 			for rest := stream; len(rest) > 0; {
@@ -28,7 +28,7 @@ func TestWalkApart(t *testing.T) {
 				rest, held = rest[n:], held[:0]
 				for len(chunk) > 0 {
 					var v Verdict
-					d.Walk(chunk, &v)
+					d.Walk(chunk, &Limits{Apart: true}, Quota{}, &v)
 					part := chunk[:v.N]
 					switch {
 					case d.Ended:

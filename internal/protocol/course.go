@@ -254,6 +254,9 @@ func (c *Course) Slowed(now time.Duration, side frame.Side, gone bool) (again ti
 	return again, free, o
 }
 
+// Due returns when to look again, as last ordered.
+func (c *Course) Due() time.Duration { return c.due }
+
 // Ending reports whether the session has begun to end.
 func (c *Course) Ending() bool { return c.deadline != 0 }
 

@@ -22,10 +22,8 @@ type Direction struct {
 	Ended bool    // a Close or a violation was found: the rest is ignored
 	Left  uint64  // remaining bytes of the current frame
 
-	Limits  *Limits // set when made; nil: none
-	Quota   Quota   // of one chunk
-	message uint64  // payload bytes of the current message, according to its headers so far
-	empty   uint64  // its empty fragments
+	message uint64 // payload bytes of the current message, according to its headers so far
+	empty   uint64 // its empty fragments
 }
 
 // A Quota limits what may be completed by one chunk; 0: any number.
@@ -77,8 +75,9 @@ type Verdict struct {
 //
 // With Limits.Apart it examines less than the whole chunk: up to the end of a
 // message, or to a control frame, or one control frame, which is held back until it
-// is complete.
-func (d *Direction) Walk(p []byte, v *Verdict) {
+// is complete. limits is what the side may send, nil: anything;
+// quota limits what the chunk may complete.
+func (d *Direction) Walk(p []byte, limits *Limits, quota Quota, v *Verdict) {
 	*v = Verdict{Edge: -1, Data: d.open && d.Data && len(p) > 0}
 	i, n := 0, 0 // i: the next byte to examine; p[:n] is forwarded
 	for {
@@ -104,8 +103,8 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 		if i == len(p) {
 			break
 		}
-		apart := d.Limits != nil && d.Limits.Apart
-		if d.Quota.spent(v) || apart && (v.Messages > 0 || v.Control) {
+		apart := limits != nil && limits.Apart
+		if quota.spent(v) || apart && (v.Messages > 0 || v.Control) {
 			v.Rest = len(p) - i
 			break
 		}
@@ -150,7 +149,7 @@ func (d *Direction) Walk(p []byte, v *Verdict) {
 			if h.Length == 0 {
 				d.empty++
 			}
-			if d.Limits != nil && d.Limits.exceeded(h.Length, max(d.message, d.empty)) {
+			if limits != nil && limits.exceeded(h.Length, max(d.message, d.empty)) {
 				d.Ended, v.Final.Broken = true, ErrTooBig
 				break
 			}
@@ -180,7 +179,7 @@ func (d *Direction) Continues(first byte) bool {
 func (d *Direction) Restart(scan frame.Scanner) {
 	d.Scan = scan
 	d.open, d.Data, d.last, d.Ended = false, false, false, false
-	d.Left, d.message, d.empty, d.Quota = 0, 0, 0, Quota{}
+	d.Left, d.message, d.empty = 0, 0, 0
 }
 
 // complete ends the current frame and reports whether it completes a message.

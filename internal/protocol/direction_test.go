@@ -23,7 +23,7 @@ func drive(t testing.TB, d *Direction, stream []byte, cut func() int) (out []byt
 		chunk := append(bytes.Clone(held), stream[:size]...)
 		stream = stream[size:]
 		var last Verdict
-		d.Walk(chunk, &last)
+		d.Walk(chunk, nil, Quota{}, &last)
 		switch {
 		case last.N < 0, last.N+last.Hold > len(chunk), last.Edge > last.N, last.Hold > frame.MaxControlSize:
 			t.Fatalf("impossible verdict %+v on a chunk of %d", last, len(chunk))
@@ -98,16 +98,16 @@ func TestWalkEdge(t *testing.T) {
 	long := appendFrame(nil, frame.FinBit|frame.OpBinary, false, 1000)
 	var d Direction
 	var v Verdict
-	if d.Walk(append(bytes.Clone(a), long[:500]...), &v); v.Edge != len(a) || v.N != len(a)+500 || !v.Data {
+	if d.Walk(append(bytes.Clone(a), long[:500]...), nil, Quota{}, &v); v.Edge != len(a) || v.N != len(a)+500 || !v.Data {
 		t.Errorf("got %+v, want the edge at %d", v, len(a))
 	}
-	if d.Walk(bytes.Clone(long[500:600]), &v); v.Edge != -1 || !v.Data {
+	if d.Walk(bytes.Clone(long[500:600]), nil, Quota{}, &v); v.Edge != -1 || !v.Data {
 		t.Errorf("got %+v, want no edge", v)
 	}
-	if d.Walk(append(bytes.Clone(long[600:]), a[:1]...), &v); v.Edge != v.N || v.Hold != 1 || !v.Data {
+	if d.Walk(append(bytes.Clone(long[600:]), a[:1]...), nil, Quota{}, &v); v.Edge != v.N || v.Hold != 1 || !v.Data {
 		t.Errorf("got %+v, want the edge at the end and one byte held", v)
 	}
-	if d.Walk(frame.AppendControl(bytes.Clone(a[:1]), frame.OpPing, false, nil)[:1], &v); v.N != 0 || v.Data {
+	if d.Walk(frame.AppendControl(bytes.Clone(a[:1]), frame.OpPing, false, nil)[:1], nil, Quota{}, &v); v.N != 0 || v.Data {
 		t.Errorf("got %+v, want nothing yet", v)
 	}
 }
@@ -135,7 +135,7 @@ func TestWalkBetween(t *testing.T) {
 		var d Direction
 		var v Verdict
 		stream := bytes.Join(tt.frames, nil)
-		d.Walk(stream[:len(stream)-1], &v)
+		d.Walk(stream[:len(stream)-1], nil, Quota{}, &v)
 		if v.Between != tt.between || d.Continues(stream[v.Edge]) != tt.continues {
 			t.Errorf("%s: got the end of a message at %d, and a last frame within one: %v; want %d, %v", tt.name, v.Between, d.Continues(stream[v.Edge]), tt.between, tt.continues)
 		}
@@ -183,7 +183,7 @@ func TestWalkAllocs(t *testing.T) {
 	var v Verdict
 	if n := testing.AllocsPerRun(100, func() {
 		d.Scan.InMessage = false
-		if d.Walk(stream, &v); v.N == 0 {
+		if d.Walk(stream, nil, Quota{}, &v); v.N == 0 {
 			t.Fatal(v.Final.Broken)
 		}
 		d.Ended = false
@@ -204,7 +204,7 @@ func BenchmarkWalk(b *testing.B) {
 			b.SetBytes(int64(len(stream)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if d.Walk(stream, &v); v.N != len(stream) {
+				if d.Walk(stream, nil, Quota{}, &v); v.N != len(stream) {
 					b.Fatal(v)
 				}
 			}

@@ -132,7 +132,7 @@ func (s *Session) settle() {
 	legs := s.pairLocked()
 	s.mu.Unlock()
 	for side, l := range legs {
-		closed := l.closed.Load()
+		closed := l.is(legClosed)
 		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || l.inputWaits())
 		s.mu.Lock()
 		done, fin := s.course.Settle(l.side, closed, talks)
@@ -238,9 +238,9 @@ func (s *Session) lookLocked() protocol.Look {
 			Pinged:  time.Duration(l.pinged.Load()),
 			Writing: time.Duration(l.writing.Load()),
 			Pings:   l.awaited.Load(),
-			Unread:  p.waits.Load(),
-			Slowed:  p.slowed.Load(),
-			Closed:  l.closed.Load(),
+			Unread:  l.is(legWaits),
+			Slowed:  l.threadLeg != nil && l.slowed.Load(),
+			Closed:  l.is(legClosed),
 			Reset:   l.reset(),
 		}
 	}

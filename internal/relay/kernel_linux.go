@@ -32,8 +32,8 @@ func isTCP(raw syscall.RawConn) (is bool) {
 // reset reports whether the connection has been reset, even if its reader has
 // not noticed.
 func (l *leg) reset() (reset bool) {
-	if l.ev != nil {
-		l.ev.control(func(fd uintptr) { reset = l.ev.tcp && tcpState(fd) == tcpClose })
+	if e := l.ev(); e != nil {
+		e.control(func(fd uintptr) { reset = e.tcp && tcpState(fd) == tcpClose })
 	} else if l.inq {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
 	}
@@ -115,8 +115,8 @@ func inputWaits(conn net.Conn) (waits bool) {
 }
 
 func (l *leg) inputWaits() (waits bool) {
-	if l.ev != nil {
-		l.ev.control(func(fd uintptr) { waits = socketInputWaits(fd) })
+	if e := l.ev(); e != nil {
+		e.control(func(fd uintptr) { waits = socketInputWaits(fd) })
 		return waits
 	}
 	return inputWaits(l.conn)
@@ -144,9 +144,9 @@ func peerAcks(conn net.Conn) (a protocol.Acks) {
 }
 
 func (l *leg) acks() (a protocol.Acks) {
-	if l.ev != nil {
-		if l.ev.tcp {
-			l.ev.control(func(fd uintptr) { a = socketAcks(fd) })
+	if e := l.ev(); e != nil {
+		if e.tcp {
+			e.control(func(fd uintptr) { a = socketAcks(fd) })
 		}
 		return a
 	}

@@ -15,9 +15,8 @@ import (
 type leg struct {
 	// Set when made.
 	s          *Session
+	*threadLeg // nil: the event driver has it; see ev
 	side       frame.Side
-	*threadLeg           // nil: the event driver has it
-	ev         *eventLeg // nil: goroutines have it
 
 	deaf      bool // guarded by lock; a write failed: nothing more is written
 	inMessage bool // guarded by lock; what was written ends within a fragmented message
@@ -28,16 +27,15 @@ type leg struct {
 	// the frame they belong to is complete.
 	lock writeLock
 
-	closed  atomic.Bool  // a Close frame was written: nothing may follow it
-	shut    atomic.Bool  // the connection is closed or about to be
-	heard   atomic.Int64 // see protocol.Facts
-	pinged  atomic.Int64
-	writing atomic.Int64
+	state   atomic.Uint32 // see is
+	number  uint32        // guarded by lock; of the last Ping
+	awaited atomic.Uint32 // of our last Ping; 0 once it was answered
 
-	number    uint32        // guarded by lock; of the last Ping
-	awaited   atomic.Uint32 // of our last Ping; 0 once it was answered
-	sent      atomic.Int64  // when our last Ping was sent
-	roundTrip atomic.Int64  // of the last Ping that was answered
+	heard     atomic.Int64 // see protocol.Facts
+	pinged    atomic.Int64
+	writing   atomic.Int64
+	sent      atomic.Int64 // when our last Ping was sent
+	roundTrip atomic.Int64 // of the last Ping that was answered
 }
 
 // A threadLeg is what a leg needs whose reader is a goroutine.
@@ -47,13 +45,47 @@ type threadLeg struct {
 	raw  rawLeg
 	inq  bool // raw reads report what is left to read
 
+	// Owned by its reader.
+	reader   rawReader
+	err      error              // that ended raw reading
+	throttle *protocol.Throttle // nil: there is no rate limit
+
+	waiters lockWaiters // for the leg's lock
+	slowed  atomic.Bool // its reader waits for the rate limit
 	hangUp  sync.Once   // for closing conn
 	busy    atomic.Bool // its writer has much to write; see setBusy
 	reading atomic.Bool // its reader is inside a callback of raw.conn
 }
 
+// ev returns the leg's state in the event driver, or nil: goroutines have it.
+func (l *leg) ev() *eventLeg {
+	if e := l.s.events; e != nil {
+		return e.leg(l.side)
+	}
+	return nil
+}
+
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
+
+// What is true of a leg at the time; the bits of leg.state.
+const (
+	legClosed = 1 << iota // a Close frame was written: nothing may follow it
+	legShut               // the connection is closed or about to be
+	legWaits              // its reader waits for the opposite leg or the rate limit, not for bytes
+)
+
+// is reports whether that is true of the leg.
+func (l *leg) is(what uint32) bool { return l.state.Load()&what != 0 }
+
+// set sets whether it is.
+func (l *leg) set(what uint32, is bool) {
+	if is {
+		l.state.Or(what)
+	} else {
+		l.state.And(^what)
+	}
+}
 
 // The bits of leg.pending above every close code.
 const (
@@ -82,7 +114,13 @@ func (l *leg) answered(number uint32, now time.Duration) bool {
 }
 
 // mute reports that nothing more may be written to the leg. lock is held.
-func (l *leg) mute() bool { return l.deaf || l.closed.Load() || l.ev != nil && l.ev.closing }
+func (l *leg) mute() bool {
+	if l.deaf || l.is(legClosed) {
+		return true
+	}
+	e := l.ev()
+	return e != nil && e.closing
+}
 
 // write writes b, or drops it if nothing more may be written. It returns the
 // number of bytes written. The event driver keeps the others until the socket
@@ -91,7 +129,7 @@ func (l *leg) write(b []byte, now time.Duration) int {
 	if l.mute() || len(b) == 0 {
 		return 0
 	}
-	if l.ev != nil {
+	if l.ev() != nil {
 		return l.writeOrKeep(b, now)
 	}
 	l.writing.Store(int64(now))
@@ -132,10 +170,11 @@ func (l *leg) release() {
 // unlock releases the lock. With the event driver, the lock remains held while
 // the leg keeps bytes.
 func (l *leg) unlock() {
-	if l.ev == nil {
-		l.lock.release(&l.s.mu)
+	if l.ev() == nil {
+		l.lock.release()
+		l.waiters.wake(&l.s.mu)
 	} else if !l.handOver() {
-		l.lock.release(&l.s.mu)
+		l.lock.release()
 		l.resume()
 	}
 }
@@ -143,11 +182,11 @@ func (l *leg) unlock() {
 // sentClose records that a Close frame was written, and reports whether that is
 // complete. lock is held.
 func (l *leg) sentClose() bool {
-	if l.ev != nil && l.ev.kept != nil {
-		l.ev.closing = true
+	if e := l.ev(); e != nil && e.kept != nil {
+		e.closing = true
 		return false
 	}
-	l.closed.Store(true)
+	l.set(legClosed, true)
 	return true
 }
 
@@ -169,7 +208,7 @@ func (l *leg) injectInPassing(frame uint32) {
 		return
 	}
 	l.await(frame)
-	if l.ev != nil || l.flushAtOnce() {
+	if l.ev() != nil || l.flushAtOnce() {
 		l.flush()
 	} else {
 		l.s.helpers.Go(l.flush)
@@ -217,7 +256,10 @@ func (l *leg) flush() {
 // wanted reports whether somebody waits for the lock, who will write the frames that
 // wait for a boundary.
 func (l *leg) wanted() bool {
-	return l.lock.waiting.Load() > 0 || l.ev != nil && l.ev.wanted.Load()
+	if e := l.ev(); e != nil {
+		return e.wanted.Load()
+	}
+	return l.waiters.waiting.Load() > 0
 }
 
 // writeAlone writes the frames that wait for a boundary, outside of a pump. It
@@ -295,7 +337,7 @@ func (l *leg) lastWord(code frame.Code) {
 			l.s.blame(v)
 		}
 	}()
-	if l.ev != nil {
+	if l.ev() != nil {
 		l.inject(uint32(code))
 		return
 	}
@@ -304,7 +346,7 @@ func (l *leg) lastWord(code frame.Code) {
 	}
 	timeout := time.NewTimer(lastWordTimeout)
 	defer timeout.Stop()
-	if l.lock.acquire(&l.s.mu, timeout.C) {
+	if l.acquire(timeout.C) {
 		defer l.unlock()
 		l.await(uint32(code))
 		l.writePending()
@@ -313,7 +355,7 @@ func (l *leg) lastWord(code frame.Code) {
 
 // close closes the leg's connection.
 func (l *leg) close() {
-	if l.ev != nil {
+	if l.ev() != nil {
 		l.endSoon(true)
 		return
 	}
@@ -323,7 +365,7 @@ func (l *leg) close() {
 // abort closes the leg's connection without a TLS close_notify, which would
 // wait for a peer that may be gone.
 func (l *leg) abort() {
-	if l.ev != nil {
+	if l.ev() != nil {
 		l.endSoon(false)
 		return
 	}
@@ -338,7 +380,7 @@ func (l *leg) abort() {
 // waits for callbacks of its RawConn to return, and this may run inside one:
 // then end wakes the reader, which closes the connection after it has returned.
 func (l *leg) end(conn net.Conn) {
-	l.shut.Store(true)
+	l.set(legShut, true)
 	l.s.endStage()
 	if l.reading.Load() {
 		conn.SetDeadline(longAgo)
@@ -369,8 +411,8 @@ func (l *leg) cutShort() {
 // reset it, and a peer that receives a reset loses data that was written to it
 // and has not been read (RFC 1122, 4.2.2.13; RFC 9112, 9.6).
 func (l *leg) closeWrite() {
-	if l.ev != nil {
-		l.ev.shutdown()
+	if e := l.ev(); e != nil {
+		e.shutdown()
 		return
 	}
 	type halfCloser interface{ CloseWrite() error }
@@ -387,19 +429,27 @@ func (l *leg) closeWrite() {
 	}
 }
 
-// A writeLock is a lock that is held across I/O. Unlike with a sync.Mutex, a
-// waiter can give up, and counts as blocked in a testing/synctest bubble. It
-// waits on a channel that is created only then.
-type writeLock struct {
-	held    atomic.Bool
-	waiting atomic.Int32
-	freed   chan struct{} // guarded by the mutex that is passed in; closed by release
-}
+// A writeLock is a lock that is held across I/O. The event driver never waits for
+// it; goroutines do with lockWaiters.
+type writeLock struct{ held atomic.Bool }
 
 func (w *writeLock) tryAcquire() bool { return w.held.CompareAndSwap(false, true) }
+func (w *writeLock) release()         { w.held.Store(false) }
 
-// acquire waits for the lock until giveUp is ready.
-func (w *writeLock) acquire(mu *sync.Mutex, giveUp <-chan time.Time) bool {
+// lockWaiters lets goroutines wait for a writeLock. Unlike with a sync.Mutex, a
+// waiter can give up, and counts as blocked in a testing/synctest bubble. It waits
+// on a channel that is created only then.
+type lockWaiters struct {
+	waiting atomic.Int32
+	freed   chan struct{} // guarded by the mutex that is passed in; closed by wake
+}
+
+// acquire waits for the leg's lock until giveUp is ready.
+func (l *leg) acquire(giveUp <-chan time.Time) bool {
+	return l.waiters.acquire(&l.lock, &l.s.mu, giveUp)
+}
+
+func (w *lockWaiters) acquire(lock *writeLock, mu *sync.Mutex, giveUp <-chan time.Time) bool {
 	w.waiting.Add(1)
 	defer w.waiting.Add(-1)
 	for {
@@ -409,7 +459,7 @@ func (w *writeLock) acquire(mu *sync.Mutex, giveUp <-chan time.Time) bool {
 		}
 		freed := w.freed
 		mu.Unlock()
-		if w.tryAcquire() { // it may have been released before freed was created
+		if lock.tryAcquire() { // it may have been released before freed was created
 			return true
 		}
 		select {
@@ -420,8 +470,8 @@ func (w *writeLock) acquire(mu *sync.Mutex, giveUp <-chan time.Time) bool {
 	}
 }
 
-func (w *writeLock) release(mu *sync.Mutex) {
-	w.held.Store(false)
+// wake wakes those who wait. It is called after the lock was released.
+func (w *lockWaiters) wake(mu *sync.Mutex) {
 	if w.waiting.Load() > 0 {
 		mu.Lock()
 		defer mu.Unlock()

@@ -46,22 +46,24 @@ func TestPendingClose(t *testing.T) {
 func TestWriteLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
-			lock writeLock
-			mu   sync.Mutex
-			n    int // guarded by lock
-			wg   sync.WaitGroup
+			lock    writeLock
+			waiters lockWaiters
+			mu      sync.Mutex
+			n       int // guarded by lock
+			wg      sync.WaitGroup
 		)
 		for range 4 {
 			wg.Go(func() {
 				for range 1000 {
 					if !lock.tryAcquire() {
-						lock.acquire(&mu, nil)
+						waiters.acquire(&lock, &mu, nil)
 					}
 					n++
 					if n%100 == 0 {
 						time.Sleep(time.Second) // hold it across I/O
 					}
-					lock.release(&mu)
+					lock.release()
+					waiters.wake(&mu)
 				}
 			})
 		}
@@ -71,10 +73,11 @@ func TestWriteLock(t *testing.T) {
 		}
 		lock.tryAcquire()
 		began := time.Now()
-		if lock.acquire(&mu, time.After(time.Minute)) || time.Since(began) != time.Minute {
+		if waiters.acquire(&lock, &mu, time.After(time.Minute)) || time.Since(began) != time.Minute {
 			t.Errorf("waited %v for a lock that is held, want to give up after 1m", time.Since(began))
 		}
-		lock.release(&mu)
+		lock.release()
+		waiters.wake(&mu)
 		if !lock.tryAcquire() {
 			t.Error("it stays held after somebody has given up")
 		}

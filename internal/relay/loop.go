@@ -17,7 +17,7 @@ import (
 // Only the loop reads from its sessions' connections, closes them, and asks a
 // Direction. Others may write to a connection, as in the goroutine driver, and ask
 // the Course. Neither the loop nor they ever wait for a socket: what it does not
-// take is kept, and the loop writes it later (loop_leg.go). What else others want
+// take is kept, and the loop writes it later (loop_kept.go). What else others want
 // of the loop they leave in the session, and call the loop to look at it.
 //
 // Whatever is the user's runs elsewhere (loop_over.go).
@@ -226,7 +226,7 @@ func (l *loop) handle(e *syscall.EpollEvent) {
 	if int(e.Fd) >= len(l.legs) {
 		return
 	}
-	if leg := l.legs[e.Fd]; leg != nil && leg.ev.tag == e.Pad {
+	if leg := l.legs[e.Fd]; leg != nil && leg.ev().tag == e.Pad {
 		l.visit(leg.s, leg, e.Events)
 	}
 }
@@ -234,7 +234,7 @@ func (l *loop) handle(e *syscall.EpollEvent) {
 // visit handles events of a leg, or, with none, continues to read from it.
 func (l *loop) visit(s *Session, leg *leg, events uint32) {
 	defer l.guard(s)
-	e := leg.ev
+	e := leg.ev()
 	if events == 0 {
 		e.spent = false
 	}
@@ -261,7 +261,7 @@ func (l *loop) guard(s *Session) {
 	if v := recover(); v != nil {
 		s.panicked(v)
 		for side := range s.legs {
-			s.legs[side].ev.over = true
+			s.events.legs[side].over = true
 		}
 		l.finish(s)
 	}
@@ -280,12 +280,12 @@ func (l *loop) look(s *Session) {
 	}
 	toEnd := e.toEnd.Swap(false)
 	for side := range s.legs {
-		leg := &s.legs[side]
+		leg, at := &s.legs[side], &e.legs[side]
 		if toEnd {
-			leg.ev.arrived()
-			leg.ev.toEnd = true
+			at.arrived()
+			at.toEnd = true
 		}
-		if leg.shut.Load() {
+		if leg.is(legShut) {
 			l.hangUp(leg)
 		}
 	}
@@ -293,7 +293,6 @@ func (l *loop) look(s *Session) {
 		l.pass(&s.pumps[side])
 	}
 	if due := time.Duration(e.due.Swap(-1)); !l.finish(s) && due >= 0 {
-		e.dueAt = due
 		l.wheel.set(&e.timer, l.tickOf(s, due))
 	}
 }
@@ -303,8 +302,7 @@ func (l *loop) look(s *Session) {
 func (l *loop) begin(s *Session) {
 	s.events.registered = true
 	for side := range s.legs {
-		leg := &s.legs[side]
-		e := leg.ev
+		leg, e := &s.legs[side], &s.events.legs[side]
 		if e.fd < 0 {
 			continue
 		}
@@ -328,7 +326,7 @@ func (l *loop) fire(t *timer) {
 
 // hangUp closes a leg's connection.
 func (l *loop) hangUp(leg *leg) {
-	e := leg.ev
+	e := leg.ev()
 	if e.fd < 0 {
 		return
 	}
@@ -354,7 +352,7 @@ func (l *loop) finish(s *Session) bool {
 	}
 	for side := range s.legs {
 		leg := &s.legs[side]
-		if !leg.ev.over || leg.writing.Load() >= 0 && !leg.shut.Load() {
+		if !e.legs[side].over || leg.writing.Load() >= 0 && !leg.is(legShut) {
 			return false
 		}
 	}
@@ -365,48 +363,15 @@ func (l *loop) finish(s *Session) bool {
 	l.wheel.remove(&e.timer)
 	for side := range s.legs {
 		leg := &s.legs[side]
-		if leg.ev.tls != nil && !leg.shut.Load() {
-			leg.ev.tls.closeNotify()
+		if t := e.legs[side].tls; t != nil && !leg.is(legShut) {
+			t.closeNotify()
 		}
-		leg.shut.Store(true)
+		leg.set(legShut, true)
 		l.hangUp(leg)
 	}
 	l.leave()
 	callOver(s)
 	return true
-}
-
-// pass relays what has arrived from the pump's side, until there is nothing more,
-// the opposite leg takes no more, or the turn is over.
-func (l *loop) pass(p *pump) {
-	e := p.from.ev
-	if e.spent {
-		return
-	}
-	for left := l.budget; !e.over && (e.ready || e.early || p.from.shut.Load()); {
-		waits := !p.mayWrite()
-		if waits != p.waits.Load() {
-			p.waits.Store(waits)
-		}
-		if waits {
-			return
-		}
-		switch {
-		case e.early:
-			e.early = false
-			p.passEarly()
-		case p.from.shut.Load():
-			p.end(errShut)
-		case left <= 0:
-			e.spent = true
-			l.spent = append(l.spent, p.from)
-			p.pause()
-			return
-		default:
-			left -= p.move(l)
-		}
-	}
-	p.pause()
 }
 
 const (

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // Without an event driver, goroutines drive all sessions.
@@ -25,12 +27,12 @@ type kept struct{}
 
 func newEvents(*Session, *Settings, [2]net.Conn) *events { return nil }
 
-func (e *events) leg(int) *eventLeg       { return nil }
-func (e *events) arm(time.Duration)       {}
-func (e *events) start()                  {}
-func (e *events) readToEnd()              {}
-func (e *eventLeg) shutdown()             {}
-func (e *eventLeg) control(func(uintptr)) {}
+func (e *events) leg(frame.Side) *eventLeg { return nil }
+func (e *events) arm(time.Duration)        {}
+func (e *events) start()                   {}
+func (e *events) readToEnd()               {}
+func (e *eventLeg) shutdown()              {}
+func (e *eventLeg) control(func(uintptr))  {}
 
 func (l *leg) writeOrKeep([]byte, time.Duration) int { return 0 }
 func (l *leg) keeps() bool                           { return false }

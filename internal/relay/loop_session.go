@@ -21,7 +21,6 @@ type events struct {
 	legs  [2]eventLeg
 
 	// Owned by the loop.
-	dueAt      time.Duration // when the timer fires
 	registered bool
 	over       bool
 	window     uint32 // see share
@@ -71,13 +70,13 @@ func (e *events) drop() {
 	}
 }
 
-func (e *events) leg(side int) *eventLeg { return &e.legs[side] }
+func (e *events) leg(side frame.Side) *eventLeg { return &e.legs[side] }
 
 // start has the loop begin with the session.
 func (e *events) start() {
 	s := e.s
 	for side := range e.legs {
-		e.legs[side].early = len(s.pumps[side].held) > 0
+		e.legs[side].early = len(s.pumps[side].held()) > 0
 	}
 	s.mu.Lock()
 	e.due.Store(int64(s.course.Start(s.now(), s.expiryLocked())))

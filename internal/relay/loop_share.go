@@ -228,17 +228,20 @@ func (l *loop) giveAll() {
 // arrives meanwhile, is reported when the other loop registers the connections.
 func (l *loop) move(s *Session, to *loop) {
 	e := s.events
-	for side := range s.legs {
-		leg := &s.legs[side]
-		if fd := leg.ev.fd; fd >= 0 {
+	for side := range e.legs {
+		leg := &e.legs[side]
+		if fd := leg.fd; fd >= 0 {
 			l.legs[fd] = nil
 			epollRemove(l.epoll, int(fd))
 		}
-		leg.ev.spent = false
+		leg.spent = false
 	}
 	if e.timer.next != nil {
 		l.wheel.remove(&e.timer)
-		e.due.CompareAndSwap(-1, int64(e.dueAt)) // unless it was set meanwhile
+		s.mu.Lock()
+		due := s.course.Due()
+		s.mu.Unlock()
+		e.due.CompareAndSwap(-1, int64(due)) // unless it was set meanwhile
 	}
 	e.registered, e.window = false, 0
 	e.called.Store(true)

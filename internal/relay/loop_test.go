@@ -253,7 +253,7 @@ func TestStaleEvents(t *testing.T) {
 	over := make(chan struct{})
 	first, client, upstream := eventSession(t, protocol.Policy{}, silentHost{over})
 	l.turn()
-	leg := first.legs[0].ev
+	leg := first.legs[0].ev()
 	stale := syscall.EpollEvent{Fd: leg.fd, Pad: leg.tag, Events: legEvents | syscall.EPOLLHUP | syscall.EPOLLERR}
 	client.Close()
 	upstream.Close()
@@ -274,15 +274,15 @@ func TestStaleEvents(t *testing.T) {
 	up, farUp := tcpPair(t)
 	over = make(chan struct{})
 	s := joinEvents(t, protocol.Policy{}, silentHost{over}, [2]net.Conn{near, up})
-	fd := s.legs[0].ev.fd
+	fd := s.legs[0].ev().fd
 	stale.Fd = fd // as if the kernel had given it the number of the first one
 	s.Detach()
 	l.turn()
-	leg = s.legs[0].ev
+	leg = s.legs[0].ev()
 	for l.turn(); leg.ready; l.turn() {
 	}
 	l.handle(&stale)
-	if leg.ready || leg.toEnd || s.legs[0].shut.Load() {
+	if leg.ready || leg.toEnd || s.legs[0].is(legShut) {
 		t.Error("an event of the session before has had an effect")
 	}
 	l.handle(&syscall.EpollEvent{Fd: 1 << 20, Events: syscall.EPOLLIN})
@@ -623,7 +623,7 @@ func TestFarTimer(t *testing.T) {
 func fill(leg *leg) (n int) {
 	for errno := syscall.Errno(0); errno == 0; {
 		var m int
-		m, errno = sendNow(leg.ev.fd, make([]byte, chunkSize))
+		m, errno = sendNow(leg.ev().fd, make([]byte, chunkSize))
 		n += m
 	}
 	return n
@@ -638,7 +638,7 @@ func TestKeptBeforeClose(t *testing.T) {
 	leg := &s.legs[frame.Client]
 	io.WriteString(client, mask("\x88\x02\x03\xe8"))
 	client.(*net.TCPConn).CloseWrite()
-	await(t, "the client's end is read", func() bool { l.turn(); return leg.ev.over })
+	await(t, "the client's end is read", func() bool { l.turn(); return leg.ev().over })
 	filled := fill(leg)
 	const last = "\x82\x03end\x88\x02\x03\xe8"
 	io.WriteString(upstream, last)

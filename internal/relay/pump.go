@@ -15,16 +15,49 @@ import (
 type pump struct {
 	from, to *leg
 	mind     protocol.Direction
-	held     []byte // bytes held back by the last walk; at first, what was received after the handshake
-	raw      rawPump
-	owns     bool               // the current frame is partly written: to's lock is held
-	talks    atomic.Bool        // bytes arrive after its end, and are dropped
-	rawErr   error              // the error that ended raw reading
-	count    tally              // only the pump changes it
-	throttle *protocol.Throttle // nil: there is no limit
-	data     atomic.Int64       // when bytes of a data frame last passed
-	waits    atomic.Bool        // it waits for the opposite leg or the rate limit, not for bytes
-	slowed   atomic.Bool        // it waits for the rate limit
+	back     *[]byte      // see held; nil: nothing was held back so far
+	count    tally        // only the pump changes it
+	data     atomic.Int64 // when bytes of a data frame last passed
+	talks    atomic.Bool  // bytes arrive after its end, and are dropped
+	owns     bool         // the current frame is partly written: to's lock is held
+}
+
+// throttle returns the rate limit of what the pump reads, or nil if there is none.
+func (p *pump) throttle() *protocol.Throttle {
+	if t := p.from.threadLeg; t != nil {
+		return t.throttle
+	}
+	return nil // the event driver has no session with a limit
+}
+
+// limits returns the limits of what the pump reads. A stage has its own.
+func (p *pump) limits() *protocol.Limits { return &p.from.s.shared.Limits[p.from.side] }
+
+// held returns the bytes that the last walk has held back; at first, what was
+// received after the handshake.
+func (p *pump) held() []byte {
+	if p.back == nil {
+		return nil
+	}
+	return *p.back
+}
+
+// holdBack holds bytes back, after those that already are.
+func (p *pump) holdBack(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	if p.back == nil {
+		p.back = new([]byte)
+	}
+	*p.back = append(*p.back, b...)
+}
+
+// dropHeld drops the bytes that were held back.
+func (p *pump) dropHeld() {
+	if p.back != nil {
+		*p.back = (*p.back)[:0]
+	}
 }
 
 // add counts what was written to the opposite leg. The totals come first:
@@ -37,7 +70,7 @@ func (p *pump) add(frames, messages, bytes int) {
 // total returns the tally of all sessions that the pump adds to.
 func (p *pump) total() *tally {
 	s := p.from.s
-	return &s.total[p.from.side].tally
+	return &s.shared.Totals[s.cell][p.from.side].tally
 }
 
 // run reads the pump's side to its end.
@@ -51,7 +84,7 @@ func (p *pump) run() {
 		in.live()
 		return
 	}
-	if len(p.held) > 0 {
+	if len(p.held()) > 0 {
 		p.passEarly()
 	}
 	p.lose(p.receive())
@@ -61,8 +94,8 @@ func (p *pump) run() {
 //
 //go:noinline
 func (p *pump) passEarly() {
-	early := p.held
-	p.held = nil
+	early := p.held()
+	p.back = nil
 	c := chunks.Get().(*chunk)
 	p.pass(c, early)
 	chunks.Put(c)
@@ -133,10 +166,10 @@ func (p *pump) receivePlain() error {
 		}
 	}()
 	for {
-		n := copy(buf, p.held)
+		n := copy(buf, p.held())
 		m, err := p.from.conn.Read(buf[n:])
 		if m > 0 {
-			p.held = p.held[:0]
+			p.dropHeld()
 			if c == nil {
 				c = chunks.Get().(*chunk)
 			}
@@ -174,11 +207,11 @@ func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
 		p.talks.Store(true)
 		return 0, now // RFC 6455, 5.5.1: nothing counts after a Close
 	}
-	if p.throttle != nil {
+	if p.throttle() != nil {
 		p.passSlowly(c, b, now)
 		return 0, now
 	}
-	p.look(c, b, now)
+	p.look(c, b, p.limits(), protocol.Quota{}, now)
 	if p.mind.Ended {
 		p.passFinal(c, b, now)
 		return 0, now
@@ -194,12 +227,12 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 	v := &c.verdict
 	for {
 		size := len(b)
-		p.mind.Quota = protocol.Quota{}
-		if p.throttle != nil {
-			p.mind.Quota, size = p.throttle.Allows(now, size)
+		quota := protocol.Quota{}
+		if t := p.throttle(); t != nil {
+			quota, size = t.Allows(now, size)
 		}
-		p.held = p.held[:0]
-		p.look(c, b[:size], now)
+		p.dropHeld()
+		p.look(c, b[:size], p.limits(), quota, now)
 		left := len(b) - size + v.Rest
 		if p.mind.Ended {
 			p.passFinal(c, b[:size], now)
@@ -208,7 +241,7 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 		if v.N > 0 {
 			p.forward(c, b[:v.N], false, now)
 		}
-		if p.throttle != nil {
+		if p.throttle() != nil {
 			if !p.slowDown(p.from.s.now()) {
 				return
 			}
@@ -230,20 +263,20 @@ func (p *pump) passSlowly(c *chunk, b []byte, now time.Duration) {
 //
 //go:noinline
 func (p *pump) slowDown(now time.Duration) bool {
-	wait := p.throttle.Wait(now)
+	wait := p.throttle().Wait(now)
 	if wait == 0 {
 		return true
 	}
 	s, until := p.from.s, now+wait
-	p.waits.Store(true) // not for bytes: the proxy causes the peer's silence
-	p.slowed.Store(true)
+	p.from.set(legWaits, true) // not for bytes: the proxy causes the peer's silence
+	p.from.slowed.Store(true)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	hastened := s.rare.hastened // does not change
 	for ; now < until && !p.mind.Ended; now = s.now() {
 		fin, reset := hungUp(p.from.conn)
 		switch {
-		case p.from.shut.Load(): // by us
+		case p.from.is(legShut): // by us
 			p.mind.Ended = true
 			continue
 		case reset:
@@ -257,7 +290,7 @@ func (p *pump) slowDown(now time.Duration) bool {
 		s.mu.Unlock()
 		switch {
 		case free:
-			p.throttle, p.mind.Quota, until = nil, protocol.Quota{}, now
+			p.from.throttle, until = nil, now
 			continue
 		case again <= now:
 			p.mind.Ended = true
@@ -270,8 +303,8 @@ func (p *pump) slowDown(now time.Duration) bool {
 			hastened = nil
 		}
 	}
-	p.slowed.Store(false)
-	p.waits.Store(false)
+	p.from.slowed.Store(false)
+	p.from.set(legWaits, false)
 	p.data.Store(int64(s.now())) // holding data back does not count as silence
 	return !p.mind.Ended
 }
@@ -280,15 +313,13 @@ func (p *pump) slowDown(now time.Duration) bool {
 // free again when the chunk is written.
 //
 //go:noinline
-func (p *pump) look(c *chunk, b []byte, now time.Duration) {
+func (p *pump) look(c *chunk, b []byte, limits *protocol.Limits, quota protocol.Quota, now time.Duration) {
 	v := &c.verdict
-	p.mind.Walk(b, v)
+	p.mind.Walk(b, limits, quota, v)
 	if v.Data {
 		p.data.Store(int64(now))
 	}
-	if n := v.Hold; n > 0 {
-		p.held = append(p.held, b[len(b)-n:]...)
-	}
+	p.holdBack(b[len(b)-v.Hold:])
 	frames := v.Frames + v.Absorbed
 	if v.Pong != 0 && p.from.answered(v.Pong, now) {
 		frames-- // the peer had to send it
@@ -301,7 +332,7 @@ func (p *pump) look(c *chunk, b []byte, now time.Duration) {
 		p.total().announce(v.Largest)
 		p.count.largest.Store(v.Largest)
 	}
-	if p.throttle != nil && !p.throttle.Take(now, v.Messages, frames, len(b)-v.Hold-v.Rest) {
+	if t := p.throttle(); t != nil && !t.Take(now, v.Messages, frames, len(b)-v.Hold-v.Rest) {
 		p.mind.Ended, v.N, v.Final.Broken = true, 0, protocol.ErrTooFast
 	}
 }
@@ -338,10 +369,10 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 // lock. closes means that the part ends with a Close frame.
 func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 	to, v := p.to, &c.verdict
-	p.waits.Store(true)
+	p.from.set(legWaits, true)
 	if !p.owns {
 		if !to.lock.tryAcquire() { // an injected frame is being written
-			to.lock.acquire(&to.s.mu, nil)
+			to.acquire(nil)
 			now = to.s.now()
 		}
 		p.owns = true
@@ -357,7 +388,7 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 		p.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
-	p.waits.Store(false)
+	p.from.set(legWaits, false)
 }
 
 // interrupt writes b up to a boundary in it, if there is one, and then the frames

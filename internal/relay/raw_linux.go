@@ -30,8 +30,8 @@ type rawLeg struct {
 	conn syscall.RawConn // nil: the leg is read and written as a net.Conn
 }
 
-// rawPump is a pump's state for that.
-type rawPump struct {
+// rawReader is the state of a leg's reader for that.
+type rawReader struct {
 	plain bool  // no splicing: the kernel refuses it
 	toEnd bool  // the connection is known to be reset: TCP_INQ is ignored
 	flow  uint8 // reads since the last pause, up to readsPerTurn+1
@@ -83,7 +83,7 @@ func (l *leg) wakeIfReset() {
 	if !l.reset() {
 		return
 	}
-	if l.ev != nil {
+	if l.ev() != nil {
 		l.s.events.readToEnd()
 	} else {
 		l.conn.SetReadDeadline(longAgo)
@@ -231,18 +231,18 @@ func (p *pump) receive() error {
 	}
 	p.from.reading.Store(true)
 	var err error = net.ErrClosed
-	if !p.from.shut.Load() {
+	if !p.from.is(legShut) {
 		err = p.from.raw.conn.Read(p.readable)
 	}
-	if p.rawErr == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+	if p.from.err == nil && errors.Is(err, os.ErrDeadlineExceeded) {
 		err = p.receiveRest(err)
 	}
 	p.from.reading.Store(false)
-	if p.from.shut.Load() {
+	if p.from.is(legShut) {
 		p.from.close()
 	}
-	if p.rawErr != nil {
-		err = p.rawErr
+	if p.from.err != nil {
+		err = p.from.err
 	}
 	return err
 }
@@ -251,10 +251,10 @@ func (p *pump) receive() error {
 //
 //go:noinline
 func (p *pump) receiveRest(err error) error {
-	if p.from.shut.Load() {
+	if p.from.is(legShut) {
 		return err
 	}
-	p.raw.toEnd = true
+	p.from.reader.toEnd = true
 	p.from.conn.SetReadDeadline(time.Time{})
 	return p.from.raw.conn.Read(p.readable) // it checks shut again
 }
@@ -267,7 +267,7 @@ func (p *pump) receiveRest(err error) error {
 // returning.
 func (p *pump) readable(fd uintptr) (done bool) {
 	again := true
-	for turn := 1; again && !p.from.shut.Load(); turn++ {
+	for turn := 1; again && !p.from.is(legShut); turn++ {
 		if turn > readsPerTurn {
 			// With several processors this would only keep their queues full, and
 			// then the scheduler polls other sockets only every 10 ms.
@@ -276,7 +276,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 			}
 			turn = 1
 		}
-		if p.owns && p.mind.Left >= spliceFrom && p.to.raw.conn != nil && !p.raw.plain && p.throttle == nil {
+		if p.owns && p.mind.Left >= spliceFrom && p.to.raw.conn != nil && !p.from.reader.plain && p.from.throttle == nil {
 			again, done = p.splice(fd)
 			turn = 0 // the kernel does the work
 		} else {
@@ -292,34 +292,34 @@ func (p *pump) readable(fd uintptr) (done bool) {
 // get the processor meanwhile. That costs a hand-off, which is negligible for a
 // pump with that much traffic.
 func (p *pump) setBusy(now time.Duration) {
-	was := p.raw.busy()
+	was := p.from.reader.busy()
 	if now-time.Duration(p.from.heard.Load()) > pause {
-		p.raw.flow = 0
+		p.from.reader.flow = 0
 	} else {
-		p.raw.flow = min(p.raw.flow+1, readsPerTurn+1)
+		p.from.reader.flow = min(p.from.reader.flow+1, readsPerTurn+1)
 	}
-	if busy := p.raw.busy(); busy != was {
+	if busy := p.from.reader.busy(); busy != was {
 		p.to.busy.Store(busy)
 	}
 }
 
 // busy reports what setBusy has recorded.
-func (p *rawPump) busy() bool { return p.flow > readsPerTurn }
+func (r *rawReader) busy() bool { return r.flow > readsPerTurn }
 
 func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
-	held := copy(c.b[:], p.held)
+	held := copy(c.b[:], p.held())
 	talked := p.talks.Load()
 	if p.mind.Ended { // before the bytes are removed from the socket: see settle
 		p.talks.Store(true)
 	}
-	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.inq && !p.raw.toEnd, p.raw.busy())
+	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.inq && !p.from.reader.toEnd, p.from.reader.busy())
 	if p.mind.Ended && (errno != 0 || n == 0) {
 		p.talks.Store(talked)
 		p.from.s.settle() // concurrent calls of settle may have seen talks set
 	}
 	if errno == 0 && n > 0 {
-		p.held = p.held[:0]
+		p.dropHeld()
 		if m, now := p.take(c, c.b[:held+n]); m > 0 {
 			p.forward(c, c.b[:m], false, now)
 		}
@@ -329,14 +329,14 @@ func (p *pump) read(fd uintptr) (again, done bool) {
 	case errno == 0 && n > 0:
 		return more || p.mind.Ended, false
 	case errno == 0:
-		p.rawErr = io.EOF
+		p.from.err = io.EOF
 		return false, true
 	case errno == syscall.EAGAIN:
 		return false, false
 	case errno == syscall.EINTR:
 		return true, false
 	}
-	p.rawErr = os.NewSyscallError("recvmsg", errno)
+	p.from.err = os.NewSyscallError("recvmsg", errno)
 	return false, true
 }
 

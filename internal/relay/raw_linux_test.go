@@ -305,7 +305,7 @@ func TestResetBehindBytes(t *testing.T) {
 		far.Write([]byte(frame))
 		far.(*net.TCPConn).SetLinger(0)
 		far.Close()
-		l := leg{threadLeg: &threadLeg{conn: near}}
+		l := leg{s: new(Session), threadLeg: &threadLeg{conn: near}}
 		l.initRaw(false)
 		if !l.inq {
 			t.Fatal("no TCP_INQ")

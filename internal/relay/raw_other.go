@@ -11,7 +11,7 @@ import (
 // On other systems every leg is read and written as a net.Conn.
 
 type rawLeg struct{}
-type rawPump struct{}
+type rawReader struct{}
 type rawChunk struct{}
 type rawRead struct{}
 

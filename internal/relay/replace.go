@@ -96,7 +96,7 @@ func (s *Session) Move(c *protocol.Cause) bool {
 // back; the program's own are not. It must be called from Resume, and while the
 // session has no upstream. The parameters are those of Join.
 func (s *Session) Replace(conn net.Conn, early []byte, rsvMessage, rsvAny byte) {
-	l := &leg{s: s, side: frame.Upstream, threadLeg: &threadLeg{conn: conn}}
+	l := &leg{s: s, side: frame.Upstream, threadLeg: &threadLeg{conn: conn, throttle: s.pumps[frame.Upstream].from.throttle}}
 	l.initRaw(true)
 	l.writing.Store(-1)
 	l.heard.Store(int64(s.now()))
@@ -147,7 +147,7 @@ func (s *Session) Resumed() bool {
 // written now.
 func (l *leg) silence(bye []byte) {
 	if !l.lock.tryAcquire() {
-		l.lock.acquire(&l.s.mu, nil)
+		l.acquire(nil)
 	}
 	if len(bye) > 0 {
 		l.write(bye, l.s.now())
@@ -192,10 +192,10 @@ func (in *inlet) giveUp(o *protocol.Orders, close []byte) {
 	if o.Verbatim {
 		to := p.to
 		if !to.lock.tryAcquire() {
-			to.lock.acquire(&to.s.mu, nil)
+			to.acquire(nil)
 		}
 		p.add(1, 0, to.write(close, to.s.now()))
-		to.closed.Store(true)
+		to.set(legClosed, true)
 		to.release()
 	}
 	p.leave(o.Legs[frame.Client].Close)
@@ -252,8 +252,8 @@ func (in *inlet) await(l *leg) *leg {
 	if p.from.side != frame.Client {
 		return nil
 	}
-	p.slowed.Store(true) // holding data back does not count as silence
-	defer p.slowed.Store(false)
+	p.from.slowed.Store(true) // holding data back does not count as silence
+	defer p.from.slowed.Store(false)
 	timer := time.NewTimer(awaitLook)
 	defer timer.Stop()
 	for {
@@ -317,7 +317,7 @@ func (in *inlet) reaches() bool {
 // silenced reports that nothing more may be written to the leg.
 func (l *leg) silenced() bool {
 	if !l.lock.tryAcquire() {
-		l.lock.acquire(&l.s.mu, nil)
+		l.acquire(nil)
 	}
 	defer l.release()
 	return l.mute()
@@ -334,7 +334,7 @@ func (in *inlet) answer(control []byte, now time.Duration) {
 	frame.Unmask(body, control[header:], binary.LittleEndian.Uint32(control[2:header]))
 	from := in.p.from
 	if !from.lock.tryAcquire() {
-		from.lock.acquire(&from.s.mu, nil)
+		from.acquire(nil)
 	}
 	from.write(frame.AppendControl(nil, frame.OpPong, false, body), now)
 	from.release()
@@ -344,7 +344,7 @@ func (in *inlet) answer(control []byte, now time.Duration) {
 // received.
 func (in *inlet) reopen(early []byte) {
 	in.err, in.hold, in.large, in.left, in.walked, in.whole = nil, nil, false, early, nil, false
-	in.p.held = nil
+	in.p.back = nil
 	in.p.talks.Store(false)
 	in.limit()
 }

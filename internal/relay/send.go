@@ -183,7 +183,7 @@ func (l *leg) writeAddition(m *addition) {
 // added tells the result of writing a message.
 func (l *leg) added(m *addition, err error) {
 	if err == nil {
-		l.s.total[l.side].sent.Add(1)
+		l.s.shared.Totals[l.s.cell][l.side].sent.Add(1)
 	}
 	m.done <- err
 }

@@ -50,11 +50,12 @@ type Host interface {
 // connections must not be called before Join.
 type Session struct {
 	// Set when joined.
-	host  Host
-	total *cell     // of Settings.Totals
-	began time.Time // set by Begin, and guarded by mu until then
-	legs  [2]leg    // the first ones: use pair
-	pumps [2]pump   // by the side they read from
+	host   Host
+	shared *Settings
+	began  time.Time // set by Begin, and guarded by mu until then
+	legs   [2]leg    // the first ones: use pair
+	pumps  [2]pump   // by the side they read from
+	cell   uint8     // that it adds to, of shared.Totals
 
 	finished bool         // guarded by mu
 	running  atomic.Int32 // pumps
@@ -114,7 +115,7 @@ func (s *Session) Began() time.Time {
 func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, early [2][]byte, rsvMessage, rsvAny [2]byte, stage Stage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.host, s.total = h, &shared.Totals[id%cells]
+	s.host, s.shared, s.cell = h, shared, uint8(id%cells)
 	s.course = protocol.NewCourse(s.policyLocked(&shared.Policy), protocol.NewPace(rand.Float32()))
 	if stage != nil {
 		s.rareLocked().inlets = new([2]inlet)
@@ -129,9 +130,7 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 		l := &s.legs[side]
 		l.s, l.side = s, frame.Side(side)
 		l.writing.Store(-1)
-		if s.events != nil {
-			l.ev = s.events.leg(side)
-		} else {
+		if s.events == nil {
 			l.threadLeg = &threads[side]
 			l.conn = conns[side]
 			l.initRaw(stage != nil)
@@ -140,13 +139,10 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 		p, limit := &s.pumps[side], &shared.Limits[side]
 		p.from, p.to = l, &s.legs[side^1]
 		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage[side], RSVAny: rsvAny[side]}}
-		if limit.Frame > 0 || limit.Message > 0 {
-			p.mind.Limits = limit
-		}
 		crand.Read(p.mind.Tag[:])
-		p.held = early[side]
+		p.holdBack(early[side])
 		if limit.Rate != (protocol.Rate{}) {
-			p.throttle = protocol.NewThrottle(limit.Rate)
+			l.throttle = protocol.NewThrottle(limit.Rate)
 			x := s.rareLocked()
 			x.hastened = cmp.Or(x.hastened, make(chan struct{}))
 		}

@@ -31,19 +31,19 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		pipe.release()
 		switch {
 		case errno == syscall.EAGAIN && atMark(fd):
-			p.raw.plain = true
+			p.from.reader.plain = true
 			return true, false
 		case errno == syscall.EAGAIN:
 			return false, false
 		case errno == syscall.EINTR:
 			return true, false
 		case errno == syscall.EINVAL, errno == syscall.ENOSYS, errno == syscall.EPERM:
-			p.raw.plain = true // for example, a sandbox forbids it
+			p.from.reader.plain = true // for example, a sandbox forbids it
 			return true, false
 		case errno == 0:
-			p.rawErr = io.EOF
+			p.from.err = io.EOF
 		default:
-			p.rawErr = os.NewSyscallError("splice", errno)
+			p.from.err = os.NewSyscallError("splice", errno)
 		}
 		return false, true
 	}
@@ -57,7 +57,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	to := p.to
 	pipe.to, pipe.held, pipe.err = to, int(n), nil
 	to.writing.Store(int64(now))
-	p.waits.Store(true)
+	p.from.set(legWaits, true)
 	err := to.raw.conn.Write(pipe.drain)
 	to.writing.Store(-1)
 	if err != nil || pipe.err != nil {
@@ -74,7 +74,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		p.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
-	p.waits.Store(false)
+	p.from.set(legWaits, false)
 	return true, false
 }
 

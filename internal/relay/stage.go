@@ -46,12 +46,11 @@ type Stage interface {
 // An inlet is where the messages of one side enter the stage: the part of a pump
 // that only sessions with a stage have. It is owned by the pump's goroutine.
 type inlet struct {
-	p       *pump
-	stage   Stage
-	allowed *protocol.Limits // set when made; nil: no limits
-	limits  protocol.Limits  // in effect
-	err     error            // why nothing more can be read
-	hold    *held            // the side is an upstream that is to be replaced
+	p      *pump
+	stage  Stage
+	limits protocol.Limits
+	err    error // why nothing more can be read
+	hold   *held // the side is an upstream that is to be replaced
 
 	raw    rawRead
 	c      *chunk // nil: at rest
@@ -64,26 +63,21 @@ type inlet struct {
 
 // open sets up the inlet of a pump that is complete otherwise.
 func (in *inlet) open(p *pump, stage Stage) {
-	in.p, in.stage, in.allowed = p, stage, p.mind.Limits
+	in.p, in.stage = p, stage
 	in.limit()
-	in.left, p.held = p.held, nil
+	in.left, p.back = p.held(), nil
 }
 
 // limit sets the limits of the pump's direction.
 func (in *inlet) limit() {
-	mind := &in.p.mind
-	in.limits = protocol.Limits{Apart: true}
-	if in.allowed != nil {
-		in.limits = *in.allowed
-		in.limits.Apart = true
-	}
-	if in.limits.Message > 0 && mind.Scan.RSVMessage != 0 {
+	in.limits = *in.p.limits()
+	in.limits.Apart = true
+	if in.limits.Message > 0 && in.p.mind.Scan.RSVMessage != 0 {
 		// The stage limits what the messages unpack to. Packed, one may be somewhat
 		// larger; but it must not be endless, either.
 		in.limits.Message += min(in.limits.Message, 1<<60) + 1024
 		in.limits.Message = min(in.limits.Message, math.MaxInt) // the stage adds lengths up in an int
 	}
-	mind.Limits = &in.limits
 }
 
 // inlet returns the pump's inlet, or nil if the session has no stage.
@@ -158,13 +152,13 @@ func (in *inlet) fill() bool {
 			chunks.Put(in.c)
 			in.c = nil
 		}
-		n := copy(buf, p.held)
+		n := copy(buf, p.held())
 		m := 0
 		if m, in.err = in.raw.read(p.from, buf[n:]); m == 0 {
 			return in.err == nil
 		}
 		p.from.heard.Store(int64(p.from.s.now()))
-		p.held = p.held[:0]
+		p.dropHeld()
 		in.left = buf[:n+m]
 		in.large = n+m == len(buf) || in.large && n+m > restSize
 	}
@@ -186,21 +180,21 @@ func (in *inlet) walk() bool {
 			break
 		}
 		b, size := in.left, len(in.left)
-		p.mind.Quota = protocol.Quota{}
-		if p.throttle != nil && !p.slowDown(p.from.s.now()) {
+		if p.throttle() != nil && !p.slowDown(p.from.s.now()) {
 			in.left = nil
 			break
 		}
 		now := p.from.s.now()
-		if p.throttle != nil {
-			p.mind.Quota, size = p.throttle.Allows(now, size)
+		quota := protocol.Quota{}
+		if t := p.throttle(); t != nil {
+			quota, size = t.Allows(now, size)
 		}
-		p.held = p.held[:0]
-		p.look(in.c, b[:size], now)
+		p.dropHeld()
+		p.look(in.c, b[:size], &in.limits, quota, now)
 		v := &in.c.verdict
 		in.left = b[size-v.Rest-v.Hold:]
 		if v.Rest == 0 && size == len(b) {
-			in.left = nil // what is held back is in p.held
+			in.left = nil // what is held back is in p.held()
 		}
 		switch {
 		case p.mind.Ended:
@@ -224,7 +218,7 @@ func (in *inlet) walk() bool {
 // pass passes a message through the stage, whose first bytes are in walked.
 func (in *inlet) pass() {
 	p, side := in.p, in.p.from.side
-	p.waits.Store(true) // the proxy causes the peer's silence
+	p.from.set(legWaits, true) // the proxy causes the peer's silence
 	send, cause, err := in.stage.Take(side, in)
 	in.walked = nil
 	switch {
@@ -234,7 +228,7 @@ func (in *inlet) pass() {
 		in.emit()
 		in.stage.Done(side)
 	}
-	p.waits.Store(false)
+	p.from.set(legWaits, false)
 }
 
 // Read returns bytes of the current message. It returns io.EOF at the message's end,
@@ -245,13 +239,13 @@ func (in *inlet) Read(b []byte) (int, error) {
 			return 0, io.EOF
 		}
 		found := in.walk()
-		in.p.waits.Store(true) // still; forwarding a control frame has cleared it
+		in.p.from.set(legWaits, true) // still; forwarding a control frame has cleared it
 		if found {
 			break
 		}
-		in.p.waits.Store(false)
+		in.p.from.set(legWaits, false)
 		more := !in.p.mind.Ended && in.fill()
-		in.p.waits.Store(true)
+		in.p.from.set(legWaits, true)
 		if !more {
 			return 0, io.ErrUnexpectedEOF
 		}
@@ -290,7 +284,7 @@ func (in *inlet) emit() {
 	var err error
 	for again := true; again; {
 		if !to.lock.tryAcquire() {
-			to.lock.acquire(&to.s.mu, nil)
+			to.acquire(nil)
 		}
 		p.owns = true
 		if to.mute() {
