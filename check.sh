@@ -111,6 +111,9 @@ out=$(go run "$govulncheck" ./... 2>&1) && echo "$out" || {
 	echo "skipped, for the database can't be reached"
 }
 
+step more than a thousand upstreams that die under sessions
+tests deaths -run '^TestResumeUnderFaults$' -count=3 .
+
 step race detector, shuffled
 tests race -race -shuffle=on -count="${COUNT:-1}" ./...
 

@@ -78,7 +78,7 @@ func TestDrainSpread(t *testing.T) {
 		{"window", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 0, time.Minute},
 		{"window, few sessions", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1012)}, 3, 0, time.Minute},
 		{"window, longer than the context", []wsproxy.Option{wsproxy.WithDrain(time.Hour, 0)}, 60, 66 * time.Second, time.Minute},
-		{"what the context leaves", nil, 300, 20 * time.Second, 14 * time.Second}, // minus the close timeout and a second
+		{"what the context leaves", nil, 150, 20 * time.Second, 14 * time.Second}, // minus the close timeout and a second
 		{"few sessions", nil, 20, 5 * time.Minute, 2 * time.Second},
 		{"little time", nil, 50, 4 * time.Second, 2 * time.Second}, // half of it
 		{"a window, and little time", []wsproxy.Option{wsproxy.WithDrain(time.Minute, 1001)}, 60, 6 * time.Second, 3 * time.Second},
@@ -134,7 +134,7 @@ func TestEndingTakesNoGoroutines(t *testing.T) {
 		t.Run(c.String(), func(t *testing.T) {
 			r := c.rig(t, wsproxy.WithCloseTimeout(time.Minute))
 			var clients, upstreams []*wstest.Wire
-			for range 50 {
+			for range 20 {
 				client, upstream := r.open("", "")
 				clients, upstreams = append(clients, client), append(upstreams, upstream)
 			}

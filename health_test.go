@@ -485,12 +485,12 @@ func TestOneClientDecidesNothing(t *testing.T) {
 					room := func(*http.Request) string { return "room" }
 					s := newScene(t, 3, append(options, wsproxy.WithBalance(wsproxy.Rendezvous(room)))...)
 					home, _ := s.handshake()
-					for range 10 * 31 { // ten a second, longer than any back-off
+					for range 5 * 31 { // five a second, longer than any back-off
 						s.act[home] = a
 						s.handshake()
 						s.act[home] = nil
 						s.want(home, 403)
-						wstest.Elapse(100 * time.Millisecond)
+						wstest.Elapse(200 * time.Millisecond)
 					}
 					s.act[home] = a
 					for range 3 {
@@ -714,17 +714,17 @@ func TestRetryBudget(t *testing.T) {
 	for _, test := range []struct {
 		share   float64
 		retries int
-	}{{0, 0}, {0.05, 10 + 100}, {0.2, 10 + 400}, {1, 1000}} { // the other half of the 20 is reserved for connecting
+	}{{0, 0}, {0.05, 10 + 50}, {0.2, 10 + 200}, {1, 500}} { // the other half of the 20 is reserved for connecting
 		synctest.Test(t, func(t *testing.T) {
 			s := newScene(t, 2, inTurn(), wsproxy.WithRetry(test.share), wsproxy.WithRetryAfterSend())
 			retries := 0
-			for i := range 2000 { // every other one fails, and recovers before that counts
+			for i := range 1000 { // every other one fails, and recovers before that counts
 				s.act["a"] = answeringStatus([]int{404, 503}[i%2])
 				dialled, _ := s.handshake()
 				retries += len(dialled) - 1
 			}
 			if retries < test.retries-1 || retries > test.retries {
-				t.Errorf("share %v: %d retries in 2000 handshakes of which half failed, want %d", test.share, retries, test.retries)
+				t.Errorf("share %v: %d retries in 1000 handshakes of which half failed, want %d", test.share, retries, test.retries)
 			}
 			if got := s.proxy.Stats().Retries; got != uint64(retries) {
 				t.Errorf("Stats has %d retries, want %d", got, retries)

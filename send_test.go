@@ -71,6 +71,9 @@ func TestSend(t *testing.T) {
 		n := uint64(0)
 		for _, size := range []int{0, 1, 125, 126, 0xFFFF, 0x10000, 3 << 20} {
 			for first, kind := range map[byte]websocket.MessageType{wstest.Text: websocket.MessageText, wstest.Binary: websocket.MessageBinary} {
+				if size > 1<<20 && kind == websocket.MessageText { // the large one is about the buffers
+					continue
+				}
 				data := []byte(strings.Repeat("ü", size/2) + strings.Repeat("x", size%2))
 				sent := make(chan error, 1)
 				go func() { sent <- s.Send(t.Context(), w.toSide(), kind, data) }()
@@ -158,7 +161,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 			var senders sync.WaitGroup
 			ctx, enough := context.WithCancel(t.Context())
 			var mu sync.Mutex
-			left := 12 // messages of the programs
+			left := 9 // messages of the programs
 			for range 3 {
 				senders.Go(func() {
 					for ctx.Err() == nil {
@@ -178,7 +181,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 				defer close(stopped)
 				for {
 					mu.Lock()
-					over := relayed >= 8 && left <= 0
+					over := relayed >= 5 && left <= 0
 					relayed++
 					mu.Unlock()
 					if over {

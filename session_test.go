@@ -32,7 +32,7 @@ func TestShutdown(t *testing.T) {
 	eachSession(t, func(t *testing.T, c carrier) {
 		r := c.rig(t)
 		var wires [][2]*wstest.Wire
-		for range 20 {
+		for range 8 {
 			client, upstream := r.open("", "")
 			wires = append(wires, [2]*wstest.Wire{client, upstream})
 		}
@@ -194,7 +194,7 @@ func TestClose(t *testing.T) {
 	t.Parallel()
 	eachSession(t, func(t *testing.T, c carrier) {
 		r := c.rig(t)
-		const n = 6
+		const n = 3 // one that is silent, one that flows, one that nobody reads
 		var wires [n][2]*wstest.Wire
 		for i := range wires {
 			client, upstream := r.open("", "")
@@ -278,7 +278,9 @@ func TestNothingIsLeft(t *testing.T) {
 	if !alone(t) {
 		return
 	}
-	long := strings.Repeat("x", 3<<20)
+	const long = 3 << 20
+	payload := strings.Repeat("x", long)
+	frames := map[bool][]byte{true: []byte(wstest.RawFrame(wstest.Binary, true, payload)), false: []byte(wstest.RawFrame(wstest.Binary, false, payload))}
 	ends := map[string]func(client, upstream *wstest.Wire){
 		"client closes":          func(c, u *wstest.Wire) { c.SendClose(1000, ""); u.WantClose(1000); u.SendClose(1000, ""); u.Close() },
 		"upstream closes":        func(c, u *wstest.Wire) { u.SendClose(1000, ""); c.WantClose(1000); c.SendClose(1000, ""); u.Close() },
@@ -290,19 +292,17 @@ func TestNothingIsLeft(t *testing.T) {
 		"upstream is reset":      func(c, u *wstest.Wire) { u.Reset() },
 		"client breaks rules":    func(c, u *wstest.Wire) { c.Send("\xFF") },
 		"upstream breaks rules":  func(c, u *wstest.Wire) { u.Send("\xFF") },
-		"client leaves early":    func(c, u *wstest.Wire) { c.Send(c.Frame(wstest.Binary, long)[:100_000]); c.Reset() },
-		"upstream leaves early":  func(c, u *wstest.Wire) { u.Send(u.Frame(wstest.Binary, long)[:100_000]); u.Reset() },
-		"reader leaves":          func(c, u *wstest.Wire) { flood(u, len(long)); io.CopyN(io.Discard, c.In, 1000); c.Reset() },
-		"upstream reader leaves": func(c, u *wstest.Wire) { flood(c, len(long)); io.CopyN(io.Discard, u.In, 1000); u.Reset() },
+		"client leaves early":    func(c, u *wstest.Wire) { c.Write(frames[true][:100_000]); c.Reset() },
+		"upstream leaves early":  func(c, u *wstest.Wire) { u.Write(frames[false][:100_000]); u.Reset() },
+		"reader leaves":          func(c, u *wstest.Wire) { flood(u, long); io.CopyN(io.Discard, c.In, 1000); c.Reset() },
+		"upstream reader leaves": func(c, u *wstest.Wire) { flood(c, long); io.CopyN(io.Discard, u.In, 1000); u.Reset() },
 		"long frame, no reader": func(c, u *wstest.Wire) {
-			frame := u.Frame(wstest.Binary, long)
-			go io.WriteString(u, frame)
+			go u.Write(frames[false])
 			io.CopyN(io.Discard, c.In, 100_000)
 			c.Reset()
 		},
 		"long frame, no sender": func(c, u *wstest.Wire) {
-			frame := c.Frame(wstest.Binary, long)
-			go io.WriteString(c, frame)
+			go c.Write(frames[true])
 			io.CopyN(io.Discard, u.In, 100_000)
 			c.Reset()
 		},
@@ -617,7 +617,7 @@ func TestSessionAllocs(t *testing.T) {
 			for _, size := range []int{20, 3000, 100_000} {
 				up, down := []byte(client.Frame(wstest.Binary, strings.Repeat("x", size))), []byte(upstream.Frame(wstest.Binary, strings.Repeat("y", size)))
 				got := make([]byte, len(up))
-				n := testing.AllocsPerRun(200, func() {
+				n := testing.AllocsPerRun(50, func() {
 					for _, way := range [...]struct {
 						from, to *wstest.Wire
 						b        []byte
@@ -687,7 +687,7 @@ func TestRestingStacks(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int(m.StackInuse)
 	}
-	const sessions = 1000
+	const sessions = 400
 	before := stacks()
 	for range sessions {
 		client, upstream := r.open("", "")

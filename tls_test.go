@@ -355,7 +355,7 @@ func TestLoadCertificatesMistakes(t *testing.T) {
 	}
 }
 
-// Certificates are replaced under 200 sessions: all sessions continue, and new
+// Certificates are replaced under 100 sessions: all sessions continue, and new
 // handshakes use the new certificate.
 func TestReplaceUnderSessions(t *testing.T) {
 	t.Parallel()
@@ -409,7 +409,7 @@ func TestReplaceUnderSessions(t *testing.T) {
 		}
 		return c, secure.ConnectionState().PeerCertificates[0].Raw
 	}
-	const sessions = 200
+	const sessions = 100
 	clients := make([]*wstest.Wire, sessions)
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
