@@ -312,6 +312,9 @@ func (l *loop) begin(s *Session) {
 			l.legs = append(l.legs, nil)
 		}
 		l.legs[e.fd] = leg
+		if e.tls != nil {
+			e.tls.free()
+		}
 		if err := l.register(int(e.fd), legEvents, e.tag); err != nil { // the kernel is out of memory
 			s.lose(leg, err)
 		}
@@ -321,6 +324,11 @@ func (l *loop) begin(s *Session) {
 // fire looks at a session whose timer is due.
 func (l *loop) fire(t *timer) {
 	defer l.guard(t.s)
+	for side := range t.s.legs {
+		if tls := t.s.legs[side].ev().tls; tls != nil {
+			tls.free()
+		}
+	}
 	t.s.tick()
 }
 

@@ -3,12 +3,15 @@
 package relay
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"net"
 	"os"
+	"reflect"
 	"sync"
 	"syscall"
+	"unsafe"
 )
 
 // A tlsSocket is a leg's socket as its tls.Conn sees it in the event driver. Reads end with errAgain where they would have to wait. Writes always
@@ -154,4 +157,39 @@ func (t *tlsSocket) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.fd, t.out = -1, nil
+}
+
+// leastFreed is the smallest buffer that free frees. crypto/tls begins with a little
+// more than 512 bytes, which are enough for small records.
+const leastFreed = 1 << 10
+
+// free frees the buffers in which the tls.Conn receives records and handshake
+// messages, if they are empty. They have the size of the largest that came so far,
+// 3.5 KiB after a handshake and up to 32 KiB later, and crypto/tls keeps them until
+// the connection is closed. It uses nothing of an empty buffer but its capacity. Only
+// who reads from the tls.Conn, the loop, may call free.
+func (t *tlsSocket) free() {
+	for _, offset := range tlsBuffers {
+		b := (*bytes.Buffer)(unsafe.Add(unsafe.Pointer(t.conn), offset))
+		if b.Len() == 0 && b.Cap() >= leastFreed {
+			*b = bytes.Buffer{}
+		}
+	}
+}
+
+// tlsBuffers is where these buffers are in a tls.Conn. It is empty for a release of
+// Go in which they are not what they were: then they are kept.
+var tlsBuffers = bufferOffsets(reflect.TypeFor[tls.Conn](), "rawInput", "hand")
+
+// bufferOffsets returns the offsets of fields of a struct, or none if one of them is
+// not a bytes.Buffer.
+func bufferOffsets(of reflect.Type, names ...string) (offsets []uintptr) {
+	for _, name := range names {
+		f, ok := of.FieldByName(name)
+		if !ok || len(f.Index) != 1 || f.Type != reflect.TypeFor[bytes.Buffer]() {
+			return nil
+		}
+		offsets = append(offsets, f.Offset)
+	}
+	return offsets
 }

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"io"
 	"net"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
@@ -176,4 +178,127 @@ func TestTLSSendsLongMessages(t *testing.T) {
 	}
 	s.Cut(protocol.CausePanic, nil)
 	wantOver(t, over)
+}
+
+// held returns the capacity of the buffers that free can free.
+func (t *tlsSocket) held() (n int) {
+	for _, offset := range tlsBuffers {
+		n += (*bytes.Buffer)(unsafe.Add(unsafe.Pointer(t.conn), offset)).Cap()
+	}
+	return n
+}
+
+// This release of Go has the buffers where they are looked for. If a release has
+// not, nothing is freed, and nothing else changes.
+func TestTLSBuffersAreKnown(t *testing.T) {
+	if len(tlsBuffers) != 2 {
+		t.Errorf("found %d of the 2 buffers of a tls.Conn", len(tlsBuffers))
+	}
+	type embedded struct{ rawInput, hand bytes.Buffer }
+	for _, of := range []any{
+		struct{ rawInput bytes.Buffer }{},
+		struct{ rawInput, hand *bytes.Buffer }{},
+		struct{ rawInput, hand []byte }{},
+		struct{ embedded }{},
+	} {
+		if offsets := bufferOffsets(reflect.TypeOf(of), "rawInput", "hand"); len(offsets) > 0 {
+			t.Errorf("%T: found buffers at %v", of, offsets)
+		}
+	}
+}
+
+// A tls.Conn whose buffers are freed loses nothing: neither what it has received of a
+// record, nor what it has decrypted.
+func TestTLSBuffersAreFreedEmpty(t *testing.T) {
+	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) {
+			leg, client, below := taken(t, version)
+			below.hold = true
+			want := strings.Repeat("a long record ", 1000)
+			io.WriteString(client, want)
+			client.CloseWrite()
+			below.Conn.SetWriteDeadline(time.Time{}) // CloseWrite has set one
+			var got []byte
+			b := make([]byte, 1000) // less than a record
+			largest := 0
+			for sent := below.out.Bytes(); ; {
+				part := sent[:min(len(sent), 5000)]
+				sent = sent[len(part):]
+				below.Conn.Write(part) // an error shows at the other end
+				if len(part) > 0 {
+					wstest.Await(t, func() (waits bool) {
+						leg.control(func(fd uintptr) { waits = socketInputWaits(fd) })
+						return waits
+					}, func() string { return "the bytes didn't arrive" })
+				}
+				leg.arrived()
+				n, err := leg.receive(b)
+				for ; n > 0; n, err = leg.receive(b) {
+					got = append(got, b[:n]...)
+					leg.tls.free()
+				}
+				largest = max(largest, leg.tls.held())
+				leg.tls.free()
+				if err != errAgain {
+					if string(got) != want || err != io.EOF {
+						t.Errorf("got %d bytes and %v, want %d and EOF", len(got), err, len(want))
+					}
+					break
+				}
+			}
+			if held := leg.tls.held(); largest < 2*leastFreed || held >= 2*leastFreed {
+				t.Errorf("buffers held %d bytes at most and %d in the end", largest, held)
+			}
+		})
+	}
+}
+
+// The loop frees the buffers when the session begins, and when its timer fires.
+func TestTLSBuffersOfSession(t *testing.T) {
+	for name, long := range map[string]bool{"after the handshake": false, "after a long message": true} {
+		t.Run(name, func(t *testing.T) {
+			a, b := tcpPair(t)
+			config := wstest.ClientConfig("upstream.test")
+			config.NextProtos = []string{strings.Repeat("p", 200), strings.Repeat("q", 200), strings.Repeat("r", 200), strings.Repeat("s", 200)} // a browser's ClientHello is long
+			near, client := tls.Server(NewConn(a), wstest.ServerConfig()), tls.Client(b, config)
+			go near.Handshake() // an error shows at the other end
+			client.SetDeadline(time.Now().Add(20 * time.Second))
+			if err := client.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			wstest.Await(t, func() bool { return near.ConnectionState().HandshakeComplete }, func() string { return "no handshake" })
+			nearUp, up := tcpPair(t)
+			up.SetDeadline(time.Now().Add(20 * time.Second))
+			var pol protocol.Policy
+			if long {
+				pol.Pings[frame.Client] = protocol.Pinging{Interval: 50 * time.Millisecond, Timeout: 20 * time.Second}
+			}
+			over := make(chan struct{})
+			s := joinEvents(t, pol, silentHost{over}, [2]net.Conn{near, nearUp})
+			conn := s.legs[frame.Client].ev().tls
+			if before := conn.held(); before < 2*leastFreed {
+				t.Fatalf("buffers hold %d bytes after the handshake: nothing to free", before)
+			}
+			s.Detach()
+			size := 10
+			if long {
+				size = 16 << 10
+			}
+			message := wstest.AppendFrame(nil, wstest.Binary, &[4]byte{}, make([]byte, size))
+			client.Write(message) // an error shows at the other end
+			if _, err := io.ReadFull(up, make([]byte, len(message))); err != nil {
+				t.Fatal(err)
+			}
+			if long { // the timer has fired
+				if _, err := io.ReadFull(client, make([]byte, 2)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Cut(protocol.CausePanic, nil)
+			wantOver(t, over)
+			if held := conn.held(); held >= 2*leastFreed {
+				t.Errorf("buffers still hold %d bytes", held)
+			}
+		})
+	}
 }
