@@ -88,8 +88,10 @@ func (l *loop) close() {
 	closeDescriptor(l.signal)
 	l.mu.Unlock()
 	expectOvers(-1)
-	for _, s := range l.takeCalls() {
-		l.forward(s)
+	for calls := l.takeCalls(); len(calls) > 0; calls = l.takeCalls() {
+		for _, s := range calls {
+			l.forward(s)
+		}
 	}
 }
 
@@ -129,7 +131,7 @@ func (l *loop) turn() {
 		}
 	}
 	now := time.Since(l.base)
-	l.wheel.advance(l.ticks(now), l.fire)
+	l.wheel.advance(l.ticks(now), perTurn, l.fire)
 	for _, s := range l.takeCalls() {
 		if !l.forward(s) {
 			l.look(s)
@@ -150,6 +152,9 @@ func (l *loop) wait() int {
 	if l.empty {         // there are no timers
 		until = l.base.Add(l.emptyAt + linger)
 	} else if _, _, at, ok := l.wheel.first(); ok {
+		if at <= l.ticks(time.Since(l.base)) { // the poller would not look for events
+			return epollNow(l.epoll, l.ready[:])
+		}
 		until = l.base.Add(time.Duration(at) * tick)
 	}
 	l.events, l.began = 0, -1
@@ -202,12 +207,15 @@ func (l *loop) call(s *Session) bool {
 // wake ends the loop's wait for events, or the next one.
 func (l *loop) wake() { eventSignal(l.signal) }
 
-// takeCalls returns the sessions to look at.
+// takeCalls returns sessions to look at, some of those that there are.
 func (l *loop) takeCalls() []*Session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	calls := l.calls
-	l.calls = nil
+	n := min(len(l.calls), perTurn)
+	calls := l.calls[:n:n]
+	if l.calls = l.calls[n:]; len(l.calls) == 0 {
+		l.calls = nil
+	}
 	return calls
 }
 
@@ -329,7 +337,9 @@ func (l *loop) fire(t *timer) {
 			tls.free()
 		}
 	}
+	t.s.events.called.Store(true) // it need not call the loop to set the next timer
 	t.s.tick()
+	l.look(t.s)
 }
 
 // hangUp closes a leg's connection.
@@ -385,6 +395,12 @@ func (l *loop) finish(s *Session) bool {
 const (
 	turnBytes = 1 << 20 // how much a leg may relay in one turn, if few others have something to relay
 	fewLegs   = 8
+
+	// perTurn is how many timers fire in a turn, apart from those of the same tick,
+	// and how many calls are answered. Otherwise those of very many sessions could keep
+	// events waiting, of which a turn takes as many as fit into loop.ready: the answers
+	// to Pings would come late, and that would make more work.
+	perTurn = 128
 
 	epollET   = 1 << 31
 	legEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | syscall.EPOLLPRI | epollET

@@ -80,11 +80,13 @@ func (w *wheel) first() (level, slot int, at int64, ok bool) {
 }
 
 // advance moves the wheel to a tick, and calls fire for the timers that are due.
-// fire may set and remove timers.
-func (w *wheel) advance(to int64, fire func(*timer)) {
-	for {
+// fire may set and remove timers. When that many have fired, it stops at an
+// earlier tick.
+func (w *wheel) advance(to int64, most int, fire func(*timer)) {
+	for fired := 0; fired < most; {
 		level, slot, at, ok := w.first()
 		if !ok || at > to {
+			w.now = max(w.now, to)
 			break
 		}
 		w.now = at
@@ -95,9 +97,9 @@ func (w *wheel) advance(to int64, fire func(*timer)) {
 				w.insert(t)
 			} else {
 				fire(t)
+				fired++
 			}
 		}
 		w.used[level] &^= 1 << slot
 	}
-	w.now = max(w.now, to)
 }

@@ -37,11 +37,11 @@ func TestWheel(t *testing.T) {
 			w.set(&all[i].timer, at())
 		}
 	}
-	fired, again, last := 0, 0, int64(0)
+	fired, again, stops, last := 0, 0, 0, int64(0)
 	for w.now < 4_000_000 {
 		before := w.now
 		to := before + 1 + random.Int64N(5000)
-		w.advance(to, func(x *timer) {
+		fire := func(x *timer) {
 			e := (*entry)(unsafe.Pointer(x)) // it is the first field
 			if x.at <= before || x.at > to || x.at < last && last <= to && x.at < w.now {
 				t.Fatalf("a timer for %d fired between %d and %d", x.at, before, to)
@@ -55,10 +55,20 @@ func TestWheel(t *testing.T) {
 				again++
 				w.set(x, at())
 			}
-		})
-		if w.now != to {
-			t.Fatalf("the wheel is at %d, want %d", w.now, to)
 		}
+		for { // a slot may hold more than what it stops at, but of one tick
+			n := fired
+			w.advance(to, 20, fire)
+			if w.now == to {
+				break
+			}
+			if stops++; w.now > to || fired-n < 20 {
+				t.Fatalf("the wheel is at %d after %d timers, want %d", w.now, fired-n, to)
+			}
+		}
+	}
+	if stops == 0 {
+		t.Error("the wheel has not stopped early")
 	}
 	if want := many - removed + again; fired != want {
 		t.Errorf("%d timers fired, want %d", fired, want)
@@ -73,12 +83,12 @@ func TestWheel(t *testing.T) {
 func TestWheelEdges(t *testing.T) {
 	var w wheel
 	var past, far, other, victim timer
-	w.advance(1000, nil)
+	w.advance(1000, 1, nil)
 	w.set(&past, 3)
 	w.set(&far, 1<<62)
 	w.set(&victim, 1001)
 	var got []*timer
-	w.advance(1001, func(x *timer) {
+	w.advance(1001, 10, func(x *timer) {
 		got = append(got, x)
 		switch x {
 		case &past:
@@ -92,10 +102,49 @@ func TestWheelEdges(t *testing.T) {
 	if len(got) != 1 || w.now != 1001 {
 		t.Errorf("%d timers fired at %d, want one at 1001", len(got), w.now)
 	}
-	w.advance(1002, func(x *timer) { got = append(got, x) })
+	w.advance(1002, 10, func(x *timer) { got = append(got, x) })
 	if len(got) != 2 || got[1] != &other {
 		t.Errorf("%d timers fired, want the other one second", len(got))
 	}
-	w.advance(int64(24*365*time.Hour/tick), func(x *timer) { t.Error("the far one fired") })
+	w.advance(int64(24*365*time.Hour/tick), 10, func(x *timer) { t.Error("the far one fired") })
 	w.remove(&far)
+}
+
+// However many timers and calls there are, a turn looks for events, and after some
+// of them the next turn does.
+func TestTimersKeepNoEventsWaiting(t *testing.T) {
+	l := newLoop()
+	if l == nil {
+		t.Fatal("no loop")
+	}
+	defer l.close()
+	const many = 10 * perTurn
+	var due [many]timer
+	for i := range due {
+		l.wheel.set(&due[i], int64(1+i))
+	}
+	l.base = l.base.Add(-(many + 1) * tick)
+	l.wake()
+	if n := l.wait(); n != 1 {
+		t.Errorf("%d events while timers are due, want the one that there is", n)
+	}
+	fired := 0
+	l.wheel.advance(l.ticks(time.Since(l.base)), perTurn, func(*timer) { fired++ })
+	if fired != perTurn {
+		t.Errorf("%d timers of different ticks fired in a turn, want %d", fired, perTurn)
+	}
+	s := &Session{events: new(events)}
+	s.events.loop.Store(l)
+	for range many {
+		l.call(s)
+	}
+	taken := 0
+	for calls := l.takeCalls(); len(calls) > 0; calls = l.takeCalls() {
+		if taken += len(calls); len(calls) > perTurn {
+			t.Fatalf("%d calls are answered in a turn, want %d at most", len(calls), perTurn)
+		}
+	}
+	if taken != many {
+		t.Errorf("%d calls were answered, want %d", taken, many)
+	}
 }
