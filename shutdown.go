@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,25 +140,36 @@ func (p *Proxy) drainMembers(c *protocol.Cause, leave func(*member) bool) {
 	})
 }
 
+// toldTogether is how much earlier than planned a session may be told to end: among
+// many, waiting for the next one would cost more than to tell it.
+const toldTogether = time.Millisecond
+
 // spread calls tell for each session, evenly spread over the window, until ctx
 // ends or all sessions are over.
 func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Duration, tell func(*Session)) {
 	slot := window / time.Duration(max(len(sessions), 1))
-	first := 0                                            // the session that the slots are counted from
-	active := make(map[*Session]time.Time, len(sessions)) // it changes
-	for _, s := range sessions {
-		active[s] = s.LastActivity()
-	}
-	slices.SortFunc(sessions, func(a, b *Session) int { return active[a].Compare(active[b]) })
+	first := 0 // the session that the slots are counted from
 	began := time.Now()
+	type idler struct {
+		*Session
+		idle time.Duration // read once, because it changes
+	}
+	queue := make([]idler, len(sessions))
+	for i, s := range sessions {
+		queue[i] = idler{s, began.Sub(s.LastActivity())}
+	}
+	slices.SortFunc(queue, func(a, b idler) int { return cmp.Compare(b.idle, a.idle) })
+	began = time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for i, s := range sessions {
+	for i := range queue {
+		s := queue[i].Session
+		queue[i].Session = nil // the queue may outlive it by minutes
 		due := time.Duration(i-first) * slot
 		if slot > 0 {
 			due += rand.N(slot)
 		}
-		if wait := due - time.Since(began); wait > 0 {
+		if wait := due - time.Since(began); wait > toldTogether {
 			timer.Reset(wait)
 			select {
 			case <-timer.C:
@@ -171,7 +183,7 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 				// The process was not running. Do not end all overdue sessions at
 				// once: spread them with the others over the remaining time.
 				window = max(window-past, 0)
-				began, first, slot = began.Add(past), i, window/time.Duration(len(sessions)-i)
+				began, first, slot = began.Add(past), i, window/time.Duration(len(queue)-i)
 			}
 		}
 		tell(s)
