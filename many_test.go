@@ -373,3 +373,44 @@ func (deadConn) Read([]byte) (int, error)         { return 0, net.ErrClosed }
 func (deadConn) Write([]byte) (int, error)        { return 0, net.ErrClosed }
 func (deadConn) Close() error                     { return nil }
 func (deadConn) SetWriteDeadline(time.Time) error { return nil }
+
+// BenchmarkContention does what sessions share, in as many goroutines as there are
+// processors: run it with -cpu 1,2,4,8, and -mutexprofile to see who waits for what.
+// What sessions do in the loop is in internal/relay.
+func BenchmarkContention(b *testing.B) {
+	p, _ := crowd(b, 10_000, func(int) bool { return true })
+	if err := p.SetUpstreams(Member{Target: "http://a.test"}, Member{Target: "http://b.test"}, Member{Target: "http://c.test"}); err != nil {
+		b.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "/room", nil)
+	parallel := func(name string, f func()) {
+		b.Run(name, func(b *testing.B) {
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					f()
+				}
+			})
+		})
+	}
+	parallel("Handshake", func() { // all that a handshake shares with others
+		s := admitted(b, p, r)
+		p.pool.Place(&s.seat, new(search), nil)
+		p.list(s, "http://a.test", "")
+		p.stats.open()
+		p.leave(s)
+	})
+	parallel("Registry", func() {
+		s := new(Session)
+		p.registry.add(s, "")
+		p.registry.remove(s, "", false, false)
+		p.registry.left()
+	})
+	parallel("Place", func() {
+		var s Session
+		p.pool.Place(&s.seat, new(search), nil)
+		p.pool.Release(&s.seat)
+	})
+	parallel("Opened", func() { p.stats.open() })
+	parallel("RoundTrip", func() { p.stats.roundTrips[Client].observe(time.Millisecond) })
+	parallel("Stats", func() { p.Stats() })
+}

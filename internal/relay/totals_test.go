@@ -2,6 +2,7 @@ package relay
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
@@ -28,4 +29,17 @@ func TestTotals(t *testing.T) {
 	if got := totals.Counts(frame.Upstream); got != (Counts{}) {
 		t.Errorf("from the other side: got %+v, want nothing", got)
 	}
+}
+
+// BenchmarkContention counts a frame, as all sessions do; see the face's
+// BenchmarkContention.
+func BenchmarkContention(b *testing.B) {
+	totals := NewTotals()
+	var sessions atomic.Uint64
+	b.RunParallel(func(pb *testing.PB) {
+		total := &totals[sessions.Add(1)%cells][frame.Client]
+		for pb.Next() {
+			total.add(1, 1, 130)
+		}
+	})
 }
