@@ -474,9 +474,9 @@ func TestHandshakeMemory(t *testing.T) {
 					runtime.ReadMemStats(&m)
 					return int(m.HeapAlloc)
 				}
-				n := 20 // what a detached session keeps is small beside what else changes
+				n := 10 // what a detached session keeps is small beside what else changes
 				if c.bound >= 64<<10 {
-					n = 8
+					n = 4
 				}
 				ends := make([]*wstest.Wire, 0, 2*n)
 				before := heap()

@@ -154,6 +154,7 @@ func TestLoopEnds(t *testing.T) {
 // A hook that does not return blocks neither the loop nor the ends of other
 // sessions. Neither does one that ends its goroutine.
 func TestOverBlocks(t *testing.T) {
+	t.Parallel()
 	var stuck sync.WaitGroup
 	release := make(chan struct{})
 	defer stuck.Wait()
@@ -314,7 +315,7 @@ func TestInjectionWhileFull(t *testing.T) {
 	client.SetDeadline(time.Now().Add(20 * time.Second))
 	upstream.SetDeadline(time.Now().Add(20 * time.Second))
 
-	const many = 400
+	const many = 200
 	var sent bytes.Buffer
 	for i := range many {
 		size := []int{0, 5, 300, 5_000, 70_000}[i%5]
