@@ -211,8 +211,7 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 
 	// The server's own read and write timeouts may still be set.
 	conn.SetDeadline(time.Time{})
-	conn.SetWriteDeadline(time.Now().Add(c.relay.Policy.Write))
-	if err := writeAnswer(ctx, conn, b.Bytes()); err != nil {
+	if err := writeAnswer(ctx, conn, b.Bytes(), c.relay.Policy.Write); err != nil {
 		e := &Error{Op: "answer", Side: Client, Err: err}
 		if ctx.Err() != nil {
 			e = dialError(ctx, ctx, e.Op, err)
@@ -220,7 +219,6 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 		}
 		return conn, nil, e
 	}
-	conn.SetWriteDeadline(time.Time{})
 	taken = true
 	return conn, early, nil
 }
@@ -229,12 +227,15 @@ func (c *config) accept(ctx context.Context, w http.ResponseWriter, key string, 
 // is to end: a client that reads gets it, and the Close frame after it.
 const lastAnswer = time.Second
 
-// writeAnswer writes the 101. It returns soon after ctx has ended.
-func writeAnswer(ctx context.Context, conn net.Conn, b []byte) error {
+// writeAnswer writes the 101, within the timeout. It returns soon after ctx has
+// ended.
+func writeAnswer(ctx context.Context, conn net.Conn, b []byte, timeout time.Duration) error {
 	n, err := relay.WriteNow(conn, b)
-	if err != nil || n == len(b) { // the usual case: ctx need not be watched
+	if err != nil || n == len(b) { // the usual case: neither ctx nor the time need be watched
 		return err
 	}
+	conn.SetWriteDeadline(time.Now().Add(timeout))
+	defer conn.SetWriteDeadline(time.Time{})
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

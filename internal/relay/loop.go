@@ -333,7 +333,7 @@ func (l *loop) begin(s *Session) {
 func (l *loop) fire(t *timer) {
 	defer l.guard(t.s)
 	for side := range t.s.legs {
-		if tls := t.s.legs[side].ev().tls; tls != nil {
+		if tls := t.s.events.legs[side].tls; tls != nil {
 			tls.free()
 		}
 	}

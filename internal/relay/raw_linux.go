@@ -37,20 +37,23 @@ type rawReader struct {
 	flow  uint8 // reads since the last pause, up to readsPerTurn+1
 }
 
-// rawConn returns the raw connection of a connection of the net package, or nil
-// for any other type: a type that wraps such a connection may read ahead or
-// count.
-func rawConn(conn net.Conn) (raw syscall.RawConn) {
-	var err error
+// writable returns the raw connection, to write to, of a connection of the net
+// package, or nil for any other type: a type that wraps such a connection may count.
+func writable(conn net.Conn) (raw syscall.RawConn) {
 	switch c := conn.(type) {
 	case *net.TCPConn:
-		if raw, err = c.SyscallConn(); err == nil && !isTCP(raw) {
-			return nil
-		}
+		raw, _ = c.SyscallConn()
 	case *net.UnixConn:
-		raw, err = c.SyscallConn()
+		raw, _ = c.SyscallConn()
 	}
-	if err != nil {
+	return raw
+}
+
+// rawConn is writable for a connection that is also to be read and queried, which
+// Multipath TCP is not made for.
+func rawConn(conn net.Conn) syscall.RawConn {
+	raw := writable(conn)
+	if _, is := conn.(*net.TCPConn); is && raw != nil && !isTCP(raw) {
 		return nil
 	}
 	return raw
@@ -92,13 +95,13 @@ func (l *leg) wakeIfReset() {
 
 // Write writes b to a connection that does not belong to a leg yet.
 func Write(conn net.Conn, b []byte) (int, error) {
-	return send(nil, conn, rawLeg{conn: rawConn(conn)}, b)
+	return send(nil, conn, rawLeg{conn: writable(conn)}, b)
 }
 
 // WriteNow writes what a connection accepts without waiting: nothing, if it is
 // not raw.
 func WriteNow(conn net.Conn, b []byte) (n int, err error) {
-	raw := rawConn(conn)
+	raw := writable(conn)
 	if raw == nil {
 		return 0, nil
 	}
