@@ -3,6 +3,7 @@ package wsproxy_test
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -30,7 +32,22 @@ func TestMain(m *testing.M) {
 		}
 		flag.Set("test.parallel", strconv.Itoa(each*runtime.GOMAXPROCS(0)))
 	}
-	os.Exit(wstest.Run(m))
+	code := wstest.Run(m)
+	if c, ok := wantNoEvents(); !ok {
+		fmt.Printf("the event driver has something left after all tests: %+v\n", c)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// wantNoEvents waits until the event driver has nothing left: no loop, session,
+// connection, timer or goroutine.
+func wantNoEvents() (c relay.Census, ok bool) {
+	ok = wstest.Until(func() bool {
+		c = relay.CountEvents()
+		return c == relay.Census{}
+	})
+	return c, ok
 }
 
 // A rig puts a proxy between a client and an upstream. Both are raw byte

@@ -272,7 +272,7 @@ func TestContextEnds(t *testing.T) {
 }
 
 // F42, F46: however a session ends, when ServeHTTP has returned, none of its
-// goroutines and descriptors is left.
+// goroutines and descriptors is left, and soon nothing of the event driver's.
 func TestNothingIsLeft(t *testing.T) {
 	t.Attr("case", "C30 F42 F46")
 	if !alone(t) {
@@ -316,6 +316,7 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			r := c.rig(t)
+			pollers := polls(t)
 			sockets, pipes := -1, 0
 			for range 2 {
 				for name, end := range ends {
@@ -343,6 +344,12 @@ func TestNothingIsLeft(t *testing.T) {
 				if sockets < 0 {
 					sockets, pipes = descriptors(t)
 				}
+			}
+			if left, ok := wantNoEvents(); !ok {
+				t.Errorf("the event driver has something left: %+v", left)
+			}
+			if n := polls(t); n != pollers {
+				t.Errorf("%d descriptors for events, %d before", n, pollers)
 			}
 			afterwards, pipesAfterwards := descriptors(t)
 			if afterwards > sockets {
@@ -416,6 +423,19 @@ func stacksOfSessions() string {
 // descriptors returns the number of the process's open sockets and pipes.
 func descriptors(t *testing.T) (sockets, pipes int) {
 	t.Helper()
+	return openFiles(t, "socket:"), openFiles(t, "pipe:")
+}
+
+// polls returns the number of descriptors that wait for events, or that wake who
+// waits. The runtime has two.
+func polls(t *testing.T) int {
+	t.Helper()
+	return openFiles(t, "anon_inode:[event")
+}
+
+// openFiles returns the number of the process's open files whose names begin so.
+func openFiles(t *testing.T, of string) (n int) {
+	t.Helper()
 	const dir = "/proc/self/fd"
 	entries, err := os.ReadDir(dir)
 	if runtime.GOOS != "linux" {
@@ -426,14 +446,11 @@ func descriptors(t *testing.T) (sockets, pipes int) {
 	}
 	for _, e := range entries {
 		to, _ := os.Readlink(dir + "/" + e.Name())
-		switch {
-		case strings.HasPrefix(to, "socket:"):
-			sockets++
-		case strings.HasPrefix(to, "pipe:"):
-			pipes++
+		if strings.HasPrefix(to, of) {
+			n++
 		}
 	}
-	return sockets, pipes
+	return n
 }
 
 // F50: a session logs one record, with the number of bytes on the wire.

@@ -87,6 +87,7 @@ func (l *loop) close() {
 	l.poller.close()
 	closeDescriptor(l.signal)
 	l.mu.Unlock()
+	l.countStrays()
 	expectOvers(-1)
 	for calls := l.takeCalls(); len(calls) > 0; calls = l.takeCalls() {
 		for _, s := range calls {

@@ -119,6 +119,7 @@ func TestLoopEnds(t *testing.T) {
 		return ""
 	}
 	await(t, "other tests' loops have ended", func() bool { return running() == "" })
+	tcpPair(t) // the runtime's poller has descriptors, too
 	before := open()
 	for range 3 {
 		var overs [5]chan struct{}
@@ -610,6 +611,7 @@ func TestFarTimer(t *testing.T) {
 	defer l.close()
 	var far timer
 	l.wheel.set(&far, int64((1<<32*time.Millisecond)/tick)) // in 32 bits: now
+	defer l.wheel.remove(&far)
 	began := time.Now()
 	time.AfterFunc(100*time.Millisecond, l.wake)
 	for n := 0; time.Since(began) < 100*time.Millisecond; n++ {

@@ -26,6 +26,15 @@ type Settings struct {
 	NoEvents bool // goroutines drive all sessions; for tests
 }
 
+// A Census is what the event driver has at a time, in all its loops.
+type Census struct {
+	Loops    int // that run; each ends a moment after its last session
+	Sessions int // that they carry
+	Overs    int // sessions whose Host.Over is to be called
+	Workers  int // goroutines that call Host.Over
+	Strays   int // connections and timers of no session that loops had when they ended, ever
+}
+
 // A Host is told of rare events of a session: never of one per frame. No lock is
 // held meanwhile.
 type Host interface {
