@@ -437,6 +437,25 @@ func TestExpiry(t *testing.T) {
 	})
 }
 
+// A session whose expiry passes before it is open ends as soon as it is.
+func TestExpiryPassed(t *testing.T) {
+	t.Parallel()
+	eachSession(t, func(t *testing.T, c carrier) {
+		r := c.rig(t, wsproxy.WithPing(0, 0), wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error {
+			return s.SetExpiry(time.Now().Add(-time.Minute), 4401, "token expired")
+		}))
+		client, upstream := r.open("", "")
+		client.Want(wstest.Close, wstest.CloseBody(4401, "token expired"))
+		upstream.WantClose(1001)
+		client.SendClose(4401, "")
+		upstream.SendClose(1001, "")
+		upstream.Close()
+		client.WantEnd()
+		r.wantOver()
+		r.wantRecord(0, "proxy", "expired")
+	})
+}
+
 // Sessions end at the maximum age or up to a tenth earlier, and not in step.
 func TestMaxAge(t *testing.T) {
 	t.Parallel()

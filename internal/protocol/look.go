@@ -97,7 +97,7 @@ func (c *Course) Start(now time.Duration, x Expiry) time.Duration {
 	if c.deadline != 0 { // it has begun to end before
 		first = c.firstLook()
 	}
-	c.due = now + first
+	c.due = now + max(first, 0)                      // the expiry may have passed
 	if r := c.resumes(); r != nil && r.dropAt != 0 { // it has begun to move before
 		c.due = min(c.due, r.dropAt)
 	}

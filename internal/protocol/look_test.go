@@ -168,6 +168,10 @@ func TestStart(t *testing.T) {
 			t.Errorf("%s: first look at %v, due at %v, want %v", tt.name, at, c.due, tt.want)
 		}
 	}
+	c := NewCourse(policy, 1)
+	if at := c.Start(2*sec, Expiry{At: -time.Minute, Cause: CauseIdle}); at != 2*sec {
+		t.Errorf("it has expired before: first look at %v, want now", at)
+	}
 }
 
 // Looks that are late in a row are counted; one in time ends the row.
