@@ -542,6 +542,35 @@ func TestLoopsShare(t *testing.T) {
 	}
 }
 
+// A loop that was busy and has slept since is free.
+func TestLoopLoad(t *testing.T) {
+	first, second := ownLoop(t), newLoop()
+	if second == nil {
+		t.Fatal("no descriptors")
+	}
+	defer second.close()
+	loops.Lock()
+	defer loops.Unlock()
+	loops.list = append(loops.list, second)
+	for _, tt := range []struct {
+		slept [2]time.Duration
+		want  *loop
+	}{
+		{[2]time.Duration{0, 0}, second}, // both busy, the second one less
+		{[2]time.Duration{time.Second, 0}, first},
+		{[2]time.Duration{0, time.Second}, second},
+	} {
+		for i, l := range []*loop{first, second} {
+			l.base = time.Now().Add(-time.Hour)
+			l.share.load.Store(int32(99 - i))
+			l.share.measured.Store(int64(time.Hour - tt.slept[i]))
+		}
+		if freestLocked(nil) != tt.want {
+			t.Errorf("slept %v: took a loop with a load of %d, want %d", tt.slept, freestLocked(nil).load(), tt.want.load())
+		}
+	}
+}
+
 // A loop that has little to do for some time gives its sessions back, and ends.
 func TestLoopRetires(t *testing.T) {
 	awaitNoLoops(t)
