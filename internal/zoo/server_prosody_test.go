@@ -41,30 +41,9 @@ Component "rooms.zoo.example" "muc"
 	kinds:        onlyText,
 	most:         70_000,
 	greet:        greetXMPP,
-	say: func(v *visit, m message) error { // to oneself
-		_, err := xmpp(v, fmt.Sprintf(`<message xmlns="jabber:client" type="chat" to=%q><body>%s</body></message>`, v.name, m.data),
-			fmt.Sprintf("<body>%s</body>", m.data))
-		return err
-	},
-	leave: func(v *visit) error {
-		_, err := xmpp(v, `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing"/>`, "<close")
-		return err
-	},
-	lives: []life{{"a room", func(t *testing.T, f form) (string, error) {
-		v, err := dial(t, f, offer{path: "/xmpp-websocket", subprotocols: []string{"xmpp"}})
-		if err != nil {
-			return "", err
-		}
-		if err := greetXMPP(v); err != nil {
-			return "", err
-		}
-		room := "cats-" + port(f.addr) + "@rooms.zoo.example"
-		if _, err := xmpp(v, `<presence xmlns="jabber:client" to="`+room+`/lion"><x xmlns="http://jabber.org/protocol/muc"/></presence>`, "<subject"); err != nil {
-			return "", err
-		}
-		_, err = xmpp(v, `<message xmlns="jabber:client" type="groupchat" to="`+room+`"><body>roar</body></message>`, "<body>roar</body>")
-		return "joined, said and heard", err
-	}}},
+	say:          sayXMPP,
+	leave:        leaveXMPP,
+	lives:        []life{roomXMPP("/xmpp-websocket")},
 }
 
 // greetXMPP logs in as a guest.
@@ -85,6 +64,38 @@ func greetXMPP(v *visit) error {
 		}
 	}
 	return nil
+}
+
+// sayXMPP sends a message to oneself.
+func sayXMPP(v *visit, m message) error {
+	_, err := xmpp(v, fmt.Sprintf(`<message xmlns="jabber:client" type="chat" to=%q><body>%s</body></message>`, v.name, m.data),
+		fmt.Sprintf("<body>%s</body>", m.data))
+	return err
+}
+
+// leaveXMPP ends the stream (RFC 7395, 3.6).
+func leaveXMPP(v *visit) error {
+	_, err := xmpp(v, `<close xmlns="urn:ietf:params:xml:ns:xmpp-framing"/>`, "<close")
+	return err
+}
+
+// roomXMPP joins a room of the server at this path.
+func roomXMPP(path string) life {
+	return life{"a room", func(t *testing.T, f form) (string, error) {
+		v, err := dial(t, f, offer{path: path, subprotocols: []string{"xmpp"}})
+		if err != nil {
+			return "", err
+		}
+		if err := greetXMPP(v); err != nil {
+			return "", err
+		}
+		room := "cats-" + port(f.addr) + "@rooms.zoo.example"
+		if _, err := xmpp(v, `<presence xmlns="jabber:client" to="`+room+`/lion"><x xmlns="http://jabber.org/protocol/muc"/></presence>`, "<subject"); err != nil {
+			return "", err
+		}
+		_, err = xmpp(v, `<message xmlns="jabber:client" type="groupchat" to="`+room+`"><body>roar</body></message>`, "<body>roar</body>")
+		return "joined, said and heard", err
+	}}
 }
 
 // xmpp sends a stanza and reads others up to one that contains the text.

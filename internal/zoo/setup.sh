@@ -19,13 +19,22 @@ packages="$packages python3-websockets python3-tornado python3-aiohttp
 packages="$packages python3-pyqt6.qtwebsockets gir1.2-soup-3.0 python3-gi
 	glib-networking"
 # In Ruby and Perl.
-packages="$packages ruby-actioncable puma ruby-em-websocket
+packages="$packages ruby-actioncable puma ruby-em-websocket ruby-faye
 	libmojolicious-perl"
+# In Java. A class is run from its source.
+packages="$packages default-jdk-headless libtomcat10-java libjetty9-java
+	libjetty9-extra-java libnetty-java"
 # In C and C++, to be compiled.
 packages="$packages libvncserver-dev libcivetweb-dev"
 # Whole programs.
 packages="$packages mosquitto mosquitto-clients libwebsockets-test-server
-	prosody websocketd libnginx-mod-nchan"
+	prosody websocketd libnginx-mod-nchan ejabberd rabbitmq-server janus
+	cockpit-ws cockpit-bridge"
+
+# services lists what starts at boot: scripts, and units of systemd.
+services() {
+	find /etc/init.d /etc/systemd/system/*.wants ! -type d 2>/dev/null | sed 's,.*/,,' | sort -u
+}
 
 missing=
 for p in $packages; do
@@ -35,6 +44,7 @@ for p in $packages; do
 		# A program that came by another way than Debian's will do.
 		case $p in
 		nodejs) ! command -v node >/dev/null || continue ;;
+		default-jdk-headless) ! command -v javac >/dev/null || continue ;;
 		esac
 		missing="$missing $p"
 		;;
@@ -43,7 +53,7 @@ done
 if [ -n "$missing" ]; then
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update
-	before=$(ls /etc/init.d 2>/dev/null || true)
+	before=$(services)
 	(
 		policy=/usr/sbin/policy-rc.d # whether packages may start services
 		if ! [ -e $policy ]; then
@@ -55,8 +65,12 @@ if [ -n "$missing" ]; then
 		# shellcheck disable=SC2086 # a list of names
 		apt-get install -y --no-install-recommends $missing
 	)
-	for s in $(ls /etc/init.d); do
-		echo "$before" | grep -qxF "$s" || update-rc.d "$s" disable || true
+	for s in $(services); do
+		! echo "$before" | grep -qxF "$s" || continue
+		case $s in
+		*.*) rm -f /etc/systemd/system/*.wants/"$s" ;;
+		*) update-rc.d "$s" disable || true ;;
+		esac
 	done
 fi
 

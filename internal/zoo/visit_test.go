@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type visit struct {
 	auto    func(m message) *message // answers messages that a library would answer by itself; an empty message: no answer
 	window  int                      // the largest message that is sent compressed
 	writing sync.Mutex
+	left    atomic.Bool // whether a Close was sent
 	inflate inflater
 
 	mu       sync.Mutex
@@ -179,7 +181,11 @@ func (v *visit) read() {
 			if len(payload) == 0 {
 				closing = "Close without a code"
 			}
-			_ = v.write(ws.OpClose, payload, false) // at worst a second Close, if this one answers ours
+			// Nothing follows a Close (RFC 6455, 5.5.1). ejabberd would answer a
+			// second one too, without end.
+			if !v.left.Swap(true) {
+				_ = v.write(ws.OpClose, payload, false)
+			}
 			// Some servers leave it to the client to close the connection.
 			_ = v.conn.SetReadDeadline(time.Now().Add(time.Second))
 		default:
@@ -240,6 +246,7 @@ func (v *visit) send(m message) error {
 func (v *visit) ping(payload string) error { return v.write(ws.OpPing, []byte(payload), false) }
 
 func (v *visit) close(code int, reason string) error {
+	v.left.Store(true)
 	return v.write(ws.OpClose, append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...), false)
 }
 

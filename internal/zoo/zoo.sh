@@ -13,7 +13,7 @@ zoo() { go test -race -count=1 -timeout 20m "$@"; }
 case ${1:-} in
 '') zoo . -part=$(($(date +%s) / 86400 % 3)) ;;
 all) zoo . ;;
-night) zoo -timeout 60m . -awake ;;
+night) zoo -timeout 60m -parallel 6 . -awake ;; # side by side: they mostly wait
 -update) zoo . -update ;;
 *) zoo -v -run "^Test(Servers|Clients)\$/^($(IFS='|'; echo "$*" | tr ' /' _-))\$" . ;;
 esac

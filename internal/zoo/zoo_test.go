@@ -71,6 +71,18 @@ var servers = []server{
 	libwebsockets,
 	prosody,
 	websocketd,
+	ejabberd,
+	rabbitMQTT,
+	rabbitSTOMP,
+	janus,
+	tomcat,
+	jetty,
+	netty,
+	fayeRuby,
+	qtServer,
+	soupServer,
+	webpack,
+	cockpit,
 }
 
 // clients are in the order of the table.
@@ -100,7 +112,12 @@ var clients = []client{
 func TestServers(t *testing.T) {
 	for i, s := range servers {
 		if mine(i) {
-			t.Run(testName(s.name), func(t *testing.T) { carryServer(t, s) })
+			t.Run(testName(s.name), func(t *testing.T) {
+				if *awake { // mostly waiting, which one core does for many
+					t.Parallel()
+				}
+				carryServer(t, s)
+			})
 		}
 	}
 }

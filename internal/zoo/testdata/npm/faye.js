@@ -3,5 +3,6 @@ import { createServer } from 'node:http'
 import faye from 'faye'
 
 const server = createServer()
-new faye.NodeAdapter({ mount: '/faye', timeout: 45 / 20 }).attach(server)
+// It forgets clients that don't ask for as long as this; ours are silent for 75 s.
+new faye.NodeAdapter({ mount: '/faye', timeout: 120 }).attach(server)
 server.listen(process.argv[2], '127.0.0.1')

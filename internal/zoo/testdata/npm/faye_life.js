@@ -2,7 +2,6 @@
 import faye from 'faye'
 
 const client = new faye.Client(process.argv[2] + '/faye')
-client.on('transport:down', () => console.log('down'))
 const got = []
 const done = new Promise((resolve) => {
   client.subscribe('/zoo/*', (message) => {
@@ -16,5 +15,8 @@ const done = new Promise((resolve) => {
 await done
 const transport = client._dispatcher._transport.connectionType
 console.log(`${transport}, ${got.join(' and ')} characters published and received`)
+client.on('transport:down', () => {
+  console.log('down')
+  process.exit(0)
+})
 client.disconnect()
-setTimeout(() => process.exit(0), 100)
