@@ -26,6 +26,14 @@ type client struct {
 	args []string
 	// run does the errand in another way, unless it is nil.
 	run func(t *testing.T, url, root string) ([]outcome, error)
+	// page: it opens a page of the host first.
+	page bool
+	// of is the animal that a client of one protocol connects to, instead of the
+	// host below. Such a client is a guest: see guest_test.go.
+	of *server
+	// patience is how long a guest that reconnects by itself may take for it. If
+	// it is 0, the guest doesn't reconnect.
+	patience time.Duration
 }
 
 // A client's errand: open URL, offering the subprotocols zoo.v1 and zoo.v2;
@@ -53,6 +61,14 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/private") && r.Header.Get("Authorization") == "" {
 		w.Header().Set("WWW-Authenticate", `Basic realm="zoo"`)
 		http.Error(w, "who are you", http.StatusUnauthorized)
+		return
+	}
+	switch r.URL.Path {
+	case "/page":
+		servePage(w, r)
+		return
+	case "/favicon.ico": // browsers want it
+		http.NotFound(w, r)
 		return
 	}
 	h.wg.Add(1)
@@ -107,6 +123,10 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // carryClient runs a client both ways and compares the outcomes.
 func carryClient(t *testing.T, c client) {
+	if c.of != nil {
+		carryGuest(t, c)
+		return
+	}
 	version := c.source.version(t)
 	began := time.Now()
 	h := new(host)
@@ -114,7 +134,7 @@ func carryClient(t *testing.T, c client) {
 	t.Cleanup(server.Close)
 	upstream := strings.TrimPrefix(server.URL, "http://")
 	var outcomes [2][]outcome
-	for i, w := range []*way{throughNginx(t, upstream, ""), throughProxy(t, upstream, false, 0)} {
+	for i, w := range []*way{throughNginx(t, upstream, ""), throughProxy(t, upstream, c.page, 0)} {
 		for _, f := range []struct {
 			what string
 			form form

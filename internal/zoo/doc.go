@@ -4,8 +4,9 @@
 // A difference is a defect unless promise_test.go names it.
 //
 // Each program, called an animal, has one file: server_NAME_test.go starts a
-// server, and client_NAME_test.go a client. Programs in other languages are in
-// testdata. zoo_test.go has the lists. setup.sh installs what is not a Go module.
+// server, and client_NAME_test.go a client. Clients of one protocol are guests
+// (guest_test.go) of the server that speaks it as well; it is also recorded after
+// which Close codes they reconnect. Programs in other languages are in testdata. zoo_test.go has the lists. setup.sh installs what is not a Go module.
 // If something is missing, its tests are skipped, or fail if the environment has
 // CI=true.
 //

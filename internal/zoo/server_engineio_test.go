@@ -9,11 +9,12 @@ import (
 
 // engine.io is what Socket.IO is built on. npm's engine.io, with compression.
 var engineIO = server{
-	name:   "engine.io",
-	source: npm("engine.io"),
-	start:  node("engineio.js"),
-	path:   "/engine.io/?EIO=4&transport=websocket",
-	auto:   pongEngineIO,
+	name:     "engine.io",
+	source:   npm("engine.io"),
+	start:    node("engineio.js"),
+	fallback: true, // for polling
+	path:     "/engine.io/?EIO=4&transport=websocket",
+	auto:     pongEngineIO,
 	greet: func(v *visit) error {
 		_, err := v.receiveText("0{")
 		return err

@@ -20,12 +20,14 @@ packages="$packages python3-pyqt6.qtwebsockets gir1.2-soup-3.0 python3-gi
 	glib-networking"
 # In Ruby and Perl.
 packages="$packages ruby-actioncable puma ruby-em-websocket ruby-faye
-	libmojolicious-perl"
+	ruby-faye-websocket libmojolicious-perl libio-socket-ssl-perl"
 # In Java. A class is run from its source.
 packages="$packages default-jdk-headless libtomcat10-java libjetty9-java
 	libjetty9-extra-java libnetty-java"
 # In C and C++, to be compiled.
-packages="$packages libvncserver-dev libcivetweb-dev"
+packages="$packages libvncserver-dev libcivetweb-dev libwebsockets-dev"
+# Browsers, and certutil, by which they are told whom to trust.
+packages="$packages chromium firefox-esr libnss3-tools"
 # Whole programs.
 packages="$packages mosquitto mosquitto-clients libwebsockets-test-server
 	prosody websocketd libnginx-mod-nchan ejabberd rabbitmq-server janus
@@ -50,6 +52,10 @@ for p in $packages; do
 		;;
 	esac
 done
+# Debian's nodejs comes without npm.
+command -v npm >/dev/null || case $missing in
+*' nodejs'*) missing="$missing npm" ;;
+esac
 if [ -n "$missing" ]; then
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update

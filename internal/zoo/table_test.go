@@ -17,7 +17,7 @@ const docs = "../../docs/compatibility.md"
 
 // A row is a row of the table.
 type row struct {
-	table   string // servers, clients
+	table   string // servers, clients, reconnecting
 	name    string
 	from    source
 	version string
@@ -95,9 +95,26 @@ func enter(t *testing.T, r row, nginx, ours []outcome) {
 		differs = strings.TrimPrefix(differs+"; nginx needs a fifth line, since "+r.why, "; ")
 	}
 	r.cells = []string{agreed, strings.Join(did, "; "), differs}
+	enterRow(r)
+}
+
+// enterRow enters a row as it is.
+func enterRow(r row) {
 	entered.Lock()
 	defer entered.Unlock()
 	entered.rows = append(entered.rows, r)
+}
+
+// columns are a table's headings behind name and source.
+func columns(table string) []string {
+	if table != "reconnecting" {
+		return []string{"Agreed on", "What came of it", "Other than nginx"}
+	}
+	var all []string
+	for _, e := range endings {
+		all = append(all, e.name)
+	}
+	return all
 }
 
 func (r row) line() string {
@@ -148,7 +165,7 @@ func settle(write bool) error {
 			lines[r.name] = r.line()
 		}
 		var b strings.Builder
-		b.WriteString("\n| Name | From | Agreed on | What came of it | Other than nginx |\n|---|---|---|---|---|\n")
+		b.WriteString("\n| Name | From | " + strings.Join(columns(table), " | ") + " |\n|---|---|" + strings.Repeat("---|", len(columns(table))) + "\n")
 		for _, name := range names {
 			b.WriteString(lines[name])
 		}

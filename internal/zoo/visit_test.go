@@ -217,14 +217,19 @@ func (v *visit) read() {
 	}
 }
 
-// write writes one frame.
+// write writes one frame, at once: a server that answers when it has read a part
+// of it may end the connection before the rest is written.
 func (v *visit) write(op ws.OpCode, payload []byte, rsv1 bool) error {
 	f := ws.NewFrame(op, true, bytes.Clone(payload))
 	f.Header.Rsv = ws.Rsv(rsv1, false, false)
 	v.writing.Lock()
 	defer v.writing.Unlock()
 	_ = v.conn.SetWriteDeadline(time.Now().Add(limit))
-	return ws.WriteFrame(v.conn, ws.MaskFrameInPlace(f))
+	frame, err := ws.CompileFrame(ws.MaskFrameInPlace(f))
+	if err == nil {
+		_, err = v.conn.Write(frame)
+	}
+	return err
 }
 
 // send sends a message, compressed if that was negotiated.

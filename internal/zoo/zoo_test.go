@@ -83,6 +83,8 @@ var servers = []server{
 	soupServer,
 	webpack,
 	cockpit,
+	natsServer,
+	centrifugeServer,
 }
 
 // clients are in the order of the table.
@@ -106,6 +108,30 @@ var clients = []client{
 	qtClient,
 	soupClient,
 	wscatClient,
+	chromiumClient,
+	firefoxClient,
+	javaClient,
+	mojoliciousClient,
+	fayeWebsocketRubyClient,
+	libwebsocketsClient,
+	mqttClient,
+	pahoGoClient,
+	natsClient,
+	centrifugeClient,
+	centrifugeGoClient,
+	xmppClient,
+	reconnectingWebsocketClient,
+	partySocketClient,
+	socketIOClient,
+	engineIOClient,
+	graphqlWSClient,
+	subscriptionsTransportWSClient,
+	signalRClient,
+	phoenixClient,
+	actionCableClient,
+	primusClient,
+	sockJSClient,
+	yWebsocketClient,
 }
 
 // TestServers runs each server both ways.
@@ -155,6 +181,9 @@ func names() map[string][]string {
 	}
 	for _, c := range clients {
 		all["clients"] = append(all["clients"], c.name)
+		if c.patience > 0 {
+			all["reconnecting"] = append(all["reconnecting"], c.name)
+		}
 	}
 	return all
 }
@@ -164,6 +193,7 @@ var atEnd []func()
 
 func TestMain(m *testing.M) {
 	serveInstead()
+	visitInstead()
 	flag.Parse()
 	code := m.Run()
 	if code == 0 {

@@ -13,6 +13,10 @@ export const schema = new GraphQLSchema({
         type: GraphQLInt,
         args: { to: { type: new GraphQLNonNull(GraphQLInt) } },
         subscribe: async function * (_, { to }) { for (let i = 1; i <= to; i++) yield { count: i } }
+      },
+      wait: { // once, and no more
+        type: GraphQLInt,
+        subscribe: async function * () { yield { wait: 1 }; await new Promise(() => {}) }
       }
     }
   })

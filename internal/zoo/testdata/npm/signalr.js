@@ -17,7 +17,7 @@ const wss = new WebSocketServer({ server, path: '/hub' })
 wss.on('connection', (ws) => {
   let greeted = false
   const send = (message) => ws.send(JSON.stringify(message) + end)
-  const pings = setInterval(() => send({ type: 6 }), 15000 / 20)
+  let pings
   ws.on('close', () => clearInterval(pings))
   ws.on('message', (data) => {
     for (const part of data.toString().split(end).slice(0, -1)) {
@@ -25,6 +25,7 @@ wss.on('connection', (ws) => {
       if (!greeted) {
         greeted = true
         send({})
+        pings = setInterval(() => send({ type: 6 }), 15000 / 20)
       } else if (m.type === 1 && m.target === 'leave') {
         send({ type: 7, error: 'as asked' })
         ws.close(1000)
