@@ -31,7 +31,7 @@ packages="$packages chromium firefox-esr libnss3-tools"
 # Whole programs.
 packages="$packages mosquitto mosquitto-clients libwebsockets-test-server
 	prosody websocketd libnginx-mod-nchan ejabberd rabbitmq-server janus
-	cockpit-ws cockpit-bridge"
+	cockpit-ws cockpit-bridge uwsgi-core uwsgi-plugin-python3"
 
 # services lists what starts at boot: scripts, and units of systemd.
 services() {

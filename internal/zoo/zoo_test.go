@@ -85,6 +85,8 @@ var servers = []server{
 	cockpit,
 	natsServer,
 	centrifugeServer,
+	uwsgi,
+	cowboy,
 }
 
 // clients are in the order of the table.
