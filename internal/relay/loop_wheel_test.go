@@ -117,7 +117,10 @@ func TestTimersKeepNoEventsWaiting(t *testing.T) {
 	if l == nil {
 		t.Fatal("no loop")
 	}
-	defer l.close()
+	defer func() {
+		l.wheel = wheel{} // the timers of no session
+		l.close()
+	}()
 	const many = 10 * perTurn
 	var due [many]timer
 	for i := range due {
