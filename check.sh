@@ -81,6 +81,7 @@ trap 'kill $setup 2>/dev/null || true; longest; rm -rf "$results"' EXIT
 
 tests root ./...
 
+# In all other steps, the event loop carries what it can have.
 step tests without the event loop: goroutines drive all sessions
 tests noloop -tags noloop . ./internal/relay
 

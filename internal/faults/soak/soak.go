@@ -18,6 +18,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 )
 
 // settings of a soak.
@@ -237,6 +238,7 @@ func (k *soak) check(open int, when string) {
 		want = k.base
 	}
 	ok := k.settle(want)
+	k.checkEvents(open)
 	for i, v := range k.variants {
 		for _, name := range sortedKeys(v.proxies) {
 			n := 0
@@ -288,6 +290,18 @@ func (k *soak) figures() figures {
 		f = figures{min(f.goroutines, g.goroutines), min(f.files, g.files), min(f.heap, g.heap)}
 	}
 	return f
+}
+
+// checkEvents checks what the event driver has: no more sessions than are open, no
+// connection or timer of none, and without sessions soon nothing at all.
+func (k *soak) checkEvents(open int) {
+	var c relay.Census
+	for end := time.Now().Add(wire.Timeout); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if c = relay.CountEvents(); c.Sessions <= open && c.Overs == 0 && c.Strays == 0 && (open > 0 || c == relay.Census{}) {
+			return
+		}
+	}
+	k.problems.add("the event driver has %+v, %d sessions are open", c, open)
 }
 
 func (k *soak) explain(when string, want figures) {
