@@ -6,6 +6,7 @@
 package protocol
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
@@ -109,6 +110,22 @@ func (d *Direction) Walk(p []byte, limits *Limits, quota Quota, v *Verdict) {
 			break
 		}
 		h, err := d.Scan.Next(p[i:])
+		if err == frame.ErrUnmasked {
+			if ours, size := d.unmaskedPong(p[i:]); ours {
+				switch {
+				case apart && n > 0:
+					v.Rest = len(p) - i
+				case size == 0:
+					v.Hold = len(p) - i
+				default:
+					v.Pong = binary.BigEndian.Uint32(p[i+size-4:])
+					v.Absorbed++
+					i += size
+					continue
+				}
+				break
+			}
+		}
 		if err != nil {
 			d.Ended, v.Final.Broken = true, err
 			break
@@ -206,6 +223,24 @@ func (d *Direction) control(whole []byte, h frame.Header, v *Verdict) (own bool)
 		f.Size = len(whole)
 	}
 	return false
+}
+
+// unmaskedPong reports whether a client's unmasked frame at the start of p answers
+// one of our Pings, as far as p has it, and returns its size, 0 if it is
+// incomplete. RFC 6455, 5.1 forbids it, but some clients mask everything except
+// their Pongs (paho-mqtt for Python). Where only the server sends Pings to find
+// dead clients, nobody would notice. It is harmless: its bytes are ours, and it is
+// not forwarded.
+func (d *Direction) unmaskedPong(p []byte) (ours bool, size int) {
+	const whole = 2 + PingBodySize
+	want := [2 + len(d.Tag)]byte{frame.FinBit | frame.OpPong, PingBodySize}
+	copy(want[2:], d.Tag[:])
+	m := min(len(p), len(want))
+	ours = bytes.Equal(p[:m], want[:m])
+	if ours && len(p) >= whole {
+		size = whole
+	}
+	return ours, size
 }
 
 // keep moves p[from:from+n] down to p[to:] and returns the end of the moved

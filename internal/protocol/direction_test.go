@@ -65,7 +65,11 @@ func TestWalkEverySplit(t *testing.T) {
 func TestWalkAbsorbs(t *testing.T) {
 	t.Attr("case", "F35")
 	tag := [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
-	own := func() []byte { return frame.AppendControl(nil, frame.OpPong, true, PingBody(tag, 9)) }
+	var made int
+	own := func() []byte { // every other one unmasked, as paho-mqtt for Python sends them
+		made++
+		return frame.AppendControl(nil, frame.OpPong, made%2 == 0, PingBody(tag, 9))
+	}
 	keep := [][]byte{
 		appendFrame(nil, frame.FinBit|frame.OpText, true, 5),
 		frame.AppendControl(nil, frame.OpPong, true, []byte("theirs")),
@@ -87,6 +91,39 @@ func TestWalkAbsorbs(t *testing.T) {
 		}
 		if count.frames != len(keep) || count.messages != 2 {
 			t.Fatalf("counted %+v, want the %d frames that went on", count, len(keep))
+		}
+	}
+}
+
+// A Pong to our own Ping may be unmasked, and nothing else that a client sends: it
+// is found at the first byte that differs.
+func TestWalkUnmaskedPong(t *testing.T) {
+	tag := [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
+	pong := frame.AppendControl(nil, frame.OpPong, false, PingBody(tag, 9))
+	for n := range pong {
+		d := Direction{Tag: tag, Scan: frame.Scanner{Masked: true}}
+		var v Verdict
+		if d.Walk(bytes.Clone(pong[:n+1]), nil, Quota{}, &v); d.Ended || v.N != 0 || n+1 < len(pong) && v.Hold != n+1 || n+1 == len(pong) && v.Pong != 9 {
+			t.Errorf("%d bytes of it: got %+v, want them held back and number 9 at the end", n+1, v)
+		}
+		if n >= 2+len(tag) {
+			continue // its number may be any
+		}
+		other := bytes.Clone(pong[:max(n+1, 2)])
+		other[n] ^= 1
+		d = Direction{Tag: tag, Scan: frame.Scanner{Masked: true}}
+		if d.Walk(other, nil, Quota{}, &v); !d.Ended || v.Final.Broken != frame.ErrUnmasked && n > 0 {
+			t.Errorf("another byte %d: got %+v, want %v", n, v, frame.ErrUnmasked)
+		}
+	}
+	for _, other := range [][]byte{
+		frame.AppendControl(nil, frame.OpPong, false, []byte("theirs")),
+		frame.AppendControl(nil, frame.OpPing, false, PingBody(tag, 9)),
+		appendFrame(nil, frame.FinBit|frame.OpBinary, false, PingBodySize),
+	} {
+		d := Direction{Tag: tag, Scan: frame.Scanner{Masked: true}}
+		if _, _, final := drive(t, &d, other, func() int { return 1 }); final.Broken != frame.ErrUnmasked {
+			t.Errorf("%x: got %+v, want %v", other, final, frame.ErrUnmasked)
 		}
 	}
 }
