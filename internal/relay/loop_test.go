@@ -542,6 +542,54 @@ func TestLoopsShare(t *testing.T) {
 	}
 }
 
+// A session that is ended while it is moved ends once, in the loop that has it then,
+// whether the call for that came before the move or after it. Events of the first
+// loop that are out of date do nothing.
+func TestCutWhileMoved(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		first := ownLoop(t)
+		second := newLoop()
+		if second == nil {
+			t.Fatal("no descriptors")
+		}
+		loops.Lock()
+		second.joinLocked()
+		loops.Unlock()
+		over := make(chan struct{})
+		s, client, upstream := eventSession(t, protocol.Policy{}, silentHost{over})
+		first.turn()
+		leg := s.legs[0].ev()
+		stale := syscall.EpollEvent{Fd: leg.fd, Pad: leg.tag, Events: legEvents | syscall.EPOLLHUP | syscall.EPOLLERR}
+		if before {
+			s.Cut(protocol.CausePanic, nil)
+		}
+		first.move(s, second)
+		if !before {
+			s.Cut(protocol.CausePanic, nil)
+		}
+		first.handle(&stale)
+		if leg.ready || leg.fd < 0 || s.events.over {
+			t.Fatalf("before=%v: the first loop still has it", before)
+		}
+		turn := func(l *loop) { l.wake(); l.turn() } // which does not wait
+		turn(first)                                  // it passes on what it was called for
+		await(t, "it is over", func() bool { turn(second); return s.events.over })
+		wantOver(t, over) // closes it: a second end would panic
+		for _, far := range []net.Conn{client, upstream} {
+			if _, err := far.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+				t.Errorf("before=%v: a connection is not closed: %v", before, err)
+			}
+		}
+		loops.Lock()
+		if first.sessions != 0 || second.sessions != 0 {
+			t.Errorf("before=%v: %d and %d sessions are left", before, first.sessions, second.sessions)
+		}
+		loops.list = nil
+		loops.Unlock()
+		second.close()
+	}
+}
+
 // A loop that was busy and has slept since is free.
 func TestLoopLoad(t *testing.T) {
 	first, second := ownLoop(t), newLoop()
