@@ -263,19 +263,22 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	requested := r.Context()
-	p.logOpened(requested, s)
+	// The session runs even if the logger or a hook ends this goroutine
+	// (runtime.Goexit).
 	if p.detach {
 		detached = true
-		s.relay.Detach()
+		defer s.relay.Detach()
+		p.logOpened(requested, s)
 		return
 	}
 	cancelled := context.AfterFunc(requested, func() { s.relay.Stop(causeCancelled, context.Cause(requested)) })
 	defer cancelled()
-	defer func() { // even if a hook ends this goroutine (runtime.Goexit)
+	defer func() {
 		<-over
 		p.end(requested, s)
 	}()
-	s.relay.Run()
+	defer s.relay.Run()
+	p.logOpened(requested, s)
 }
 
 // open performs the handshake: it checks the client's request, dials a member,

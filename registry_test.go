@@ -341,7 +341,7 @@ func TestOnClose(t *testing.T) {
 }
 
 // A hook that ends its goroutine, or that panics together with the logger,
-// leaks nothing, and neither does a logger that panics at the start.
+// leaks nothing, and neither does a logger that does so at the start.
 func TestOnCloseNeverReturns(t *testing.T) {
 	for _, row := range []struct {
 		name    string
@@ -349,6 +349,8 @@ func TestOnCloseNeverReturns(t *testing.T) {
 	}{
 		{"Goexit", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { runtime.Goexit() })}},
 		{"Goexit, detached", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { runtime.Goexit() }), wsproxy.WithDetach()}},
+		{"Goexit at the start", []wsproxy.Option{wsproxy.WithLogger(slog.New(exiting{}))}},
+		{"Goexit at the start, detached", []wsproxy.Option{wsproxy.WithLogger(slog.New(exiting{})), wsproxy.WithDetach()}},
 		{"panics", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { panic("hook") }), wsproxy.WithLogger(slog.New(panicking{}))}},
 		{"panics, detached", []wsproxy.Option{wsproxy.WithOnClose(func(*wsproxy.Session) { panic("hook") }), wsproxy.WithLogger(slog.New(panicking{})), wsproxy.WithDetach()}},
 	} {
@@ -380,6 +382,16 @@ func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
 func (panicking) Handle(context.Context, slog.Record) error { panic("logger") }
 func (p panicking) WithAttrs([]slog.Attr) slog.Handler      { return p }
 func (p panicking) WithGroup(string) slog.Handler           { return p }
+
+// exiting is a log handler that ends the goroutine of a session that begins.
+type exiting struct{ panicking }
+
+func (exiting) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "wsproxy: session opened" {
+		runtime.Goexit()
+	}
+	return nil
+}
 
 // A session may be closed before its 101: its client is then refused.
 func TestKickInHandshake(t *testing.T) {
