@@ -28,7 +28,9 @@ type centrifugeGuest struct {
 
 func connectCentrifuge(url string, stay bool) (guest, error) {
 	g := &centrifugeGuest{ended: make(chan string, 2)}
-	g.client = centrifuge.NewJsonClient("ws"+strings.TrimPrefix(url, "http")+"/connection/websocket", centrifuge.Config{})
+	g.client = centrifuge.NewJsonClient("ws"+strings.TrimPrefix(url, "http")+"/connection/websocket", centrifuge.Config{
+		HandshakeTimeout: limit, // 1 s by default
+	})
 	connected := make(chan struct{}, 1)
 	g.client.OnConnected(func(centrifuge.ConnectedEvent) {
 		select {

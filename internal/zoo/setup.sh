@@ -13,7 +13,7 @@ packages="$packages python3-websockets python3-tornado python3-aiohttp
 	python3-uvicorn python3-hypercorn python3-starlette python3-wsproto
 	python3-daphne python3-autobahn python3-trio-websocket python3-websocket
 	python3-flask-socketio gunicorn python3-gevent-websocket python3-eventlet
-	python3-cherrypy3 python3-ws4py
+	python3-cherrypy3 python3-ws4py python3-paho-mqtt
 	jupyter-server python3-ipykernel websockify"
 # Libraries that are called from Python.
 packages="$packages python3-pyqt6.qtwebsockets gir1.2-soup-3.0 python3-gi

@@ -4,7 +4,7 @@ import WebSocket from 'ws'
 import { guest, ws } from './guest.js'
 
 await guest(async (url, stay) => {
-  const client = new transport.SubscriptionClient(ws(url, '/subscriptions'), { reconnect: stay }, WebSocket)
+  const client = new transport.SubscriptionClient(ws(url, '/subscriptions'), { reconnect: stay, minTimeout: 20000 }, WebSocket)
   await new Promise((resolve, reject) => { client.onConnected(resolve); client.onError(reject) })
   const gone = new Promise((resolve) => client.onDisconnected(() => resolve('disconnected')))
   return {
