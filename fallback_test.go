@@ -173,6 +173,7 @@ func TestFallbackReverseProxy(t *testing.T) {
 	if head := u.ReadHead(); !strings.HasPrefix(head, "POST /poll HTTP/1.1\r\n") {
 		t.Errorf("upstream: got %q", head)
 	}
+	u.WantBytes("40") // an answer before the body would end the connection
 	u.Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	if b, err := io.ReadAll(c.ReadResponse().Body); string(b) != "ok" || err != nil {
 		t.Fatalf("client: got %q, %v", b, err)

@@ -25,7 +25,7 @@ func TestPipesAreFew(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
-	const limit, sessions, size = 200, 30, 16 << 20 // more than the buffers hold
+	const limit, sessions, size = 200, 30, 6 << 20 // more than the buffers hold
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: limit, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
@@ -35,6 +35,7 @@ func TestPipesAreFew(t *testing.T) {
 	var clients []*wstest.Wire
 	for range sessions {
 		c, u := r.open("", "")
+		c.TCP().SetReadBuffer(64 << 10) // so that its kernel takes little
 		go func() {
 			if _, err := u.Write(frame); err != nil {
 				t.Errorf("%s: write: %v", u.Who(), err)

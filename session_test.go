@@ -375,11 +375,12 @@ func TestPipesAfterStuckFrames(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	r := newRig(t, wstest.TCP)
 	_, before := descriptors(t)
-	const sessions, size = 12, 8 << 20
+	const sessions, size = 12, 6 << 20
 	frame := wstest.RawFrame(wstest.Binary, false, strings.Repeat("x", size))
 	var clients []*wstest.Wire
 	for range sessions {
 		c, u := r.open("", "")
+		c.TCP().SetReadBuffer(64 << 10) // so that its kernel takes little
 		u.SendLater(frame)
 		clients = append(clients, c)
 	}
@@ -829,8 +830,9 @@ func TestSlowTail(t *testing.T) {
 		t.Skip("what a peer has taken shows on Linux only")
 	}
 	const timeout, size = time.Second, 1 << 20
-	r := newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(timeout))
+	r := newRig(t, wstest.TCP, wsproxy.WithCloseTimeout(timeout), wsproxy.WithPing(0, 0))
 	client, upstream := r.open("", "")
+	client.TCP().SetReadBuffer(16 << 10) // it tells of what it has read often enough, even on a busy machine
 	upstream.Send(upstream.Frame(wstest.Binary, strings.Repeat("x", size)))
 	upstream.SendClose(4000, "")
 	began := time.Now()
