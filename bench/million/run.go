@@ -97,7 +97,7 @@ type scene struct {
 }
 
 func measure(n int, p *plan) (*result, error) {
-	if err := relay.Simulate(2*n + 4*p.rate + 4*p.burst + 4096); err != nil {
+	if err := relay.Simulate(2*n + 20*p.rate + 4*p.burst + 4096); err != nil {
 		return nil, err
 	}
 	s := &scene{plan: p, peers: make([]relay.SimulatedPeer, 0, n+p.burst)}
@@ -285,6 +285,9 @@ func (s *scene) live(r *result, other *wsproxy.Proxy) error {
 	var err error
 	for due := began; err == nil && time.Since(began) < s.churn; due = due.Add(step) {
 		time.Sleep(time.Until(due))
+		if late := time.Since(due); late > 100*time.Millisecond { // do not make up for it at once
+			due = due.Add(late)
+		}
 		for range perStep {
 			joins.time(func() { err = errors.Join(err, s.join()) })
 			err = errors.Join(err, s.leave())
