@@ -20,16 +20,20 @@ var civetweb = server{
 	noPong: true,
 }
 
-// compile compiles a C program.
+// compile compiles a program in C or C++.
 func compile(t *testing.T, source string, flags ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("cc"); err != nil {
-		unavailable(t, "there is no C compiler: run setup.sh")
+	compiler := "cc"
+	if filepath.Ext(source) == ".cc" {
+		compiler = "g++"
+	}
+	if _, err := exec.LookPath(compiler); err != nil {
+		unavailable(t, compiler+" is not installed: run setup.sh")
 	}
 	program := filepath.Join(t.TempDir(), "program")
 	args := append([]string{"-o", program, testdata("c/" + source)}, flags...)
-	if said, err := exec.Command("cc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("cc: %v\n%s", err, said)
+	if said, err := exec.Command(compiler, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", compiler, err, said)
 	}
 	return program
 }

@@ -25,7 +25,8 @@ packages="$packages ruby-actioncable puma ruby-em-websocket ruby-faye
 packages="$packages default-jdk-headless libtomcat10-java libjetty9-java
 	libjetty9-extra-java libnetty-java"
 # In C and C++, to be compiled.
-packages="$packages libvncserver-dev libcivetweb-dev libwebsockets-dev"
+packages="$packages libvncserver-dev libcivetweb-dev libwebsockets-dev
+	g++ libwebsocketpp-dev libasio-dev zlib1g-dev"
 # Browsers, and certutil, by which they are told whom to trust.
 packages="$packages chromium firefox-esr libnss3-tools"
 # Whole programs.

@@ -87,6 +87,7 @@ var servers = []server{
 	centrifugeServer,
 	uwsgi,
 	cowboy,
+	websocketpp,
 }
 
 // clients are in the order of the table.
