@@ -59,7 +59,7 @@ func Dial(ctx context.Context, ln net.Listener) (net.Conn, error) {
 // listener is closed.
 func Accept(t testing.TB, ln net.Listener) net.Conn {
 	t.Helper()
-	timeout := time.AfterFunc(Timeout, func() { ln.Close() })
+	timeout := time.AfterFunc(patience(), func() { ln.Close() }) // in a bubble, a Ping and its Pong may take a minute
 	defer timeout.Stop()
 	c, err := ln.Accept()
 	if err != nil {
