@@ -3,7 +3,7 @@ import { createServer } from 'node:http'
 import { attach } from 'engine.io'
 
 const http = createServer()
-const server = attach(http, { maxHttpBufferSize: 2 ** 22, pingInterval: 25000 / 20, pingTimeout: 20000, perMessageDeflate: { threshold: 100 } })
+const server = attach(http, { maxHttpBufferSize: 2 ** 22, pingInterval: 25000 / (process.env.ZOO_SCALE ?? 20), pingTimeout: 20000, perMessageDeflate: { threshold: 100 } })
 server.on('connection', (socket) => {
   socket.on('message', (data) => {
     if (data === 'leave') socket.close()

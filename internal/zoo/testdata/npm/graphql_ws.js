@@ -14,5 +14,5 @@ const server = createServer(async (request, response) => {
   response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(await graphql({ schema, source, variableValues })))
 })
 const wss = new WebSocketServer({ server, path: '/graphql' })
-useServer({ schema, onConnect: (c) => c.connectionParams?.token !== 'wrong' }, wss, 12000 / 20)
+useServer({ schema, onConnect: (c) => c.connectionParams?.token !== 'wrong' }, wss, 12000 / (process.env.ZOO_SCALE ?? 20))
 server.listen(process.argv[2], '127.0.0.1')

@@ -25,7 +25,7 @@ wss.on('connection', (ws) => {
       if (!greeted) {
         greeted = true
         send({})
-        pings = setInterval(() => send({ type: 6 }), 15000 / 20)
+        pings = setInterval(() => send({ type: 6 }), 15000 / (process.env.ZOO_SCALE ?? 20))
       } else if (m.type === 1 && m.target === 'leave') {
         send({ type: 7, error: 'as asked' })
         ws.close(1000)

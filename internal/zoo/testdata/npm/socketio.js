@@ -4,7 +4,7 @@ import { createServer } from 'node:http'
 import { Server } from 'socket.io'
 
 const http = createServer()
-const io = new Server(http, { maxHttpBufferSize: 2 ** 22, pingInterval: 25000 / 20, pingTimeout: 20000 })
+const io = new Server(http, { maxHttpBufferSize: 2 ** 22, pingInterval: 25000 / (process.env.ZOO_SCALE ?? 20), pingTimeout: 20000 })
 const serve = (socket) => {
   socket.on('echo', (data) => socket.emit('echo', data))
   socket.on('ask', (data, answer) => answer(data))

@@ -2,7 +2,7 @@
 import { createServer } from 'node:http'
 import sockjs from 'sockjs'
 
-const echo = sockjs.createServer({ log: () => {}, heartbeat_delay: 25000 / 20 })
+const echo = sockjs.createServer({ log: () => {}, heartbeat_delay: 25000 / (process.env.ZOO_SCALE ?? 20) })
 echo.on('connection', (conn) => {
   conn.on('data', (message) => {
     if (message === 'leave') conn.close(4001, 'as asked')

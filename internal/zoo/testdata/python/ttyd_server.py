@@ -82,7 +82,7 @@ async def terminal(ws):
 
 
 async def main():
-    async with websockets.serve(terminal, "127.0.0.1", int(sys.argv[1]), subprotocols=["tty"], process_request=page, ping_interval=5 / 20):
+    async with websockets.serve(terminal, "127.0.0.1", int(sys.argv[1]), subprotocols=["tty"], process_request=page, ping_interval=5 / int(os.environ.get("ZOO_SCALE", 20))):
         await asyncio.Future()
 
 
