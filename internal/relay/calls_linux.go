@@ -83,8 +83,9 @@ func (p *poller) wait(until time.Time) {
 // close closes the epoll instance.
 func (p *poller) close() { p.file.Close() }
 
-// duplicate duplicates the descriptor of a connection of the net package. Even if
-// it is not ok, it may return one, which is to be closed.
+// duplicate duplicates the descriptor of a connection of the net package, unless
+// to close it may take long. Even if it is not ok, it may return one, which is to be
+// closed.
 func duplicate(conn net.Conn) (fd int32, tcp, ok bool) {
 	raw := rawConn(conn)
 	if raw == nil {
@@ -93,11 +94,24 @@ func duplicate(conn net.Conn) (fd int32, tcp, ok bool) {
 	_, tcp = conn.(*net.TCPConn)
 	var n uintptr
 	raw.Control(func(old uintptr) {
+		if tcp && lingers(old) {
+			return
+		}
 		if made, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 3); errno == 0 {
 			n = made
 		}
 	})
 	return int32(n), tcp, n > 0 && syscall.SetNonblock(int(n), true) == nil // for splice; see initRaw
+}
+
+// lingers reports whether closing a connection waits until the peer has what was
+// written to it (SO_LINGER). It does also if the descriptor does not block.
+func lingers(fd uintptr) bool {
+	l := syscall.Linger{}
+	size := uint32(unsafe.Sizeof(l))
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.SOL_SOCKET, syscall.SO_LINGER,
+		uintptr(unsafe.Pointer(&l)), uintptr(unsafe.Pointer(&size)), 0)
+	return errno == 0 && l.Onoff != 0 && l.Linger > 0
 }
 
 func closeDescriptor(fd int) { syscall.Close(fd) }

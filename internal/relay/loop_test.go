@@ -98,6 +98,37 @@ func mask(b string) string { // with a key of zeros
 	return b[:1] + string([]byte{b[1] | frame.MaskBit}) + "\x00\x00\x00\x00" + b[2:]
 }
 
+// The kernel may hold up who closes a connection that lingers (SO_LINGER). That must
+// not be a loop.
+func TestLoopDoesNotLinger(t *testing.T) {
+	near, client := tcpPair(t)
+	nearUpstream, _ := tcpPair(t)
+	near.(*net.TCPConn).SetLinger(60)
+	overfill(t, near, client)
+	over := make(chan struct{})
+	s := new(Session)
+	s.Begin(time.Now())
+	s.Join(&Settings{Policy: protocol.Policy{Close: time.Second, Write: time.Second}, Totals: NewTotals()}, silentHost{over}, 0,
+		[2]net.Conn{near, nearUpstream}, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+	s.Detach()
+	_, other, far := eventSession(t, protocol.Policy{}, silentHost{make(chan struct{})})
+	cut := make(chan struct{})
+	go func() {
+		defer close(cut)
+		s.Cut(protocol.CauseIdle, nil)
+	}()
+	await(t, "the session is cut", func() bool { return s.legs[frame.Client].is(legShut) })
+	for range 3 {
+		io.WriteString(other, mask("\x82\x01x"))
+		if _, err := io.ReadFull(far, make([]byte, 7)); err != nil {
+			t.Fatalf("another session waits: %v", err)
+		}
+	}
+	client.Close() // with unread data: a reset
+	wantOver(t, over)
+	<-cut
+}
+
 // When the last session is over, the driver leaves no goroutine, no descriptor and
 // no loop. The next session starts it again.
 func TestLoopEnds(t *testing.T) {
