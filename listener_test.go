@@ -14,11 +14,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	"github.com/coder/websocket"
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/relay"
@@ -333,5 +337,40 @@ func TestListenerServesFiles(t *testing.T) {
 		if got, err := io.ReadAll(resp.Body); err != nil || string(got) != content {
 			t.Errorf("%v: got %d bytes, %v", k, len(got), err)
 		}
+	}
+}
+
+// In a synctest bubble, sessions over real connections end with their own goroutines:
+// an event loop would go on, and the bubble with it.
+func TestBubble(t *testing.T) {
+	for _, options := range [][]wsproxy.Option{nil, {wsproxy.WithDetach()}} {
+		synctest.Test(t, func(t *testing.T) {
+			upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c, err := websocket.Accept(w, r, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c.Write(r.Context(), websocket.MessageText, []byte("hello"))
+				<-c.CloseRead(r.Context()).Done()
+			}))
+			defer upstream.Close()
+			p, err := wsproxy.New(upstream.URL, options...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			front := httptest.NewServer(p)
+			defer front.Close()
+			client, _, err := websocket.Dial(t.Context(), front.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, b, err := client.Read(t.Context()); string(b) != "hello" {
+				t.Errorf("client got %q, %v", b, err)
+			}
+			if err := client.Close(websocket.StatusNormalClosure, ""); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -141,8 +141,9 @@ import (
 //
 // On Linux (amd64, arm64), one event loop carries the sessions whose connections, to
 // the client and to the upstream, are of the net package's own types (TCP or unix
-// sockets), unless they have messages ([WithOnMessage], for example) or a rate limit.
-// It takes less CPU for small messages than two goroutines for each session, which
+// sockets), unless they have messages ([WithOnMessage], for example) or a rate limit,
+// closing a connection may wait ([net.TCPConn.SetLinger]), or they are in a
+// [testing/synctest] bubble. It takes less CPU for small messages than two goroutines for each session, which
 // all others have. The proxy takes these connections over: what else holds such a
 // [net.Conn], for example [http.Server.ConnContext] or the function of
 // [WithDialContext], finds it closed. TLS to the client needs the listener of
