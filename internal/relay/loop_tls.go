@@ -14,9 +14,10 @@ import (
 	"unsafe"
 )
 
-// A tlsSocket is a leg's socket as its tls.Conn sees it in the event driver. Reads end with errAgain where they would have to wait. Writes always
-// succeed, because a tls.Conn cannot continue after a failed one; what the socket
-// does not take is queued.
+// A tlsSocket is a leg's socket as its tls.Conn sees it in the event driver. Reads
+// end with errAgain where they would have to wait. Writes always succeed, because a
+// tls.Conn cannot continue after a failed one; what the socket does not take is
+// queued.
 //
 // Everyone who writes to the leg may write here, and so may the loop while it
 // reads, because TLS answers some of the peer's records by itself (KeyUpdate). So
