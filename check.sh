@@ -120,8 +120,8 @@ tests race -race -shuffle=on -count="${COUNT:-1}" ./...
 
 step bench
 (cd bench && tests bench -count=1 ./...)
-go vet -tags simulated ./internal/relay
-(cd bench && go vet -tags simulated ./million && tests million -tags simulated -count=1 ./million)
+go vet -tags wsproxy_simulated ./internal/relay
+(cd bench && go vet -tags wsproxy_simulated ./million && tests million -tags wsproxy_simulated -count=1 ./million)
 
 step metrics and the program
 (cd metrics/otel && tests otel -race -count=1 ./...)

@@ -1,4 +1,4 @@
-//go:build linux && (amd64 || arm64) && !noloop && !simulated && !race
+//go:build linux && (amd64 || arm64) && !noloop && !wsproxy_simulated && !race
 
 package wsproxy
 

@@ -1,4 +1,4 @@
-//go:build linux && (amd64 || arm64) && simulated
+//go:build linux && (amd64 || arm64) && wsproxy_simulated
 
 // Command million opens up to a million sessions in one process, and measures what
 // each operation costs at 1,000, 10,000, 100,000 and 1,000,000 of them.

@@ -1,4 +1,4 @@
-//go:build !(linux && (amd64 || arm64) && simulated)
+//go:build !(linux && (amd64 || arm64) && wsproxy_simulated)
 
 package main
 
@@ -8,6 +8,6 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "million: needs Linux on amd64 or arm64, and the simulated kernel: go run -tags simulated ./million")
+	fmt.Fprintln(os.Stderr, "million: needs Linux on amd64 or arm64, and the simulated kernel: go run -tags wsproxy_simulated ./million")
 	os.Exit(2)
 }

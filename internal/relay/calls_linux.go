@@ -1,4 +1,4 @@
-//go:build linux && (amd64 || arm64) && !simulated
+//go:build linux && (amd64 || arm64) && !wsproxy_simulated
 
 package relay
 
@@ -14,7 +14,7 @@ import (
 )
 
 // This file holds the system calls that an event loop makes, and what it asks the
-// kernel of a connection. With the build tag simulated, simulated_linux.go takes
+// kernel of a connection. With the build tag wsproxy_simulated, simulated_linux.go takes
 // its place. Long frames (splice_linux.go) and TLS (loop_tls.go) make calls of their
 // own, which the simulation does not need.
 

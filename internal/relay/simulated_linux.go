@@ -1,4 +1,4 @@
-//go:build linux && (amd64 || arm64) && simulated
+//go:build linux && (amd64 || arm64) && wsproxy_simulated
 
 package relay
 
@@ -14,7 +14,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
-// With the build tag simulated, this file and simulated_sockets_linux.go take the
+// With the build tag wsproxy_simulated, this file and simulated_sockets_linux.go take the
 // place of calls_linux.go. They simulate the kernel for the event loops, and a peer
 // at the other end of each connection, so that one machine can have a million sessions: descriptors, ports
 // and the memory of sockets are what it would run out of. All above the system calls

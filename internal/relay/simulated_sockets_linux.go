@@ -1,4 +1,4 @@
-//go:build linux && (amd64 || arm64) && simulated
+//go:build linux && (amd64 || arm64) && wsproxy_simulated
 
 package relay
 
