@@ -57,7 +57,7 @@ func carryGuest(t *testing.T, c client) {
 		outcomes[i] = append(outcomes[i], outcome{"silence", o.came})
 	}
 	t.Logf("%s %s: all done after %.1f s", c.source.pkg, version, time.Since(began).Seconds())
-	r := row{table: "clients", name: c.name, from: c.source, version: version}
+	r := row{table: "clients", name: c.name, from: c.source, version: version, keeps: c.of.keeps}
 	enter(t, r, outcomes[0], outcomes[1])
 	if c.patience > 0 && !t.Failed() {
 		enterRow(row{table: "reconnecting", name: c.name, from: c.source, version: version, cells: again})

@@ -21,6 +21,7 @@ var actionCable = server{
 	nginx:        ownHost + "\nproxy_set_header X-Forwarded-Proto $zoo_scheme;",
 	why:          "it compares the page's origin with Host and X-Forwarded-Proto",
 	kinds:        onlyText,
+	keeps:        true,
 	auto: func(m message) *message { // nothing answers its Pings
 		if strings.HasPrefix(string(m.data), `{"type":"ping"`) {
 			return &message{}

@@ -38,6 +38,7 @@ var jupyter = server{
 	nginx:    ownHost,
 	why:      "it compares the page's origin with Host",
 	fallback: true,
+	keeps:    true,
 	kinds:    onlyText,
 	most:     70_000,
 	say: func(v *visit, m message) error { // the cell prints it

@@ -50,6 +50,10 @@ type server struct {
 	mute bool
 	// loud: what its lives do is told to all clients, the silent ones included.
 	loud bool
+	// keeps: its own Pings keep a silent session through nginx too, in truth. The
+	// shortened silence doesn't shorten them, so the table doesn't have what nginx
+	// did then.
+	keeps bool
 	// private is a path that needs a login, or a header that it refuses.
 	private *offer
 	// lives are what its real users do, with a word each.
@@ -133,7 +137,7 @@ func carryServer(t *testing.T, s server) {
 		outcomes[i] = append(outcomes[i], outcome{"killed", v.awaitEnd()})
 	}
 	t.Logf("%s %s: ready after %.1f s, all done after %.1f s", s.source.pkg, version, ready.Seconds(), time.Since(began).Seconds())
-	enter(t, row{table: "servers", name: s.name, from: s.source, version: version, why: s.why}, outcomes[0], outcomes[1])
+	enter(t, row{table: "servers", name: s.name, from: s.source, version: version, why: s.why, keeps: s.keeps}, outcomes[0], outcomes[1])
 }
 
 // open opens a WebSocket and comes to where messages can be exchanged.

@@ -20,6 +20,7 @@ var yWebsocket = server{
 		}.start(t)
 	},
 	path:  "/room",
+	keeps: true,
 	most:  1,
 	kinds: onlyBinary,
 	greet: func(v *visit) error {
