@@ -13,6 +13,7 @@ import (
 // Centrifuge is the library under Centrifugo. It sends its own pings.
 var centrifugeServer = server{
 	name:   "Centrifuge",
+	keeps:  true,
 	source: goModule("github.com/centrifugal/centrifuge"),
 	start:  goServer("centrifuge", serveCentrifuge),
 	path:   "/connection/websocket",

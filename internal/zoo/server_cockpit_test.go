@@ -14,6 +14,7 @@ import (
 // with the scheme, which its configuration takes from a proxy, and Host.
 var cockpit = server{
 	name:   "Cockpit",
+	keeps:  true,
 	source: debian("cockpit-ws"),
 	start: func(t *testing.T) *process {
 		return command{

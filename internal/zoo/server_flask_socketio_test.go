@@ -6,6 +6,7 @@ package zoo
 // on python3-eventlet.
 var flaskSocketIO = server{
 	name:     "Flask-SocketIO",
+	keeps:    true,
 	source:   debian("python3-flask-socketio"),
 	start:    python("flask_socketio_server.py"),
 	path:     socketIO.path,

@@ -16,6 +16,7 @@ import (
 // compression. nats-server, embedded.
 var natsServer = server{
 	name:   "NATS",
+	keeps:  true,
 	source: goModule("github.com/nats-io/nats-server/v2"),
 	start: goServer("nats", func(addr string) error {
 		host, port, err := net.SplitHostPort(addr)

@@ -50,9 +50,9 @@ type server struct {
 	mute bool
 	// loud: what its lives do is told to all clients, the silent ones included.
 	loud bool
-	// keeps: its own Pings keep a silent session through nginx too, in truth. The
-	// shortened silence doesn't shorten them, so the table doesn't have what nginx
-	// did then.
+	// keeps: it sends Pings at times that the shortened silence doesn't shorten.
+	// Whether nginx cuts it differs then from what nginx does with its 60 s: the
+	// table doesn't say.
 	keeps bool
 	// private is a path that needs a login, or a header that it refuses.
 	private *offer

@@ -8,6 +8,7 @@ import "testing"
 // uwsgi-plugin-python3. Its programs don't learn whether a message is text.
 var uwsgi = server{
 	name:   "uWSGI",
+	keeps:  true,
 	source: debian("uwsgi-core"),
 	start: func(t *testing.T) *process {
 		return command{args: []string{
