@@ -199,7 +199,7 @@ func TestTLSBuffersAreKnown(t *testing.T) {
 		struct{ rawInput bytes.Buffer }{},
 		struct{ rawInput, hand *bytes.Buffer }{},
 		struct{ rawInput, hand []byte }{},
-		struct{ embedded }{},
+		struct{ embedded }{embedded{rawInput: bytes.Buffer{}, hand: bytes.Buffer{}}},
 	} {
 		if offsets := bufferOffsets(reflect.TypeOf(of), "rawInput", "hand"); len(offsets) > 0 {
 			t.Errorf("%T: found buffers at %v", of, offsets)
