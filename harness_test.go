@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		each := 4
+		each := 12
 		if raceEnabled() { // which has them compute more
 			each = 2
 		}

@@ -140,8 +140,8 @@ func (p *Proxy) drainMembers(c *protocol.Cause, leave func(*member) bool) {
 	})
 }
 
-// toldTogether is how much earlier than planned a session may be told to end: among
-// many, waiting for the next one would cost more than to tell it.
+// toldTogether is how much earlier than planned a session may be told to end, if more
+// than one is due in that time: waiting for each would cost more than to tell it.
 const toldTogether = time.Millisecond
 
 // spread calls tell for each session, evenly spread over the window, until ctx
@@ -169,7 +169,7 @@ func (p *Proxy) spread(ctx context.Context, sessions []*Session, window time.Dur
 		if slot > 0 {
 			due += rand.N(slot)
 		}
-		if wait := due - time.Since(began); wait > toldTogether {
+		if wait := due - time.Since(began); wait > toldTogether || wait > 0 && slot > toldTogether {
 			timer.Reset(wait)
 			select {
 			case <-timer.C:
