@@ -300,6 +300,7 @@ func ExampleWithFallback() {
 	body, err := io.ReadAll(resp.Body)
 	fmt.Println(string(body), err)
 	conn := open(front.URL+"/socket.io/", nil)
+	defer conn.CloseNow()
 	_, message, err := conn.Read(context.Background())
 	fmt.Println(string(message), err)
 	// Output:

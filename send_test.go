@@ -161,7 +161,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 			var senders sync.WaitGroup
 			ctx, enough := context.WithCancel(t.Context())
 			var mu sync.Mutex
-			left := 9 // messages of the programs
+			left := 6 // messages of the programs
 			for range 3 {
 				senders.Go(func() {
 					for ctx.Err() == nil {
@@ -181,7 +181,7 @@ func TestSendIntoBusyStream(t *testing.T) {
 				defer close(stopped)
 				for {
 					mu.Lock()
-					over := relayed >= 5 && left <= 0
+					over := relayed >= 3 && left <= 0
 					relayed++
 					mu.Unlock()
 					if over {
