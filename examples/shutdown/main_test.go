@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -28,6 +29,8 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "8") // they mostly wait
 	os.Exit(m.Run())
 }
 
@@ -124,7 +127,7 @@ func TestDemonstration(t *testing.T) {
 	t.Run("little time", func(t *testing.T) {
 		t.Parallel()
 		// A window that is longer than the time there is gets cut down.
-		out, code := demonstration(t, "-sessions=20", "-grace=100ms", "-window=1m", "-timeout=8s")
+		out, code := demonstration(t, "-sessions=20", "-grace=100ms", "-window=1m", "-timeout=4s")
 		if got := number(t, out, "Close 1001"); code != 0 || got != 20 {
 			t.Errorf("exit code %d, %v sessions were told, want all 20\n%s", code, got, out)
 		}
