@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Vite reloads what is being developed. npm's vite. Its pages come by HTTP.
@@ -68,16 +69,38 @@ var vite = server{
 			return "", err
 		}
 		// As editors do: while a file is written in place, Vite may see it empty,
-		// and then it reloads twice.
-		file := filepath.Join(t.TempDir(), "main.js")
-		if err := os.WriteFile(file, []byte("document.title = '"+f.addr+"'\n"), 0o600); err != nil {
+		// and then it reloads twice. What watches files for it may miss a change that
+		// comes soon after another: then the file is saved again.
+		dir := t.TempDir()
+		save := func() error {
+			file := filepath.Join(dir, "main.js")
+			if err := os.WriteFile(file, []byte("document.title = '"+f.addr+"'\n"), 0o600); err != nil {
+				return err
+			}
+			return os.Rename(file, filepath.Join(viteDir, "main.js"))
+		}
+		if err := save(); err != nil {
 			return "", err
 		}
-		if err := os.Rename(file, filepath.Join(viteDir, "main.js")); err != nil {
-			return "", err
-		}
-		if _, err := v.receiveText(`{"type":"full-reload"`); err != nil {
-			return "", err
+		again := time.NewTicker(3 * time.Second)
+		defer again.Stop()
+		reloaded := make(chan error, 1)
+		go func() {
+			_, err := v.receiveText(`{"type":"full-reload"`)
+			reloaded <- err
+		}()
+		for waiting := true; waiting; {
+			select {
+			case err := <-reloaded:
+				if err != nil {
+					return "", err
+				}
+				waiting = false
+			case <-again.C:
+				if err := save(); err != nil {
+					return "", err
+				}
+			}
 		}
 		text, err := page(f.http("/main.js"))
 		if err == nil && !strings.Contains(text, f.addr) {
