@@ -283,7 +283,7 @@ func WithInsecureSkipVerify() Option {
 //
 // A session that an event loop carries (see [Proxy]) then has no goroutine at all,
 // and takes less than 4 KiB; with TLS to the client, which takes its own memory,
-// about 12 KiB more. Other sessions keep two goroutines each; that saves more than
+// about 8 KiB more. Other sessions keep two goroutines each; that saves more than
 // half of the memory of an idle session, and a third with TLS to the client.
 //
 // A detached session does not end with the request's context and does not
