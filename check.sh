@@ -167,6 +167,6 @@ step fuzzing
 for dir in . internal/frame internal/protocol internal/faults/fuzz; do
 	for f in $(grep -ho '^func Fuzz[A-Za-z]*' "$dir"/*_test.go | sed 's/func //' | sort); do
 		# Minimizing inputs of concurrent targets would take all of the time.
-		(cd "$dir" && go test -run '^$' -fuzz "^$f\$" -fuzztime "${FUZZTIME:-25s}" -fuzzminimizetime 10x .)
+		(cd "$dir" && go test -run '^$' -fuzz "^$f\$" -fuzztime "${FUZZTIME:-15s}" -fuzzminimizetime 10x .)
 	done
 done
