@@ -143,11 +143,11 @@ import (
 // the client and to the upstream, are of the net package's own types (TCP or unix
 // sockets), unless they have messages ([WithOnMessage], for example) or a rate limit,
 // closing a connection may wait ([net.TCPConn.SetLinger]), or they are in a
-// [testing/synctest] bubble. It takes less CPU for small messages than two goroutines for each session, which
-// all others have. The proxy takes these connections over: what else holds such a
-// [net.Conn], for example [http.Server.ConnContext] or the function of
-// [WithDialContext], finds it closed. TLS to the client needs the listener of
-// [NewListener] for that. No hook, logger or other user code runs in the loop.
+// [testing/synctest] bubble. It takes less CPU for small messages than two goroutines
+// for each session, which all others have. The proxy takes these connections over:
+// what else holds such a [net.Conn], for example [http.Server.ConnContext] or the
+// function of [WithDialContext], finds it closed. TLS to the client needs the listener
+// of [NewListener] for that. No hook, logger or other user code runs in the loop.
 type Proxy struct {
 	*config
 
