@@ -483,6 +483,24 @@ func newSession(conns [2]net.Conn, pol protocol.Policy, closeTimeout time.Durati
 	return s
 }
 
+// sessionOf starts a session in the event driver, or in goroutines, and returns the
+// far ends of its connections, by their sides. The near ones are prepared first.
+func sessionOf(t *testing.T, events bool, prepare func(near *net.TCPConn)) (s *Session, fars [2]net.Conn, over chan struct{}) {
+	t.Helper()
+	var conns [2]net.Conn
+	for side := range conns {
+		conns[side], fars[side] = tcpPair(t)
+		fars[side].SetDeadline(time.Now().Add(20 * time.Second))
+		prepare(conns[side].(*net.TCPConn))
+	}
+	s, over = new(Session), make(chan struct{})
+	s.Begin(time.Now())
+	pol := protocol.Policy{Write: 10 * time.Second, Close: 10 * time.Second}
+	s.Join(&Settings{Policy: pol, Totals: NewTotals(), NoEvents: !events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
+	s.Detach()
+	return s, fars, over
+}
+
 // A program that has called File and Fd for a connection has made its socket block.
 // A long frame that stops in the middle then holds up its own session only.
 func TestBlockingSockets(t *testing.T) {
@@ -490,22 +508,14 @@ func TestBlockingSockets(t *testing.T) {
 		if events && !HasEvents {
 			continue
 		}
-		var conns, fars [2]net.Conn
-		for side := range conns {
-			conns[side], fars[side] = tcpPair(t)
-			fars[side].SetDeadline(time.Now().Add(20 * time.Second))
-			f, err := conns[side].(*net.TCPConn).File()
+		s, fars, over := sessionOf(t, events, func(conn *net.TCPConn) {
+			f, err := conn.File()
 			if err != nil {
 				t.Fatal(err)
 			}
 			f.Fd()
 			f.Close()
-		}
-		s, over := new(Session), make(chan struct{})
-		s.Begin(time.Now())
-		pol := protocol.Policy{Write: 10 * time.Second, Close: 10 * time.Second}
-		s.Join(&Settings{Policy: pol, Totals: NewTotals(), NoEvents: !events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
-		s.Detach()
+		})
 		part := make([]byte, 200_000)
 		copy(part, []byte{0x82, 127, 0, 0, 0, 0, 4, 0, 0, 0})
 		go fars[frame.Upstream].Write(part)
@@ -532,17 +542,8 @@ func TestUrgentDataInLongFrame(t *testing.T) {
 		if events && !HasEvents {
 			continue
 		}
-		var conns, fars [2]net.Conn
-		for side := range conns {
-			conns[side], fars[side] = tcpPair(t)
-			fars[side].SetDeadline(time.Now().Add(5 * time.Second))
-		}
+		s, fars, over := sessionOf(t, events, func(*net.TCPConn) {})
 		client, upstream := fars[frame.Client], fars[frame.Upstream]
-		s, over := new(Session), make(chan struct{})
-		s.Begin(time.Now())
-		pol := protocol.Policy{Write: 10 * time.Second, Close: 10 * time.Second}
-		s.Join(&Settings{Policy: pol, Totals: NewTotals(), NoEvents: !events}, silentHost{over}, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
-		s.Detach()
 		want := frame.AppendMessage(nil, frame.OpBinary, false, []byte(strings.Repeat("long", 25_000)))
 		const before = 20_000
 		upstream.Write(want[:before])
