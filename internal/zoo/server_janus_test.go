@@ -62,11 +62,10 @@ media: { rtp_port_range = "20000-20100" }
 		if err != nil {
 			return "", err
 		}
-		// The plugin works on it: an "ack" comes first.
-		if _, err := askJanus(v, to+fmt.Sprintf(`{"request":"join","ptype":"publisher","room":%d,"display":"lion"}}`, made.Plugin.Data.Room)); err != nil {
-			return "", err
+		joined, err := askJanus(v, to+fmt.Sprintf(`{"request":"join","ptype":"publisher","room":%d,"display":"lion"}}`, made.Plugin.Data.Room))
+		if err == nil && joined.Janus == "ack" { // the plugin works on it; the event may also come before
+			joined, err = receiveJanus(v)
 		}
-		joined, err := receiveJanus(v)
 		return joined.Plugin.Data.Videoroom + " " + joined.Plugin.Data.Description, err
 	}}},
 }

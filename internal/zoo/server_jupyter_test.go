@@ -3,6 +3,7 @@
 package zoo
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -43,12 +44,12 @@ var jupyter = server{
 	most:     70_000,
 	say: func(v *visit, m message) error { // the cell prints it
 		code, _ := json.Marshal(fmt.Sprintf("print('%s')", m.data))
-		if err := v.send(text(fmt.Sprintf(`{"header":{"msg_id":"%p","session":"%p","username":"zoo","date":"2026-01-01T00:00:00Z","msg_type":"execute_request","version":"5.3"},`+
-			`"parent_header":{},"metadata":{},"channel":"shell","buffers":[],"content":{"code":%s,"silent":false,"store_history":false,"user_expressions":{},"allow_stdin":false}}`,
-			&m.data[0], v, code))); err != nil {
+		request := rand.Text() // the kernel ignores what it has had before
+		if err := v.send(text(fmt.Sprintf(`{"header":{"msg_id":"%s","session":"%[1]s","username":"zoo","date":"2026-01-01T00:00:00Z","msg_type":"execute_request","version":"5.3"},`+
+			`"parent_header":{},"metadata":{},"channel":"shell","buffers":[],"content":{"code":%[2]s,"silent":false,"store_history":false,"user_expressions":{},"allow_stdin":false}}`,
+			request, code))); err != nil {
 			return err
 		}
-		id := fmt.Sprintf(`"msg_id": "%p"`, &m.data[0])
 		var printed strings.Builder
 		for printed.Len() <= len(m.data) {
 			got, err := v.receive()
@@ -67,7 +68,7 @@ var jupyter = server{
 			if err := json.Unmarshal(got.data, &output); err != nil {
 				return err
 			}
-			if output.Header.Type == "stream" && strings.Contains(id, output.Parent.ID) {
+			if output.Header.Type == "stream" && output.Parent.ID == request {
 				printed.WriteString(output.Content.Text)
 			}
 		}
