@@ -3,6 +3,7 @@
 package zoo
 
 import (
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ var actionCable = server{
 		if _, err := v.receiveText(`{"type":"welcome"}`); err != nil {
 			return err
 		}
-		v.name = fmt.Sprintf(`{\"channel\":\"ZooChannel\",\"id\":\"%p\"}`, v)
+		v.name = fmt.Sprintf(`{\"channel\":\"ZooChannel\",\"id\":\"%s\"}`, rand.Text())
 		_, err := v.ask(`{"command":"subscribe","identifier":"`+v.name+`"}`, `{"identifier":"`+v.name+`","type":"confirm_subscription"`)
 		return err
 	},

@@ -3,6 +3,7 @@
 package zoo
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -42,7 +43,7 @@ var cockpit = server{
 		if err := controlCockpit(v, `{"command":"init","version":1}`, ""); err != nil {
 			return err
 		}
-		v.name = fmt.Sprintf("%p", v) // all of a user's pages share the session
+		v.name = rand.Text() // all of a user's pages share the session
 		return controlCockpit(v, `{"command":"open","channel":"`+v.name+`","payload":"echo"}`, "ready")
 	},
 	say: func(v *visit, m message) error {
@@ -60,7 +61,7 @@ var cockpit = server{
 		if err != nil {
 			return "", err
 		}
-		v.name = fmt.Sprintf("%p", v)
+		v.name = rand.Text()
 		if err := controlCockpit(v, "", "init"); err != nil {
 			return "", err
 		}

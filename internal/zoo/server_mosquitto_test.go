@@ -4,6 +4,7 @@ package zoo
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"testing"
@@ -35,10 +36,10 @@ func startMosquitto(t *testing.T) *process {
 
 var connectMQTT = packetMQTT(0x10, []byte("\x00\x04MQTT\x04\x02\x00\x3c\x00\x03zoo"))
 
-// greetMQTT logs in and subscribes to the topic "t" (MQTT 3.1.1, 3.1 and 3.8).
+// greetMQTT logs in and subscribes to a topic that no other visit has (MQTT 3.1.1, 3.1 and 3.8).
 func greetMQTT(v *visit) error {
-	// The broker disconnects another client of the same name.
-	name := fmt.Sprintf("%p", v)
+	v.name = rand.Text()[:7]
+	name := rand.Text()[:12] // the broker disconnects another client of the same name
 	packet := append([]byte("\x00\x04MQTT\x04\x02\x00\x3c\x00"), byte(len(name)))
 	if err := v.send(message{true, packetMQTT(0x10, append(packet, name...))}); err != nil {
 		return err
@@ -46,22 +47,15 @@ func greetMQTT(v *visit) error {
 	if err := wantMQTT(v, []byte("\x20\x02\x00\x00")); err != nil {
 		return err
 	}
-	if err := v.send(message{true, packetMQTT(0x82, fmt.Appendf(nil, "\x00\x01\x00\x07%07x\x00", nameMQTT(v)))}); err != nil {
+	if err := v.send(message{true, packetMQTT(0x82, fmt.Appendf(nil, "\x00\x01\x00\x07%s\x00", v.name))}); err != nil {
 		return err
 	}
 	return wantMQTT(v, []byte("\x90\x03\x00\x01\x00"))
 }
 
-// nameMQTT is a topic that no other visit has.
-func nameMQTT(v *visit) uint64 {
-	var n uint64
-	_, _ = fmt.Sscanf(fmt.Sprintf("%p", v), "0x%x", &n)
-	return n >> 4 & 0xfffffff
-}
-
 // sayMQTT publishes a message and receives it.
 func sayMQTT(v *visit, m message) error {
-	body := append(fmt.Appendf(nil, "\x00\x07%07x", nameMQTT(v)), m.data...)
+	body := append(fmt.Appendf(nil, "\x00\x07%s", v.name), m.data...)
 	packet := packetMQTT(0x30, body)
 	if err := v.send(message{true, packet}); err != nil {
 		return err

@@ -4,6 +4,7 @@ package zoo
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -46,7 +47,7 @@ var natsServer = server{
 		if err := awaitNATS(v, "INFO ", "\r\n"); err != nil {
 			return err
 		}
-		v.name = fmt.Sprintf("zoo.%p", v)
+		v.name = "zoo." + rand.Text()
 		if err := v.send(message{true, fmt.Appendf(nil, "CONNECT {\"verbose\":false}\r\nSUB %s 1\r\nPING\r\n", v.name)}); err != nil {
 			return err
 		}

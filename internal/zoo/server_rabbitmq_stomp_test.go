@@ -4,6 +4,7 @@ package zoo
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"strconv"
 )
@@ -24,7 +25,7 @@ var rabbitSTOMP = server{
 		if _, err := receiveSTOMP(v, "CONNECTED"); err != nil {
 			return err
 		}
-		v.name = fmt.Sprintf("/topic/%p", v)
+		v.name = "/topic/" + rand.Text()
 		return v.send(text("SUBSCRIBE\nid:0\ndestination:" + v.name + "\nreceipt:r\n\n\x00"))
 	},
 	say: func(v *visit, m message) error {

@@ -34,7 +34,7 @@ type visit struct {
 	conn    net.Conn
 	in      *bufio.Reader
 	header  http.Header // of the 101
-	name    string      // assigned by the server
+	name    string      // what the server or greet calls it
 	deflate bool
 	auto    func(m message) *message // answers messages that a library would answer by itself; an empty message: no answer
 	window  int                      // the largest message that is sent compressed
