@@ -14,8 +14,8 @@ import (
 // caller's goroutine and the rest in others. It may return before the session is
 // over.
 func (s *Session) Run() {
-	if s.events != nil {
-		s.events.start()
+	if s.events.has() {
+		s.events.start(s)
 		return
 	}
 	s.launch()
@@ -24,8 +24,8 @@ func (s *Session) Run() {
 
 // Detach is Run in goroutines of the session's own only.
 func (s *Session) Detach() {
-	if s.events != nil {
-		s.events.start()
+	if s.events.has() {
+		s.events.start(s)
 		return
 	}
 	s.launch()
@@ -91,8 +91,8 @@ func (s *Session) noteLocked(o *protocol.Orders) pair {
 	case !o.Arm:
 	case s.timer != nil:
 		s.timer.Reset(o.Again - s.now())
-	case s.events != nil:
-		s.events.arm(o.Again)
+	case s.events.has():
+		s.events.arm(s)
 	}
 	if o.Began && s.rare != nil {
 		if s.rare.hastened != nil {
@@ -217,7 +217,7 @@ func (s *Session) tick() {
 	}
 	s.carryOut(legs, &o)
 	client, upstream := o.Legs[frame.Client].Need, o.Legs[frame.Upstream].Need
-	if client != protocol.NeedNothing && upstream != protocol.NeedNothing && s.events == nil {
+	if client != protocol.NeedNothing && upstream != protocol.NeedNothing && !s.events.has() {
 		// A write that blocks must not delay that of the other leg.
 		s.helpers.Go(func() { s.meet(legs[frame.Client], client, look.Now) })
 	} else {

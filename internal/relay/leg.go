@@ -15,7 +15,8 @@ import (
 type leg struct {
 	// Set when made.
 	s          *Session
-	*threadLeg // nil: the event driver has it; see ev
+	*threadLeg // nil: the event driver has it
+	eventLeg   // for the event driver; see ev
 	side       frame.Side
 
 	deaf      bool // guarded by lock; a write failed: nothing more is written
@@ -59,8 +60,8 @@ type threadLeg struct {
 
 // ev returns the leg's state in the event driver, or nil: goroutines have it.
 func (l *leg) ev() *eventLeg {
-	if e := l.s.events; e != nil {
-		return e.leg(l.side)
+	if l.threadLeg == nil {
+		return &l.eventLeg
 	}
 	return nil
 }

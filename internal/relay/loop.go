@@ -270,7 +270,7 @@ func (l *loop) guard(s *Session) {
 	if v := recover(); v != nil {
 		s.panicked(v)
 		for side := range s.legs {
-			s.events.legs[side].over = true
+			s.legs[side].over = true
 		}
 		l.finish(s)
 	}
@@ -279,20 +279,19 @@ func (l *loop) guard(s *Session) {
 // look does what others have left to do for a session, and carries on its timer.
 func (l *loop) look(s *Session) {
 	defer l.guard(s)
-	e := s.events
-	e.called.Store(false) // first: who comes later calls again
+	e := &s.events
+	wants := e.wants.And(wantTimer) // first: who comes later calls again
 	if e.over {
 		return
 	}
 	if !e.registered {
 		l.begin(s)
 	}
-	toEnd := e.toEnd.Swap(false)
 	for side := range s.legs {
-		leg, at := &s.legs[side], &e.legs[side]
-		if toEnd {
-			at.arrived()
-			at.toEnd = true
+		leg := &s.legs[side]
+		if wants&wantEnd != 0 {
+			leg.arrived()
+			leg.toEnd = true
 		}
 		if leg.is(legShut) {
 			l.hangUp(leg)
@@ -301,8 +300,11 @@ func (l *loop) look(s *Session) {
 	for side := range s.pumps {
 		l.pass(&s.pumps[side])
 	}
-	if due := time.Duration(e.due.Swap(-1)); !l.finish(s) && due >= 0 {
-		l.wheel.set(&e.timer, l.tickOf(s, due))
+	if !l.finish(s) && e.wants.And(^uint32(wantTimer))&wantTimer != 0 {
+		s.mu.Lock()
+		due := s.course.Due()
+		s.mu.Unlock()
+		l.wheel.set(s, l.tickOf(s, due))
 	}
 }
 
@@ -311,7 +313,7 @@ func (l *loop) look(s *Session) {
 func (l *loop) begin(s *Session) {
 	s.events.registered = true
 	for side := range s.legs {
-		leg, e := &s.legs[side], &s.events.legs[side]
+		leg, e := &s.legs[side], &s.legs[side].eventLeg
 		if e.fd < 0 {
 			continue
 		}
@@ -331,16 +333,16 @@ func (l *loop) begin(s *Session) {
 }
 
 // fire looks at a session whose timer is due.
-func (l *loop) fire(t *timer) {
-	defer l.guard(t.s)
-	for side := range t.s.legs {
-		if tls := t.s.events.legs[side].tls; tls != nil {
+func (l *loop) fire(s *Session) {
+	defer l.guard(s)
+	for side := range s.legs {
+		if tls := s.legs[side].tls; tls != nil {
 			tls.free()
 		}
 	}
-	t.s.events.called.Store(true) // it need not call the loop to set the next timer
-	t.s.tick()
-	l.look(t.s)
+	s.events.wants.Or(wantLook) // it need not call the loop to set the next timer
+	s.tick()
+	l.look(s)
 }
 
 // hangUp closes a leg's connection.
@@ -365,13 +367,13 @@ func (l *loop) hangUp(leg *leg) {
 // finish ends the session if nothing more is to be read or written, and reports
 // whether it has ended.
 func (l *loop) finish(s *Session) bool {
-	e := s.events
+	e := &s.events
 	if e.over {
 		return true
 	}
 	for side := range s.legs {
 		leg := &s.legs[side]
-		if !e.legs[side].over || leg.writing.Load() >= 0 && !leg.is(legShut) {
+		if !leg.over || leg.writing.Load() >= 0 && !leg.is(legShut) {
 			return false
 		}
 	}
@@ -379,10 +381,10 @@ func (l *loop) finish(s *Session) bool {
 	s.mu.Lock()
 	s.finished = true
 	s.mu.Unlock()
-	l.wheel.remove(&e.timer)
+	l.wheel.remove(s)
 	for side := range s.legs {
 		leg := &s.legs[side]
-		if t := e.legs[side].tls; t != nil && !leg.is(legShut) {
+		if t := leg.tls; t != nil && !leg.is(legShut) {
 			t.closeNotify()
 		}
 		leg.set(legShut, true)

@@ -35,8 +35,7 @@ func (l *loop) countStrays() {
 	}
 	for level := range l.wheel.slots {
 		for slot := range l.wheel.slots[level] {
-			head := &l.wheel.slots[level][slot]
-			for t := head.next; t != nil && t != head; t = t.next {
+			for s := l.wheel.slots[level][slot]; s != nil; s = s.events.timer.next {
 				n++
 			}
 		}

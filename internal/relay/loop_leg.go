@@ -86,7 +86,7 @@ func (l *leg) endSoon(told bool) {
 		t.closeNotify()
 	}
 	l.set(legShut, true)
-	l.s.events.call()
+	l.s.events.call(l.s)
 }
 
 // sendNow writes what the socket takes. Unless that is everything, it returns an

@@ -6,8 +6,6 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
-
-	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
 
 // Without an event driver, goroutines drive all sessions.
@@ -28,14 +26,13 @@ type eventLeg struct {
 
 type kept struct{}
 
-func newEvents(*Session, *Settings, [2]net.Conn) *events { return nil }
-
-func (e *events) leg(frame.Side) *eventLeg { return nil }
-func (e *events) arm(time.Duration)        {}
-func (e *events) start()                   {}
-func (e *events) readToEnd()               {}
-func (e *eventLeg) shutdown()              {}
-func (e *eventLeg) control(func(uintptr))  {}
+func (e *events) has() bool                       { return false }
+func (e *events) take(*Session, [2]net.Conn) bool { return false }
+func (e *events) arm(*Session)                    {}
+func (e *events) start(*Session)                  {}
+func (e *events) readToEnd(*Session)              {}
+func (e *eventLeg) shutdown()                     {}
+func (e *eventLeg) control(func(uintptr))         {}
 
 func (l *leg) writeOrKeep([]byte, time.Duration) int { return 0 }
 func (l *leg) keeps() bool                           { return false }

@@ -46,7 +46,7 @@ func (l *loop) pass(p *pump) {
 // resume has the loop go on with the pump that waited for the leg's lock.
 func (l *leg) resume() {
 	if l.ev().wanted.Load() {
-		l.s.events.call()
+		l.s.events.call(l.s)
 	}
 }
 

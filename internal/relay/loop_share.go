@@ -35,7 +35,7 @@ type share struct {
 	// In this window, every n-th session that has something to do is given away; 0:
 	// none.
 	give   int
-	window uint32 // the number of the window
+	window uint16 // the number of the window
 	seen   int    // sessions that had something to do
 	retire bool   // changed with loops; all sessions are given away
 }
@@ -201,7 +201,7 @@ func (l *loop) measure(now time.Duration) {
 
 // shareSession gives a session away that has something to do, if it is its turn.
 func (l *loop) shareSession(s *Session) {
-	h, e := &l.share, s.events
+	h, e := &l.share, &s.events
 	if h.give == 0 || e.window == h.window {
 		return
 	}
@@ -241,24 +241,22 @@ func (l *loop) giveAll() {
 // move moves a session to another loop. Nothing is lost: whatever has arrived, or
 // arrives meanwhile, is reported when the other loop registers the connections.
 func (l *loop) move(s *Session, to *loop) {
-	e := s.events
-	for side := range e.legs {
-		leg := &e.legs[side]
+	e := &s.events
+	for side := range s.legs {
+		leg := &s.legs[side].eventLeg
 		if fd := leg.fd; fd >= 0 {
 			l.legs[fd] = nil
 			epollRemove(l.epoll, int(fd))
 		}
 		leg.spent = false
 	}
-	if e.timer.next != nil {
-		l.wheel.remove(&e.timer)
-		s.mu.Lock()
-		due := s.course.Due()
-		s.mu.Unlock()
-		e.due.CompareAndSwap(-1, int64(due)) // unless it was set meanwhile
+	wants := uint32(wantLook)
+	if e.timer.set() {
+		l.wheel.remove(s)
+		wants |= wantTimer
 	}
 	e.registered, e.window = false, 0
-	e.called.Store(true)
+	e.wants.Or(wants)
 	e.loop.Store(to) // from here on the session is the other loop's
 	to.call(s)
 	l.leave()

@@ -31,7 +31,7 @@ func joinEvents(t *testing.T, pol protocol.Policy, h Host, conns [2]net.Conn) *S
 	pol.Close = max(pol.Close, time.Second)
 	pol.Write = max(pol.Write, time.Second)
 	s.Join(&Settings{Policy: pol, Totals: NewTotals()}, h, 0, conns, [2][]byte{}, [2]byte{}, [2]byte{}, nil)
-	if s.events == nil {
+	if !s.events.has() {
 		t.Fatal("the event driver does not take the session")
 	}
 	return s
@@ -717,7 +717,7 @@ func TestFarTimer(t *testing.T) {
 		t.Fatal("no descriptors")
 	}
 	defer l.close()
-	var far timer
+	var far Session
 	l.wheel.set(&far, int64((1<<32*time.Millisecond)/tick)) // in 32 bits: now
 	defer l.wheel.remove(&far)
 	began := time.Now()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A wheel holds the timers of a loop's sessions, which therefore cost no memory
+// A wheel holds the timers of a loop's sessions, which therefore cost little memory
 // and no work of the runtime's. It is a hierarchical timing wheel: to set a timer,
 // or to remove it, takes the same time however many there are. Time is counted in
 // ticks since the loop was made. A timer fires at its tick or later, never before.
@@ -20,7 +20,7 @@ import (
 type wheel struct {
 	now   int64 // the tick up to which timers have fired
 	used  [wheelLevels]uint64
-	slots [wheelLevels][wheelSlots]timer // heads of circular lists
+	slots [wheelLevels][wheelSlots]*Session // the first of each
 }
 
 const (
@@ -31,42 +31,50 @@ const (
 	wheelEnd    = 1 << (wheelBits*wheelLevels - 1) // ticks; centuries
 )
 
-// A timer is an element of a wheel.
+// A timer is a session's place in a wheel.
 type timer struct {
-	next, prev *timer // nil: not in a wheel
-	at         int64  // the tick at which it fires
-	s          *Session
+	next *Session  // in the same slot
+	prev **Session // what refers to the session; nil: it is not in a wheel
+	at   int64     // the tick at which it fires
 }
 
-// set sets a timer to fire at a tick, or at the next one if that is past.
-func (w *wheel) set(t *timer, at int64) {
-	w.remove(t)
-	t.at = max(at, w.now+1)
-	w.insert(t)
+func (t *timer) set() bool { return t.prev != nil }
+
+// set sets a session's timer to fire at a tick, or at the next one if that is past.
+func (w *wheel) set(s *Session, at int64) {
+	w.remove(s)
+	s.events.timer.at = max(at, w.now+1)
+	w.insert(s)
 }
 
-func (w *wheel) insert(t *timer) {
+func (w *wheel) insert(s *Session) {
+	t := &s.events.timer
 	at := min(t.at, w.now+wheelEnd)
 	level := (bits.Len64(uint64(at^w.now)) - 1) / wheelBits
 	slot := at >> (level * wheelBits) & (wheelSlots - 1)
-	head := &w.slots[level][slot]
-	if w.used[level]&(1<<slot) == 0 {
-		w.used[level] |= 1 << slot
-		head.next, head.prev = head, head
+	w.used[level] |= 1 << slot
+	first := &w.slots[level][slot]
+	t.next, t.prev = *first, first
+	if t.next != nil {
+		t.next.events.timer.prev = &t.next
 	}
-	t.next, t.prev = head.next, head
-	t.next.prev, head.next = t, t
+	*first = s
 }
 
-func (w *wheel) remove(t *timer) {
-	if t.next != nil {
-		t.next.prev, t.prev.next = t.prev, t.next
-		t.next, t.prev = nil, nil
+func (w *wheel) remove(s *Session) {
+	t := &s.events.timer
+	if !t.set() {
+		return
 	}
+	*t.prev = t.next
+	if t.next != nil {
+		t.next.events.timer.prev = t.prev
+	}
+	t.next, t.prev = nil, nil
 }
 
 // first returns the first slot in use, and the tick at which it is reached. The
-// slot's list may be empty.
+// slot may be empty.
 func (w *wheel) first() (level, slot int, at int64, ok bool) {
 	for level, used := range w.used {
 		if used != 0 {
@@ -79,10 +87,10 @@ func (w *wheel) first() (level, slot int, at int64, ok bool) {
 	return 0, 0, 0, false
 }
 
-// advance moves the wheel to a tick, and calls fire for the timers that are due.
-// fire may set and remove timers. When that many have fired, it stops at an
+// advance moves the wheel to a tick, and calls fire for the sessions whose timers are
+// due. fire may set and remove timers. When that many have fired, it stops at an
 // earlier tick.
-func (w *wheel) advance(to int64, most int, fire func(*timer)) {
+func (w *wheel) advance(to int64, most int, fire func(*Session)) {
 	for fired := 0; fired < most; {
 		level, slot, at, ok := w.first()
 		if !ok || at > to {
@@ -90,13 +98,13 @@ func (w *wheel) advance(to int64, most int, fire func(*timer)) {
 			break
 		}
 		w.now = at
-		head := &w.slots[level][slot]
-		for t := head.next; t != head; t = head.next {
-			w.remove(t)
-			if t.at > at {
-				w.insert(t)
+		for first := &w.slots[level][slot]; *first != nil; {
+			s := *first
+			w.remove(s)
+			if s.events.timer.at > at {
+				w.insert(s)
 			} else {
-				fire(t)
+				fire(s)
 				fired++
 			}
 		}

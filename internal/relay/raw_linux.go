@@ -87,7 +87,7 @@ func (l *leg) wakeIfReset() {
 		return
 	}
 	if l.ev() != nil {
-		l.s.events.readToEnd()
+		l.s.events.readToEnd(l.s)
 	} else {
 		l.conn.SetReadDeadline(longAgo)
 	}

@@ -69,7 +69,7 @@ type Session struct {
 	finished bool         // guarded by mu
 	running  atomic.Int32 // pumps
 
-	events  *events // set when joined; nil: goroutines drive the session
+	events  events // set when joined; see has
 	mu      sync.Mutex
 	course  protocol.Course // guarded by mu
 	timer   *time.Timer     // guarded by mu
@@ -128,18 +128,16 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 	s.course = protocol.NewCourse(s.policyLocked(&shared.Policy), protocol.NewPace(rand.Float32()))
 	if stage != nil {
 		s.rareLocked().inlets = new([2]inlet)
-	} else {
-		s.events = newEvents(s, shared, conns)
 	}
 	var threads *[2]threadLeg
-	if s.events == nil {
+	if stage != nil || !s.events.take(s, conns) {
 		threads = new([2]threadLeg)
 	}
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side = s, frame.Side(side)
 		l.writing.Store(-1)
-		if s.events == nil {
+		if threads != nil {
 			l.threadLeg = &threads[side]
 			l.conn = conns[side]
 			l.initRaw(stage != nil)
@@ -167,7 +165,7 @@ func (s *Session) SetExpiry(at time.Time, c *protocol.Cause) {
 	defer s.mu.Unlock()
 	x := s.rareLocked()
 	x.expires, x.expiry = at, c
-	if (s.timer != nil || s.events != nil) && !s.finished {
+	if (s.timer != nil || s.events.has()) && !s.finished {
 		o := s.course.Expire(s.now())
 		s.noteLocked(&o)
 	}
