@@ -131,9 +131,9 @@ func (s *Session) settle() {
 	s.mu.Lock()
 	legs := s.pairLocked()
 	s.mu.Unlock()
-	for side, l := range legs {
+	for _, l := range legs {
 		closed := l.is(legClosed)
-		talks := closed && l.side == frame.Client && (s.pumps[side].talks.Load() || l.inputWaits())
+		talks := closed && l.side == frame.Client && (l.is(legTalks) || l.inputWaits())
 		s.mu.Lock()
 		done, fin := s.course.Settle(l.side, closed, talks)
 		s.mu.Unlock()

@@ -33,7 +33,7 @@ func isTCP(raw syscall.RawConn) (is bool) {
 // not noticed.
 func (l *leg) reset() (reset bool) {
 	if e := l.ev(); e != nil {
-		e.control(func(fd uintptr) { reset = e.tcp && tcpState(fd) == tcpClose })
+		e.control(func(fd uintptr) { reset = l.is(legTCP) && tcpState(fd) == tcpClose })
 	} else if l.inq {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
 	}
@@ -145,7 +145,7 @@ func peerAcks(conn net.Conn) (a protocol.Acks) {
 
 func (l *leg) acks() (a protocol.Acks) {
 	if e := l.ev(); e != nil {
-		if e.tcp {
+		if l.is(legTCP) {
 			e.control(func(fd uintptr) { a = socketAcks(fd) })
 		}
 		return a

@@ -21,6 +21,7 @@ type leg struct {
 
 	deaf      bool // guarded by lock; a write failed: nothing more is written
 	inMessage bool // guarded by lock; what was written ends within a fragmented message
+	owns      bool // owned by its pump; a frame from it is partly written: the opposite leg's lock is held
 
 	pending atomic.Uint32 // to inject at the next boundary: a Close code, and the bits below
 
@@ -74,6 +75,10 @@ const (
 	legClosed = 1 << iota // a Close frame was written: nothing may follow it
 	legShut               // the connection is closed or about to be
 	legWaits              // its reader waits for the opposite leg or the rate limit, not for bytes
+	legTalks              // bytes arrive after its end, and are dropped
+	legTCP                // it is TCP, and the event driver has it
+	legKeeps              // the event driver keeps what the socket has not taken
+	legWanted             // a pump of the event driver waits for its lock
 )
 
 // is reports whether that is true of the leg.
@@ -257,8 +262,8 @@ func (l *leg) flush() {
 // wanted reports whether somebody waits for the lock, who will write the frames that
 // wait for a boundary.
 func (l *leg) wanted() bool {
-	if e := l.ev(); e != nil {
-		return e.wanted.Load()
+	if l.ev() != nil {
+		return l.is(legWanted)
 	}
 	return l.waiters.waiting.Load() > 0
 }

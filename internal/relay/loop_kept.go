@@ -85,7 +85,7 @@ func (l *leg) writeKept() bool {
 	pump := &l.s.pumps[l.side^1]
 	e.mu.Lock()
 	k := e.kept
-	if k == nil || !e.handed && !pump.owns {
+	if k == nil || !e.handed && !pump.from.owns {
 		e.mu.Unlock() // a writer holds the lock, and will try itself
 		return false
 	}

@@ -19,9 +19,7 @@ import (
 // for here. While the leg keeps bytes, the lock remains held: by the pump that is
 // in the middle of a frame; otherwise the writer hands it over to the loop.
 type eventLeg struct {
-	// Set when made.
-	tls *tlsSocket // nil: there is no TLS
-	tcp bool
+	tls *tlsSocket // set when made; nil: there is no TLS
 
 	// Owned by the loop.
 	ready bool // something may have arrived
@@ -31,9 +29,8 @@ type eventLeg struct {
 	over  bool // nothing more is read from it
 	plain bool // no splicing: the kernel refuses it, or there is TLS
 
-	closing bool        // guarded by leg.lock; what is kept ends with a Close frame
-	tag     int32       // owned by the loop
-	wanted  atomic.Bool // the pump that writes to the leg waits for its lock
+	closing bool  // guarded by leg.lock; what is kept ends with a Close frame
+	tag     int32 // owned by the loop
 
 	mu     sync.Mutex // held for a system call at most, and with TLS for encrypting a chunk
 	kept   *kept      // changed with leg.lock and mu
@@ -46,10 +43,12 @@ var errShut error = net.ErrClosed
 
 // take duplicates the descriptor of a connection of the net package, or of one
 // below TLS if that is a Conn.
-func (e *eventLeg) take(conn net.Conn) (taken bool) {
-	conn = e.secure(conn)
-	e.fd, e.tcp, taken = duplicate(conn)
-	e.toEnd = !e.tcp // a read from a unix socket stops where its peer has sent a descriptor
+func (l *leg) take(conn net.Conn) (taken bool) {
+	conn = l.secure(conn)
+	tcp := false
+	l.fd, tcp, taken = duplicate(conn)
+	l.set(legTCP, tcp)
+	l.toEnd = !tcp // a read from a unix socket stops where its peer has sent a descriptor
 	return taken
 }
 

@@ -19,9 +19,8 @@ func CountEvents() Census { return Census{} }
 type events struct{}
 
 type eventLeg struct {
-	kept         *kept
-	closing, tcp bool
-	wanted       atomic.Bool
+	kept    *kept
+	closing bool
 }
 
 type kept struct{}

@@ -45,7 +45,7 @@ func (l *loop) pass(p *pump) {
 
 // resume has the loop go on with the pump that waited for the leg's lock.
 func (l *leg) resume() {
-	if l.ev().wanted.Load() {
+	if l.is(legWanted) {
 		l.s.events.call(l.s)
 	}
 }
@@ -54,24 +54,24 @@ func (l *leg) resume() {
 // its lock, and nothing is kept there. The pump reads only then. It keeps the lock
 // until it pauses.
 func (p *pump) mayWrite() bool {
-	to := p.to.ev()
-	if p.owns {
+	to := p.to
+	if p.from.owns {
 		return to.kept == nil
 	}
-	if p.owns = p.to.lock.tryAcquire(); !p.owns {
-		to.wanted.Store(true)
-		p.owns = p.to.lock.tryAcquire() // it may have been released before
+	if p.from.owns = to.lock.tryAcquire(); !p.from.owns {
+		to.set(legWanted, true)
+		p.from.owns = to.lock.tryAcquire() // it may have been released before
 	}
-	if p.owns && to.wanted.Load() {
-		to.wanted.Store(false)
+	if p.from.owns && to.is(legWanted) {
+		to.set(legWanted, false)
 	}
-	return p.owns
+	return p.from.owns
 }
 
 // pause releases the opposite leg's lock at a frame boundary.
 func (p *pump) pause() {
-	if p.owns && (p.mind.Left == 0 || p.to.mute()) {
-		p.owns = false
+	if p.from.owns && (p.mind.Left == 0 || p.to.mute()) {
+		p.from.owns = false
 		p.to.release()
 	}
 }
@@ -91,14 +91,14 @@ func (p *pump) move(l *loop) int {
 		}
 	}
 	held := copy(c.b[:], p.held())
-	talked := p.talks.Load()
+	talked := p.from.is(legTalks)
 	if p.mind.Ended { // before the bytes are removed from the socket: see settle
-		p.talks.Store(true)
+		p.from.set(legTalks, true)
 	}
 	n, err := e.receive(c.b[held:])
 	if p.mind.Ended && n <= 0 {
-		p.talks.Store(talked)
-		p.from.s.settle() // concurrent calls of settle may have seen talks set
+		p.from.set(legTalks, talked)
+		p.from.s.settle() // concurrent calls of settle may have seen legTalks
 	}
 	switch {
 	case n > 0:
@@ -165,7 +165,7 @@ func (p *pump) moveFrame(pipe *pipe) int {
 		to.fail()
 	}
 	if p.mind.Left == 0 || to.mute() {
-		p.owns, to.inMessage = false, p.mind.Scan.InMessage
+		p.from.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
 	return int(n)

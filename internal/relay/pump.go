@@ -18,8 +18,6 @@ type pump struct {
 	back     *[]byte      // see held; nil: nothing was held back so far
 	count    tally        // only the pump changes it
 	data     atomic.Int64 // when bytes of a data frame last passed
-	talks    atomic.Bool  // bytes arrive after its end, and are dropped
-	owns     bool         // the current frame is partly written: to's lock is held
 }
 
 // throttle returns the rate limit of what the pump reads, or nil if there is none.
@@ -129,8 +127,8 @@ func (p *pump) stop() {
 	}()
 	if v := recover(); v != nil {
 		p.from.reading.Store(false) // the panic left the callback
-		if p.owns {                 // who waits for the lock must not wait forever
-			p.owns, p.to.deaf = false, true
+		if p.from.owns {            // who waits for the lock must not wait forever
+			p.from.owns, p.to.deaf = false, true
 			p.to.unlock()
 		}
 		p.from.s.panicked(v)
@@ -204,7 +202,7 @@ func (p *pump) take(c *chunk, b []byte) (n int, now time.Duration) {
 	now = p.from.s.now()
 	p.from.heard.Store(int64(now))
 	if p.mind.Ended {
-		p.talks.Store(true)
+		p.from.set(legTalks, true)
 		return 0, now // RFC 6455, 5.5.1: nothing counts after a Close
 	}
 	if p.throttle() != nil {
@@ -370,12 +368,12 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 	to, v := p.to, &c.verdict
 	p.from.set(legWaits, true)
-	if !p.owns {
+	if !p.from.owns {
 		if !to.lock.tryAcquire() { // an injected frame is being written
 			to.acquire(nil)
 			now = to.s.now()
 		}
-		p.owns = true
+		p.from.owns = true
 	}
 	if to.pending.Load() != 0 && !closes {
 		b = p.interrupt(v, b, now)
@@ -385,7 +383,7 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 		to.sentClose()
 	}
 	if p.mind.Left == 0 || to.mute() {
-		p.owns, to.inMessage = false, p.mind.Scan.InMessage
+		p.from.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
 	p.from.set(legWaits, false)
@@ -430,12 +428,12 @@ func (p *pump) wrote(v *protocol.Verdict, b []byte, n int) {
 // leave is called when nothing more will be forwarded. It sends the Close that
 // is owed to the opposite leg, if any.
 func (p *pump) leave(tell frame.Code) {
-	cut := p.owns && p.mind.Left > 0 && !p.to.mute() // otherwise it is at a boundary; see pump.mayWrite
+	cut := p.from.owns && p.mind.Left > 0 && !p.to.mute() // otherwise it is at a boundary; see pump.mayWrite
 	if cut {
 		p.to.cutShort()
 	}
-	if p.owns {
-		p.owns = false
+	if p.from.owns {
+		p.from.owns = false
 		p.to.release()
 	}
 	if !cut && tell != 0 {

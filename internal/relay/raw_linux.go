@@ -279,7 +279,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 			}
 			turn = 1
 		}
-		if p.owns && p.mind.Left >= spliceFrom && p.to.raw.conn != nil && !p.from.reader.plain && p.from.throttle == nil {
+		if p.from.owns && p.mind.Left >= spliceFrom && p.to.raw.conn != nil && !p.from.reader.plain && p.from.throttle == nil {
 			again, done = p.splice(fd)
 			turn = 0 // the kernel does the work
 		} else {

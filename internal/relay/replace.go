@@ -345,7 +345,6 @@ func (in *inlet) answer(control []byte, now time.Duration) {
 func (in *inlet) reopen(early []byte) {
 	in.err, in.hold, in.large, in.left, in.walked, in.whole = nil, nil, false, early, nil, false
 	in.p.back = nil
-	in.p.talks.Store(false)
 	in.limit()
 }
 

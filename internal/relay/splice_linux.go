@@ -71,7 +71,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 		pipe.close()
 	}
 	if p.mind.Left == 0 || to.mute() {
-		p.owns, to.inMessage = false, p.mind.Scan.InMessage
+		p.from.owns, to.inMessage = false, p.mind.Scan.InMessage
 		to.release()
 	}
 	p.from.set(legWaits, false)

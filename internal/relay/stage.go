@@ -175,7 +175,7 @@ func (in *inlet) walk() bool {
 	p := in.p
 	for len(in.left) > 0 {
 		if p.mind.Ended {
-			p.talks.Store(true)
+			p.from.set(legTalks, true)
 			in.left = nil // RFC 6455, 5.5.1: nothing counts after a Close
 			break
 		}
@@ -286,10 +286,10 @@ func (in *inlet) emit() {
 		if !to.lock.tryAcquire() {
 			to.acquire(nil)
 		}
-		p.owns = true
+		p.from.owns = true
 		if to.mute() {
 			to.release()
-			p.owns = false
+			p.from.owns = false
 			if to = in.await(to); to == nil {
 				break
 			}
@@ -307,7 +307,7 @@ func (in *inlet) emit() {
 			p.add(0, 0, n)
 		}
 		to.release()
-		p.owns = false
+		p.from.owns = false
 		if n > 0 && n < len(b) {
 			p.from.s.torn(to)
 		}
