@@ -48,6 +48,7 @@ type threadLeg struct {
 	inq  bool // raw reads report what is left to read
 
 	// Owned by its reader.
+	to       *leg // that its pump writes to: the opposite side's
 	reader   rawReader
 	err      error              // that ended raw reading
 	throttle *protocol.Throttle // nil: there is no rate limit

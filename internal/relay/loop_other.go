@@ -4,7 +4,6 @@ package relay
 
 import (
 	"net"
-	"sync/atomic"
 	"time"
 )
 

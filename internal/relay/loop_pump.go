@@ -54,7 +54,7 @@ func (l *leg) resume() {
 // its lock, and nothing is kept there. The pump reads only then. It keeps the lock
 // until it pauses.
 func (p *pump) mayWrite() bool {
-	to := p.to
+	to := p.to()
 	if p.from.owns {
 		return to.kept == nil
 	}
@@ -70,9 +70,9 @@ func (p *pump) mayWrite() bool {
 
 // pause releases the opposite leg's lock at a frame boundary.
 func (p *pump) pause() {
-	if p.from.owns && (p.mind.Left == 0 || p.to.mute()) {
+	if p.from.owns && (p.mind.Left == 0 || p.to().mute()) {
 		p.from.owns = false
-		p.to.release()
+		p.to().release()
 	}
 }
 
@@ -85,7 +85,7 @@ func (p *pump) end(err error) {
 // move relays what one system call reads. It returns the number of bytes.
 func (p *pump) move(l *loop) int {
 	e, c := p.from.ev(), l.chunk
-	if p.mind.Left >= spliceFrom && !e.plain && !p.to.mute() {
+	if p.mind.Left >= spliceFrom && !e.plain && !p.to().mute() {
 		if pipe := getPipe(); pipe != nil {
 			return p.moveFrame(pipe)
 		}
@@ -119,7 +119,7 @@ func (p *pump) move(l *loop) int {
 // moveFrame moves bytes of the current frame from socket to socket; see
 // splice_linux.go.
 func (p *pump) moveFrame(pipe *pipe) int {
-	e, to, s := p.from.ev(), p.to, p.from.s
+	e, to, s := p.from.ev(), p.to(), p.from.s
 	n, errno := splice(int(e.fd), pipe.w, int(min(p.mind.Left, spliceSize)))
 	if n <= 0 {
 		pipe.release()

@@ -35,7 +35,7 @@ func (c *heldConn) Write(b []byte) (int, error) {
 }
 
 // taken returns a TLS connection's two ends, of which the server's was taken over.
-func taken(t *testing.T, version uint16) (leg *eventLeg, client *tls.Conn, below *heldConn) {
+func taken(t *testing.T, version uint16) (l *leg, client *tls.Conn, below *heldConn) {
 	t.Helper()
 	ln := wstest.Listen(t, wstest.TCP)
 	accepted := make(chan net.Conn, 1)
@@ -62,13 +62,13 @@ func taken(t *testing.T, version uint16) (leg *eventLeg, client *tls.Conn, below
 		t.Fatal(err)
 	}
 	server := wstest.Receive(t, accepted)
-	leg = new(eventLeg)
-	if !leg.take(server) {
+	l = &leg{s: new(Session)}
+	if !l.take(server) {
 		t.Fatal("the connection can't be taken over")
 	}
-	leg.switchOver(server)
-	t.Cleanup(func() { syscall.Close(int(leg.fd)) })
-	return leg, client, below
+	l.switchOver(server)
+	t.Cleanup(func() { syscall.Close(int(l.fd)) })
+	return l, client, below
 }
 
 // A tls.Conn continues after each read that found nothing: records may arrive byte

@@ -13,11 +13,27 @@ import (
 
 // A pump relays one direction. It is owned by its goroutine.
 type pump struct {
-	from, to *leg
-	mind     protocol.Direction
-	back     *[]byte      // see held; nil: nothing was held back so far
-	count    tally        // only the pump changes it
-	data     atomic.Int64 // when bytes of a data frame last passed
+	from  *leg
+	mind  protocol.Direction
+	back  *[]byte      // see held; nil: nothing was held back so far
+	count tally        // only the pump changes it
+	data  atomic.Int64 // when bytes of a data frame last passed
+}
+
+// to returns the leg that the pump writes to.
+func (p *pump) to() *leg {
+	if t := p.from.threadLeg; t != nil {
+		return t.to
+	}
+	return &p.from.s.legs[p.from.side^1]
+}
+
+// turnLocked has the pump write to the leg that the opposite side has now. s.mu is
+// held.
+func (p *pump) turnLocked() {
+	if t := p.from.threadLeg; t != nil {
+		t.to = p.from.s.pairLocked()[p.from.side^1]
+	}
 }
 
 // throttle returns the rate limit of what the pump reads, or nil if there is none.
@@ -104,7 +120,7 @@ func (p *pump) lose(err error) {
 	s, side := p.from.s, p.from.side
 	p.mind.Ended = true
 	s.mu.Lock()
-	p.to = s.pairLocked()[side.Other()]
+	p.turnLocked()
 	o := s.course.Left(s.now(), side, err, errors.Is(err, io.EOF))
 	s.noteLocked(&o)
 	s.mu.Unlock()
@@ -115,7 +131,7 @@ func (p *pump) lose(err error) {
 	if o.Legs[side].Abort {
 		p.from.abort()
 	}
-	p.leave(o.Legs[p.to.side].Close)
+	p.leave(o.Legs[p.to().side].Close)
 }
 
 // stop ends the pump. It must be deferred. The last pump to stop ends the session.
@@ -128,8 +144,8 @@ func (p *pump) stop() {
 	if v := recover(); v != nil {
 		p.from.reading.Store(false) // the panic left the callback
 		if p.from.owns {            // who waits for the lock must not wait forever
-			p.from.owns, p.to.deaf = false, true
-			p.to.unlock()
+			p.from.owns, p.to().deaf = false, true
+			p.to().unlock()
 		}
 		p.from.s.panicked(v)
 	}
@@ -341,7 +357,7 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	s, side, v, final := p.from.s, p.from.side, &c.verdict, &c.verdict.Final
 	var o protocol.Orders
 	s.mu.Lock()
-	p.to = s.pairLocked()[side.Other()]
+	p.turnLocked()
 	if final.Broken == nil {
 		o = s.course.Closed(s.now(), side, final.Code)
 	} else {
@@ -360,13 +376,13 @@ func (p *pump) passFinal(c *chunk, b []byte, now time.Duration) {
 	if v.N > 0 {
 		p.forward(c, b[:v.N], o.Verbatim, now)
 	}
-	p.leave(o.Legs[p.to.side].Close)
+	p.leave(o.Legs[p.to().side].Close)
 }
 
 // forward writes the forwarded part of a chunk to the opposite leg, under its
 // lock. closes means that the part ends with a Close frame.
 func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
-	to, v := p.to, &c.verdict
+	to, v := p.to(), &c.verdict
 	p.from.set(legWaits, true)
 	if !p.from.owns {
 		if !to.lock.tryAcquire() { // an injected frame is being written
@@ -394,7 +410,7 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 // boundary. The boundary is that of the last frame, or, for a message of the
 // program's own, that of the last message.
 func (p *pump) interrupt(v *protocol.Verdict, b []byte, now time.Duration) (rest []byte) {
-	to := p.to
+	to := p.to()
 	switch at := v.Between; {
 	case at > 0 && at < len(b) && to.pending.Load()&additions != 0:
 		n := to.write(b[:at], now)
@@ -421,23 +437,23 @@ func (p *pump) wrote(v *protocol.Verdict, b []byte, n int) {
 		p.add(v.Frames, v.Messages, n)
 	} else {
 		p.add(0, 0, n)
-		p.to.owe(v.Frames, v.Messages, len(b)-n)
+		p.to().owe(v.Frames, v.Messages, len(b)-n)
 	}
 }
 
 // leave is called when nothing more will be forwarded. It sends the Close that
 // is owed to the opposite leg, if any.
 func (p *pump) leave(tell frame.Code) {
-	cut := p.from.owns && p.mind.Left > 0 && !p.to.mute() // otherwise it is at a boundary; see pump.mayWrite
+	cut := p.from.owns && p.mind.Left > 0 && !p.to().mute() // otherwise it is at a boundary; see pump.mayWrite
 	if cut {
-		p.to.cutShort()
+		p.to().cutShort()
 	}
 	if p.from.owns {
 		p.from.owns = false
-		p.to.release()
+		p.to().release()
 	}
 	if !cut && tell != 0 {
-		p.to.inject(uint32(tell))
+		p.to().inject(uint32(tell))
 	}
 	p.from.s.settle()
 }

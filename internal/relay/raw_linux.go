@@ -279,7 +279,7 @@ func (p *pump) readable(fd uintptr) (done bool) {
 			}
 			turn = 1
 		}
-		if p.from.owns && p.mind.Left >= spliceFrom && p.to.raw.conn != nil && !p.from.reader.plain && p.from.throttle == nil {
+		if p.from.owns && p.mind.Left >= spliceFrom && p.to().raw.conn != nil && !p.from.reader.plain && p.from.throttle == nil {
 			again, done = p.splice(fd)
 			turn = 0 // the kernel does the work
 		} else {
@@ -302,7 +302,7 @@ func (p *pump) setBusy(now time.Duration) {
 		p.from.reader.flow = min(p.from.reader.flow+1, readsPerTurn+1)
 	}
 	if busy := p.from.reader.busy(); busy != was {
-		p.to.busy.Store(busy)
+		p.to().busy.Store(busy)
 	}
 }
 
@@ -312,14 +312,14 @@ func (r *rawReader) busy() bool { return r.flow > readsPerTurn }
 func (p *pump) read(fd uintptr) (again, done bool) {
 	c := chunks.Get().(*chunk)
 	held := copy(c.b[:], p.held())
-	talked := p.talks.Load()
+	talked := p.from.is(legTalks)
 	if p.mind.Ended { // before the bytes are removed from the socket: see settle
-		p.talks.Store(true)
+		p.from.set(legTalks, true)
 	}
 	n, more, errno := c.raw.recv(fd, c.b[held:], p.from.inq && !p.from.reader.toEnd, p.from.reader.busy())
 	if p.mind.Ended && (errno != 0 || n == 0) {
-		p.talks.Store(talked)
-		p.from.s.settle() // concurrent calls of settle may have seen talks set
+		p.from.set(legTalks, talked)
+		p.from.s.settle() // concurrent calls of settle may have seen legTalks
 	}
 	if errno == 0 && n > 0 {
 		p.dropHeld()

@@ -96,7 +96,7 @@ func (s *Session) Move(c *protocol.Cause) bool {
 // back; the program's own are not. It must be called from Resume, and while the
 // session has no upstream. The parameters are those of Join.
 func (s *Session) Replace(conn net.Conn, early []byte, rsvMessage, rsvAny byte) {
-	l := &leg{s: s, side: frame.Upstream, threadLeg: &threadLeg{conn: conn, throttle: s.pumps[frame.Upstream].from.throttle}}
+	l := &leg{s: s, side: frame.Upstream, threadLeg: &threadLeg{conn: conn, to: &s.legs[frame.Client], throttle: s.pumps[frame.Upstream].from.throttle}}
 	l.initRaw(true)
 	l.writing.Store(-1)
 	l.heard.Store(int64(s.now()))
@@ -190,7 +190,7 @@ func (in *inlet) giveUp(o *protocol.Orders, close []byte) {
 	p.from.s.Withdraw()
 	p.mind.Ended = true
 	if o.Verbatim {
-		to := p.to
+		to := p.to()
 		if !to.lock.tryAcquire() {
 			to.acquire(nil)
 		}
@@ -302,7 +302,7 @@ func (s *Session) torn(l *leg) {
 func (in *inlet) reaches() bool {
 	p, s := in.p, in.p.from.s
 	s.mu.Lock()
-	p.to = s.pairLocked()[p.from.side.Other()]
+	p.turnLocked()
 	held, resumes := s.course.Held(), s.course.Resumes()
 	s.mu.Unlock()
 	switch {
@@ -311,7 +311,7 @@ func (in *inlet) reaches() bool {
 	case held || !resumes:
 		return !held
 	}
-	return !p.to.silenced()
+	return !p.to().silenced()
 }
 
 // silenced reports that nothing more may be written to the leg.

@@ -139,12 +139,13 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 		l.writing.Store(-1)
 		if threads != nil {
 			l.threadLeg = &threads[side]
+			l.to = &s.legs[side^1]
 			l.conn = conns[side]
 			l.initRaw(stage != nil)
 		}
 
 		p, limit := &s.pumps[side], &shared.Limits[side]
-		p.from, p.to = l, &s.legs[side^1]
+		p.from = l
 		p.mind = protocol.Direction{Scan: frame.Scanner{Masked: frame.Side(side) == frame.Client, RSVMessage: rsvMessage[side], RSVAny: rsvAny[side]}}
 		crand.Read(p.mind.Tag[:])
 		p.holdBack(early[side])

@@ -54,7 +54,7 @@ func (p *pump) splice(fd uintptr) (again, done bool) {
 	}
 	frames, messages := p.mind.Skip(n)
 
-	to := p.to
+	to := p.to()
 	pipe.to, pipe.held, pipe.err = to, int(n), nil
 	to.writing.Store(int64(now))
 	p.from.set(legWaits, true)

@@ -260,12 +260,12 @@ func (in *inlet) refuse(cause *protocol.Cause, err error) {
 	p, s, side := in.p, in.p.from.s, in.p.from.side
 	p.mind.Ended, in.left = true, nil
 	s.mu.Lock()
-	p.to = s.pairLocked()[side.Other()]
+	p.turnLocked()
 	o := s.course.Refused(s.now(), side, cause, err)
 	s.noteLocked(&o)
 	s.mu.Unlock()
 	p.from.injectInPassing(uint32(o.Legs[side].Close)) // the pump runs: finish comes later
-	p.leave(o.Legs[p.to.side].Close)
+	p.leave(o.Legs[p.to().side].Close)
 }
 
 // emitted holds buffers for the frames of messages.
@@ -278,7 +278,7 @@ const mostEmitted = 4 << 20
 // written there, the message waits for another upstream, or it is dropped, as in any
 // session.
 func (in *inlet) emit() {
-	p, to := in.p, in.p.to
+	p, to := in.p, in.p.to()
 	buf := emitted.Get().(*[]byte)
 	b, n := *buf, 0
 	var err error
@@ -293,7 +293,7 @@ func (in *inlet) emit() {
 			if to = in.await(to); to == nil {
 				break
 			}
-			p.to = to
+			p.from.to = to
 			continue
 		}
 		b, err = in.stage.Encode(p.from.side, b[:0])
