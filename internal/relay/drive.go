@@ -33,10 +33,10 @@ func (s *Session) Detach() {
 }
 
 func (s *Session) launch() {
-	s.running.Store(2)
 	s.mu.Lock()
 	now := s.now()
-	s.timer = time.AfterFunc(s.course.Start(now, s.expiryLocked())-now, s.tick)
+	s.rare.running.Store(2)
+	s.rare.timer = time.AfterFunc(s.course.Start(now, s.expiryLocked())-now, s.tick)
 	s.mu.Unlock()
 	go s.pumps[frame.Client].run()
 }
@@ -45,14 +45,50 @@ func (s *Session) launch() {
 func (s *Session) finish() {
 	s.mu.Lock()
 	s.finished = true
-	s.timer.Stop()
+	s.helpers++
+	s.rare.timer.Stop()
 	legs := s.pairLocked()
 	s.mu.Unlock()
 	legs[frame.Client].close()
 	legs[frame.Upstream].close()
 	s.leaveOld()
-	s.helpers.Wait() // after closing: a helper may be blocked in a write
-	s.host.Over()
+	if s.helpedLast() { // otherwise a helper may be blocked in a write
+		s.host.Over()
+	}
+}
+
+// help runs f in a goroutine of the session's. The session is not over before its
+// helpers are done: these, and those who count themselves in helpers while the
+// session has not finished.
+func (s *Session) help(f func()) {
+	s.mu.Lock()
+	s.helpers++
+	s.mu.Unlock()
+	go func() {
+		defer s.helped()
+		f()
+	}()
+}
+
+// helped is called when a helper is done.
+func (s *Session) helped() {
+	if !s.helpedLast() {
+		return
+	}
+	if s.events.has() {
+		callOver(s)
+	} else {
+		go s.host.Over() // the caller may be a user's goroutine
+	}
+}
+
+// helpedLast is helped, but for telling the Host: it reports whether the session is
+// over.
+func (s *Session) helpedLast() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.helpers--
+	return s.finished && s.helpers == 0
 }
 
 // now returns the time since the start of the session, on the monotonic clock.
@@ -89,10 +125,10 @@ func (s *Session) blame(v any) {
 func (s *Session) noteLocked(o *protocol.Orders) pair {
 	switch {
 	case !o.Arm:
-	case s.timer != nil:
-		s.timer.Reset(o.Again - s.now())
 	case s.events.has():
 		s.events.arm(s)
+	case s.rare != nil && s.rare.timer != nil:
+		s.rare.timer.Reset(o.Again - s.now())
 	}
 	if o.Began && s.rare != nil {
 		if s.rare.hastened != nil {
@@ -168,9 +204,9 @@ func (s *Session) Stop(c *protocol.Cause, err error) {
 	}
 	o := s.course.Stop(s.now(), c, err)
 	legs := s.noteLocked(&o)
-	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
+	s.helpers++
 	s.mu.Unlock()
-	defer s.helpers.Done()
+	defer s.helped()
 	s.carryOut(legs, &o)
 }
 
@@ -202,8 +238,8 @@ func (s *Session) tick() {
 		s.mu.Unlock()
 		return
 	}
-	s.helpers.Add(1)
-	defer s.helpers.Done()
+	s.helpers++
+	defer s.helped()
 	defer s.guard()
 	look := s.lookLocked()
 	o := s.course.Look(&look)
@@ -212,14 +248,14 @@ func (s *Session) tick() {
 
 	for side, l := range legs {
 		if o.Legs[side].Moves {
-			l.writing.CompareAndSwap(int64(look.Legs[side].Writing), int64(look.Now))
+			l.moves(look.Legs[side].Writing, look.Now)
 		}
 	}
 	s.carryOut(legs, &o)
 	client, upstream := o.Legs[frame.Client].Need, o.Legs[frame.Upstream].Need
 	if client != protocol.NeedNothing && upstream != protocol.NeedNothing && !s.events.has() {
 		// A write that blocks must not delay that of the other leg.
-		s.helpers.Go(func() { s.meet(legs[frame.Client], client, look.Now) })
+		s.help(func() { s.meet(legs[frame.Client], client, look.Now) })
 	} else {
 		s.meet(legs[frame.Client], client, look.Now)
 	}
@@ -236,7 +272,7 @@ func (s *Session) lookLocked() protocol.Look {
 			Heard:   time.Duration(l.heard.Load()),
 			Data:    time.Duration(p.data.Load()),
 			Pinged:  time.Duration(l.pinged.Load()),
-			Writing: time.Duration(l.writing.Load()),
+			Writing: l.writingSince(),
 			Pings:   l.awaited.Load(),
 			Unread:  l.is(legWaits),
 			Slowed:  l.threadLeg != nil && l.slowed.Load(),

@@ -35,7 +35,6 @@ type leg struct {
 
 	heard     atomic.Int64 // see protocol.Facts
 	pinged    atomic.Int64
-	writing   atomic.Int64
 	sent      atomic.Int64 // when our last Ping was sent
 	roundTrip atomic.Int64 // of the last Ping that was answered
 }
@@ -53,11 +52,12 @@ type threadLeg struct {
 	err      error              // that ended raw reading
 	throttle *protocol.Throttle // nil: there is no rate limit
 
-	waiters lockWaiters // for the leg's lock
-	slowed  atomic.Bool // its reader waits for the rate limit
-	hangUp  sync.Once   // for closing conn
-	busy    atomic.Bool // its writer has much to write; see setBusy
-	reading atomic.Bool // its reader is inside a callback of raw.conn
+	writing atomic.Int64 // see protocol.Facts
+	waiters lockWaiters  // for the leg's lock
+	slowed  atomic.Bool  // its reader waits for the rate limit
+	hangUp  sync.Once    // for closing conn
+	busy    atomic.Bool  // its writer has much to write; see setBusy
+	reading atomic.Bool  // its reader is inside a callback of raw.conn
 }
 
 // ev returns the leg's state in the event driver, or nil: goroutines have it.
@@ -148,6 +148,24 @@ func (l *leg) write(b []byte, now time.Duration) int {
 	return n
 }
 
+// writingSince returns when the current write last made progress; negative: there is
+// none.
+func (l *leg) writingSince() time.Duration {
+	if l.ev() != nil {
+		return l.keptSince()
+	}
+	return time.Duration(l.writing.Load())
+}
+
+// moves restarts the time of the current write, if it has made no progress since.
+func (l *leg) moves(since, now time.Duration) {
+	if l.ev() != nil {
+		l.keptMoves(since, now)
+	} else {
+		l.writing.CompareAndSwap(int64(since), int64(now))
+	}
+}
+
 // fail is called when a write failed. It does not close the leg: if a peer has
 // sent its last data and closed its end, our writes fail while that data may
 // still be waiting to be read. The leg's reader will notice the end, or else
@@ -168,7 +186,7 @@ func (l *leg) release() {
 	l.unlock()
 	switch waiting := l.pending.Load(); {
 	case waiting&sendPending != 0:
-		l.s.helpers.Go(l.flush) // the caller, a pump, is not held up by one message after the other
+		l.s.help(l.flush) // the caller, a pump, is not held up by one message after the other
 	case waiting != 0:
 		l.flush()
 	}
@@ -218,7 +236,7 @@ func (l *leg) injectInPassing(frame uint32) {
 	if l.ev() != nil || l.flushAtOnce() {
 		l.flush()
 	} else {
-		l.s.helpers.Go(l.flush)
+		l.s.help(l.flush)
 	}
 }
 

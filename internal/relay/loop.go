@@ -256,7 +256,7 @@ func (l *loop) visit(s *Session, leg *leg, events uint32) {
 	if events&syscall.EPOLLOUT != 0 && e.tls != nil {
 		e.tls.flush()
 	}
-	if events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 && leg.writing.Load() >= 0 && leg.writeKept() {
+	if events&(syscall.EPOLLOUT|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 && leg.is(legKeeps) && leg.writeKept() {
 		l.pass(&s.pumps[leg.side^1])
 	}
 	l.pass(&s.pumps[leg.side])
@@ -359,7 +359,7 @@ func (l *loop) hangUp(leg *leg) {
 	closeDescriptor(int(e.fd))
 	e.fd = -1
 	e.mu.Unlock()
-	if leg.writing.Load() >= 0 {
+	if leg.is(legKeeps) {
 		leg.writeKept() // which fails
 	}
 }
@@ -373,13 +373,14 @@ func (l *loop) finish(s *Session) bool {
 	}
 	for side := range s.legs {
 		leg := &s.legs[side]
-		if !leg.over || leg.writing.Load() >= 0 && !leg.is(legShut) {
+		if !leg.over || leg.is(legKeeps) && !leg.is(legShut) {
 			return false
 		}
 	}
 	e.over = true
 	s.mu.Lock()
 	s.finished = true
+	s.helpers++
 	s.mu.Unlock()
 	l.wheel.remove(s)
 	for side := range s.legs {
@@ -391,7 +392,7 @@ func (l *loop) finish(s *Session) bool {
 		l.hangUp(leg)
 	}
 	l.leave()
-	callOver(s)
+	s.helped()
 	return true
 }
 

@@ -16,6 +16,8 @@ type kept struct {
 	pipe *pipe  // comes first
 	b    []byte // then this
 
+	since time.Duration // when the socket last took any of it
+
 	// What counts of it once it is written.
 	frames, messages, bytes int
 	additions               []*addition
@@ -30,8 +32,7 @@ func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 	if e.kept == nil {
 		n, errno = e.sendLocked(b)
 		if errno == syscall.EAGAIN {
-			e.kept = new(kept)
-			l.writing.Store(int64(now))
+			l.keep(&kept{since: now})
 		}
 	}
 	if e.kept != nil {
@@ -45,8 +46,39 @@ func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 	return n
 }
 
+// keep keeps k. lock and mu are held.
+func (l *leg) keep(k *kept) {
+	l.kept = k
+	l.set(legKeeps, true)
+}
+
+// keptSince returns when the socket last took anything of what is kept; negative:
+// nothing is.
+func (l *leg) keptSince() time.Duration {
+	if !l.keeps() {
+		return -1
+	}
+	e := l.ev()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.kept == nil {
+		return -1
+	}
+	return e.kept.since
+}
+
+// keptMoves restarts the time in which the socket must take something of what is kept.
+func (l *leg) keptMoves(since, now time.Duration) {
+	e := l.ev()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.kept != nil && e.kept.since == since {
+		e.kept.since = now
+	}
+}
+
 // keeps reports whether the leg keeps bytes.
-func (l *leg) keeps() bool { return l.ev() != nil && l.writing.Load() >= 0 }
+func (l *leg) keeps() bool { return l.is(legKeeps) }
 
 // owe counts what is kept once it is written: nothing after a Close frame. lock is
 // held.
@@ -134,14 +166,14 @@ func (l *leg) moved(k *kept, n int) {
 		bytes := min(n, k.bytes)
 		k.bytes -= bytes
 		l.s.pumps[l.side^1].add(0, 0, bytes)
-		l.writing.Store(int64(l.s.now()))
+		k.since = l.s.now()
 	}
 }
 
 // wrote records that what was kept is written, or that no more of it can be. lock
 // is held.
 func (l *leg) wrote(k *kept, errno syscall.Errno) {
-	l.writing.Store(-1)
+	l.set(legKeeps, false)
 	e := l.ev()
 	closing := e.closing
 	e.closing = false

@@ -32,7 +32,11 @@ func (e *events) readToEnd(*Session)              {}
 func (e *eventLeg) shutdown()                     {}
 func (e *eventLeg) control(func(uintptr))         {}
 
+func callOver(*Session) {}
+
 func (l *leg) writeOrKeep([]byte, time.Duration) int { return 0 }
+func (l *leg) keptSince() time.Duration              { return -1 }
+func (l *leg) keptMoves(since, now time.Duration)    {}
 func (l *leg) keeps() bool                           { return false }
 func (l *leg) owe(frames, messages, bytes int)       {}
 func (l *leg) addLater(*addition) bool               { return false }

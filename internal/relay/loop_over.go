@@ -115,6 +115,5 @@ func (s *Session) overUnlocked() {
 	f := &ended
 	f.Unlock()
 	defer f.Lock()
-	s.helpers.Wait()
 	s.host.Over()
 }

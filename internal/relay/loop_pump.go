@@ -149,8 +149,7 @@ func (p *pump) moveFrame(pipe *pipe) int {
 	across.mu.Lock()
 	m, errno := pipe.drainNow(across.fd)
 	if errno == syscall.EAGAIN {
-		across.kept = &kept{pipe: pipe, frames: frames, messages: messages, bytes: pipe.held}
-		to.writing.Store(int64(now))
+		to.keep(&kept{pipe: pipe, since: now, frames: frames, messages: messages, bytes: pipe.held})
 	}
 	across.mu.Unlock()
 	switch errno {

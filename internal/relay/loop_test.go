@@ -783,7 +783,7 @@ func TestNothingCountsAfterClose(t *testing.T) {
 	s.Stop(protocol.CauseIdle, nil)
 	filled := fill(leg)
 	io.WriteString(upstream, "k\x82\x50dropped")
-	await(t, "the rest is read", func() bool { l.turn(); return leg.writing.Load() >= 0 })
+	await(t, "the rest is read", func() bool { l.turn(); return leg.is(legKeeps) })
 	go func() {
 		io.CopyN(io.Discard, client, 3+int64(filled))
 		io.ReadAll(io.LimitReader(client, 1+4)) // the rest, and the start of a Close frame
@@ -846,7 +846,7 @@ func TestHandOver(t *testing.T) {
 		if err := s.Send(t.Context(), frame.Client, frame.OpBinary, make([]byte, 1<<20)); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "nothing is being written", func() bool { return leg.writing.Load() < 0 })
+		await(t, "nothing is being written", func() bool { return !leg.is(legKeeps) })
 	}
 	s.Cut(protocol.CausePanic, nil)
 	wantOver(t, over)

@@ -165,7 +165,7 @@ func TestTLSSendsLongMessages(t *testing.T) {
 	data := bytes.Repeat([]byte("long"), 4<<20) // more than sockets hold
 	sent := make(chan error, 1)
 	go func() { sent <- s.Send(t.Context(), frame.Client, frame.OpBinary, data) }()
-	wstest.Await(t, func() bool { return s.legs[frame.Client].writing.Load() >= 0 }, func() string { return "the socket is not full" })
+	wstest.Await(t, func() bool { return s.legs[frame.Client].is(legKeeps) }, func() string { return "the socket is not full" })
 	got := make([]byte, 10+len(data))
 	if n, err := io.ReadFull(client, got); err != nil {
 		t.Fatalf("got %d bytes of %d: %v", n, len(got), err)

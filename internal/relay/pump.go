@@ -137,7 +137,7 @@ func (p *pump) lose(err error) {
 // stop ends the pump. It must be deferred. The last pump to stop ends the session.
 func (p *pump) stop() {
 	defer func() {
-		if p.from.s.running.Add(-1) == 0 {
+		if p.from.s.rare.running.Add(-1) == 0 {
 			p.from.s.finish()
 		}
 	}()

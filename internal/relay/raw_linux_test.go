@@ -194,8 +194,8 @@ func TestLate(t *testing.T) {
 		_, _ = far, other
 		s := newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
 		s.began = time.Now().Add(-time.Hour)
-		s.timer = time.AfterFunc(time.Hour, func() {})
-		defer s.timer.Stop()
+		s.rareLocked().timer = time.AfterFunc(time.Hour, func() {})
+		defer s.rare.timer.Stop()
 		var cause *protocol.Cause
 		look := func(late time.Duration) (ended bool) {
 			now := s.now()
@@ -216,8 +216,8 @@ func TestLate(t *testing.T) {
 
 		s = newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
 		s.began = time.Now().Add(-time.Hour)
-		s.timer = time.AfterFunc(time.Hour, func() {})
-		defer s.timer.Stop()
+		s.rareLocked().timer = time.AfterFunc(time.Hour, func() {})
+		defer s.rare.timer.Stop()
 		if !look(protocol.Lateness / 2) {
 			t.Errorf("%s: not ended in time", rule.name)
 		}
@@ -247,8 +247,8 @@ func TestInputWaits(t *testing.T) {
 		Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}},
 	}, time.Second)
 	s.began = time.Now().Add(-time.Hour)
-	s.timer = time.AfterFunc(time.Hour, func() {})
-	defer s.timer.Stop()
+	s.rareLocked().timer = time.AfterFunc(time.Hour, func() {})
+	defer s.rare.timer.Stop()
 	l := &s.legs[frame.Client]
 	s.course.Answered(frame.Client, false)
 	l.pinged.Store(int64(s.now() - time.Minute))

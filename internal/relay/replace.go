@@ -85,9 +85,9 @@ func (s *Session) Move(c *protocol.Cause) bool {
 	}
 	o, ok := s.course.Move(s.now(), c)
 	legs := s.noteLocked(&o)
-	s.helpers.Add(1)
+	s.helpers++
 	s.mu.Unlock()
-	defer s.helpers.Done()
+	defer s.helped()
 	s.carryOut(legs, &o)
 	return ok
 }
@@ -97,8 +97,8 @@ func (s *Session) Move(c *protocol.Cause) bool {
 // session has no upstream. The parameters are those of Join.
 func (s *Session) Replace(conn net.Conn, early []byte, rsvMessage, rsvAny byte) {
 	l := &leg{s: s, side: frame.Upstream, threadLeg: &threadLeg{conn: conn, to: &s.legs[frame.Client], throttle: s.pumps[frame.Upstream].from.throttle}}
-	l.initRaw(true)
 	l.writing.Store(-1)
+	l.initRaw(true)
 	l.heard.Store(int64(s.now()))
 	p := &s.pumps[frame.Upstream]
 	s.mu.Lock()
@@ -224,7 +224,7 @@ func (s *Session) part(l *leg, h *held) {
 		bye = frame.AppendClose(nil, true, h.answer, "")
 	}
 	l.silence(bye)
-	s.helpers.Go(func() { // the pump runs: finish comes later
+	s.help(func() { // the pump runs: finish comes later
 		defer limit.Stop()
 		defer s.guard()
 		defer l.close()

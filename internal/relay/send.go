@@ -82,11 +82,11 @@ func (s *Session) send(ctx context.Context, to frame.Side, op byte, data []byte)
 	x.additions[to] = append(x.additions[to], m)
 	l := s.pairLocked()[to]
 	m.leg = l
-	s.helpers.Add(1) // under the lock: finish waits for the helpers that exist then
+	s.helpers++
 	s.mu.Unlock()
 	l.pending.Or(sendPending)
-	s.helpers.Go(l.flush) // not here: a write does not end with ctx
-	s.helpers.Done()
+	s.help(l.flush) // not here: a write does not end with ctx
+	s.helped()
 	select {
 	case err := <-m.done:
 		return l, err

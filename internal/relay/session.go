@@ -66,15 +66,13 @@ type Session struct {
 	pumps  [2]pump   // by the side they read from
 	cell   uint8     // that it adds to, of shared.Totals
 
-	finished bool         // guarded by mu
-	running  atomic.Int32 // pumps
+	finished bool  // guarded by mu
+	helpers  int32 // guarded by mu; see help
 
-	events  events // set when joined; see has
-	mu      sync.Mutex
-	course  protocol.Course // guarded by mu
-	timer   *time.Timer     // guarded by mu
-	helpers sync.WaitGroup  // ticks, and injections that may have to wait
-	rare    *rare           // guarded by mu; nil: not needed
+	events events // set when joined; see has
+	mu     sync.Mutex
+	course protocol.Course // guarded by mu
+	rare   *rare           // guarded by mu; nil: not needed
 }
 
 // rare is what few sessions need.
@@ -86,6 +84,10 @@ type rare struct {
 	resuming *resuming // set before joining; nil: the session ends with its upstream
 
 	additions [2][]*addition // not yet written, by the side that they go to
+
+	// Of a session that goroutines drive.
+	timer   *time.Timer
+	running atomic.Int32 // pumps; not guarded
 }
 
 // A pair is the two legs that a session has at a time, by their sides.
@@ -132,14 +134,15 @@ func (s *Session) Join(shared *Settings, h Host, id uint64, conns [2]net.Conn, e
 	var threads *[2]threadLeg
 	if stage != nil || !s.events.take(s, conns) {
 		threads = new([2]threadLeg)
+		s.rareLocked()
 	}
 	for side := range s.legs {
 		l := &s.legs[side]
 		l.s, l.side = s, frame.Side(side)
-		l.writing.Store(-1)
 		if threads != nil {
 			l.threadLeg = &threads[side]
 			l.to = &s.legs[side^1]
+			l.writing.Store(-1)
 			l.conn = conns[side]
 			l.initRaw(stage != nil)
 		}
@@ -166,7 +169,7 @@ func (s *Session) SetExpiry(at time.Time, c *protocol.Cause) {
 	defer s.mu.Unlock()
 	x := s.rareLocked()
 	x.expires, x.expiry = at, c
-	if (s.timer != nil || s.events.has()) && !s.finished {
+	if (x.timer != nil || s.events.has()) && !s.finished {
 		o := s.course.Expire(s.now())
 		s.noteLocked(&o)
 	}
