@@ -273,7 +273,7 @@ func (s *Session) lookLocked() protocol.Look {
 			Data:    time.Duration(p.data.Load()),
 			Pinged:  time.Duration(l.pinged.Load()),
 			Writing: l.writingSince(),
-			Pings:   l.awaited.Load(),
+			Pings:   l.awaits(),
 			Unread:  l.is(legWaits),
 			Slowed:  l.threadLeg != nil && l.slowed.Load(),
 			Closed:  l.is(legClosed),

@@ -25,13 +25,8 @@ type leg struct {
 
 	pending atomic.Uint32 // to inject at the next boundary: a Close code, and the bits below
 
-	// lock is held while bytes are written to the leg, and from there until
-	// the frame they belong to is complete.
-	lock writeLock
-
-	state   atomic.Uint32 // see is
-	number  uint32        // guarded by lock; of the last Ping
-	awaited atomic.Uint32 // of our last Ping; 0 once it was answered
+	state legState      // with the leg's lock
+	ping  atomic.Uint32 // the number of our last Ping, times 2; plus 1 if it is unanswered
 
 	heard     atomic.Int64 // see protocol.Facts
 	pinged    atomic.Int64
@@ -73,7 +68,8 @@ var longAgo = time.Unix(1, 0)
 
 // What is true of a leg at the time; the bits of leg.state.
 const (
-	legClosed = 1 << iota // a Close frame was written: nothing may follow it
+	legLocked = 1 << iota // see legState
+	legClosed             // a Close frame was written: nothing may follow it
 	legShut               // the connection is closed or about to be
 	legWaits              // its reader waits for the opposite leg or the rate limit, not for bytes
 	legTalks              // bytes arrive after its end, and are dropped
@@ -83,15 +79,17 @@ const (
 )
 
 // is reports whether that is true of the leg.
-func (l *leg) is(what uint32) bool { return l.state.Load()&what != 0 }
+func (l *leg) is(what uint32) bool { return l.state.is(what) }
 
 // set sets whether it is.
-func (l *leg) set(what uint32, is bool) {
-	if is {
-		l.state.Or(what)
-	} else {
-		l.state.And(^what)
+func (l *leg) set(what uint32, is bool) { l.state.set(what, is) }
+
+// awaits returns the number of our last Ping if it is unanswered, and 0 otherwise.
+func (l *leg) awaits() uint32 {
+	if ping := l.ping.Load(); ping&1 != 0 {
+		return ping >> 1
 	}
+	return 0
 }
 
 // The bits of leg.pending above every close code.
@@ -109,7 +107,7 @@ const (
 func (l *leg) answered(number uint32, now time.Duration) bool {
 	l.s.mu.Lock() // no other Ping may be noted in between
 	sent := l.sent.Load()
-	first := l.awaited.CompareAndSwap(number, 0) // otherwise it is for an older Ping, or a duplicate
+	first := l.ping.CompareAndSwap(number<<1|1, number<<1) // otherwise it is for an older Ping, or a duplicate
 	l.s.course.Answered(l.side, first)
 	l.s.mu.Unlock()
 	if first {
@@ -196,10 +194,10 @@ func (l *leg) release() {
 // the leg keeps bytes.
 func (l *leg) unlock() {
 	if l.ev() == nil {
-		l.lock.release()
+		l.state.unlock()
 		l.waiters.wake(&l.s.mu)
 	} else if !l.handOver() {
-		l.lock.release()
+		l.state.unlock()
 		l.resume()
 	}
 }
@@ -244,7 +242,7 @@ func (l *leg) injectInPassing(frame uint32) {
 // returns false if they might wait. It looks with the lock held, so that nobody
 // else fills the socket in between.
 func (l *leg) flushAtOnce() bool {
-	if !l.lock.tryAcquire() {
+	if !l.state.tryLock() {
 		return true // the holder will write them
 	}
 	defer l.s.guard()
@@ -291,7 +289,7 @@ func (l *leg) wanted() bool {
 // returns false if it cannot have the lock. It may run in any goroutine: a panic
 // of the connection must neither propagate there nor keep the lock held.
 func (l *leg) writeAlone() bool {
-	if !l.lock.tryAcquire() {
+	if !l.state.tryLock() {
 		return false
 	}
 	defer l.s.guard()
@@ -318,11 +316,11 @@ func (l *leg) writeControl(frames uint32) {
 	now := l.s.now()
 	if frames&pingPending != 0 {
 		l.pinged.Store(int64(now))
-		l.awaited.Store(0) // an answer to the previous Ping does not belong to the time below
+		number := l.ping.Load()>>1 + 1
+		l.ping.And(^uint32(1)) // an answer to the previous Ping does not belong to the time below
 		l.sent.Store(int64(now))
-		l.number++
-		l.awaited.Store(l.number)
-		b = frame.AppendControl(b, frame.OpPing, l.side == frame.Upstream, protocol.PingBody(l.s.pumps[l.side].mind.Tag, l.number))
+		l.ping.Store(number<<1 | 1)
+		b = frame.AppendControl(b, frame.OpPing, l.side == frame.Upstream, protocol.PingBody(l.s.pumps[l.side].mind.Tag, number))
 	}
 	code := frame.Code(frames &^ pingPending)
 	if code != 0 {

@@ -26,7 +26,7 @@ func TestPendingClose(t *testing.T) {
 		s.pumps[side].from = l
 	}
 	l := &s.legs[frame.Client]
-	l.lock.tryAcquire() // as if a frame were part-written
+	l.state.tryLock() // as if a frame were part-written
 	for _, frame := range []uint32{pingPending, 1001, 1012, pingPending, 4095} {
 		l.inject(frame)
 	}
@@ -46,23 +46,23 @@ func TestPendingClose(t *testing.T) {
 func TestWriteLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
-			lock    writeLock
+			state   legState
 			waiters lockWaiters
 			mu      sync.Mutex
-			n       int // guarded by lock
+			n       int // guarded by the lock
 			wg      sync.WaitGroup
 		)
 		for range 4 {
 			wg.Go(func() {
 				for range 1000 {
-					if !lock.tryAcquire() {
-						waiters.acquire(&lock, &mu, nil)
+					if !state.tryLock() {
+						waiters.acquire(&state, &mu, nil)
 					}
 					n++
 					if n%100 == 0 {
 						time.Sleep(time.Second) // hold it across I/O
 					}
-					lock.release()
+					state.unlock()
 					waiters.wake(&mu)
 				}
 			})
@@ -71,14 +71,14 @@ func TestWriteLock(t *testing.T) {
 		if n != 4000 {
 			t.Errorf("counted %d, want 4000", n)
 		}
-		lock.tryAcquire()
+		state.tryLock()
 		began := time.Now()
-		if waiters.acquire(&lock, &mu, time.After(time.Minute)) || time.Since(began) != time.Minute {
+		if waiters.acquire(&state, &mu, time.After(time.Minute)) || time.Since(began) != time.Minute {
 			t.Errorf("waited %v for a lock that is held, want to give up after 1m", time.Since(began))
 		}
-		lock.release()
+		state.unlock()
 		waiters.wake(&mu)
-		if !lock.tryAcquire() {
+		if !state.tryLock() {
 			t.Error("it stays held after somebody has given up")
 		}
 	})

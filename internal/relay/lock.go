@@ -8,14 +8,27 @@ import (
 
 // This file is the lock of a leg that is held across I/O.
 
-// A writeLock is a lock that is held across I/O. The event driver never waits for
-// it; goroutines do with lockWaiters.
-type writeLock struct{ held atomic.Bool }
+// A legState is what is true of a leg at the time, in bits.
+//
+// One of them is the leg's lock. It is held while bytes are written to the leg, and
+// from there until the frame they belong to is complete. The event driver never waits
+// for it; goroutines do with lockWaiters.
+type legState struct{ bits atomic.Uint32 }
 
-func (w *writeLock) tryAcquire() bool { return w.held.CompareAndSwap(false, true) }
-func (w *writeLock) release()         { w.held.Store(false) }
+func (s *legState) is(what uint32) bool { return s.bits.Load()&what != 0 }
 
-// lockWaiters lets goroutines wait for a writeLock. Unlike with a sync.Mutex, a
+func (s *legState) set(what uint32, is bool) {
+	if is {
+		s.bits.Or(what)
+	} else {
+		s.bits.And(^what)
+	}
+}
+
+func (s *legState) tryLock() bool { return s.bits.Or(legLocked)&legLocked == 0 }
+func (s *legState) unlock()       { s.set(legLocked, false) }
+
+// lockWaiters lets goroutines wait for a leg's lock. Unlike with a sync.Mutex, a
 // waiter can give up, and counts as blocked in a testing/synctest bubble. It waits
 // on a channel that is created only then.
 type lockWaiters struct {
@@ -25,10 +38,10 @@ type lockWaiters struct {
 
 // acquire waits for the leg's lock until giveUp is ready.
 func (l *leg) acquire(giveUp <-chan time.Time) bool {
-	return l.waiters.acquire(&l.lock, &l.s.mu, giveUp)
+	return l.waiters.acquire(&l.state, &l.s.mu, giveUp)
 }
 
-func (w *lockWaiters) acquire(lock *writeLock, mu *sync.Mutex, giveUp <-chan time.Time) bool {
+func (w *lockWaiters) acquire(state *legState, mu *sync.Mutex, giveUp <-chan time.Time) bool {
 	w.waiting.Add(1)
 	defer w.waiting.Add(-1)
 	for {
@@ -38,7 +51,7 @@ func (w *lockWaiters) acquire(lock *writeLock, mu *sync.Mutex, giveUp <-chan tim
 		}
 		freed := w.freed
 		mu.Unlock()
-		if lock.tryAcquire() { // it may have been released before freed was created
+		if state.tryLock() { // it may have been released before freed was created
 			return true
 		}
 		select {

@@ -28,13 +28,13 @@ type eventLeg struct {
 	over  bool // nothing more is read from it
 	plain bool // no splicing: the kernel refuses it, or there is TLS
 
-	closing bool  // guarded by leg.lock; what is kept ends with a Close frame
-	tag     int32 // owned by the loop
+	closing bool // guarded by the leg's lock; what is kept ends with a Close frame
+	handed  bool // guarded by mu; the loop holds the leg's lock, as long as kept is not nil
 
-	mu     sync.Mutex // held for a system call at most, and with TLS for encrypting a chunk
-	kept   *kept      // changed with leg.lock and mu
-	fd     int32      // changed by the loop with mu; -1: closed
-	handed bool       // guarded by mu; the loop holds leg.lock, as long as kept is not nil
+	mu   sync.Mutex // held for a system call at most, and with TLS for encrypting a chunk
+	fd   int32      // changed by the loop with mu; -1: closed
+	tag  int32      // owned by the loop
+	kept *kept      // changed with the leg's lock and mu
 }
 
 // errShut ends the reading from a leg that the proxy closes.

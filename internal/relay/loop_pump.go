@@ -58,9 +58,9 @@ func (p *pump) mayWrite() bool {
 	if p.from.owns {
 		return to.kept == nil
 	}
-	if p.from.owns = to.lock.tryAcquire(); !p.from.owns {
+	if p.from.owns = to.state.tryLock(); !p.from.owns {
 		to.set(legWanted, true)
-		p.from.owns = to.lock.tryAcquire() // it may have been released before
+		p.from.owns = to.state.tryLock() // it may have been released before
 	}
 	if p.from.owns && to.is(legWanted) {
 		to.set(legWanted, false)

@@ -385,7 +385,7 @@ func (p *pump) forward(c *chunk, b []byte, closes bool, now time.Duration) {
 	to, v := p.to(), &c.verdict
 	p.from.set(legWaits, true)
 	if !p.from.owns {
-		if !to.lock.tryAcquire() { // an injected frame is being written
+		if !to.state.tryLock() { // an injected frame is being written
 			to.acquire(nil)
 			now = to.s.now()
 		}

@@ -146,7 +146,7 @@ func (s *Session) Resumed() bool {
 // silence has nothing more be written to the leg, after bye, and after what is being
 // written now.
 func (l *leg) silence(bye []byte) {
-	if !l.lock.tryAcquire() {
+	if !l.state.tryLock() {
 		l.acquire(nil)
 	}
 	if len(bye) > 0 {
@@ -191,7 +191,7 @@ func (in *inlet) giveUp(o *protocol.Orders, close []byte) {
 	p.mind.Ended = true
 	if o.Verbatim {
 		to := p.to()
-		if !to.lock.tryAcquire() {
+		if !to.state.tryLock() {
 			to.acquire(nil)
 		}
 		p.add(1, 0, to.write(close, to.s.now()))
@@ -316,7 +316,7 @@ func (in *inlet) reaches() bool {
 
 // silenced reports that nothing more may be written to the leg.
 func (l *leg) silenced() bool {
-	if !l.lock.tryAcquire() {
+	if !l.state.tryLock() {
 		l.acquire(nil)
 	}
 	defer l.release()
@@ -333,7 +333,7 @@ func (in *inlet) answer(control []byte, now time.Duration) {
 	body := make([]byte, len(control)-header)
 	frame.Unmask(body, control[header:], binary.LittleEndian.Uint32(control[2:header]))
 	from := in.p.from
-	if !from.lock.tryAcquire() {
+	if !from.state.tryLock() {
 		from.acquire(nil)
 	}
 	from.write(frame.AppendControl(nil, frame.OpPong, false, body), now)

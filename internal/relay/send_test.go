@@ -55,7 +55,7 @@ func TestSendToNextUpstream(t *testing.T) {
 			t.Fatal("not resumed")
 		}
 		l := s.pumps[frame.Upstream].from
-		l.lock.tryAcquire() // the message waits
+		l.state.tryLock() // the message waits
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		result := make(chan error, 1)

@@ -283,7 +283,7 @@ func (in *inlet) emit() {
 	b, n := *buf, 0
 	var err error
 	for again := true; again; {
-		if !to.lock.tryAcquire() {
+		if !to.state.tryLock() {
 			to.acquire(nil)
 		}
 		p.from.owns = true
