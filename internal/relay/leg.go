@@ -19,8 +19,8 @@ type leg struct {
 	eventLeg   // for the event driver; see ev
 	side       frame.Side
 
-	deaf      bool // guarded by lock; a write failed: nothing more is written
-	inMessage bool // guarded by lock; what was written ends within a fragmented message
+	deaf      bool // guarded by the lock; a write failed: nothing more is written
+	inMessage bool // guarded by the lock; what was written ends within a fragmented message
 	owns      bool // owned by its pump; a frame from it is partly written: the opposite leg's lock is held
 
 	pending atomic.Uint32 // to inject at the next boundary: a Close code, and the bits below
@@ -118,7 +118,7 @@ func (l *leg) answered(number uint32, now time.Duration) bool {
 	return first
 }
 
-// mute reports that nothing more may be written to the leg. lock is held.
+// mute reports that nothing more may be written to the leg. The lock is held.
 func (l *leg) mute() bool {
 	if l.deaf || l.is(legClosed) {
 		return true
@@ -129,7 +129,7 @@ func (l *leg) mute() bool {
 
 // write writes b, or drops it if nothing more may be written. It returns the
 // number of bytes written. The event driver keeps the others until the socket
-// takes them. lock is held.
+// takes them. The lock is held.
 func (l *leg) write(b []byte, now time.Duration) int {
 	if l.mute() || len(b) == 0 {
 		return 0
@@ -167,7 +167,7 @@ func (l *leg) moves(since, now time.Duration) {
 // fail is called when a write failed. It does not close the leg: if a peer has
 // sent its last data and closed its end, our writes fail while that data may
 // still be waiting to be read. The leg's reader will notice the end, or else
-// the deadline applies. lock is held.
+// the deadline applies. The lock is held.
 func (l *leg) fail() {
 	l.deaf = true
 	l.s.mu.Lock()
@@ -203,7 +203,7 @@ func (l *leg) unlock() {
 }
 
 // sentClose records that a Close frame was written, and reports whether that is
-// complete. lock is held.
+// complete. The lock is held.
 func (l *leg) sentClose() bool {
 	if e := l.ev(); e != nil && e.kept != nil {
 		e.closing = true
@@ -298,7 +298,7 @@ func (l *leg) writeAlone() bool {
 	return true
 }
 
-// writePending writes the frames that wait for a boundary. lock is held.
+// writePending writes the frames that wait for a boundary. The lock is held.
 func (l *leg) writePending() {
 	waiting := l.pending.Swap(0)
 	if frames := waiting &^ additions; frames != 0 && !l.mute() {
@@ -422,7 +422,7 @@ func (l *leg) end(conn net.Conn) {
 // cutShort ends the writing to the leg in the middle of a frame whose rest will
 // not arrive: no Close is possible there (RFC 6455, 5.4). The peer gets a FIN.
 // The leg's reader continues until the peer's own FIN or the deadline, for the
-// reason given at closeWrite. lock is held.
+// reason given at closeWrite. The lock is held.
 func (l *leg) cutShort() {
 	l.deaf = true
 	l.closeWrite()

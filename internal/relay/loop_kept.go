@@ -24,7 +24,7 @@ type kept struct {
 }
 
 // writeOrKeep writes b, and keeps what the socket does not take. It returns the
-// number of bytes written. lock is held.
+// number of bytes written. The lock is held.
 func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 	e := l.ev()
 	e.mu.Lock()
@@ -46,7 +46,7 @@ func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 	return n
 }
 
-// keep keeps k. lock and mu are held.
+// keep keeps k. The lock and mu are held.
 func (l *leg) keep(k *kept) {
 	l.kept = k
 	l.set(legKeeps, true)
@@ -91,7 +91,7 @@ func (l *leg) owe(frames, messages, bytes int) {
 
 // handOver leaves the lock to the loop if the leg keeps bytes. It tries to write
 // them before: the loop may have ignored the event that the socket takes more,
-// because the lock was not its own. lock is held.
+// because the lock was not its own. The lock is held.
 func (l *leg) handOver() bool {
 	e := l.ev()
 	if e.kept == nil {
@@ -160,7 +160,7 @@ func (e *eventLeg) drainLocked() (n int, errno syscall.Errno) {
 	return n, errno
 }
 
-// moved records that n bytes of what was kept were written. lock and mu are held.
+// moved records that n bytes of what was kept were written. The lock and mu are held.
 func (l *leg) moved(k *kept, n int) {
 	if n > 0 {
 		bytes := min(n, k.bytes)
@@ -194,7 +194,7 @@ func (l *leg) wrote(k *kept, errno syscall.Errno) {
 }
 
 // addLater calls added when the message is written, and reports whether bytes of
-// it are kept. lock is held.
+// it are kept. The lock is held.
 func (l *leg) addLater(m *addition) bool {
 	e := l.ev()
 	if e == nil || e.kept == nil {

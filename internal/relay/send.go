@@ -107,7 +107,7 @@ func (s *Session) send(ctx context.Context, to frame.Side, op byte, data []byte)
 }
 
 // writeAdditions writes the messages that were added, unless the last message
-// that was relayed to the leg is unfinished. lock is held.
+// that was relayed to the leg is unfinished. The lock is held.
 //
 //go:noinline
 func (l *leg) writeAdditions() {
