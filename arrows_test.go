@@ -36,11 +36,12 @@ var rooms = map[string]room{
 	"internal/frame":    {standard: true, clockless: true, not: []string{"net", "sync", "os", "syscall"}},
 	"internal/pool":     {standard: true, not: []string{"net", "log", "os", "syscall"}},
 	"internal/wstest":   {},
+	"internal/remains":  {ours: []string{"internal/relay"}},
 	"internal/snippets": {},
 }
 
 // tools may be imported by the tests of every room.
-var tools = []string{"internal/wstest", "internal/snippets"}
+var tools = []string{"internal/wstest", "internal/remains", "internal/snippets"}
 
 // clock holds the names in package time that read the clock or wait.
 var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc",
@@ -92,6 +93,8 @@ func TestArrowsAstray(t *testing.T) {
 		{"internal/pool/a.go", `import _ "net"`, "internal/pool/a.go imports net"},
 		{"internal/pool/a.go", `import _ "log/slog"`, "internal/pool/a.go imports log/slog"},
 		{"internal/wstest/a.go", ours("."), "internal/wstest/a.go imports the face"},
+		{"internal/relay/a_test.go", ours("internal/remains"), ""},
+		{"internal/remains/a.go", ours("."), "internal/remains/a.go imports the face"},
 		{"internal/attic/a.go", "", "internal/attic is no room of the house"},
 		{"internal/relay/attic/a.go", "", "internal/relay/attic is no room of the house"},
 	} {

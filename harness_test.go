@@ -3,7 +3,6 @@ package wsproxy_test
 import (
 	"context"
 	"flag"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/seed-ffb73231/wsproxy"
-	"github.com/seed-ffb73231/wsproxy/internal/relay"
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -27,27 +26,12 @@ func TestMain(m *testing.M) {
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
 		each := 12
-		if raceEnabled() { // which has them compute more
+		if wstest.Race { // which has them compute more
 			each = 2
 		}
 		flag.Set("test.parallel", strconv.Itoa(each*runtime.GOMAXPROCS(0)))
 	}
-	code := wstest.Run(m)
-	if c, ok := wantNoEvents(); !ok {
-		fmt.Printf("the event driver has something left after all tests: %+v\n", c)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// wantNoEvents waits until the event driver has nothing left: no loop, session,
-// connection, timer or goroutine.
-func wantNoEvents() (c relay.Census, ok bool) {
-	ok = wstest.Until(func() bool {
-		c = relay.CountEvents()
-		return c == relay.Census{}
-	})
-	return c, ok
+	remains.Exit(wstest.Run(m))
 }
 
 // A rig puts a proxy between a client and an upstream. Both are raw byte

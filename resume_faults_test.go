@@ -106,7 +106,7 @@ func TestResumeUnderFaults(t *testing.T) {
 		return
 	}
 	share := int64(1)
-	if raceEnabled() {
+	if wstest.Race {
 		share = 2
 	}
 	t.Run("plain", func(t *testing.T) {

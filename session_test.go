@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/relay"
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -317,7 +317,6 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		t.Run(c.String(), func(t *testing.T) {
 			r := c.rig(t)
-			pollers := polls(t)
 			sockets, pipes := -1, 0
 			for range 2 {
 				for name, end := range ends {
@@ -330,13 +329,13 @@ func TestNothingIsLeft(t *testing.T) {
 					case <-time.After(wstest.Timeout):
 						t.Fatalf("%s: the session isn't over", name)
 					}
-					s := stacksOfSessions()
+					s := remains.Goroutines()
 					for range 1000 { // the last one may be about to end
 						if s == "" {
 							break
 						}
 						runtime.Gosched()
-						s = stacksOfSessions()
+						s = remains.Goroutines()
 					}
 					if s != "" {
 						t.Fatalf("%s: still there after the session:\n%s", name, s)
@@ -346,11 +345,8 @@ func TestNothingIsLeft(t *testing.T) {
 					sockets, pipes = descriptors(t)
 				}
 			}
-			if left, ok := wantNoEvents(); !ok {
-				t.Errorf("the event driver has something left: %+v", left)
-			}
-			if n := polls(t); n != pollers {
-				t.Errorf("%d descriptors for events, %d before", n, pollers)
+			if found := remains.Find(); found != "" {
+				t.Errorf("sessions have left: %s", found)
 			}
 			afterwards, pipesAfterwards := descriptors(t)
 			if afterwards > sockets {
@@ -406,53 +402,13 @@ func TestPipesAfterStuckFrames(t *testing.T) {
 	})
 }
 
-// stacksOfSessions returns the stacks of all goroutines that run a session.
-func stacksOfSessions() string {
-	b := make([]byte, 1<<20)
-	b = b[:runtime.Stack(b, true)]
-	var found []string
-	for s := range strings.SplitSeq(string(b), "\n\n") {
-		for _, of := range []string{"(*Session)", "(*pump)", "(*leg)"} {
-			if strings.Contains(s, "/wsproxy."+of) || strings.Contains(s, "/relay."+of) {
-				found = append(found, s)
-				break
-			}
-		}
-	}
-	return strings.Join(found, "\n\n")
-}
-
 // descriptors returns the number of the process's open sockets and pipes.
 func descriptors(t *testing.T) (sockets, pipes int) {
 	t.Helper()
-	return openFiles(t, "socket:"), openFiles(t, "pipe:")
-}
-
-// polls returns the number of descriptors that wait for events, or that wake who
-// waits. The runtime has two.
-func polls(t *testing.T) int {
-	t.Helper()
-	return openFiles(t, "anon_inode:[event")
-}
-
-// openFiles returns the number of the process's open files whose names begin so.
-func openFiles(t *testing.T, of string) (n int) {
-	t.Helper()
-	const dir = "/proc/self/fd"
-	entries, err := os.ReadDir(dir)
 	if runtime.GOOS != "linux" {
 		t.Skip("descriptors are counted on Linux only")
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		to, _ := os.Readlink(dir + "/" + e.Name())
-		if strings.HasPrefix(to, of) {
-			n++
-		}
-	}
-	return n
+	return remains.Files("socket:"), remains.Files("pipe:")
 }
 
 // F50: a session logs one record, with the number of bytes on the wire.
@@ -620,7 +576,7 @@ func TestConnPanics(t *testing.T) {
 // No memory is allocated for a frame that passes through a session. (With TLS,
 // crypto/tls allocates for each record.)
 func TestSessionAllocs(t *testing.T) {
-	if raceEnabled() {
+	if wstest.Race {
 		t.Skip("the race detector has sync.Pool forget things")
 	}
 	if !alone(t) {
@@ -694,7 +650,7 @@ func (c *stuttering) Read(b []byte) (int, error) {
 // of its memory: a few more words on the path from a read to a write would double
 // that.
 func TestRestingStacks(t *testing.T) {
-	if raceEnabled() {
+	if wstest.Race {
 		t.Skip("the race detector needs more stack")
 	}
 	if !alone(t) {
@@ -724,11 +680,6 @@ func TestRestingStacks(t *testing.T) {
 	if each := (stacks() - before) / sessions; each > most {
 		t.Errorf("%d bytes of stack for each session, want %d at most", each, most)
 	}
-}
-
-func raceEnabled() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // F50: bytes that are dropped because their receiver has been sent a Close are

@@ -14,6 +14,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -32,7 +33,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(testMain(m))
+	remains.Exit(testMain(m))
 }
 
 func testMain(m *testing.M) int {
@@ -74,10 +75,8 @@ func testMain(m *testing.M) int {
 // trusts the authorities of all of them and one more.
 func start(ctx context.Context, dir string, count int) (err error) {
 	binary := filepath.Join(dir, "wss")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "./examples/wss")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
+	if err := wstest.Build(ctx, "../..", "./examples/wss", binary); err != nil {
+		return err
 	}
 	// No pings in tests of something else: a browser that does not run for a
 	// while would be dropped.

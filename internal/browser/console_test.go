@@ -17,6 +17,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/coder/websocket"
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // TestConsole opens a page of examples/console, and clients whose sessions it
@@ -25,10 +26,8 @@ func TestConsole(t *testing.T) {
 	t.Parallel()
 	require(t)
 	binary := filepath.Join(t.TempDir(), "console")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./examples/console")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	if err := wstest.Build(t.Context(), "../..", "./examples/console", binary); err != nil {
+		t.Fatal(err)
 	}
 	for name, test := range map[string]func(*testing.T, string){
 		"live":     testLive,

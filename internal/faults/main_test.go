@@ -11,12 +11,10 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
-	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
-	"github.com/seed-ffb73231/wsproxy/internal/relay"
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 )
 
 // The test binary also runs as the peers that need processes of their own,
@@ -38,23 +36,7 @@ func TestMain(m *testing.M) {
 		role(os.Args[1:])
 		return
 	}
-	code := m.Run()
-	if c := events(); c != (relay.Census{}) {
-		fmt.Printf("the event driver has something left after all tests: %+v\n", c)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// events waits until the event driver has nothing, and returns what it still has in
-// the end.
-func events() (c relay.Census) {
-	for end := time.Now().Add(wire.Timeout); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if c = relay.CountEvents(); c == (relay.Census{}) {
-			break
-		}
-	}
-	return c
+	remains.Exit(m.Run())
 }
 
 // A process is a peer in its own process.

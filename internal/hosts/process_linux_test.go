@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
 // patience limits every wait.
@@ -120,11 +122,7 @@ func (l *lines) tail() string {
 func buildGateway(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "gateway")
-	cmd := exec.Command("go", "build", "-o", program, ".")
-	cmd.Dir = "../../cmd/wsproxy"
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	must(t, wstest.Build(t.Context(), "../../cmd/wsproxy", ".", program))
 	return program
 }
 

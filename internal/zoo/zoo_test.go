@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 )
 
 // limit is the time limit of one wait. It is far above what is needed: it turns a
@@ -210,5 +212,5 @@ func TestMain(m *testing.M) {
 	for _, f := range atEnd {
 		f()
 	}
-	os.Exit(code)
+	remains.Exit(code)
 }

@@ -8,6 +8,7 @@ package floods_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 )
 
 // asEnv is the variable that makes this binary a child instead of the tests:
@@ -86,8 +88,8 @@ func start(t *testing.T, as string, env ...string) *child {
 }
 
 // greet is the child's part of start: it serves control and waits until the
-// parent leaves.
-func greet(h hello, control http.Handler) error {
+// parent leaves. The child fails if sessions have left anything after last.
+func greet(h hello, control http.Handler, last func()) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -98,6 +100,10 @@ func greet(h hello, control http.Handler) error {
 		return err
 	}
 	io.Copy(io.Discard, os.Stdin)
+	last()
+	if found := remains.Find(); found != "" {
+		return errors.New("sessions have left: " + found)
+	}
 	os.Exit(0)
 	return nil
 }

@@ -36,7 +36,7 @@ func runMeter() error {
 		return err
 	}
 	go echo(l)
-	return greet(hello{Plain: l.Addr().String()}, http.HandlerFunc(measure))
+	return greet(hello{Plain: l.Addr().String()}, http.HandlerFunc(measure), func() {})
 }
 
 // echo is an upstream that returns every message unmasked. All messages have 32

@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/relay"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -77,7 +78,11 @@ func runProxy() error {
 		Plain:     fronts[0].Addr().String(),
 		TLS:       fronts[1].Addr().String(),
 		Authority: wstest.CA().PEM(),
-	}, control(proxies))
+	}, control(proxies), func() {
+		for _, p := range proxies {
+			p.Close()
+		}
+	})
 }
 
 // A state is what a proxy's process reports about itself.
@@ -86,6 +91,7 @@ type state struct {
 	RSS        int // bytes
 	Files      int
 	Goroutines int
+	Events     relay.Census
 	Proxies    map[string]proxyState
 }
 
@@ -108,7 +114,7 @@ func control(proxies map[string]*wsproxy.Proxy) http.Handler {
 		runtime.ReadMemStats(&m)
 		st := state{
 			Memory: int(m.HeapAlloc + m.StackInuse), RSS: wire.RSS(0), Files: wire.Files(0),
-			Goroutines: runtime.NumGoroutine(), Proxies: make(map[string]proxyState),
+			Goroutines: runtime.NumGoroutine(), Events: relay.CountEvents(), Proxies: make(map[string]proxyState),
 		}
 		for name, p := range proxies {
 			ps := p.Stats()

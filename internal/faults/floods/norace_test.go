@@ -1,5 +1,0 @@
-//go:build linux && !race
-
-package floods_test
-
-const race = false
