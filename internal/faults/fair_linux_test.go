@@ -19,6 +19,7 @@ import (
 
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -49,6 +50,8 @@ func fairProcess(args []string) {
 	fmt.Println(ln.Addr())
 	go http.Serve(ln, mux)
 	untilStdinEnds()
+	ours.Close()
+	remains.Exit(0)
 }
 
 // sinkAndEcho is an upstream: it discards what arrives in a session whose path

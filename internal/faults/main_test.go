@@ -11,9 +11,11 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
+	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
 	"github.com/seed-ffb73231/wsproxy/internal/remains"
 )
 
@@ -47,7 +49,7 @@ type process struct {
 }
 
 // start starts a process. It exits when its standard input ends, at the latest
-// with the test.
+// with the test, which fails if the process does.
 func start(t *testing.T, role string, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
@@ -71,8 +73,12 @@ func start(t *testing.T, role string, args ...string) *process {
 	p := &process{cmd, in, bufio.NewScanner(out)}
 	t.Cleanup(func() {
 		in.Close()
-		cmd.Process.Kill()
-		cmd.Wait()
+		go io.Copy(io.Discard, out) // or it may wait for somebody to read its log
+		late := time.AfterFunc(wire.Timeout, func() { cmd.Process.Kill() })
+		defer late.Stop()
+		if cmd.Wait(); cmd.ProcessState.ExitCode() > 0 { // for instance because of a data race
+			t.Errorf("%s: %v", role, cmd.ProcessState)
+		}
 	})
 	return p
 }

@@ -135,6 +135,7 @@ func TestClientKilledOrStopped(t *testing.T) {
 			client.signal(t, signal)
 			upstream.wantClosed(t, 1001)
 			if signal == syscall.SIGSTOP {
+				defer client.signal(t, syscall.SIGCONT)
 				lostBetween(t, r, wsproxy.Client, began, patient/2, silent)
 			} else {
 				r.Ended(wsproxy.Client, wsproxy.ReasonLost)

@@ -22,6 +22,7 @@ import (
 	"github.com/seed-ffb73231/wsproxy"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/peer"
 	"github.com/seed-ffb73231/wsproxy/internal/faults/wire"
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 	"github.com/seed-ffb73231/wsproxy/internal/wstest"
 )
 
@@ -68,6 +69,8 @@ func stoppedProxy(args []string) {
 	}
 	go http.Serve(ln, p)
 	untilStdinEnds()
+	p.Close()
+	remains.Exit(0)
 }
 
 // pause waits for d in the life of a slow peer.

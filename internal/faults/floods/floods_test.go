@@ -74,6 +74,7 @@ func TestStuckBothWays(t *testing.T) {
 			name += " tls"
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they mostly wait for the write timeout, each of a proxy of its own
 			f := newFlood(t)
 			const n = 300
 			var pushers sync.WaitGroup

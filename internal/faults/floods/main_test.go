@@ -9,6 +9,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +35,8 @@ func TestMain(m *testing.M) {
 	case "meter":
 		exitOn(runMeter())
 	default:
+		flag.Parse()
+		flag.Set("test.parallel", "4") // they mostly wait
 		os.Exit(m.Run())
 	}
 }
