@@ -408,7 +408,7 @@ func descriptors(t *testing.T) (sockets, pipes int) {
 	if runtime.GOOS != "linux" {
 		t.Skip("descriptors are counted on Linux only")
 	}
-	return remains.Files("socket:"), remains.Files("pipe:")
+	return remains.Files(0, "socket:"), remains.Files(0, "pipe:")
 }
 
 // F50: a session logs one record, with the number of bytes on the wire.

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/seed-ffb73231/wsproxy/internal/remains"
 )
 
 // The settings of the proxies.
@@ -170,6 +172,9 @@ func (d *deployment) wantNothing() {
 			if err == nil {
 				err = s.nothing()
 			}
+			if err == nil {
+				err = p.rests()
+			}
 			return err
 		})
 	}
@@ -182,7 +187,7 @@ func (d *deployment) wantNothing() {
 			return err
 		})
 	}
-	d.say("no session is left on any proxy or upstream")
+	d.say("no session is left on any proxy or upstream, and no event loop")
 }
 
 // stats is a part of a gateway's /stats.
@@ -256,6 +261,20 @@ func (s stats) nothing() error {
 				return fmt.Errorf("%s: %d sessions at %s", r.Path, m.Sessions, m.Name)
 			}
 		}
+	}
+	return nil
+}
+
+// rests is an error if the proxy has descriptors of sessions: no event loop is left,
+// and of sockets only those that it listens at, and of requests for its figures and
+// its health.
+func (m *machine) rests() error {
+	pid := m.cmd.Process.Pid
+	if n := remains.Polls(pid); n > remains.RuntimePolls {
+		return fmt.Errorf("%d descriptors for events, the runtime has %d", n, remains.RuntimePolls)
+	}
+	if n := remains.Files(pid, "socket:"); n > 10 {
+		return fmt.Errorf("%d sockets", n)
 	}
 	return nil
 }

@@ -43,8 +43,8 @@ func look() string {
 	if s := Goroutines(); s != "" {
 		return "goroutines:\n" + s
 	}
-	if n := Polls(); n > 2 {
-		return fmt.Sprintf("%d descriptors for events; the runtime has two", n)
+	if n := Polls(0); n > RuntimePolls {
+		return fmt.Sprintf("%d descriptors for events; the runtime has %d", n, RuntimePolls)
 	}
 	return ""
 }
@@ -72,13 +72,20 @@ func Goroutines() string {
 	return strings.Join(found, "\n\n")
 }
 
-// Polls returns the number of descriptors that wait for events, or that wake who
-// waits, where they are known: on Linux.
-func Polls() int { return Files("anon_inode:[event") }
+// Polls returns the number of a process's descriptors that wait for events, or that
+// wake who waits, where they are known: on Linux. A pid of 0 is this process.
+func Polls(pid int) int { return Files(pid, "anon_inode:[event") }
 
-// Files returns the number of open files whose names begin so, on Linux.
-func Files(name string) (n int) {
-	const dir = "/proc/self/fd"
+// RuntimePolls is how many of them the Go runtime has.
+const RuntimePolls = 2
+
+// Files returns the number of a process's open files whose names begin so, on Linux.
+// A pid of 0 is this process.
+func Files(pid int, name string) (n int) {
+	dir := "/proc/self/fd"
+	if pid != 0 {
+		dir = fmt.Sprintf("/proc/%d/fd", pid)
+	}
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
 		to, _ := os.Readlink(dir + "/" + e.Name())
