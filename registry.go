@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
 )
@@ -184,7 +185,7 @@ func (g *registry) fullLocked(key string) *Error {
 // a client that has its 101 finds it listed.
 func (p *Proxy) list(s *Session, upstream, subprotocol string) {
 	s.mu.Lock()
-	s.upstream = upstream
+	s.upstream = unique.Make(upstream)
 	if subprotocol != "" {
 		s.extraLocked().subprotocol = subprotocol
 	}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
 	"os"
 	"runtime"
@@ -117,6 +118,76 @@ func TestSessions(t *testing.T) {
 		wstest.Receive(t, s.Done()) // a channel that is requested late is closed, too
 		second.Close()
 	})
+}
+
+// Upstream returns what was dialled, to hooks and in log records, too, and to whoever
+// keeps a session that is over and whose member is gone.
+func TestSessionUpstream(t *testing.T) {
+	t.Parallel()
+	member := wsproxy.Member{Target: "ws://A.test:80/path?query"}
+	withAddress := wsproxy.Member{Target: member.Target, Address: "192.0.2.1:9000"}
+	next := wsproxy.Member{Target: "http://b.test", Address: "192.0.2.2:9000"}
+	for _, row := range []struct {
+		name        string
+		member      wsproxy.Member
+		hosts       []string // of WithRewrite; nil: without
+		first, next string   // next: with WithResume
+	}{
+		{"a member", member, nil, "http://a.test", "http://b.test#192.0.2.2:9000"},
+		{"a member with an address", withAddress, nil, "http://a.test#192.0.2.1:9000", "http://b.test#192.0.2.2:9000"},
+		{"a socket", wsproxy.Member{Target: "unix:/run/a"}, nil, "unix:///run/a", "http://b.test#192.0.2.2:9000"},
+		{"a rewrite that stays", withAddress, []string{"a.test", "b.test"}, "http://a.test#192.0.2.1:9000", "http://b.test#192.0.2.2:9000"},
+		{"a rewrite", withAddress, []string{"y.test:81", "z.test"}, "http://y.test:81", "http://z.test"},
+	} {
+		for _, resumes := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, resumes=%v", row.name, resumes), func(t *testing.T) {
+				t.Parallel()
+				opened, closed := make(chan string, 1), make(chan string, 1)
+				options := []wsproxy.Option{wsproxy.WithUpstreams(row.member), wsproxy.WithKeepRemovedMembers(), wsproxy.WithInsecureAnyOrigin(),
+					wsproxy.WithOnOpen(func(s *wsproxy.Session, _ *http.Request) error { opened <- s.Upstream(); return nil }),
+					wsproxy.WithOnClose(func(s *wsproxy.Session) { closed <- s.Upstream() })}
+				if hosts := row.hosts; hosts != nil {
+					options = append(options, wsproxy.WithRewrite(func(pr *httputil.ProxyRequest) { pr.Out.URL.Host, hosts = hosts[0], hosts[1:] }))
+				}
+				if resumes {
+					options = append(options, wsproxy.WithResume(wsproxy.Resume{}))
+				}
+				r := newRigTo(t, wstest.Memory, "", options...)
+				client, upstream := r.open("", "")
+				s := r.the()
+				want := func(when, got, want string) {
+					t.Helper()
+					if got != want {
+						t.Errorf("%s it is %q, want %q", when, got, want)
+					}
+				}
+				want("before the 101", wstest.Receive(t, opened), "")
+				want("at first", s.Upstream(), row.first)
+				if err := r.proxy.SetUpstreams(next); err != nil {
+					t.Fatal(err)
+				}
+				want("when the member is gone", s.Upstream(), row.first)
+				last := row.first
+				if resumes {
+					upstream.Close()
+					upstream = r.upstream()
+					upstream.Answer("")
+					record := r.logs.WaitFor(t, "wsproxy: session resumed", 0)
+					last = row.next
+					want("where it has resumed", s.Upstream(), last)
+					want("where it has resumed, logged,", fmt.Sprint(record["upstream"]), last)
+					want("where it was, logged,", fmt.Sprint(record["from"]), row.first)
+				}
+				s.Close(1000, "")
+				client.Close()
+				upstream.Close()
+				r.wantOver()
+				want("when it is over", s.Upstream(), last)
+				want("when it is over, for a hook,", wstest.Receive(t, closed), last)
+				want("when it is over, logged,", fmt.Sprint(r.logs.WaitFor(t, "wsproxy: session ended", 0)["upstream"]), last)
+			})
+		}
+	}
 }
 
 // wantCounts waits for the counters, which may lag behind the bytes.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/coder/websocket"
 
@@ -39,7 +40,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	cancel   context.CancelCauseFunc // guarded by mu; ends the handshake; see begin
-	upstream string                  // guarded by mu
+	upstream unique.Handle[string]   // guarded by mu; zero before the 101. Shared with others, to save memory
 	extra    *sessionExtra           // guarded by mu; state that few sessions need
 
 	relay relay.Session
@@ -135,13 +136,16 @@ func (s *Session) Path() string { return s.about[s.client:] }
 func (s *Session) Upstream() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.upstream
+	if s.upstream == (unique.Handle[string]{}) {
+		return ""
+	}
+	return s.upstream.Value()
 }
 
 func (s *Session) setUpstream(to string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.upstream = to
+	s.upstream = unique.Make(to)
 }
 
 // Subprotocol returns the subprotocol that client and upstream have agreed on.
