@@ -17,17 +17,24 @@ import (
 // EOF, only change who still gets a Close frame.
 type Course struct {
 	policy *Policy
-	cause  *Cause // nil: the session has not begun to end
-	err    error  // the underlying error, if any
+	end    *ending // nil: the session has not begun to end
+	legs   [2]courseLeg
+	due    time.Duration // when the timer is to fire
+	pace   Pace
+	graces uint8 // how often in a row the end was postponed
+}
 
-	legs     [2]courseLeg
-	due      time.Duration // when the timer is to fire
-	deadline time.Duration // when both connections are closed; 0 before the end begins
+// An ending is what a Course knows about the end. It is made when the end begins, so
+// that a session at rest takes no memory for it. Either its cause or its deadline
+// may come first.
+type ending struct {
+	cause    *Cause        // nil: not known yet
+	err      error         // the underlying error, if any
+	deadline time.Duration // when both connections are closed; 0: not set yet
 	latest   time.Duration // how far the deadline may be extended
-	pace     Pace
-	code     frame.Code // of the first Close frame, from a peer or from us
-	suspect  frame.Side // the side to blame if the deadline passes without a cause
-	graces   uint8      // how often in a row the end was postponed
+	owed     [2]frame.Code // see Cause
+	code     frame.Code    // of the first Close frame, from a peer or from us
+	suspect  frame.Side    // the side to blame if the deadline passes without a cause
 }
 
 // A courseLeg is what a Course knows about one side.
@@ -39,11 +46,10 @@ type courseLeg struct {
 	answers bool          // it has answered a Ping of ours
 	ignored bool          // the timeout passed after a Ping without any answer so far
 
-	owed  frame.Code // see Cause
-	told  bool       // a Close was sent to it, or is about to be
-	ended bool       // nothing more from it will be forwarded
-	heard bool       // its Close has arrived
-	over  bool       // nothing more can be read from it
+	told  bool // a Close was sent to it, or is about to be
+	ended bool // nothing more from it will be forwarded
+	heard bool // its Close has arrived
+	over  bool // nothing more can be read from it
 }
 
 // Orders is what a driver is to do.
@@ -126,9 +132,9 @@ func (c *Course) Closed(now time.Duration, from frame.Side, code frame.Code) (o 
 	switch {
 	case c.begin(causeClosed[from], nil):
 		// It gets its own code back if the other side does not answer.
-		c.code, near.owed = code, code
+		c.end.code, c.end.owed[from] = code, code
 		o.Verbatim = !far.told
-	case c.cause == causeClosed[to]:
+	case c.end.cause == causeClosed[to]:
 		o.Verbatim = !far.told
 	default:
 		c.tell(to, &o)
@@ -151,7 +157,7 @@ func (c *Course) Broke(now time.Duration, from frame.Side, err error) (o Orders)
 // Refused is the event that a message from a side ends the session for the given
 // cause: nothing more is forwarded from it.
 func (c *Course) Refused(now time.Duration, from frame.Side, cause *Cause, err error) (o Orders) {
-	first := c.cause == nil
+	first := c.cause() == nil
 	c.endFrom(from, cause, err, &o)
 	if first && cause.By == frame.Self {
 		c.tell(from, &o)
@@ -245,10 +251,10 @@ func (c *Course) Settle(side frame.Side, closed, talks bool) (done, fin bool) {
 func (c *Course) Slowed(now time.Duration, side frame.Side, gone bool) (again time.Duration, free bool, o Orders) {
 	again = now + resetGrace
 	switch {
-	case gone, c.deadline != 0 && c.suspect == side:
+	case gone, c.Ending() && c.end.suspect == side:
 		c.hasten(now, side, &o)
-		again = min(again, c.deadline)
-	case c.deadline != 0:
+		again = min(again, c.end.deadline)
+	case c.Ending():
 		free = true
 	}
 	return again, free, o
@@ -258,13 +264,21 @@ func (c *Course) Slowed(now time.Duration, side frame.Side, gone bool) (again ti
 func (c *Course) Due() time.Duration { return c.due }
 
 // Ending reports whether the session has begun to end.
-func (c *Course) Ending() bool { return c.deadline != 0 }
+func (c *Course) Ending() bool { return c.end != nil && c.end.deadline != 0 }
+
+// cause returns why the session ends, nil if that is not known or it does not.
+func (c *Course) cause() *Cause {
+	if c.end == nil {
+		return nil
+	}
+	return c.end.cause
+}
 
 // Text returns the reason in the proxy's own Close frames.
 func (c *Course) Text() string {
-	switch r := c.policy.Resume; {
-	case c.cause != nil:
-		return c.cause.Text
+	switch cause, r := c.cause(), c.policy.Resume; {
+	case cause != nil:
+		return cause.Text
 	case r != nil && r.away != nil:
 		return r.away.Text
 	}
@@ -273,24 +287,35 @@ func (c *Course) Text() string {
 
 // Result returns why the session ends, nil if it does not, the code of the first
 // Close frame, and the underlying error.
-func (c *Course) Result() (cause *Cause, code frame.Code, err error) { return c.cause, c.code, c.err }
+func (c *Course) Result() (cause *Cause, code frame.Code, err error) {
+	if c.end == nil {
+		return nil, 0, nil
+	}
+	return c.end.cause, c.end.code, c.end.err
+}
+
+// makeEnd returns the ending, which it makes if there is none.
+func (c *Course) makeEnd() *ending {
+	if c.end == nil {
+		c.end = new(ending)
+	}
+	return c.end
+}
 
 // begin names the cause, if there is none yet.
 func (c *Course) begin(cause *Cause, err error) bool {
-	if c.cause != nil {
+	e := c.makeEnd()
+	if e.cause != nil {
 		return false
 	}
-	c.cause, c.err = cause, err
-	for side := range c.legs {
-		c.legs[side].owed = cause.Owed[side]
-	}
-	client, upstream := &c.legs[frame.Client].owed, c.legs[frame.Upstream].owed
+	e.cause, e.err, e.owed = cause, err, cause.Owed
+	client, upstream := &e.owed[frame.Client], e.owed[frame.Upstream]
 	if cause == causeLost[frame.Upstream] && c.policy.LostCode != 0 {
 		*client = c.policy.LostCode
 	}
-	c.code = max(*client, upstream)
+	e.code = max(*client, upstream)
 	if cause.By == frame.Self {
-		c.code = *client
+		e.code = *client
 	}
 	return true
 }
@@ -303,11 +328,11 @@ func (c *Course) endFrom(from frame.Side, cause *Cause, err error, o *Orders) {
 	c.tell(from.Other(), o)
 }
 
-// tell orders the Close frame that a side is owed, once.
+// tell orders the Close frame that a side is owed, once. The end has begun.
 func (c *Course) tell(to frame.Side, o *Orders) {
-	if l := &c.legs[to]; !l.told && l.owed != 0 {
+	if l, owed := &c.legs[to], c.end.owed[to]; !l.told && owed != 0 {
 		l.told = true
-		o.Legs[to].Close = l.owed
+		o.Legs[to].Close = owed
 	}
 }
 
@@ -326,12 +351,13 @@ func (c *Course) sever(o *Orders) {
 // hasten sets the deadline of an end that has begun, and the side to blame if no
 // better cause is found.
 func (c *Course) hasten(now time.Duration, side frame.Side, o *Orders) {
-	if c.deadline != 0 {
+	e := c.makeEnd()
+	if e.deadline != 0 {
 		return
 	}
-	c.suspect = side
-	c.deadline = now + c.policy.Close
-	c.latest = c.deadline + c.policy.Write
+	e.suspect = side
+	e.deadline = now + c.policy.Close
+	e.latest = e.deadline + c.policy.Write
 	c.lookAt(now+c.firstLook(), o)
 	o.Began = true
 }

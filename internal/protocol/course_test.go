@@ -216,8 +216,8 @@ func TestCourseDeadline(t *testing.T) {
 				t.Fatalf("%s: looks at %v, after the deadline", tt.name, c.due)
 			}
 		}
-		if got := [2]frame.Code{o.Legs[C].Close, o.Legs[U].Close}; got != tt.last || c.cause != tt.cause {
-			t.Errorf("%s: severed with %v as %q by %d", tt.name, got, c.cause.Reason, c.cause.By)
+		if got := [2]frame.Code{o.Legs[C].Close, o.Legs[U].Close}; got != tt.last || c.cause() != tt.cause {
+			t.Errorf("%s: severed with %v as %q by %d", tt.name, got, c.cause().Reason, c.cause().By)
 		}
 		if c.due != 14*sec {
 			t.Errorf("%s: severed at %v, want the deadline, 14s", tt.name, c.due)
@@ -258,7 +258,7 @@ func TestCourseLingers(t *testing.T) {
 func TestCourseLate(t *testing.T) {
 	silent := *policy
 	silent.Idle = 5 * sec
-	ended := func(c *Course, o Orders) bool { return o.Began && c.cause != nil || o.Sever }
+	ended := func(c *Course, o Orders) bool { return o.Began && c.cause() != nil || o.Sever }
 	for _, tt := range []struct {
 		name   string
 		policy Policy
@@ -272,7 +272,7 @@ func TestCourseLate(t *testing.T) {
 		{"stuck", *policy, func(c *Course, l *Look) { l.Legs[C].Writing = l.Now - time.Minute }, "lost"},
 		{"idle", silent, func(*Course, *Look) {}, "idle"},
 		{"ending", *policy, func(c *Course, l *Look) {
-			c.deadline, c.latest, c.suspect = l.Now-time.Minute, l.Now-time.Minute, C
+			c.end = &ending{deadline: l.Now - time.Minute, latest: l.Now - time.Minute, suspect: C}
 		}, "lost"},
 	} {
 		look := func(c *Course, late time.Duration) bool {
@@ -287,10 +287,10 @@ func TestCourseLate(t *testing.T) {
 				t.Fatalf("%s: ended by look %d, which was late", tt.name, i)
 			}
 		}
-		if !look(c, time.Minute) || c.cause.Reason != tt.reason {
-			t.Errorf("%s: not ended though every look is late: %+v", tt.name, c.cause)
+		if !look(c, time.Minute) || c.cause().Reason != tt.reason {
+			t.Errorf("%s: not ended though every look is late: %+v", tt.name, c.cause())
 		}
-		if c = began(&tt.policy); !look(c, Lateness/2) || c.cause.Reason != tt.reason {
+		if c = began(&tt.policy); !look(c, Lateness/2) || c.cause().Reason != tt.reason {
 			t.Errorf("%s: not ended in time", tt.name)
 		}
 	}
@@ -317,7 +317,7 @@ func TestCourseInput(t *testing.T) {
 	}
 	l := atRest(now)
 	l.Legs[U].Input = true
-	if o := c.Look(l); !o.Began || c.cause != CauseIdle {
+	if o := c.Look(l); !o.Began || c.cause() != CauseIdle {
 		t.Errorf("got %+v, want it idle", o)
 	}
 }
@@ -342,8 +342,8 @@ func TestCourseExpiry(t *testing.T) {
 		l := atRest(tt.now)
 		l.Legs[C].Heard, l.Legs[U].Heard, l.Expiry = tt.now, tt.now, tt.x
 		c.due = tt.now
-		if o := c.Look(l); c.cause != tt.cause || o.Began != (tt.cause != nil) {
-			t.Errorf("%s: got %+v", tt.name, c.cause)
+		if o := c.Look(l); c.cause() != tt.cause || o.Began != (tt.cause != nil) {
+			t.Errorf("%s: got %+v", tt.name, c.cause())
 		} else if tt.cause == expired && (o.Legs[C].Close != 4001 || o.Legs[U].Close != 1001) {
 			t.Errorf("%s: tells %+v", tt.name, o.Legs)
 		}
@@ -426,20 +426,70 @@ func TestCourseAcks(t *testing.T) {
 	}
 }
 
-// The course of a session takes no memory of its own: an event costs none.
+// The cause of an end may be known before its deadline, and the other way round.
+func TestCourseEnding(t *testing.T) {
+	check := func(when string, c *Course, ending bool, cause *Cause, text string) {
+		t.Helper()
+		if got, _, _ := c.Result(); got != cause || c.Ending() != ending || c.Text() != text || c.Resumes() != (cause == nil && !ending) {
+			t.Errorf("%s: ends=%v because of %v, %q, resumes=%v; want %v, %v, %q", when, c.Ending(), got, c.Text(), c.Resumes(), ending, cause, text)
+		}
+	}
+	c := resumable()
+	check("at rest", c, false, nil, "")
+	c.Blame(CausePanic, nil)
+	check("a cause", c, false, CausePanic, "internal error")
+	c.Blame(CauseIdle, nil)
+	if o := c.WriteFailed(10*sec, C); !o.Began || o.Again != 11*sec {
+		t.Errorf("a failed write after the cause: got %+v, want the end to begin", o)
+	}
+	check("a cause, and a failed write", c, true, CausePanic, "internal error")
+
+	c = resumable()
+	c.WriteFailed(10*sec, C)
+	check("a failed write", c, true, nil, "")
+	if o := c.Stop(11*sec, CauseIdle, nil); o.Began || o.Legs[C].Close != 1001 || o.Legs[U].Close != 1001 {
+		t.Errorf("stopped after a failed write: got %+v, want both told, and nothing begun again", o)
+	}
+	check("a failed write, and a cause", c, true, CauseIdle, "idle timeout")
+}
+
+// The course of a session takes no memory of its own until the session begins to
+// end; then one piece.
 func TestCourseAllocs(t *testing.T) {
 	err := errors.New("x")
 	l := atRest(10 * sec)
-	if n := testing.AllocsPerRun(100, func() {
-		c := NewCourse(policy, 1)
-		c.Start(0, Expiry{})
-		c.Asks(l)
-		c.Look(l)
-		c.Broke(11*sec, C, err)
-		c.Left(12*sec, U, err, true)
-		c.Settle(C, true, false)
-		c.Look(l)
-	}); n != 0 {
-		t.Errorf("got %v allocations, want 0", n)
+	for _, tt := range []struct {
+		name  string
+		ends  func(*Course)
+		after int
+	}{
+		{"at rest", func(*Course) {}, 0},
+		{"broken", func(c *Course) { c.Broke(11*sec, C, err) }, 1},
+		{"a failed write", func(c *Course) { c.WriteFailed(11*sec, U) }, 1},
+		{"a panic", func(c *Course) { c.Blame(CausePanic, err) }, 1},
+	} {
+		var c Course
+		if n := testing.AllocsPerRun(100, func() {
+			c = NewCourse(policy, 1)
+			c.Start(0, Expiry{})
+			c.Expire(9 * sec)
+			c.Asks(l)
+			c.Look(l)
+			if c.Result(); c.Text() != "" || c.Ending() {
+				t.Fatal("it ends")
+			}
+			if tt.ends(&c); tt.after == 0 {
+				return
+			}
+			c.Stop(12*sec, CauseIdle, nil)
+			c.Closed(12*sec, U, frame.GoingAway)
+			c.Left(12*sec, U, err, true)
+			c.Settle(C, true, false)
+			c.Slowed(12*sec, C, false)
+			c.Look(atRest(13 * sec))
+			c.Look(atRest(time.Minute))
+		}); int(n) != tt.after {
+			t.Errorf("%s: got %v allocations, want %d", tt.name, n, tt.after)
+		}
 	}
 }

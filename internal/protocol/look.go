@@ -94,7 +94,7 @@ func (c *Course) Start(now time.Duration, x Expiry) time.Duration {
 		_, idle := c.policy.checkIdle(0, 0)
 		first = min(first, again, idle)
 	}
-	if c.deadline != 0 { // it has begun to end before
+	if c.Ending() { // it has begun to end before
 		first = c.firstLook()
 	}
 	c.due = now + max(first, 0)                      // the expiry may have passed
@@ -107,7 +107,7 @@ func (c *Course) Start(now time.Duration, x Expiry) time.Duration {
 // Expire is the event that the session's expiry has changed. The next look takes
 // it into account.
 func (c *Course) Expire(now time.Duration) (o Orders) {
-	if c.deadline == 0 {
+	if !c.Ending() {
 		c.lookAt(now, &o)
 	}
 	return o
@@ -116,9 +116,10 @@ func (c *Course) Expire(now time.Duration) (o Orders) {
 // Asks returns what Look needs to know in addition.
 func (c *Course) Asks(l *Look) (asks [2]Ask) {
 	_, late := c.late(l.Now)
-	if c.deadline != 0 {
+	if c.Ending() {
+		deadline := c.end.deadline
 		for side := range asks {
-			asks[side].Acks = late || l.Now >= c.deadline || c.legs[side].ackedAt < c.deadline-c.policy.Close
+			asks[side].Acks = late || l.Now >= deadline || c.legs[side].ackedAt < deadline-c.policy.Close
 		}
 		return asks
 	}
@@ -138,7 +139,7 @@ func (c *Course) Asks(l *Look) (asks [2]Ask) {
 // end, to find resets that a reader has not noticed, to measure what a slow peer
 // accepts, and to sever a session whose end takes too long.
 func (c *Course) Look(l *Look) (o Orders) {
-	if c.deadline != 0 {
+	if c.Ending() {
 		c.lookAfterEnd(l, &o)
 		return o
 	}
@@ -192,31 +193,31 @@ func (c *Course) Look(l *Look) (o Orders) {
 }
 
 func (c *Course) lookAfterEnd(l *Look, o *Orders) {
-	now, timeout := l.Now, c.policy.Close
+	e, now, timeout := c.end, l.Now, c.policy.Close
 	if late := c.postpone(now); late > 0 {
-		c.deadline = max(c.deadline, min(c.deadline+late, now+timeout), now+min(Grace, timeout))
-		c.latest = max(c.latest+late, c.deadline)
+		e.deadline = max(e.deadline, min(e.deadline+late, now+timeout), now+min(Grace, timeout))
+		e.latest = max(e.latest+late, e.deadline)
 		for side := range c.legs {
 			c.legs[side].see(now, l.Legs[side].Acks) // start measuring what it accepts
 		}
 	}
-	if now < c.deadline {
+	if now < e.deadline {
 		for side := range c.legs {
-			if c.legs[side].ackedAt < c.deadline-timeout {
+			if c.legs[side].ackedAt < e.deadline-timeout {
 				c.legs[side].see(now, l.Legs[side].Acks)
 			}
 		}
 		o.Wake = true
-		c.lookAt(min(c.deadline, now+resetGrace), o)
+		c.lookAt(min(e.deadline, now+resetGrace), o)
 		return
 	}
-	if now < c.latest && (c.lingers(frame.Client, l) || c.lingers(frame.Upstream, l)) {
-		c.deadline = min(now+timeout, c.latest)
-		c.lookAt(c.deadline, o)
+	if now < e.latest && (c.lingers(frame.Client, l) || c.lingers(frame.Upstream, l)) {
+		e.deadline = min(now+timeout, e.latest)
+		c.lookAt(e.deadline, o)
 		return
 	}
-	if c.suspect != frame.Self {
-		c.begin(causeLost[c.suspect], errLate)
+	if e.suspect != frame.Self {
+		c.begin(causeLost[e.suspect], errLate)
 	}
 	c.sever(o)
 }

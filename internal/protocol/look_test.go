@@ -215,8 +215,8 @@ func TestLookAfterEnd(t *testing.T) {
 	if c.legs[C].acked != 7 || c.legs[C].ackedAt != 13*sec+sec/2 {
 		t.Errorf("half a second late: measured %d at %v, want it anew", c.legs[C].acked, c.legs[C].ackedAt)
 	}
-	if c.deadline != 14*sec+sec/2 || c.latest != 44*sec+sec/2 {
-		t.Errorf("half a second late: ends at %v, at the latest %v, want half a second more for both", c.deadline, c.latest)
+	if c.end.deadline != 14*sec+sec/2 || c.end.latest != 44*sec+sec/2 {
+		t.Errorf("half a second late: ends at %v, at the latest %v, want half a second more for both", c.end.deadline, c.end.latest)
 	}
 }
 

@@ -27,7 +27,7 @@ var errUnwritable = errors.New("write failed")
 // resumes returns the state of a session whose upstream may be replaced now, or
 // nil.
 func (c *Course) resumes() *Resume {
-	if r := c.policy.Resume; r != nil && !r.over && c.deadline == 0 && c.cause == nil {
+	if r := c.policy.Resume; r != nil && !r.over && c.end == nil {
 		return r
 	}
 	return nil
@@ -149,7 +149,7 @@ func (c *Course) GiveUp(now time.Duration, err error) (o Orders) {
 	r := c.policy.Resume
 	r.held, r.over = false, true
 	switch {
-	case c.cause != nil:
+	case c.cause() != nil:
 		c.tell(frame.Client, &o)
 	case err != nil || r.code == 0 && r.away == nil:
 		c.begin(causeLost[frame.Upstream], cmp.Or(err, r.err))
@@ -159,7 +159,7 @@ func (c *Course) GiveUp(now time.Duration, err error) (o Orders) {
 		c.tell(frame.Client, &o)
 	default:
 		c.begin(causeClosed[frame.Upstream], nil)
-		c.code, c.legs[frame.Upstream].heard = r.code, true
+		c.end.code, c.legs[frame.Upstream].heard = r.code, true
 		c.legs[frame.Client].told, o.Verbatim = true, true
 	}
 	c.hasten(now, frame.Upstream, &o)

@@ -113,7 +113,7 @@ func TestCourseHold(t *testing.T) {
 			t.Errorf("%s: recorded %v with %d, want %v with %d", tt.name, cause, code, tt.cause, tt.code)
 		case told != tt.want:
 			t.Errorf("%s: told %v, want %v", tt.name, told, tt.want)
-		case tt.held && c.deadline != 0:
+		case tt.held && c.end != nil:
 			t.Errorf("%s: the end has begun", tt.name)
 		}
 	}
@@ -144,7 +144,7 @@ func TestCourseHeldLook(t *testing.T) {
 		t.Errorf("asks %v of an upstream that is gone", asks[U])
 	}
 	o := c.Look(&look)
-	if o.Legs[C].Need != NeedPing || o.Legs[U] != (LegOrders{}) || c.cause != nil {
+	if o.Legs[C].Need != NeedPing || o.Legs[U] != (LegOrders{}) || c.cause() != nil {
 		t.Errorf("ordered %+v, want a Ping to the client and nothing else", o)
 	}
 	c.Resumed(now)
