@@ -39,10 +39,10 @@ type ending struct {
 
 // A courseLeg is what a Course knows about one side.
 type courseLeg struct {
-	acked   uint64        // total bytes that the peer's kernel has acknowledged
+	pingEnd uint64        // bytes that were sent to it, up to the end of our last Ping
+	behind  uint32        // those of them after the last Ping that was answered; 2^32-1 at most
+	acked   uint32        // bytes that its kernel has acknowledged, modulo 2^32: enough to see that they become more
 	ackedAt time.Duration // when acked was read
-	pingEnd uint64        // the value of acked at the end of our last Ping
-	proven  uint64        // pingEnd of the last Ping that was answered
 	answers bool          // it has answered a Ping of ours
 	ignored bool          // the timeout passed after a Ping without any answer so far
 

@@ -404,24 +404,32 @@ func TestCourseAcks(t *testing.T) {
 		{"never answers, and acknowledged nothing since", false, false, Acks{Known: true, Acked: 400, Queued: 600, Age: 20 * sec}, true, NeedNothing},
 		{"never answers, and what is known is nothing", false, false, Acks{}, false, NeedNothing},
 	} {
-		c := began(policy)
-		if tt.answers {
-			c.Answered(C, false)
-		}
-		c.Pinged(sent, C, Acks{Known: true, Acked: 400, Queued: 600})
-		if tt.proven {
-			c.Answered(C, true)
-		}
-		l := atRest(due)
-		l.Legs[C].Pinged, l.Legs[C].Heard = sent, 5*sec
-		l.Legs[U].Heard = due
-		if asks := c.Asks(l); asks != [2]Ask{C: {Input: true, Acks: true}} {
-			t.Fatalf("asks %+v", asks)
-		}
-		c.due, l.Legs[C].Acks = due, tt.acks
-		o := c.Look(l)
-		if got := o.Legs[C]; got.Abort != tt.lost || got.Need != tt.need {
-			t.Errorf("%s: got %+v, want lost=%v, need %d", tt.name, got, tt.lost, tt.need)
+		for _, base := range []uint64{0, 1<<32 - 700, 1 << 40} { // what the connection carried before
+			from := func(a Acks) Acks {
+				if a.Known {
+					a.Acked += base
+				}
+				return a
+			}
+			c := began(policy)
+			if tt.answers {
+				c.Answered(C, false)
+			}
+			c.Pinged(sent, C, from(Acks{Known: true, Acked: 400, Queued: 600}))
+			if tt.proven {
+				c.Answered(C, true)
+			}
+			l := atRest(due)
+			l.Legs[C].Pinged, l.Legs[C].Heard = sent, 5*sec
+			l.Legs[U].Heard = due
+			if asks := c.Asks(l); asks != [2]Ask{C: {Input: true, Acks: true}} {
+				t.Fatalf("asks %+v", asks)
+			}
+			c.due, l.Legs[C].Acks = due, from(tt.acks)
+			o := c.Look(l)
+			if got := o.Legs[C]; got.Abort != tt.lost || got.Need != tt.need {
+				t.Errorf("%s, after %d bytes: got %+v, want lost=%v, need %d", tt.name, base, got, tt.lost, tt.need)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"math"
 	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
@@ -53,11 +54,14 @@ func (f *Facts) doubtful() bool { return f.Writing >= 0 || f.unanswered() }
 // the kernel is dear.
 type Ask struct{ Input, Acks bool }
 
-// see records what the peer has acknowledged.
-func (l *courseLeg) see(now time.Duration, a Acks) {
+// see records what the peer has acknowledged, and reports whether that is more than
+// before.
+func (l *courseLeg) see(now time.Duration, a Acks) (more bool) {
 	if a.Known {
-		l.acked, l.ackedAt = a.Acked, now
+		more = l.acked != uint32(a.Acked)
+		l.acked, l.ackedAt = uint32(a.Acked), now
 	}
+	return more
 }
 
 // Answered is the event that a Pong to one of our Pings has arrived from a side:
@@ -66,7 +70,7 @@ func (c *Course) Answered(side frame.Side, last bool) {
 	w := &c.legs[side]
 	w.answers = true
 	if last {
-		w.proven = w.pingEnd
+		w.behind = 0
 	}
 }
 
@@ -76,7 +80,9 @@ func (c *Course) Pinged(now time.Duration, side frame.Side, a Acks) {
 	w := &c.legs[side]
 	w.see(now, a)
 	if a.Known {
-		w.pingEnd = a.Acked + a.Queued
+		end := a.Acked + a.Queued
+		w.behind = uint32(min(uint64(w.behind)+end-min(w.pingEnd, end), math.MaxUint32))
+		w.pingEnd = end
 	}
 }
 
@@ -226,9 +232,7 @@ func (c *Course) lookAfterEnd(l *Look, o *Orders) {
 // before its end, and nothing more will be sent.
 func (c *Course) lingers(side frame.Side, l *Look) bool {
 	f, w := &l.Legs[side], &c.legs[side]
-	before := w.acked
-	w.see(l.Now, f.Acks)
-	takes := f.Acks.Known && f.Acks.Queued > 0 && f.Acks.Acked > before
+	takes := w.see(l.Now, f.Acks) && f.Acks.Queued > 0
 	return takes && (f.Closed || c.legs[side.Other()].ended)
 }
 
@@ -300,8 +304,8 @@ func (c *Course) life(side int, now time.Duration, f *Facts, late bool, o *Order
 		l.writing, o.Legs[side].Moves = now, true
 	}
 	l.input = f.unanswered() && f.Input
-	before, at, a := w.acked, w.ackedAt, f.Acks
-	w.see(now, a)
+	at, a := w.ackedAt, f.Acks
+	more := w.see(now, a)
 	if !a.Known {
 		l.present = true
 		return l
@@ -310,7 +314,7 @@ func (c *Course) life(side int, now time.Duration, f *Facts, late bool, o *Order
 	// itself, which may wait because the peer's receive window is closed.
 	l.present = a.Queued == 0 || a.Acked >= w.pingEnd || a.Age < now-f.Pinged-ackSlack
 	if a.Acked >= w.pingEnd {
-		l.behind = w.pingEnd - w.proven
+		l.behind = uint64(w.behind)
 	}
 	// A socket accepts more only when a large part of its buffer is free, which may
 	// take minutes with a slow peer; a Ping waits behind all of it.
@@ -318,13 +322,13 @@ func (c *Course) life(side int, now time.Duration, f *Facts, late bool, o *Order
 	if l.writing >= 0 {
 		since = l.writing
 	}
-	if a.Queued == 0 || a.Acked <= before || at < since {
+	if a.Queued == 0 || !more || at < since {
 		return l
 	}
 	if l.writing >= 0 {
 		l.writing, o.Legs[side].Moves = now, true
 	}
-	l.taking = w.acked < w.pingEnd
+	l.taking = a.Acked < w.pingEnd
 	return l
 }
 

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ func TestLookLife(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
 		pinged, writing time.Duration
-		acked           uint64        // when the kernel was last asked
+		acked           uint32        // when the kernel was last asked
 		at              time.Duration // that time
 		acks            Acks
 		late            bool
@@ -39,7 +40,7 @@ func TestLookLife(t *testing.T) {
 	} {
 		for _, input := range []bool{false, true} {
 			c := began(policy)
-			c.legs[C] = courseLeg{acked: tt.acked, ackedAt: tt.at, pingEnd: 20, proven: 5}
+			c.legs[C] = courseLeg{acked: tt.acked, ackedAt: tt.at, pingEnd: 20, behind: 15}
 			want := tt.want
 			want.heard, want.pinged, want.input = 50*sec, tt.pinged, input && tt.pinged > 50*sec
 			var o Orders
@@ -292,10 +293,22 @@ func TestAnswered(t *testing.T) {
 	if l.pingEnd != 15 || l.acked != 10 || l.ackedAt != sec {
 		t.Errorf("the Ping ends at %d, %d were acknowledged at %v", l.pingEnd, l.acked, l.ackedAt)
 	}
-	if c.Answered(C, false); l.proven != 0 || !l.answers {
-		t.Errorf("an earlier Ping was answered: proven %d, answers=%v", l.proven, l.answers)
+	if c.Answered(C, false); l.behind != 15 || !l.answers {
+		t.Errorf("an earlier Ping was answered: %d bytes are behind it, answers=%v", l.behind, l.answers)
 	}
-	if c.Answered(C, true); l.proven != 15 {
-		t.Errorf("the last Ping was answered: proven %d, want 15", l.proven)
+	if c.Answered(C, true); l.behind != 0 {
+		t.Errorf("the last Ping was answered: %d bytes are behind it, want none", l.behind)
+	}
+	for _, tt := range []struct {
+		end    uint64 // of the next Ping
+		behind uint32
+	}{{20, 5}, {30, 15}, {1<<32 + 14, math.MaxUint32}, {1<<32 + 15, math.MaxUint32}, {1 << 40, math.MaxUint32}} {
+		if c.Pinged(3*sec, C, Acks{Known: true, Acked: 20, Queued: tt.end - 20}); l.behind != tt.behind || l.pingEnd != tt.end {
+			t.Errorf("the next Ping ends at %d: got %d bytes up to %d, want %d", tt.end, l.behind, l.pingEnd, tt.behind)
+		}
+	}
+	c.Answered(C, true)
+	if c.Pinged(4*sec, C, Acks{Known: true, Acked: 20, Queued: 1<<40 - 20 + 7}); l.behind != 7 {
+		t.Errorf("the one after that: got %d bytes, want 7", l.behind)
 	}
 }

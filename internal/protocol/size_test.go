@@ -16,7 +16,7 @@ func TestSizes(t *testing.T) {
 		name      string
 		got, want uintptr
 	}{
-		{"Course", unsafe.Sizeof(Course{}), 112},
+		{"Course", unsafe.Sizeof(Course{}), 96},
 		{"Direction", unsafe.Sizeof(Direction{}), 40},
 	} {
 		if tt.got != tt.want {
