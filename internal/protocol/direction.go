@@ -8,6 +8,7 @@ package protocol
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 )
@@ -16,15 +17,15 @@ import (
 // reader of that side.
 type Direction struct {
 	Scan  frame.Scanner
-	Tag   [8]byte // the start of the Pongs to our Pings to this side; set when made
+	Tag   [4]byte // of our Pings to this side, see PingBody; set when made
 	open  bool    // within a frame
 	Data  bool    // it is a data frame
 	last  bool    // it is the last one of a message
 	Ended bool    // a Close or a violation was found: the rest is ignored
+	empty uint32  // empty fragments of the current message; 2^32-1 at most
 	Left  uint64  // remaining bytes of the current frame
 
 	message uint64 // payload bytes of the current message, according to its headers so far
-	empty   uint64 // its empty fragments
 }
 
 // A Quota limits what may be completed by one chunk; 0: any number.
@@ -163,10 +164,10 @@ func (d *Direction) Walk(p []byte, limits *Limits, quota Quota, v *Verdict) {
 				d.message, d.empty = 0, 0
 			}
 			d.message += h.Length
-			if h.Length == 0 {
+			if h.Length == 0 && d.empty < math.MaxUint32 {
 				d.empty++
 			}
-			if limits != nil && limits.exceeded(h.Length, max(d.message, d.empty)) {
+			if limits != nil && limits.exceeded(h.Length, max(d.message, uint64(d.empty))) {
 				d.Ended, v.Final.Broken = true, ErrTooBig
 				break
 			}
@@ -212,7 +213,7 @@ func (d *Direction) control(whole []byte, h frame.Header, v *Verdict) (own bool)
 	body := scratch[:h.Length]
 	frame.Unmask(body, whole[h.Size:], h.Key)
 	if h.Opcode() == frame.OpPong {
-		if own = [8]byte(body) == d.Tag; own {
+		if own = [8]byte(body) == pingStart(d.Tag); own {
 			v.Pong = binary.BigEndian.Uint32(body[8:])
 		}
 		return own
@@ -233,8 +234,9 @@ func (d *Direction) control(whole []byte, h frame.Header, v *Verdict) (own bool)
 // not forwarded.
 func (d *Direction) unmaskedPong(p []byte) (ours bool, size int) {
 	const whole = 2 + PingBodySize
-	want := [2 + len(d.Tag)]byte{frame.FinBit | frame.OpPong, PingBodySize}
-	copy(want[2:], d.Tag[:])
+	start := pingStart(d.Tag)
+	want := [2 + len(start)]byte{frame.FinBit | frame.OpPong, PingBodySize}
+	copy(want[2:], start[:])
 	m := min(len(p), len(want))
 	ours = bytes.Equal(p[:m], want[:m])
 	if ours && len(p) >= whole {
@@ -264,11 +266,20 @@ func (d *Direction) Skip(n int64) (frames, messages int) {
 	return 1, messages
 }
 
-// PingBodySize is the size of the body of our Pings: a tag that is random for
-// each leg of a session, and a sequence number. The tag and the length
-// distinguish a Pong to our Ping from the Pong to an application's Ping.
-const PingBodySize = 8 + 4
+// PingBodySize is the size of the body of our Pings: a mark, a tag that is random for
+// each leg of a session, and a sequence number. The length, the mark and the tag
+// distinguish a Pong to our Ping from the Pong to an application's Ping; the tag
+// alone from that to a Ping of another session, or of another proxy like this one.
+const PingBodySize = 4 + 4 + 4
 
-func PingBody(tag [8]byte, number uint32) []byte {
-	return binary.BigEndian.AppendUint32(tag[:], number)
+// PingBody returns the body of a Ping.
+func PingBody(tag [4]byte, number uint32) []byte {
+	start := pingStart(tag)
+	return binary.BigEndian.AppendUint32(start[:], number)
+}
+
+// pingStart returns the mark and the tag. The mark is the same everywhere, to take no
+// memory; no UTF-8 begins like it, and no time or counter of today does.
+func pingStart(tag [4]byte) [4 + 4]byte {
+	return [...]byte{0xF3, 0xC1, 0x9D, 0xB6, tag[0], tag[1], tag[2], tag[3]}
 }

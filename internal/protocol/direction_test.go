@@ -3,6 +3,7 @@ package protocol
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -64,7 +65,7 @@ func TestWalkEverySplit(t *testing.T) {
 // F35: of Pongs, just those to our own Pings stay here.
 func TestWalkAbsorbs(t *testing.T) {
 	t.Attr("case", "F35")
-	tag := [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
+	tag := [4]byte{1, 2, 3, 4}
 	var made int
 	own := func() []byte { // every other one unmasked, as paho-mqtt for Python sends them
 		made++
@@ -73,9 +74,14 @@ func TestWalkAbsorbs(t *testing.T) {
 	keep := [][]byte{
 		appendFrame(nil, frame.FinBit|frame.OpText, true, 5),
 		frame.AppendControl(nil, frame.OpPong, true, []byte("theirs")),
-		frame.AppendControl(nil, frame.OpPong, true, PingBody([8]byte{8}, 9)),
+		frame.AppendControl(nil, frame.OpPong, true, PingBody([4]byte{8}, 9)),
 		frame.AppendControl(nil, frame.OpPing, true, PingBody(tag, 9)),
 		appendFrame(nil, frame.FinBit|frame.OpText, true, 300),
+	}
+	for i := range pingStart(tag) { // those that differ in one byte from ours
+		body := PingBody(tag, 9)
+		body[i] ^= 1
+		keep = append(keep, frame.AppendControl(nil, frame.OpPong, true, body))
 	}
 	var stream, want []byte
 	for _, f := range keep {
@@ -98,7 +104,7 @@ func TestWalkAbsorbs(t *testing.T) {
 // A Pong to our own Ping may be unmasked, and nothing else that a client sends: it
 // is found at the first byte that differs.
 func TestWalkUnmaskedPong(t *testing.T) {
-	tag := [8]byte{1, 2, 3, 4, 5, 6, 7, 8}
+	tag := [4]byte{1, 2, 3, 4}
 	pong := frame.AppendControl(nil, frame.OpPong, false, PingBody(tag, 9))
 	for n := range pong {
 		d := Direction{Tag: tag, Scan: frame.Scanner{Masked: true}}
@@ -106,7 +112,7 @@ func TestWalkUnmaskedPong(t *testing.T) {
 		if d.Walk(bytes.Clone(pong[:n+1]), nil, Quota{}, &v); d.Ended || v.N != 0 || n+1 < len(pong) && v.Hold != n+1 || n+1 == len(pong) && v.Pong != 9 {
 			t.Errorf("%d bytes of it: got %+v, want them held back and number 9 at the end", n+1, v)
 		}
-		if n >= 2+len(tag) {
+		if n >= 2+len(pingStart(tag)) {
 			continue // its number may be any
 		}
 		other := bytes.Clone(pong[:max(n+1, 2)])
@@ -125,6 +131,17 @@ func TestWalkUnmaskedPong(t *testing.T) {
 		if _, _, final := drive(t, &d, other, func() int { return 1 }); final.Broken != frame.ErrUnmasked {
 			t.Errorf("%x: got %+v, want %v", other, final, frame.ErrUnmasked)
 		}
+	}
+}
+
+// However many empty fragments a message has, they exceed its limit.
+func TestWalkCountsEmpty(t *testing.T) {
+	d := Direction{Scan: frame.Scanner{InMessage: true}, empty: math.MaxUint32 - 1}
+	fragment := appendFrame(nil, frame.OpContinuation, false, 0)
+	var v Verdict
+	d.Walk(bytes.Repeat(fragment, 3), &Limits{}, Quota{}, &v)
+	if d.Walk(bytes.Clone(fragment), &Limits{Message: 1 << 31}, Quota{}, &v); v.Final.Broken != ErrTooBig {
+		t.Errorf("got %v after %d of them, want %v", v.Final.Broken, d.empty, ErrTooBig)
 	}
 }
 
@@ -189,12 +206,12 @@ func FuzzRelayStream(f *testing.F) {
 		f.Add(randomFrames(r, 5, false, 300), false, byte(frame.RSV1Bit), uint64(8))
 	}
 	f.Add(frame.AppendClose(nil, true, 1000, "bye"), true, byte(0), uint64(1))
-	f.Add(frame.AppendControl(nil, frame.OpPong, true, PingBody([8]byte{1}, 2)), true, byte(0), uint64(1))
+	f.Add(frame.AppendControl(nil, frame.OpPong, true, PingBody([4]byte{1}, 2)), true, byte(0), uint64(1))
 	f.Fuzz(func(t *testing.T, stream []byte, masked bool, rsv byte, seed uint64) {
 		if len(stream) > 2000 {
 			return // nothing more to find in it, and slow
 		}
-		made := Direction{Tag: [8]byte{1}, Scan: frame.Scanner{Masked: masked, RSVMessage: rsv & frame.RSVBits}}
+		made := Direction{Tag: [4]byte{1}, Scan: frame.Scanner{Masked: masked, RSVMessage: rsv & frame.RSVBits}}
 		whole, cut := made, made
 		want, count, end := drive(t, &whole, stream, func() int { return len(stream) })
 		r := rand.New(rand.NewPCG(seed, 0))

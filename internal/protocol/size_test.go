@@ -17,7 +17,7 @@ func TestSizes(t *testing.T) {
 		got, want uintptr
 	}{
 		{"Course", unsafe.Sizeof(Course{}), 96},
-		{"Direction", unsafe.Sizeof(Direction{}), 40},
+		{"Direction", unsafe.Sizeof(Direction{}), 32},
 	} {
 		if tt.got != tt.want {
 			t.Errorf("a %s takes %d bytes, want %d", tt.name, tt.got, tt.want)
