@@ -41,12 +41,12 @@ func memory() (heap, resident uint64) {
 
 // A collection is what the garbage collector has done.
 type collection struct {
-	Cycles       uint64
-	Longest      time.Duration // of a single stop; the upper bound of its bucket
-	CPU          time.Duration
-	before       *metrics.Float64Histogram
-	cycles0      uint64
-	cpu0, starts float64
+	Cycles  uint64
+	Longest time.Duration // of a single stop; the upper bound of its bucket
+	CPU     time.Duration
+	before  *metrics.Float64Histogram
+	cycles0 uint64
+	cpu0    float64
 }
 
 var gcMetrics = []string{"/sched/pauses/total/gc:seconds", "/gc/cycles/total:gc-cycles", "/cpu/classes/gc/total:cpu-seconds"}

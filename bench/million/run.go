@@ -54,16 +54,30 @@ type result struct {
 	DrainGC                               collection
 
 	LeftHeap float64 // what is left of the heap when all is over, of what it had grown
+
+	Held map[string]string // with ./locks: the longest holds of locks in each phase
+}
+
+// takeHeld is set in the builds of ./locks.
+var takeHeld func(sessions int, phase string) string
+
+// held ends a phase in which it is measured how long locks are held.
+func (r *result) held(phase string) {
+	if takeHeld != nil {
+		r.Held[phase] = takeHeld(r.Sessions, phase)
+	}
 }
 
 // A cost is the CPU time of one operation.
 type cost = time.Duration
 
-// figures are the rows of the table.
-var figures = []struct {
+// A figure is a row of the table.
+type figure struct {
 	name string
 	cell func(r *result) string
-}{
+}
+
+var figures = []figure{
 	{"join: handshakes of both sides, member, registry, loop", func(r *result) string { return short(r.Join) }},
 	{"leave: a Close from the client to the end of both connections", func(r *result) string { return short(r.Leave) }},
 	{"`Session.Close`", func(r *result) string { return short(r.Close) }},
@@ -133,7 +147,7 @@ func measure(n int, p *plan) (*result, error) {
 	if err := s.warm(); err != nil {
 		return nil, err
 	}
-	r := &result{Sessions: n}
+	r := &result{Sessions: n, Held: make(map[string]string)}
 	goroutines := runtime.NumGoroutine()
 	heap, resident := memory()
 
@@ -144,6 +158,7 @@ func measure(n int, p *plan) (*result, error) {
 		}
 	}
 	r.Filled = time.Since(began)
+	r.held("opening")
 	full, fullResident := memory()
 	r.Heap, r.Resident = (full-heap)/uint64(n), (fullResident-resident)/uint64(n)-2*uint64(relay.SimulatedSize)
 
@@ -154,6 +169,7 @@ func measure(n int, p *plan) (*result, error) {
 	err = errors.Join(s.rest(r), s.live(r, other), stop())
 	if err == nil {
 		err = s.operations(r)
+		r.held("operations")
 	}
 	if err == nil {
 		err = s.end(r)
@@ -161,6 +177,7 @@ func measure(n int, p *plan) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.held("drain")
 	if left := relay.SimulatedOpen(); left > 0 {
 		return nil, fmt.Errorf("%d descriptors are left", left)
 	}
@@ -240,6 +257,7 @@ func (s *scene) rest(r *result) error {
 		}
 		return n
 	}
+	defer r.held("at rest")
 	answered, calls, used, began := pings(), relay.SimulatedCalls(), cpu(), time.Now()
 	time.Sleep(s.plan.rest)
 	spent, took, n := cpu()-used, time.Since(began), pings()-answered
@@ -280,6 +298,7 @@ func (s *scene) live(r *result, other *wsproxy.Proxy) error {
 		}
 	}()
 	joins := make(latencies, 0, 1<<20)
+	defer r.held("joins and leaves")
 	relay.SimulatedDelay()
 	gc, used, began := startGC(), cpu(), time.Now()
 	var err error
