@@ -45,9 +45,9 @@ type loop struct {
 	began  time.Duration // when it began to wait; -1: it does not
 
 	mu     sync.Mutex
-	calls  []*Session // guarded by mu; sessions to look at
-	asleep bool       // guarded by mu; it waits for events
-	ended  bool       // guarded by mu; its descriptors are closed
+	calls  queue // guarded by mu; sessions to look at
+	asleep bool  // guarded by mu; it waits for events
+	ended  bool  // guarded by mu; its descriptors are closed
 
 	share share // see loop_share.go
 
@@ -186,7 +186,7 @@ func (l *loop) poll() bool {
 func (l *loop) sleep() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.asleep = len(l.calls) == 0
+	l.asleep = l.calls.length == 0
 	return l.asleep
 }
 
@@ -197,7 +197,7 @@ func (l *loop) call(s *Session) bool {
 	if l.ended {
 		return false
 	}
-	l.calls = append(l.calls, s)
+	l.calls.add(s)
 	if l.asleep {
 		l.asleep = false
 		l.wake()
@@ -212,12 +212,7 @@ func (l *loop) wake() { eventSignal(l.signal) }
 func (l *loop) takeCalls() []*Session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := min(len(l.calls), perTurn)
-	calls := l.calls[:n:n]
-	if l.calls = l.calls[n:]; len(l.calls) == 0 {
-		l.calls = nil
-	}
-	return calls
+	return l.calls.takeSome()
 }
 
 // ticks converts a time since the loop's base to the wheel's ticks.

@@ -19,7 +19,7 @@ func CountEvents() (c Census) {
 	}
 	loops.Unlock()
 	ended.Lock()
-	c.Overs, c.Workers = len(ended.over), ended.workers
+	c.Overs, c.Workers = ended.over.length, ended.workers
 	ended.Unlock()
 	c.Strays = int(strays.Load())
 	return c

@@ -15,14 +15,14 @@ import (
 // session.
 var ended struct {
 	sync.Mutex
-	wanted  sync.Cond  // with the mutex as its L; see init
-	loops   int        // that run
-	over    []*Session // whose Over is to be called
-	taken   int        // how many of these were taken, ever
-	workers int        // goroutines, including those that a hook blocks
-	idle    int        // of these, those that wait
-	watched bool       // watchOver will look
-	seen    int        // the value of taken at which all sessions were taken that its last look has seen
+	wanted  sync.Cond // with the mutex as its L; see init
+	loops   int       // that run
+	over    queue     // whose Over is to be called
+	taken   int       // how many of these were taken, ever
+	workers int       // goroutines, including those that a hook blocks
+	idle    int       // of these, those that wait
+	watched bool      // watchOver will look
+	seen    int       // the value of taken at which all sessions were taken that its last look has seen
 }
 
 func init() { ended.wanted.L = &ended.Mutex }
@@ -46,7 +46,7 @@ func callOver(s *Session) {
 	f := &ended
 	f.Lock()
 	defer f.Unlock()
-	f.over = append(f.over, s)
+	f.over.add(s)
 	switch {
 	case f.idle > 0:
 		f.wanted.Signal()
@@ -56,28 +56,34 @@ func callOver(s *Session) {
 	}
 	if !f.watched {
 		f.watched = true
-		f.seen = f.taken + len(f.over)
+		f.seen = f.taken + f.over.length
 		time.AfterFunc(patience, watchOver)
 	}
 }
 
 // watchOver adds goroutines if sessions have waited since its last look.
 func watchOver() {
+	for range moreWorkers() { // not with the lock held: there may be very many
+		go callOvers()
+	}
+}
+
+// moreWorkers counts the goroutines to add, and has watchOver look again.
+func moreWorkers() (n int) {
 	f := &ended
 	f.Lock()
 	defer f.Unlock()
-	if len(f.over) == 0 {
+	if f.over.length == 0 {
 		f.watched = false
-		return
+		return 0
 	}
 	if f.taken < f.seen {
-		for range min(max(f.workers, 1), len(f.over)) {
-			f.workers++
-			go callOvers()
-		}
+		n = min(max(f.workers, 1), f.over.length)
+		f.workers += n
 	}
-	f.seen = f.taken + len(f.over)
+	f.seen = f.taken + f.over.length
 	time.AfterFunc(patience, watchOver)
+	return n
 }
 
 // callOvers calls Over for one session after the other.
@@ -87,13 +93,13 @@ func callOvers() {
 	defer f.Unlock()
 	defer func() {
 		f.workers--
-		if f.workers == 0 && len(f.over) > 0 { // Over has ended this goroutine (runtime.Goexit)
+		if f.workers == 0 && f.over.length > 0 { // Over has ended this goroutine (runtime.Goexit)
 			f.workers++
 			go callOvers()
 		}
 	}()
 	for {
-		for len(f.over) == 0 {
+		for f.over.length == 0 {
 			if f.idle > 0 || f.loops == 0 {
 				return
 			}
@@ -101,9 +107,7 @@ func callOvers() {
 			f.wanted.Wait()
 			f.idle--
 		}
-		s := f.over[0]
-		f.over[0] = nil
-		f.over = f.over[1:]
+		s := f.over.take()
 		f.taken++
 		s.overUnlocked()
 	}
