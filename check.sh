@@ -51,6 +51,8 @@ if [ "${1:-}" = quick ]; then
 	exit
 fi
 results=$(mktemp -d) # NAME.json: what go test -json printed
+# Data races are reported to race.PID, also by processes that tests start and kill.
+export GORACE=log_path=$results/race
 # failures FILE…: the output of failed tests and packages, from go test -json.
 failures() {
 	local of
@@ -60,9 +62,12 @@ failures() {
 		grep -h 'output"' "$@" | grep -v '"Test":' || true
 	} | sed -E 's/.*"Output":"//; s/(\\n)?"\}$//; s/\\t/\t/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\"/"/g' | tail -300
 }
+# races: prints the reports of data races. It fails if there are any.
+races() { ! cat "$results"/race.* 2>/dev/null; }
 # tests NAME ARGUMENT…: runs go test; NAME names its result files.
 tests() {
-	go test -json "${@:2}" >"$results/$1.json" || { failures "$results/$1.json"; return 1; }
+	go test -json "${@:2}" >"$results/$1.json" || { failures "$results/$1.json"; races; return 1; }
+	races || return 1
 	sed -nE '/"Test":/d; /"Output":"ok/ { s/.*"Output":"//; s/\\n"\}$//; s/\\t/\t/g; p }' "$results/$1.json"
 }
 # longest: the steps and the tests that took longest.
@@ -136,10 +141,9 @@ wait $setup || { cat "$results/setup.log"; exit 1; }
 setup=
 
 step real peers, browsers, hosts and Prometheus
-# Compressing takes ten times as long with the race detector.
-(cd internal/interop && tests interop -race -skip Message -count=1 ./... && tests messages -run Message -count=1 ./...)
+(cd internal/interop && tests interop -race -count=1 ./...)
 (cd internal/browser && tests browser -race -count=1 ./...)
-(cd internal/hosts && tests hosts -count=1 ./...)
+(cd internal/hosts && tests hosts -race -count=1 ./...)
 (cd metrics/prometheus && tests prometheus -race -count=1 ./...)
 
 step the zoo, a third of it

@@ -35,11 +35,20 @@ const stopFor = 2 * time.Second
 
 func init() { roles["stopped"] = stoppedProxy }
 
+// byRace returns d, or with the race detector a multiple: peers that compute more
+// answer later.
+func byRace(d time.Duration, times int) time.Duration {
+	if wstest.Race {
+		return d * time.Duration(times)
+	}
+	return d
+}
+
 var proxySettings = map[string][]wsproxy.Option{
 	"defaults": nil,
-	"pings":    {wsproxy.WithPing(300*time.Millisecond, 300*time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
+	"pings":    {wsproxy.WithPing(byRace(300*time.Millisecond, 3), byRace(300*time.Millisecond, 3)), wsproxy.WithWriteTimeout(byRace(600*time.Millisecond, 3))},
 	"closing":  {wsproxy.WithCloseTimeout(2 * time.Second)},
-	"idle":     {wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(600 * time.Millisecond), wsproxy.WithWriteTimeout(600 * time.Millisecond)},
+	"idle":     {wsproxy.WithPing(0, 0), wsproxy.WithIdleTimeout(byRace(600*time.Millisecond, 3)), wsproxy.WithWriteTimeout(byRace(600*time.Millisecond, 3))},
 }
 
 // stoppedProxy is a proxy to the target, on its own port, with the named
@@ -230,7 +239,7 @@ func stopProxy(t *testing.T, legs peer.Legs, settings string) {
 	}
 	goesOn("before")
 	proxy.signal(t, syscall.SIGSTOP)
-	pause(ctx, stopFor)
+	pause(ctx, byRace(stopFor, 2))
 	proxy.signal(t, syscall.SIGCONT)
 	goesOn("after")
 	goesOn("later")
