@@ -32,8 +32,8 @@ func isTCP(raw syscall.RawConn) (is bool) {
 // reset reports whether the connection has been reset, even if its reader has
 // not noticed.
 func (l *leg) reset() (reset bool) {
-	if e := l.ev(); e != nil {
-		e.control(func(fd uintptr) { reset = l.is(legTCP) && tcpState(fd) == tcpClose })
+	if l.ev() != nil {
+		l.control(func(fd uintptr) { reset = l.is(legTCP) && tcpState(fd) == tcpClose })
 	} else if l.inq {
 		l.raw.conn.Control(func(fd uintptr) { reset = tcpState(fd) == tcpClose })
 	}
@@ -115,8 +115,8 @@ func inputWaits(conn net.Conn) (waits bool) {
 }
 
 func (l *leg) inputWaits() (waits bool) {
-	if e := l.ev(); e != nil {
-		e.control(func(fd uintptr) { waits = socketInputWaits(fd) })
+	if l.ev() != nil {
+		l.control(func(fd uintptr) { waits = socketInputWaits(fd) })
 		return waits
 	}
 	return inputWaits(l.conn)
@@ -144,9 +144,9 @@ func peerAcks(conn net.Conn) (a protocol.Acks) {
 }
 
 func (l *leg) acks() (a protocol.Acks) {
-	if e := l.ev(); e != nil {
+	if l.ev() != nil {
 		if l.is(legTCP) {
-			e.control(func(fd uintptr) { a = socketAcks(fd) })
+			l.control(func(fd uintptr) { a = socketAcks(fd) })
 		}
 		return a
 	}

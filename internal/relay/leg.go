@@ -434,8 +434,8 @@ func (l *leg) cutShort() {
 // reset it, and a peer that receives a reset loses data that was written to it
 // and has not been read (RFC 1122, 4.2.2.13; RFC 9112, 9.6).
 func (l *leg) closeWrite() {
-	if e := l.ev(); e != nil {
-		e.shutdown()
+	if l.ev() != nil {
+		l.shutdown()
 		return
 	}
 	type halfCloser interface{ CloseWrite() error }

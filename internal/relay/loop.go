@@ -347,13 +347,13 @@ func (l *loop) hangUp(leg *leg) {
 		return
 	}
 	l.legs[e.fd] = nil
-	e.mu.Lock()
+	leg.s.events.mu.Lock()
 	if e.tls != nil {
 		e.tls.forget()
 	}
 	closeDescriptor(int(e.fd))
 	e.fd = -1
-	e.mu.Unlock()
+	leg.s.events.mu.Unlock()
 	if leg.is(legKeeps) {
 		leg.writeKept() // which fails
 	}

@@ -27,7 +27,7 @@ type kept struct {
 // number of bytes written. The lock is held.
 func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 	e := l.ev()
-	e.mu.Lock()
+	l.s.events.mu.Lock()
 	var errno syscall.Errno
 	if e.kept == nil {
 		n, errno = e.sendLocked(b)
@@ -39,14 +39,14 @@ func (l *leg) writeOrKeep(b []byte, now time.Duration) (n int) {
 		e.kept.b = append(e.kept.b, b[n:]...)
 		errno = 0
 	}
-	e.mu.Unlock()
+	l.s.events.mu.Unlock()
 	if errno != 0 {
 		l.fail()
 	}
 	return n
 }
 
-// keep keeps k. The lock and mu are held.
+// keep keeps k. The lock and events.mu are held.
 func (l *leg) keep(k *kept) {
 	l.kept = k
 	l.set(legKeeps, true)
@@ -59,8 +59,8 @@ func (l *leg) keptSince() time.Duration {
 		return -1
 	}
 	e := l.ev()
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	l.s.events.mu.Lock()
+	defer l.s.events.mu.Unlock()
 	if e.kept == nil {
 		return -1
 	}
@@ -70,8 +70,8 @@ func (l *leg) keptSince() time.Duration {
 // keptMoves restarts the time in which the socket must take something of what is kept.
 func (l *leg) keptMoves(since, now time.Duration) {
 	e := l.ev()
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	l.s.events.mu.Lock()
+	defer l.s.events.mu.Unlock()
 	if e.kept != nil && e.kept.since == since {
 		e.kept.since = now
 	}
@@ -97,13 +97,13 @@ func (l *leg) handOver() bool {
 	if e.kept == nil {
 		return false
 	}
-	e.mu.Lock()
+	l.s.events.mu.Lock()
 	k := e.kept
 	n, errno := e.drainLocked()
 	l.moved(k, n)
 	e.handed = e.kept != nil
 	handed := e.handed
-	e.mu.Unlock() // if it is handed over, the loop may have written the rest by now
+	l.s.events.mu.Unlock() // if it is handed over, the loop may have written the rest by now
 	if !handed {
 		l.wrote(k, errno)
 	}
@@ -115,10 +115,10 @@ func (l *leg) handOver() bool {
 func (l *leg) writeKept() bool {
 	e := l.ev()
 	pump := &l.s.pumps[l.side^1]
-	e.mu.Lock()
+	l.s.events.mu.Lock()
 	k := e.kept
 	if k == nil || !e.handed && !pump.from.owns {
-		e.mu.Unlock() // a writer holds the lock, and will try itself
+		l.s.events.mu.Unlock() // a writer holds the lock, and will try itself
 		return false
 	}
 	n, errno := e.drainLocked()
@@ -126,7 +126,7 @@ func (l *leg) writeKept() bool {
 	done := e.kept == nil
 	handed := e.handed
 	e.handed = handed && !done
-	e.mu.Unlock()
+	l.s.events.mu.Unlock()
 	if done {
 		l.wrote(k, errno)
 	}
@@ -137,7 +137,7 @@ func (l *leg) writeKept() bool {
 }
 
 // drainLocked writes what is kept, as far as the socket takes it. It returns the
-// number of bytes written. mu is held.
+// number of bytes written. events.mu is held.
 func (e *eventLeg) drainLocked() (n int, errno syscall.Errno) {
 	k := e.kept
 	if p := k.pipe; p != nil {
@@ -160,7 +160,7 @@ func (e *eventLeg) drainLocked() (n int, errno syscall.Errno) {
 	return n, errno
 }
 
-// moved records that n bytes of what was kept were written. The lock and mu are held.
+// moved records that n bytes of what was kept were written. The lock and events.mu are held.
 func (l *leg) moved(k *kept, n int) {
 	if n > 0 {
 		bytes := min(n, k.bytes)

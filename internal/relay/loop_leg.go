@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 )
 
@@ -29,12 +28,11 @@ type eventLeg struct {
 	plain bool // no splicing: the kernel refuses it, or there is TLS
 
 	closing bool // guarded by the leg's lock; what is kept ends with a Close frame
-	handed  bool // guarded by mu; the loop holds the leg's lock, as long as kept is not nil
+	handed  bool // guarded by events.mu; the loop holds the leg's lock, as long as kept is not nil
 
-	mu   sync.Mutex // held for a system call at most, and with TLS for encrypting a chunk
-	fd   int32      // changed by the loop with mu; -1: closed
-	tag  int32      // owned by the loop
-	kept *kept      // changed with the leg's lock and mu
+	tag  int32 // owned by the loop
+	fd   int32 // changed by the loop with events.mu; -1: closed
+	kept *kept // changed with the leg's lock and events.mu
 }
 
 // errShut ends the reading from a leg that the proxy closes.
@@ -52,11 +50,12 @@ func (l *leg) take(conn net.Conn) (taken bool) {
 }
 
 // control calls f with the descriptor, unless it is closed.
-func (e *eventLeg) control(f func(fd uintptr)) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.fd >= 0 {
-		f(uintptr(e.fd))
+func (l *leg) control(f func(fd uintptr)) {
+	mu := &l.s.events.mu
+	mu.Lock()
+	defer mu.Unlock()
+	if l.fd >= 0 {
+		f(uintptr(l.fd))
 	}
 }
 
@@ -69,12 +68,12 @@ func (e *eventLeg) arrived() {
 }
 
 // shutdown sends a FIN, with TLS a close_notify before it.
-func (e *eventLeg) shutdown() {
-	if e.tls != nil {
-		e.tls.shutdown()
+func (l *leg) shutdown() {
+	if l.tls != nil {
+		l.tls.shutdown()
 		return
 	}
-	e.control(func(fd uintptr) { sendFIN(int(fd)) })
+	l.control(func(fd uintptr) { sendFIN(int(fd)) })
 }
 
 // endSoon has the loop close the connection. With TLS, it gets a close_notify
@@ -102,7 +101,7 @@ func sendNow(fd int32, b []byte) (n int, errno syscall.Errno) {
 	return n, 0
 }
 
-// sendLocked writes what the connection takes, as sendNow does. mu is held.
+// sendLocked writes what the connection takes, as sendNow does. events.mu is held.
 func (e *eventLeg) sendLocked(b []byte) (n int, errno syscall.Errno) {
 	if e.tls != nil {
 		return e.tls.send(b)

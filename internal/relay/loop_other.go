@@ -29,8 +29,8 @@ func (e *events) take(*Session, [2]net.Conn) bool { return false }
 func (e *events) arm(*Session)                    {}
 func (e *events) start(*Session)                  {}
 func (e *events) readToEnd(*Session)              {}
-func (e *eventLeg) shutdown()                     {}
-func (e *eventLeg) control(func(uintptr))         {}
+func (l *leg) shutdown()                          {}
+func (l *leg) control(func(uintptr))              {}
 
 func callOver(*Session) {}
 

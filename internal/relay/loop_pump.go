@@ -146,12 +146,12 @@ func (p *pump) moveFrame(pipe *pipe) int {
 	frames, messages := p.mind.Skip(n)
 	pipe.held = int(n)
 	across := to.ev()
-	across.mu.Lock()
+	s.events.mu.Lock()
 	m, errno := pipe.drainNow(across.fd)
 	if errno == syscall.EAGAIN {
 		to.keep(&kept{pipe: pipe, since: now, frames: frames, messages: messages, bytes: pipe.held})
 	}
-	across.mu.Unlock()
+	s.events.mu.Unlock()
 	switch errno {
 	case 0:
 		pipe.release()

@@ -4,6 +4,7 @@ package relay
 
 import (
 	"net"
+	"sync"
 	"sync/atomic"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
@@ -17,6 +18,7 @@ import (
 type events struct {
 	loop  atomic.Pointer[loop] // changed by the loop that has the session; nil: none has
 	wants atomic.Uint32        // of the loop; the bits below
+	mu    sync.Mutex           // held for a system call at most, and with TLS for encrypting a chunk
 
 	// Owned by the loop.
 	window     uint16 // see share
