@@ -92,7 +92,7 @@ func (s *Session) helpedLast() bool {
 }
 
 // now returns the time since the start of the session, on the monotonic clock.
-func (s *Session) now() time.Duration { return time.Since(started) - s.began }
+func (s *Session) now() time.Duration { return time.Since(s.began) }
 
 // guard turns a panic, which a custom connection may cause, into the end of
 // this session. It must be deferred.

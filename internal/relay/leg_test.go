@@ -18,7 +18,7 @@ import (
 func TestPendingClose(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
-	s := &Session{began: time.Since(started), course: protocol.NewCourse(&protocol.Policy{Close: time.Minute, Write: time.Minute}, 1)}
+	s := &Session{began: time.Now(), course: protocol.NewCourse(&protocol.Policy{Close: time.Minute, Write: time.Minute}, 1)}
 	s.course.Blame(protocol.CauseIdle, nil)
 	for side := range s.legs {
 		l := &s.legs[side]

@@ -221,7 +221,7 @@ func (l *loop) ticks(d time.Duration) int64 { return int64(d / tick) }
 // tickOf converts a time since the start of a session to a tick that is not before
 // it.
 func (l *loop) tickOf(s *Session, due time.Duration) int64 {
-	return int64((s.began - l.base.Sub(started) + min(due, wheelEnd*tick) + tick - 1) / tick)
+	return int64((s.began.Sub(l.base) + min(due, wheelEnd*tick) + tick - 1) / tick)
 }
 
 // handle handles an event. An event may be out of date: an earlier one of the same

@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/seed-ffb73231/wsproxy/internal/frame"
 	"github.com/seed-ffb73231/wsproxy/internal/protocol"
@@ -34,6 +35,11 @@ const (
 	wantEnd               // a leg was reset: read to its end
 )
 
+// started is when the program has. In a testing/synctest bubble, whose clock begins
+// with the year 2000, it is earlier. A loop belongs to no bubble: one that a bubble had
+// started would keep that from ending, and one from outside would not know its time.
+var started = time.Now()
+
 // has reports whether the event driver has the session. Otherwise goroutines drive
 // it, or it was not joined.
 func (e *events) has() bool { return e.loop.Load() != nil }
@@ -42,13 +48,9 @@ func (e *events) has() bool { return e.loop.Load() != nil }
 // and the connections are such that it can have them. It takes their descriptors out
 // of the runtime's poller, in which every event would wake somebody: it duplicates
 // them, and closes the connections.
-//
-// It takes no session of a testing/synctest bubble, which began before the program: a
-// loop that the bubble had started would keep that from ending, and one from outside
-// would not know its time.
 func (e *events) take(s *Session, conns [2]net.Conn) bool {
 	none, shared := protocol.Rate{}, s.shared
-	if shared.NoEvents || shared.Limits[frame.Client].Rate != none || shared.Limits[frame.Upstream].Rate != none || s.began <= 0 {
+	if shared.NoEvents || shared.Limits[frame.Client].Rate != none || shared.Limits[frame.Upstream].Rate != none || s.began.Before(started) {
 		return false
 	}
 	for side, conn := range conns {

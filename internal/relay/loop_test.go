@@ -686,18 +686,6 @@ func TestLoopRetires(t *testing.T) {
 	awaitNoLoops(t)
 }
 
-// A session's timer fires by the wheel of a loop that began at another time.
-func TestTickOf(t *testing.T) {
-	for _, earlier := range []time.Duration{0, time.Hour, -time.Hour} { // the loop
-		now := time.Now()
-		s, l := new(Session), &loop{base: now.Add(-earlier)}
-		s.Begin(now)
-		if got, want := l.tickOf(s, time.Minute+1), int64((earlier+time.Minute)/tick)+1; got != want {
-			t.Errorf("tick %d in a loop that began %v earlier, want %d", got, earlier, want)
-		}
-	}
-}
-
 // A loop that goes on does not hold on to a session that is over.
 func TestLoopForgets(t *testing.T) {
 	keptOver := make(chan struct{})

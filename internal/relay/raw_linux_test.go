@@ -193,7 +193,7 @@ func TestLate(t *testing.T) {
 		upstream, other := tcpPair(t)
 		_, _ = far, other
 		s := newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.Begin(time.Now().Add(-time.Hour))
+		s.began = time.Now().Add(-time.Hour)
 		s.rareLocked().timer = time.AfterFunc(time.Hour, func() {})
 		defer s.rare.timer.Stop()
 		var cause *protocol.Cause
@@ -215,7 +215,7 @@ func TestLate(t *testing.T) {
 		}
 
 		s = newSession([2]net.Conn{near, upstream}, rule.pol, time.Second)
-		s.Begin(time.Now().Add(-time.Hour))
+		s.began = time.Now().Add(-time.Hour)
 		s.rareLocked().timer = time.AfterFunc(time.Hour, func() {})
 		defer s.rare.timer.Stop()
 		if !look(protocol.Lateness / 2) {
@@ -246,7 +246,7 @@ func TestInputWaits(t *testing.T) {
 		Idle:  time.Second,
 		Pings: [2]protocol.Pinging{{Interval: time.Hour, Timeout: time.Second}, {}},
 	}, time.Second)
-	s.Begin(time.Now().Add(-time.Hour))
+	s.began = time.Now().Add(-time.Hour)
 	s.rareLocked().timer = time.AfterFunc(time.Hour, func() {})
 	defer s.rare.timer.Stop()
 	l := &s.legs[frame.Client]

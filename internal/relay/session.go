@@ -61,10 +61,10 @@ type Session struct {
 	// Set when joined.
 	host   Host
 	shared *Settings
-	began  time.Duration // since started; set by Begin, and guarded by mu until then. 0: not yet
-	legs   [2]leg        // the first ones: use pair
-	pumps  [2]pump       // by the side they read from
-	cell   uint8         // that it adds to, of shared.Totals
+	began  time.Time // set by Begin, and guarded by mu until then
+	legs   [2]leg    // the first ones: use pair
+	pumps  [2]pump   // by the side they read from
+	cell   uint8     // that it adds to, of shared.Totals
 
 	finished bool  // guarded by mu
 	helpers  int32 // guarded by mu; see help
@@ -110,22 +110,14 @@ func (s *Session) rareLocked() *rare {
 func (s *Session) Begin(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.began = times.note(now)
+	s.began = now
 }
 
 // Began returns the start of the session, or the zero time.
 func (s *Session) Began() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.beganLocked()
-}
-
-// beganLocked is Began with s.mu held.
-func (s *Session) beganLocked() time.Time {
-	if s.began == 0 {
-		return time.Time{}
-	}
-	return times.at(s.began)
+	return s.began
 }
 
 // Join joins the connections of two finished handshakes. early is what was
@@ -186,7 +178,7 @@ func (s *Session) SetExpiry(at time.Time, c *protocol.Cause) {
 // expiryLocked returns when and why the session expires. s.mu is held.
 func (s *Session) expiryLocked() (x protocol.Expiry) {
 	if s.rare != nil && !s.rare.expires.IsZero() {
-		x = protocol.Expiry{At: s.rare.expires.Sub(s.beganLocked()), Cause: s.rare.expiry}
+		x = protocol.Expiry{At: s.rare.expires.Sub(s.began), Cause: s.rare.expiry}
 	}
 	return x
 }
