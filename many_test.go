@@ -264,10 +264,11 @@ func TestBeginEnds(t *testing.T) {
 	}
 }
 
-// A session's memory stays within its size class: 768 bytes, of which the allocator
-// uses 8.
+// A session's memory stays within its size class: 704 bytes, of which the allocator
+// uses 8. In the event driver that is all it has, apart from a string of its client's
+// address and path and its connections' places in the loop's table.
 func TestSessionSize(t *testing.T) {
-	if size := unsafe.Sizeof(Session{}); size > 776 {
+	if size := unsafe.Sizeof(Session{}); size > 704-8 {
 		t.Errorf("a Session takes %d bytes", size)
 	}
 }
