@@ -3,6 +3,8 @@
 #
 #   ./check.sh          all of it
 #   ./check.sh quick    what takes seconds: format, vet, module files, tests
+#   ./check.sh night    what takes too long for CI: a long soak, whole floods and
+#                       hosts without the race detector, Caddy with it, all of the zoo
 #   FUZZTIME=2m ./check.sh
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -84,6 +86,22 @@ for s in internal/{interop,browser,faults,faults/attacks,hosts,zoo} metrics/prom
 setup=$!
 trap 'kill $setup 2>/dev/null || true; longest; rm -rf "$results"' EXIT
 
+if [ "${1:-}" = night ]; then
+	step installing
+	wait $setup || { cat "$results/setup.log"; exit 1; }
+	setup=
+	step "night: a long soak and Caddy with the race detector"
+	# With it, Caddy's own packages take two minutes to compile.
+	(cd caddy && tests caddy -race -count=1 ./...)
+	(cd internal/faults && SOAK=${SOAK:-30m} tests soak -race -count=1 -timeout 90m ./soak)
+	step night: floods and hosts without the race detector
+	(cd internal/faults && tests floods -count=1 -timeout 20m ./floods)
+	(cd internal/hosts && tests hosts -count=1 ./...)
+	step night: the zoo with the race detector
+	(cd internal/zoo && ./zoo.sh night)
+	exit
+fi
+
 tests root ./...
 
 # In all other steps, the event loop carries what it can have.
@@ -126,7 +144,7 @@ tests race -race -shuffle=on -count="${COUNT:-1}" ./...
 step bench
 (cd bench && tests bench -count=1 ./...)
 go vet -tags wsproxy_simulated ./internal/relay
-(cd bench && go vet -tags wsproxy_simulated ./million && tests million -tags wsproxy_simulated -count=1 ./million)
+(cd bench && go vet -tags wsproxy_simulated ./million && tests million -race -tags wsproxy_simulated -count=1 ./million)
 
 step metrics and the program
 (cd metrics/otel && tests otel -race -count=1 ./...)
@@ -152,19 +170,24 @@ step the zoo, a third of it
 step faults, attacks, floods and a soak, and the table of them
 (
 	cd internal/faults
-	# The soak takes half a core, beside tests that mostly wait. TestLost waits
-	# for 40 sessions' lingers of 5 s, one after the other, for it counts what
-	# the process has: it gets a process of its own.
-	SOAK=${SOAK:-3m} tests soak -count=1 -timeout 20m ./soak &
+	# The soak takes a core, beside tests that mostly wait. TestLost waits for 40
+	# sessions' lingers of 5 s, one after the other, for it counts what the process
+	# has: it gets a process of its own.
+	SOAK=${SOAK:-3m} tests soak -race -count=1 -timeout 20m ./soak &
 	soak=$!
-	tests lost -count=1 -timeout 20m -run '^TestLost$' . &
+	{
+		tests lost -race -count=1 -timeout 20m -run '^TestLost$' . || exit
+		tests attacks -race -p 1 -count=1 -timeout 20m ./attacks ./table
+	} &
 	lost=$!
-	tests faults -p 1 -count=1 -timeout 20m -skip '^TestLost$' . ./attacks ./peer ./table || failed=faults
-	wait $lost || failed+=' lost'
+	tests faults -race -p 1 -count=1 -timeout 20m -skip '^TestLost$' . ./peer || failed=faults
+	wait $lost || failed+=' lost, attacks'
 	wait $soak || failed+=' soak'
-	tests floods -p 1 -count=1 -timeout 20m ./floods ./fuzz || failed+=' floods'
+	tests floods -race -p 1 -count=1 -timeout 20m ./floods ./fuzz || failed+=' floods'
+	# With the race detector, floods don't check resident memory.
+	tests resident -count=1 -run '^(TestSlowReaders|TestStuckBothWays)$' ./floods || failed+=' resident'
 	[ -z "${failed:-}" ] || { echo "failed: $failed"; exit 1; }
-	go run ./table -check "$results"/{root,soak,lost,faults,floods}.json
+	go run ./table -check "$results"/{root,soak,lost,attacks,faults,floods}.json
 )
 
 step fuzzing
