@@ -148,8 +148,9 @@ func run(s settings) error {
 	stop() // a second Ctrl-C doesn't wait
 
 	// 4. The end. http.Server.Shutdown does not handle WebSockets, so the proxy
-	// ends its sessions itself.
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	// ends its sessions itself. It also waits for a spare HTTP/2 connection of a
+	// browser's, but no more than 10 s.
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
 	defer cancel()
 	if err := errors.Join(proxy.Shutdown(ctx), server.Shutdown(ctx)); err != nil {
 		return err
