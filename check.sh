@@ -53,8 +53,8 @@ if [ "${1:-}" = quick ]; then
 	exit
 fi
 results=$(mktemp -d) # NAME.json: what go test -json printed
-# Data races are reported to race.PID, also by processes that tests start and kill.
-export GORACE=log_path=$results/race
+# Data races are reported to found.PID, also by processes that tests start and kill.
+export GORACE=log_path=$results/found
 # failures FILE…: the output of failed tests and packages, from go test -json.
 failures() {
 	local of
@@ -65,7 +65,7 @@ failures() {
 	} | sed -E 's/.*"Output":"//; s/(\\n)?"\}$//; s/\\t/\t/g; s/\\u003c/</g; s/\\u003e/>/g; s/\\"/"/g' | tail -300
 }
 # races: prints the reports of data races. It fails if there are any.
-races() { ! cat "$results"/race.* 2>/dev/null; }
+races() { ! cat "$results"/found.* 2>/dev/null; }
 # tests NAME ARGUMENT…: runs go test; NAME names its result files.
 tests() {
 	go test -json "${@:2}" >"$results/$1.json" || { failures "$results/$1.json"; races; return 1; }
