@@ -322,6 +322,43 @@ func TestCourseInput(t *testing.T) {
 	}
 }
 
+// A session is not idle while a slow peer accepts what our kernel holds for it.
+func TestCourseSlowIsNotIdle(t *testing.T) {
+	p := *policy
+	p.Pings, p.Idle, p.Write = [2]Pinging{}, 10*sec, 60*sec
+	for _, tt := range []struct {
+		name  string
+		acked []uint64      // at the looks
+		at    time.Duration // the last one of these, which ends it
+	}{
+		{"it accepts", []uint64{100, 200, 200, 300, 300, 400, 400}, 0},
+		{"it stops", []uint64{100, 200, 200, 200}, 26 * sec},
+		{"it accepts nothing", []uint64{100, 100}, 16 * sec},
+	} {
+		c := began(&p)
+		l := atRest(0)
+		l.Legs[C].Writing = 1 * sec // it takes no more since
+		for i, acked := range tt.acked {
+			l.Now = c.due
+			if i == 0 {
+				l.Now = 11 * sec // nothing was measured before
+				c.due = l.Now
+			}
+			l.Legs[C].Acks = Acks{Known: true, Acked: acked, Queued: 1000}
+			o := c.Look(l)
+			if want := tt.at > 0 && i == len(tt.acked)-1; c.Ending() != want || want && (c.cause() != CauseIdle || l.Now != tt.at) {
+				t.Fatalf("%s: look %d, at %v: ends=%v because of %+v", tt.name, i, l.Now, c.Ending(), c.cause())
+			}
+			if !c.Ending() && o.Again < l.Now+p.Idle/2 {
+				t.Errorf("%s: look %d, at %v: looks again at %v", tt.name, i, l.Now, o.Again)
+			}
+			if o.Legs[C].Moves {
+				l.Legs[C].Writing = l.Now
+			}
+		}
+	}
+}
+
 // A session ends at its age, or at its expiry if that is earlier.
 func TestCourseExpiry(t *testing.T) {
 	p := *policy

@@ -151,30 +151,36 @@ func (c *Course) Look(l *Look) (o Orders) {
 	}
 	now := l.Now
 	late := c.postpone(now) > 0
-	idle, again := c.policy.checkIdle(now, l.data())
+	idle, idleAt := c.policy.checkIdle(now, l.data())
 	switch {
 	case !idle && !late:
 		c.graces = 0
 	case idle && late:
-		idle, again = false, now+Grace
+		idle, idleAt = false, now+Grace
 	case idle && c.graces < MostGraces && (l.Legs[frame.Client].Input || l.Legs[frame.Upstream].Input):
 		c.graces++
-		idle, again = false, now+Lateness
+		idle, idleAt = false, now+Lateness
 	}
 	expires, expiry := c.expires(l.Expiry)
-	again = min(again, expires, c.lookForDrop(now, &o))
+	again := min(expires, c.lookForDrop(now, &o))
+	moving := false
 	var needs [2]Need
 	for side := range c.legs {
 		if c.Held() && frame.Side(side) == frame.Upstream {
 			continue // there is none
 		}
 		f, care := &l.Legs[side], c.care(side)
+		life := c.life(side, now, f, late, &o)
+		moving = moving || o.Legs[side].Moves || life.unmeasured
 		var at time.Duration
-		needs[side], at = care.check(now, c.life(side, now, f, late, &o))
+		needs[side], at = care.check(now, life)
 		again = min(again, at)
 		c.legs[side].noteAnswers(now, f, care)
 	}
-	c.lookAt(max(again, now+time.Millisecond), &o)
+	if idle && moving { // what our kernel holds for a slow peer
+		idle, idleAt = false, now+c.policy.Idle/2
+	}
+	c.lookAt(max(min(again, idleAt), now+time.Millisecond), &o)
 	switch {
 	case now >= expires:
 		c.stop(now, expiry, nil, &o)
@@ -322,6 +328,7 @@ func (c *Course) life(side int, now time.Duration, f *Facts, late bool, o *Order
 	if l.writing >= 0 {
 		since = l.writing
 	}
+	l.unmeasured = f.Writing >= 0 && a.Queued > 0 && at < f.Writing
 	if a.Queued == 0 || !more || at < since {
 		return l
 	}

@@ -35,7 +35,7 @@ func TestLookLife(t *testing.T) {
 		{"takes what is after the Ping", 60 * sec, -1, 15, 70 * sec, acks(25, 5, 0), false, life{writing: -1, present: true, behind: 15}, false},
 		{"takes what is written", 40 * sec, 60 * sec, 30, 70 * sec, acks(35, 5, 0), false, life{writing: now, present: true, behind: 15}, true},
 		{"takes nothing of what is written", 40 * sec, 60 * sec, 35, 70 * sec, acks(35, 5, 0), false, life{writing: 60 * sec, present: true, behind: 15}, false},
-		{"has taken it before the write", 40 * sec, 60 * sec, 30, 59 * sec, acks(35, 5, 0), false, life{writing: 60 * sec, present: true, behind: 15}, false},
+		{"has taken it before the write", 40 * sec, 60 * sec, 30, 59 * sec, acks(35, 5, 0), false, life{writing: 60 * sec, present: true, behind: 15, unmeasured: true}, false},
 		{"a write, and the proxy did not run", 40 * sec, 60 * sec, 35, 70 * sec, acks(35, 5, 0), true, life{writing: now, present: true, behind: 15, late: true}, true},
 	} {
 		for _, input := range []bool{false, true} {

@@ -38,18 +38,19 @@ type care struct {
 
 // A life is what is known about the liveness of one leg.
 type life struct {
-	heard   time.Duration // when bytes last arrived from it
-	pinged  time.Duration // when our last Ping was sent; before heard: answered
-	writing time.Duration // when the current write last made progress; negative: no write
-	input   bool          // bytes from it wait in our socket
-	late    bool          // the proxy was not running for a time that would count against it
-	behind  uint64        // bytes up to our last Ping that are acknowledged, but may not have reached it
-	unread  bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
-	slowed  bool          // its reader waits for the rate limit, which may take long
-	taking  bool          // the data that our kernel holds for it is moving
-	reset   bool          // it was reset; its reader may not have noticed
-	answers bool          // it has answered a Ping of ours before
-	present bool          // its kernel has acknowledged something since our last Ping, or this is unknown
+	heard      time.Duration // when bytes last arrived from it
+	pinged     time.Duration // when our last Ping was sent; before heard: answered
+	writing    time.Duration // when the current write last made progress; negative: no write
+	input      bool          // bytes from it wait in our socket
+	late       bool          // the proxy was not running for a time that would count against it
+	behind     uint64        // bytes up to our last Ping that are acknowledged, but may not have reached it
+	unread     bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
+	slowed     bool          // its reader waits for the rate limit, which may take long
+	taking     bool          // the data that our kernel holds for it is moving
+	unmeasured bool          // whether that is so for the current write is to be measured yet
+	reset      bool          // it was reset; its reader may not have noticed
+	answers    bool          // it has answered a Ping of ours before
+	present    bool          // its kernel has acknowledged something since our last Ping, or this is unknown
 }
 
 // resetGrace is how long an active reader may take to find a reset itself,
