@@ -66,9 +66,10 @@ func WithPingTo(side Side, interval, timeout time.Duration) Option {
 }
 
 // WithIdleTimeout ends a session, with Close 1001 to both sides, when no data
-// frame has passed in either direction for d. Pings and Pongs are not data. The
-// default, 0, is no limit: applications may be silent, and pings already detect
-// lost peers.
+// frame has passed in either direction for d. Pings and Pongs are not data. What
+// the kernel holds for a slow peer counts as passing while the peer accepts it,
+// where that can be seen: over TCP on Linux. The default, 0, is no limit:
+// applications may be silent, and pings already detect lost peers.
 func WithIdleTimeout(d time.Duration) Option {
 	return func(c *config) {
 		c.relay.Policy.Idle = d

@@ -328,7 +328,9 @@ func (c *Course) life(side int, now time.Duration, f *Facts, late bool, o *Order
 	if l.writing >= 0 {
 		since = l.writing
 	}
-	l.unmeasured = f.Writing >= 0 && a.Queued > 0 && at < f.Writing
+	// A peer tells in steps what it has taken.
+	recently := now-at < min(c.policy.Idle/2, Grace)
+	l.unmeasured = f.Writing >= 0 && a.Queued > 0 && (at < f.Writing || recently)
 	if a.Queued == 0 || !more || at < since {
 		return l
 	}

@@ -47,7 +47,7 @@ type life struct {
 	unread     bool          // its reader waits for the opposite leg to accept bytes, or for the rate limit
 	slowed     bool          // its reader waits for the rate limit, which may take long
 	taking     bool          // the data that our kernel holds for it is moving
-	unmeasured bool          // whether that is so for the current write is to be measured yet
+	unmeasured bool          // whether that is so during the current write is to be measured yet
 	reset      bool          // it was reset; its reader may not have noticed
 	answers    bool          // it has answered a Ping of ours before
 	present    bool          // its kernel has acknowledged something since our last Ping, or this is unknown
