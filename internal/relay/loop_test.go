@@ -851,3 +851,43 @@ func TestHandOver(t *testing.T) {
 	s.Cut(protocol.CausePanic, nil)
 	wantOver(t, over)
 }
+
+// A peer that takes nothing any more is lost when the write timeout is over.
+func TestStuckInLoop(t *testing.T) {
+	over := make(chan struct{})
+	s, _, upstream := eventSession(t, protocol.Policy{Write: time.Second}, silentHost{over})
+	go func() {
+		upstream.Write([]byte("\x82\x7f\x00\x00\x01\x00\x00\x00\x00\x00"))
+		for b := make([]byte, 64<<10); ; {
+			if _, err := upstream.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	wantOver(t, over)
+	if c, _, err := s.Result(); c.Reason != "lost" || c.By != frame.Client {
+		t.Errorf("ended as %+v, %v; want the client lost", c, err)
+	}
+}
+
+// A session that was moved keeps its timer.
+func TestTimerWhileMoved(t *testing.T) {
+	first := ownLoop(t)
+	second := newLoop()
+	if second == nil {
+		t.Fatal("no descriptors")
+	}
+	defer second.close()
+	loops.Lock()
+	second.joinLocked()
+	loops.Unlock()
+	over := make(chan struct{})
+	s, _, _ := eventSession(t, protocol.Policy{Age: 300 * time.Millisecond}, silentHost{over})
+	first.turn()
+	first.move(s, second)
+	await(t, "it is over", func() bool { second.wake(); second.turn(); return s.events.over })
+	wantOver(t, over)
+	if c, _, _ := s.Result(); c.Reason != "age" {
+		t.Errorf("ended as %+v, want its age", c)
+	}
+}
