@@ -241,8 +241,9 @@ func TestStallMidHeader(t *testing.T) {
 // timeout, and does not affect the other direction until then.
 func TestSlowReader(t *testing.T) {
 	t.Attr("case", "F32 A66")
+	const timeout = 3 * patient // in which the sender is seen to stand still, and the other side writes
 	peer.EachSideOfFew(t, func(t *testing.T, legs peer.Legs, faulty wsproxy.Side) {
-		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithWriteTimeout(patient), wsproxy.WithCloseTimeout(soon), wsproxy.WithPing(0, 0)}})
+		r := peer.New(t, peer.Config{Legs: legs, Options: []wsproxy.Option{wsproxy.WithWriteTimeout(timeout), wsproxy.WithCloseTimeout(soon), wsproxy.WithPing(0, 0)}})
 		began := time.Now()
 		lazy, across := r.OpenSide(faulty)
 		<-flood(across)
@@ -250,7 +251,7 @@ func TestSlowReader(t *testing.T) {
 		across.Want(wstest.Text, "but I do write")
 		across.WantCloseAfterPings(peer.Told(faulty))
 		across.WantEnd()
-		lostBetween(t, r, faulty, began, patient, stuck)
+		lostBetween(t, r, faulty, began, timeout, stuck)
 		if lazy.WantGone() == 0 {
 			t.Error("what had been written to it is lost")
 		}
