@@ -124,6 +124,7 @@ func TestRefuse(t *testing.T) {
 		{"A31", "authority", edited("GET /", "GET evil.test:80"), 400, false},
 		{"A31", "scheme alone", edited("GET /", "GET a:"), 400, false},
 		{"A31", "absolute form without a host", edited("GET /", "GET http:///x"), 400, false},
+		{"A31", "absolute form with a user, without a host", edited("GET /", "GET http://user@/x"), 400, false},
 		{"A31", "no slash", edited("GET /", "GET evil.test"), 400, true},
 		{"A34", "subprotocol not a token", withLines("Sec-WebSocket-Protocol: chat 1"), 400, false},
 		{"A34", "extension not a token", withLines("Sec-WebSocket-Extensions: a b"), 400, false},
@@ -1060,7 +1061,7 @@ func acceptable(r *http.Request) bool {
 		r.ContentLength == 0 && len(r.TransferEncoding) == 0 &&
 		!slices.ContainsFunc(r.Header["Expect"], func(v string) bool { return strings.ToLower(v) != "100-continue" }) &&
 		len(distinct("Origin")) <= 1 &&
-		regexp.MustCompile(`^(/|[A-Za-z][A-Za-z0-9+.-]*://([^/?@]*@)?[^/?@])`).MatchString(r.RequestURI) &&
+		regexp.MustCompile(`^(/|[A-Za-z][A-Za-z0-9+.-]*://[^/?]*[^/?@]([/?]|$))`).MatchString(r.RequestURI) &&
 		size <= 64<<10 && fields <= 256 && items <= 256
 }
 
@@ -1084,6 +1085,7 @@ func FuzzHandshake(f *testing.F) {
 		edited("Upgrade: websocket", "Upgrade: h2c\r\nUpgrade: foo, WebSocket\r\nHTTP2-Settings: AA"),
 		edited("Connection: Upgrade", "Connection: keep-alive , upgrade,X-Forwarded-For\r\nConnection: Cookie,,Sec-WebSocket-Key"),
 		edited("GET /", "GET http://evil.test//x/%2f;a?b=%zz;c&&?"), edited("GET /", "GET *"), edited("GET /", "CONNECT evil:80"),
+		edited("GET /", "GET http://user@/#front.test/x?"), edited("GET /", "GET http://a:b@c@front.test?"),
 		withLines("Content-Length: 0"), withLines("Transfer-Encoding: chunked"), withLines("Expect: 100-continue"),
 		withLines("X_Forwarded_For: 1", "Sec_WebSocket_Key: 2", "Transfer_Encoding: chunked", "X-Forwarded-For: 3", "Forwarded: for=4"),
 		withLines("TE: trailers", "Trailer: X", "Keep-Alive: 1", "Proxy-Authorization: x", "Proxy-Connection: x"),
