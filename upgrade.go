@@ -153,7 +153,8 @@ func asksForPath(r *http.Request) bool {
 	if strings.HasPrefix(target, "/") {
 		return true
 	}
-	_, authority, ok := strings.Cut(target, "://")
+	_, rest, _ := strings.Cut(target, ":")
+	authority, ok := strings.CutPrefix(rest, "//")
 	if i := strings.IndexAny(authority, "/?"); i >= 0 {
 		authority = authority[:i]
 	}
