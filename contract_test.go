@@ -70,11 +70,13 @@ var sameAsOthers = []string{
 	"messages/unix", "messages/tls to tcp", "messages/tls over NewListener", "messages/tls over NewListener to tcp",
 }
 
-// carriers returns all carriers, apart from those.
-func carriers() (all []carrier) {
+// carriers returns the carriers that satisfy which, apart from those.
+func carriers(which ...func(carrier) bool) (all []carrier) {
 	for _, d := range drivers {
 		for _, l := range kindsOfLegs {
-			if c := (carrier{d, l}); !slices.Contains(sameAsOthers, c.String()) {
+			c := carrier{d, l}
+			not := func(is func(carrier) bool) bool { return !is(c) }
+			if !slices.Contains(sameAsOthers, c.String()) && !slices.ContainsFunc(which, not) {
 				all = append(all, c)
 			}
 		}
@@ -100,13 +102,9 @@ func (c carrier) rig(t testing.TB, options ...wsproxy.Option) *rig {
 	return newCarrierRig(t, c, target, append([]wsproxy.Option{wsproxy.WithInsecureAnyOrigin()}, options...)...)
 }
 
-// relaysFrames skips a test of what becomes of fragments and unfinished frames, if
-// the carrier has none.
-func (c carrier) relaysFrames(t *testing.T) {
-	if c.whole {
-		t.Skip("messages go on whole")
-	}
-}
+// relaysFrames reports whether the carrier has fragments and unfinished frames:
+// messages that go on whole have tests of their own.
+func (c carrier) relaysFrames() bool { return !c.whole }
 
 // want reads from w and checks that it is the stream, which consists of whole
 // messages and control frames: to the byte if the carrier relays frames.
@@ -180,9 +178,10 @@ func eachSession(t *testing.T, f func(t *testing.T, c carrier)) {
 	}
 }
 
-// eachWay is eachSession, once with each side as the one that misbehaves.
-func eachWay(t *testing.T, f func(t *testing.T, c carrier, w way)) {
-	for _, c := range carriers() {
+// eachWay is eachSession, once with each side as the one that misbehaves, over the
+// carriers that satisfy which.
+func eachWay(t *testing.T, f func(t *testing.T, c carrier, w way), which ...func(carrier) bool) {
+	for _, c := range carriers(which...) {
 		t.Run(c.String(), func(t *testing.T) {
 			t.Parallel()
 			bothWays(t, c, f)
@@ -192,8 +191,8 @@ func eachWay(t *testing.T, f func(t *testing.T, c carrier, w way)) {
 
 // eachWayAlone is eachWay for tests that measure the resources of the process:
 // they run one at a time.
-func eachWayAlone(t *testing.T, f func(t *testing.T, c carrier, w way)) {
-	for _, c := range carriers() {
+func eachWayAlone(t *testing.T, f func(t *testing.T, c carrier, w way), which ...func(carrier) bool) {
+	for _, c := range carriers(which...) {
 		t.Run(c.String(), func(t *testing.T) { bothWays(t, c, f) })
 	}
 }
@@ -221,8 +220,8 @@ func eachSessionInTime(t *testing.T, f func(t *testing.T, c carrier)) {
 
 // eachWayInTime is eachSessionInTime, once with each side as the one that
 // misbehaves.
-func eachWayInTime(t *testing.T, f func(t *testing.T, c carrier, w way)) {
-	for _, c := range carriers() {
+func eachWayInTime(t *testing.T, f func(t *testing.T, c carrier, w way), which ...func(carrier) bool) {
+	for _, c := range carriers(which...) {
 		if c.simulated() {
 			for _, w := range ways {
 				t.Run(c.driver.name+"/"+w.name, func(t *testing.T) {

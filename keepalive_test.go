@@ -418,7 +418,6 @@ func TestStallMidFrame(t *testing.T) {
 	t.Attr("case", "F30")
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		answerOnce(t, from, to)
@@ -444,7 +443,7 @@ func TestStallMidFrame(t *testing.T) {
 			t.Errorf("the other direction carried %d messages", len(ticks))
 		}
 		r.wantEnded(w.name, "lost")
-	})
+	}, carrier.relaysFrames)
 }
 
 // F31: a stall in the middle of a header, or of a Close frame. The proxy has
@@ -607,7 +606,6 @@ func TestLongFrame(t *testing.T) {
 	t.Attr("case", "F34")
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		began := time.Now()
@@ -633,7 +631,7 @@ func TestLongFrame(t *testing.T) {
 		if len(k.frames) != 1 || k.frames[0] != (wstest.Frame{First: wstest.Text, Payload: "thanks"}) {
 			t.Errorf("the sender got %v", k.frames)
 		}
-	})
+	}, carrier.relaysFrames)
 }
 
 // F37, C28: if no data frame passes in either direction for the idle timeout,
@@ -697,7 +695,6 @@ func TestEndMidFrame(t *testing.T) {
 	for reason, end := range ends {
 		for _, finishes := range []bool{true, false} {
 			eachWayInTime(t, func(t *testing.T, c carrier, w way) {
-				c.relaysFrames(t)
 				r := c.rig(t, end.option)
 				from, to := w.open(r, "", "")
 				whole := from.Frame(wstest.Binary, strings.Repeat("x", 1000))
@@ -723,7 +720,7 @@ func TestEndMidFrame(t *testing.T) {
 					wantAt(t, began, 5*time.Second)
 				}
 				r.wantEnded("proxy", reason)
-			})
+			}, carrier.relaysFrames)
 		}
 	}
 }

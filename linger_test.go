@@ -18,7 +18,6 @@ import (
 func TestCutFrameIsNoReset(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		for _, reset := range []bool{false, true} {
 			r := c.rig(t)
 			from, to := w.open(r, "", "")
@@ -43,7 +42,7 @@ func TestCutFrameIsNoReset(t *testing.T) {
 			r.wantOver()
 			r.wantEnded(w.name, "lost")
 		}
-	})
+	}, carrier.relaysFrames)
 }
 
 // What was written to a side, and counted, arrives there, even if that side
@@ -107,7 +106,6 @@ func TestLastWordsArrive(t *testing.T) {
 func TestFINUnanswered(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		for _, talks := range []bool{false, true} {
 			r := c.rig(t, wsproxy.WithCloseTimeout(3*time.Second))
 			from, to := w.open(r, "", "")
@@ -132,5 +130,5 @@ func TestFINUnanswered(t *testing.T) {
 			talking.Wait()
 			r.wantEnded(w.name, "lost")
 		}
-	})
+	}, carrier.relaysFrames)
 }

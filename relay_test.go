@@ -183,7 +183,6 @@ func TestBreachesWithDeflate(t *testing.T) {
 	t.Parallel()
 	const deflate = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 	eachWay(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		f := func(first byte, payload string) string { return wstest.RawFrame(first, w.masked(), payload) }
 		r, n := c.rig(t), 0
 		for name, b := range map[string]breach{
@@ -202,7 +201,7 @@ func TestBreachesWithDeflate(t *testing.T) {
 				n++
 			})
 		}
-	})
+	}, carrier.relaysFrames)
 }
 
 // wantBreach has from send the valid frames, the invalid one and more, and
@@ -252,7 +251,6 @@ func TestEndlessFrame(t *testing.T) {
 		return
 	}
 	eachWayAlone(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to := w.open(r, "", "")
 		h := []byte{wstest.Binary, 127, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}
@@ -292,7 +290,7 @@ func TestEndlessFrame(t *testing.T) {
 		to.WantEnd()
 		to.Close()
 		r.wantEnded(w.name, "lost")
-	})
+	}, carrier.relaysFrames)
 }
 
 // WithLostCode replaces 1011 for a client whose upstream is lost, and nothing

@@ -107,7 +107,6 @@ func TestSend(t *testing.T) {
 func TestSendBetweenMessages(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to, s := w.session(r, "", "")
 		from.Send(from.Frame(wstest.OpText, "one"))
@@ -146,7 +145,7 @@ func TestSendBetweenMessages(t *testing.T) {
 		if err := wstest.Receive(t, sent); !errors.Is(err, wsproxy.ErrNotOpen) {
 			t.Errorf("Send: %v, want ErrNotOpen", err)
 		}
-	})
+	}, carrier.relaysFrames)
 }
 
 // A busy stream, whose reads seldom end at the end of a message, lets messages in,
@@ -217,7 +216,6 @@ func TestSendIntoBusyStream(t *testing.T) {
 func TestSendIntoRead(t *testing.T) {
 	t.Parallel()
 	eachWayInTime(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		r := c.rig(t)
 		from, to, s := w.session(r, "", "")
 		first := from.Frame(wstest.Text, strings.Repeat("x", 100))
@@ -249,7 +247,7 @@ func TestSendIntoRead(t *testing.T) {
 		if got := s.Counts(w.side()); got.Messages != 3 || got.Frames != 5 {
 			t.Errorf("counted %+v, want 3 messages in 5 frames", got)
 		}
-	})
+	}, carrier.relaysFrames)
 }
 
 // Messages that are added at random instants, to random frames that arrive in
@@ -457,7 +455,6 @@ func TestSendNotOpen(t *testing.T) {
 func TestSendCutShort(t *testing.T) {
 	t.Parallel()
 	eachWay(t, func(t *testing.T, c carrier, w way) {
-		c.relaysFrames(t)
 		for name, end := range map[string]func(r *rig, s *wsproxy.Session, from, to *wstest.Wire){
 			"from leaves":   func(_ *rig, _ *wsproxy.Session, from, _ *wstest.Wire) { from.Close() },
 			"to leaves":     func(_ *rig, _ *wsproxy.Session, _, to *wstest.Wire) { to.Close() },
@@ -490,7 +487,7 @@ func TestSendCutShort(t *testing.T) {
 				}
 			})
 		}
-	})
+	}, carrier.relaysFrames)
 }
 
 // What cannot be sent is an error, and writes nothing.
