@@ -359,6 +359,27 @@ func TestCourseSlowIsNotIdle(t *testing.T) {
 	}
 }
 
+// That a slow peer has accepted nothing since a moment ago says little: it tells in
+// steps what it has taken.
+func TestCourseSlowInSteps(t *testing.T) {
+	p := *policy
+	p.Pings, p.Idle, p.Write = [2]Pinging{}, 10*sec, 60*sec
+	c := began(&p)
+	l := atRest(0)
+	l.Legs[C].Writing = 1 * sec // it takes no more since
+	l.Legs[C].Acks = Acks{Known: true, Acked: 100, Queued: 1000}
+	for _, now := range []time.Duration{11 * sec, 11*sec + Grace/2, 11*sec + Grace} {
+		l.Now, c.due = now, now // the expiry was changed, for instance
+		if c.Look(l); c.Ending() {
+			t.Fatalf("ended at %v because of %+v", now, c.cause())
+		}
+	}
+	l.Now = c.due
+	if c.Look(l); !c.Ending() || c.cause() != CauseIdle || l.Now != 16*sec+Grace {
+		t.Errorf("at %v: ends=%v because of %+v, want it idle", l.Now, c.Ending(), c.cause())
+	}
+}
+
 // A session ends at its age, or at its expiry if that is earlier.
 func TestCourseExpiry(t *testing.T) {
 	p := *policy
